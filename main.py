@@ -1,0 +1,425 @@
+"""SIREN on images: command line. Arguments -> task -> training -> files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+
+from siren import runtime
+
+ROOT = Path(__file__).resolve().parent
+TASKS = ("fit", "poisson", "edit", "inpaint")
+DEFAULT_INPUT = {"fit": "camera.png", "poisson": "camera.png", "edit": "camera.png"}
+DEFAULT_INPUT["inpaint"] = "flower.jpg"
+DEFAULT_OTHER = "rocket.jpg"
+
+FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses
+
+
+class Problem(Exception):
+    """Something that the user can mend; the message is one sentence."""
+
+
+def main() -> int:
+    """Run one experiment; returns the exit status."""
+    options = parse(sys.argv[1:])
+    try:
+        return run(options)
+    except Problem as problem:
+        print(f"main.py: error: {problem}", file=sys.stderr)
+        return BAD_INPUT
+    except runtime.RuntimeProblem as problem:
+        print(f"main.py: error: {problem}", file=sys.stderr)
+        return FAILED
+    except MemoryError:
+        print("main.py: error: not enough memory; try a smaller --sidelength", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("main.py: interrupted before training; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(options: argparse.Namespace) -> int:
+    """Check the input, then train and save."""
+    image, other = read_inputs(options)
+    check_output(options)
+
+    device = runtime.start(options.device, options.verbose)
+    import jittor
+
+    from siren import report, training
+    from siren.engine import reference as engine
+    from siren.metrics import psnr, ssim
+    from siren.network import Siren
+
+    jittor.set_global_seed(options.seed)
+    task = make_task(options, image, other)
+    network = Siren(
+        out_features=options.channels,
+        hidden_features=options.hidden_features,
+        hidden_layers=options.hidden_layers,
+        omega_0=options.omega_0,
+    )
+    height, width = image.shape[:2]
+    print(
+        f"{options.task}: {shown_path(options.input_path)} at {height} x {width}, "
+        f"{len(task.coordinates)} points, {options.epochs} epochs, device {device}",
+        flush=True,
+    )
+    result = training.train(network, task, engine, options.epochs, options.lr)
+    if result.best is None:
+        raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
+
+    folder = options.output_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.time_ns()
+    output = task.restore(training.picture(network, engine, (height, width)))
+    clipped = output.clip(-1, 1)
+    quality = psnr(clipped, task.reference, mask=task.scored)
+    similarity = ssim(clipped, task.reference, mask=task.scored)
+    held_out = "" if task.scored is None else " on held-out pixels"
+    summary = f"output: PSNR {quality:.2f} dB, SSIM {similarity:.3f}{held_out}"
+
+    report.write_pictures(folder, task, output, summary)
+    if task.derivatives:
+        report.write_derivatives(
+            folder, *training.derivatives(network, engine, (height, width))
+        )
+    report.write_history(folder, result.history)
+    report.write_network(folder, network)
+    report.write_metrics(
+        folder,
+        {
+            "options": {name: printable(value) for name, value in vars(options).items()},
+            "height": height,
+            "width": width,
+            "points": len(task.coordinates),
+            "ended": result.ended,
+            "epochs": result.history[-1].epoch,
+            "best_epoch": result.best.epoch,
+            "loss": result.best.loss,
+            "psnr": quality,
+            "ssim": similarity,
+            "scored": {
+                "fit": "all pixels against the image",
+                "poisson": "all pixels against the image, mean restored",
+                "edit": "all pixels against the direct solution, mean restored",
+                "inpaint": "the pixels not given, against the image",
+            }[options.task],
+            "seconds": result.history[-1].seconds,
+            "seconds_first_epoch": result.history[0].seconds,
+            "runtime": dataclasses.asdict(runtime.describe()),
+        },
+    )
+    report.remove_leftovers(folder, started)
+    print(f"{summary}; loss {result.best.loss:.3e} at epoch {result.best.epoch}")
+    print(f"written to {shown_path(folder)}")
+
+    if result.ended == "diverged":
+        print(
+            f"main.py: warning: the loss was not finite after {result.history[-1].epoch + 1} "
+            f"epochs; saved is the network of epoch {result.best.epoch}; try a smaller --lr",
+            file=sys.stderr,
+        )
+        return DIVERGED
+    if result.ended == "interrupted":
+        print(
+            f"main.py: interrupted; saved is the network of epoch {result.best.epoch}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0
+
+
+def read_inputs(options: argparse.Namespace):
+    """The input image and, for edit, the second one: (height, width, channels) float32."""
+    from siren import images
+
+    def read(option, path, size=None):
+        try:
+            if size is None:
+                size = images.fit_size(
+                    *images.image_size(path), options.sidelength, options.aspect
+                )
+            return images.read_image(path, options.channels, size)
+        except images.ImageError as error:
+            raise Problem(f"{option}: {error}") from error
+
+    image = read("--input_path", options.input_path)
+    pixels = image.shape[0] * image.shape[1]
+    if options.task == "inpaint" and options.points >= pixels:
+        raise Problem(
+            f"--points {options.points} leaves none of the {pixels} pixels to fill in; "
+            "give fewer, or a larger --sidelength"
+        )
+    other = None
+    if options.task == "edit":
+        other = read("--ot_image_path", options.ot_image_path, image.shape[:2])
+    return image, other
+
+
+def check_output(options: argparse.Namespace) -> None:
+    """Find out before training that the output folder cannot be written."""
+    from siren import report
+
+    try:
+        report.check_folder(options.output_dir)
+    except OSError as error:
+        reason = error.strerror or error
+        raise Problem(
+            f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
+        ) from error
+
+
+def make_task(options: argparse.Namespace, image, other):
+    """The experiment that ``--task`` names."""
+    if options.task == "fit":
+        from siren.tasks.fit import Fit
+
+        return Fit(image)
+    if options.task == "poisson":
+        from siren.tasks.poisson import Poisson
+
+        return Poisson(image, options.operator)
+    if options.task == "edit":
+        from siren.tasks.edit import Edit
+
+        return Edit(image, other, options.operator, options.blend, options.alpha)
+    from siren.tasks.inpaint import Inpaint
+
+    return Inpaint(image, options.points, options.seed)
+
+
+# ---- arguments ------------------------------------------------------------------------------
+
+
+class Parser(argparse.ArgumentParser):
+    """Ends with one sentence instead of the usage lines."""
+
+    def error(self, message):
+        """Print ``message`` and leave with status 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Options with every default filled in; leaves with status 2 on a bad one."""
+    parser = Parser(
+        prog="main.py",
+        description="Train a SIREN (sine-activated coordinate network) on an image.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    group = parser.add_argument_group("what to do")
+    group.add_argument("-h", "--help", action="help", help="show this and leave")
+    group.add_argument(
+        "--task",
+        choices=TASKS,
+        default="fit",
+        help="fit: learn every pixel; poisson: learn from the Laplacian alone; edit: blend the "
+        "gradients of two images; inpaint: fill in an image from a few random pixels",
+    )
+    group.add_argument(
+        "--input_path",
+        type=Path,
+        metavar="IMG",
+        default=argparse.SUPPRESS,
+        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF) (default: data/camera.png; "
+        "inpaint: data/flower.jpg)",
+    )
+    group.add_argument(
+        "--ot_image_path",
+        type=Path,
+        metavar="IMG",
+        default=argparse.SUPPRESS,
+        help="second image of edit, resized to the first (default: data/rocket.jpg, where "
+        "--input_path is not given either)",
+    )
+    group.add_argument(
+        "--output_dir",
+        type=Path,
+        metavar="DIR",
+        default=argparse.SUPPRESS,
+        help="folder for the results, created if missing (default: outputs/<task>)",
+    )
+
+    group = parser.add_argument_group("image")
+    group.add_argument(
+        "--channels",
+        type=integer(1),
+        choices=(1, 3),
+        default=1,
+        help="1: gray, 3: colour",
+    )
+    group.add_argument(
+        "--sidelength",
+        type=integer(8, 16384),
+        default=256,
+        metavar="PIXELS",
+        help="the image is resized to this many pixels a side",
+    )
+    group.add_argument(
+        "--aspect",
+        choices=("square", "keep"),
+        default="square",
+        help="square: both sides are --sidelength; keep: the longer one is",
+    )
+    group.add_argument(
+        "--points",
+        type=integer(1),
+        default=5000,
+        metavar="PIXELS",
+        help="inpaint: how many random pixels are given",
+    )
+
+    group = parser.add_argument_group("training")
+    group.add_argument(
+        "--epochs", type=integer(1), default=1000, metavar="N", help="full-batch steps of Adam"
+    )
+    group.add_argument(
+        "--lr", type=number(above=0), default=1e-4, metavar="RATE", help="learning rate"
+    )
+    group.add_argument(
+        "--operator",
+        choices=("forward", "autograd", "fd"),
+        default="forward",
+        help="poisson and edit: how the network is differentiated. forward: exact, derivatives "
+        "carried forward; autograd: exact, by jittor.grad (slow); fd: finite differences",
+    )
+    group.add_argument(
+        "--blend",
+        choices=("mixed", "average"),
+        default="mixed",
+        help="edit: the gradient field. mixed: the larger gradient at every pixel; average: "
+        "--alpha times the first plus 1 - alpha times the second",
+    )
+    group.add_argument(
+        "--alpha",
+        type=number(at_least=0, at_most=1),
+        default=0.5,
+        metavar="SHARE",
+        help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only)",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer(0, 2**31 - 1),
+        default=0,
+        metavar="N",
+        help="of the network's initial weights and of the pixels given to inpaint",
+    )
+
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--omega_0",
+        type=number(above=0),
+        default=30.0,
+        metavar="W",
+        help="frequency of the sine activations sin(omega_0 z)",
+    )
+    group.add_argument(
+        "--hidden_features", type=integer(1), default=256, metavar="N", help="units a layer"
+    )
+    group.add_argument(
+        "--hidden_layers",
+        type=integer(0),
+        default=3,
+        metavar="N",
+        help="sine layers after the first one",
+    )
+
+    group = parser.add_argument_group("machine")
+    group.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto: the NVIDIA GPU if a working one is there",
+    )
+    group.add_argument(
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="show Jittor's own messages",
+    )
+
+    options = parser.parse_args(join_negative(arguments), argparse.Namespace(verbose=False))
+    given = vars(options)
+    if options.task == "edit" and ("input_path" in given) != ("ot_image_path" in given):
+        named, missing = "--input_path", "--ot_image_path"
+        if "ot_image_path" in given:
+            named, missing = missing, named
+        parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
+    options.input_path = given.get("input_path", ROOT / "data" / DEFAULT_INPUT[options.task])
+    options.ot_image_path = given.get("ot_image_path", ROOT / "data" / DEFAULT_OTHER)
+    options.output_dir = given.get("output_dir", ROOT / "outputs" / options.task)
+    return options
+
+
+def join_negative(arguments: list[str]) -> list[str]:
+    """Write ``--lr -1e-4`` as ``--lr=-1e-4``; argparse would take ``-1e-4`` for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and argument[:1] == "-" and argument[1:2].isdigit():
+            joined[-1] += "=" + argument
+        else:
+            joined.append(argument)
+    return joined
+
+
+def integer(at_least: int, at_most: float = math.inf):
+    """Argument type: an integer in a range."""
+
+    def convert(text):
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not at_least <= value <= at_most:
+            limits = f"at least {at_least}"
+            if at_most < math.inf:
+                limits += f" and at most {at_most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {limits}")
+        return value
+
+    return convert
+
+
+def number(above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf):
+    """Argument type: a finite number in a range."""
+
+    def convert(text):
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"{text} is not finite")
+        if value <= above:
+            raise argparse.ArgumentTypeError(f"{text} must be greater than {above:g}")
+        if not at_least <= value <= at_most:
+            raise argparse.ArgumentTypeError(
+                f"{text} must be between {at_least:g} and {at_most:g}"
+            )
+        return value
+
+    return convert
+
+
+def shown_path(path: Path) -> str:
+    """``path`` relative to the program where it lies inside it."""
+    try:
+        return str(path.resolve().relative_to(ROOT))
+    except ValueError:
+        return str(path)
+
+
+def printable(value):
+    """An option's value as JSON can hold it."""
+    return shown_path(value) if isinstance(value, Path) else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# Prepares a Python environment once, then runs the experiments or the tests. See ./run.sh help.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+tasks=(inpaint fit edit poisson) # quickest first
+
+usage() {
+  cat <<'TEXT'
+usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
+       ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
+       ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
+       ./run.sh help                 print this
+
+Options are handed to main.py (python main.py --help lists them), for example
+       ./run.sh --epochs 50 --sidelength 128
+       ./run.sh fit --epochs 100 --input_path picture.png
+Results land in outputs/TASK. The Python environment is the active virtualenv or conda environment
+if there is one (conda's "base" is left alone), else .venv, which is created if need be.
+TEXT
+}
+
+fail() { # fail STATUS SENTENCE
+  echo "run.sh: $2" >&2
+  exit "$1"
+}
+
+# ---- the environment ---------------------------------------------------------------------------
+
+inspect='import os, sys, sysconfig
+from importlib.util import find_spec
+folders = [sysconfig.get_path(name) for name in ("include", "platinclude")]
+print("%d.%d" % sys.version_info[:2],
+      "fits" if (3, 9) <= sys.version_info[:2] <= (3, 12) else "-",
+      "headers" if any(os.path.exists(os.path.join(f, "Python.h")) for f in folders) else "-",
+      "venv" if find_spec("ensurepip") else "-")'
+
+facts() { # facts PYTHON: "3.11 fits headers venv" with - for no; fails if it does not run
+  "$1" -c "$inspect" 2>/dev/null # a pyenv shim can exist without running
+}
+
+find_python() { # sets python to an interpreter that a new environment can be made with
+  for python in python3.12 python3.11 python3.10 python3.9 python3 python; do
+    [[ "$(facts "$python")" != *fits* ]] || return 0
+  done
+  fail 1 "Jittor needs Python 3.9 to 3.12, and none is installed here; install one (python3.12)."
+}
+
+check_system() { # the compiler and the headers that Jittor needs, before anything is downloaded
+  local missing=()
+  command -v "${cc_path:-g++}" >/dev/null || missing+=("g++ (Fedora: gcc-c++)")
+  [[ "$1" == *headers* || -n "${python_config_path:-}" ]] ||
+    missing+=("python${1%% *}-dev (Fedora: python3-devel)")
+  ((${#missing[@]} == 0)) || fail 1 "Jittor compiles its kernels on this machine and needs the \
+package ${missing[0]}${missing[1]:+ and the package ${missing[1]}}; please install it."
+}
+
+choose_environment() { # sets environment (a folder) and python
+  if [[ -n "${VIRTUAL_ENV:-}" ]]; then
+    environment="$VIRTUAL_ENV"
+  elif [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-}" != base ]]; then
+    environment="$CONDA_PREFIX"
+  else
+    environment="$root/.venv"
+  fi
+  python="$environment/bin/python"
+}
+
+prepare_environment() { # checks the machine, and creates .venv if it is to be used
+  local own="$root/.venv" known
+  if [[ "$environment" == "$own" ]] && ! facts "$python" >/dev/null; then
+    find_python
+    known="$(facts "$python")"
+    check_system "$known"
+    [[ "$known" == *venv ]] || fail 1 "Python ${known%% *} cannot create environments; \
+install the package python${known%% *}-venv."
+    echo "Creating .venv with Python ${known%% *} ..." >&2
+    "$python" -m venv --clear "$own"
+    python="$own/bin/python"
+    return
+  fi
+  known="$(facts "$python" || true)"
+  [[ "$known" == *fits* ]] || fail 1 "Jittor needs Python 3.9 to 3.12, which $python is not; \
+$([[ "$environment" == "$own" ]] && echo "remove .venv" || echo "deactivate that environment") \
+and try again."
+  check_system "$known"
+}
+
+install() { # install FILE: the first time, and whenever that requirements file has changed
+  local stamp="$environment/.siren-${1//\//-}"
+  if [[ -x "$python" && -f "$stamp" && "$(<"$stamp")" == "$(<"$root/$1")" ]]; then
+    return
+  fi
+  prepare_environment
+  echo "Installing $1 into $environment ..." >&2
+  "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null 2>&1 ||
+    fail 1 "$environment has no pip; install it there."
+  "$python" -m pip install -qq --disable-pip-version-check \
+    -r "$root/$1" -c "$root/requirements.txt" ||
+    fail 1 "installing $1 into $environment failed; the reason is above."
+  cp "$root/$1" "$stamp"
+}
+
+# ---- the commands ------------------------------------------------------------------------------
+
+run_all() { # run_all OPTION ...: every task, each in its own folder; stops at the first failure
+  local task folder="" run=("$python" "$root/main.py")
+  while (($#)); do
+    case "$1" in
+      --task | --task=*) exec "${run[@]}" "$@" ;;
+      --output_dir=*) folder="${1#*=}" ;;
+      --output_dir)
+        (($# > 1)) || fail 2 "--output_dir needs a folder."
+        folder="$2"
+        shift
+        ;;
+      *) run+=("$1") ;;
+    esac
+    shift
+  done
+  # Ctrl-C ends them all, even if the task that it interrupts still saves and leaves with status 0.
+  trap 'exit 130' INT
+  for task in "${tasks[@]}"; do
+    echo "== $task" >&2
+    "${run[@]}" --task "$task" ${folder:+--output_dir "$folder/$task"}
+  done
+}
+
+command="${1-}"
+case "$command" in
+  help | --help | -h)
+    usage
+    exit
+    ;;
+  fit | poisson | edit | inpaint | test) shift ;;
+  "" | -*) command=all ;;
+  *) fail 2 "there is no task \"$command\"; choose fit, poisson, edit, inpaint, test or help." ;;
+esac
+
+choose_environment
+if [[ "$command" == test ]]; then
+  install requirements.txt
+  install tests/requirements.txt
+  cd "$root"
+  "$python" -m ruff check .
+  exec "$python" -m pytest "$@"
+fi
+install requirements.txt
+if [[ "$command" == all ]]; then
+  run_all "$@"
+else
+  exec "$python" "$root/main.py" --task "$command" "$@"
+fi

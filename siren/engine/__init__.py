@@ -1,0 +1,1 @@
+"""Evaluation of the network and its derivatives, behind one interface (see ``reference``)."""

@@ -1,0 +1,569 @@
+// SIREN (arXiv:2006.09661) on the CPU: streams of the network, losses on them, and the gradient
+// with respect to all parameters, in one pass over tiles of points small enough to stay in cache.
+//
+// The network maps coordinates (row, column) through `hidden_layers` + 1 sine layers of `width`
+// units, h <- sin(omega (W h + b)), and a linear layer to `channels` outputs.
+//
+// Streams are what is known of the network at a point, carried through the layers in forward mode:
+//     order 0: u            order 1: u, u_0, u_1            order 2: u, u_0, u_1, Laplacian
+// with derivatives in coordinates divided by scale[2]: scale = {1, 1} gives those of u itself, the
+// grid spacing gives pixel units. The Laplacian is scale[0]^2 u_00 + scale[1]^2 u_11.
+//
+// In terms of x = omega (W h + b) and of the streams of x (all linear layers act on each stream by
+// the same W, and omega is folded into W), a sine layer and its adjoint are, with s = sin x and
+// c = cos x, subscript i for the two derivatives, L for the Laplacian and g for cotangents:
+//     h   = s                              x~   = c g - s (g_0 x_0 + g_1 x_1 + g_L x_L)
+//     h_i = c x_i                                 - c (x_0^2 + x_1^2) g_L
+//     h_L = c x_L - s (x_0^2 + x_1^2)      x~_i = c g_i - 2 s x_i g_L
+//                                          x~_L = c g_L
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "adam.h"
+#include "gemm.h"
+#include "parallel.h"
+#include "sincos.h"
+#include "vector.h"
+
+namespace siren {
+
+// weights[l] is (outputs, inputs), row-major; biases[l] is (outputs). There are hidden_layers + 2
+// of each, with sizes 2 -> width -> ... -> width -> channels.
+struct Network {
+    int width, hidden_layers, channels;
+    float omega;
+    const float* const* weights;
+    const float* const* biases;
+};
+
+// Where gradients are written, in the shapes of the parameters.
+struct Gradients {
+    float* const* weights;
+    float* const* biases;
+};
+
+inline int stream_count(int order) { return order == 0 ? 1 : order == 1 ? 3 : 4; }
+
+namespace detail {
+
+constexpr int tile_rows = 192;  // points x streams in a tile
+
+inline size_t aligned(size_t floats) { return (floats + 15) / 16 * 16; }
+
+// Offsets, in floats, of one copy of the parameters (or of their gradient) in kernel layout:
+// vectors and matrices padded with zeros to whole panels. A padded unit has h = sin 0 = 0 and
+// receives no cotangent, so padding never reaches a result.
+struct Layout {
+    int width, hidden_layers, channels;  // width is the padded one
+
+    explicit Layout(const Network& net)
+        : width(round_up(net.width, panel)),
+          hidden_layers(net.hidden_layers),
+          channels(net.channels) {}
+
+    size_t matrix_size() const { return size_t(width) * width; }
+    // First layer: both columns of W, then b.
+    size_t first(int column) const { return size_t(column) * width; }
+    size_t bias(int layer) const { return size_t(2 + layer) * width; }  // layer 0 .. hidden_layers
+    size_t output(int channel) const { return bias(hidden_layers + 1 + channel); }
+    size_t output_bias() const { return output(channels); }
+    size_t matrix(int layer) const {  // layer 1 .. hidden_layers
+        return output_bias() + aligned(channels) + (layer - 1) * matrix_size();
+    }
+    size_t size() const { return matrix(hidden_layers + 1); }
+};
+
+// The parameters packed for one call: omega W and omega b, each hidden W in both orientations.
+struct Weights {
+    Layout layout;
+    const float* data;        // matrices as (outputs, inputs), for cotangents
+    const float* transposed;  // matrices as (inputs, outputs), for streams
+    const float* matrix(int layer) const { return data + layout.matrix(layer); }
+    const float* matrix_transposed(int layer) const {
+        return transposed + (layer - 1) * layout.matrix_size();
+    }
+};
+
+inline void pack_vector(const float* source, int n, int stride, float factor, float* destination,
+                        int padded) {
+    for (int i = 0; i < padded; ++i) destination[i] = i < n ? factor * source[i * stride] : 0.0f;
+}
+
+// One thread's share of the packing: some panels of every matrix, and thread 0 the vectors.
+inline void pack(const Network& net, const Layout& layout, bool backward, float* data,
+                 float* transposed, int thread, int threads) {
+    const int width = layout.width, panels = width / panel;
+    if (thread == 0) {
+        for (int column = 0; column < 2; ++column) {
+            pack_vector(net.weights[0] + column, net.width, 2, net.omega,
+                        data + layout.first(column), width);
+        }
+        for (int l = 0; l <= net.hidden_layers; ++l) {
+            pack_vector(net.biases[l], net.width, 1, net.omega, data + layout.bias(l), width);
+        }
+        for (int c = 0; c < net.channels; ++c) {
+            pack_vector(net.weights[net.hidden_layers + 1] + size_t(c) * net.width, net.width, 1,
+                        1.0f, data + layout.output(c), width);
+        }
+        pack_vector(net.biases[net.hidden_layers + 1], net.channels, 1, 1.0f,
+                    data + layout.output_bias(), net.channels);
+    }
+    const int begin = int(share(panels, thread, threads));
+    const int end = int(share(panels, thread + 1, threads));
+    for (int l = 1; l <= net.hidden_layers; ++l) {
+        for (int j = begin; j < end; ++j) {
+            const size_t offset = size_t(j) * width * panel;
+            pack_panel_transposed(net.weights[l], net.width, net.width, net.omega, j,
+                                  transposed + (l - 1) * layout.matrix_size() + offset, width);
+            if (!backward) continue;
+            pack_panel(net.weights[l], net.width, net.width, net.omega, j,
+                       data + layout.matrix(l) + offset, width);
+        }
+    }
+}
+
+// One thread's share of the last step: some rows of every gradient, summed over the threads'
+// partial sums in order, times omega where omega was folded into the parameters.
+inline void reduce(const Network& net, const Layout& layout, const float* partial, int parts,
+                   const Gradients& gradients, int thread, int threads) {
+    const size_t size = aligned(layout.size());
+    const auto total = [&](size_t offset, int n, int stride, float factor, float* result) {
+        for (int i = 0; i < n; ++i) {
+            float x = 0;
+            for (int t = 0; t < parts; ++t) x += partial[t * size + offset + i];
+            result[size_t(i) * stride] = factor * x;
+        }
+    };
+    const int last = net.hidden_layers + 1;
+    if (thread == 0) {
+        for (int column = 0; column < 2; ++column) {
+            total(layout.first(column), net.width, 2, net.omega, gradients.weights[0] + column);
+        }
+        for (int l = 0; l < last; ++l) {
+            total(layout.bias(l), net.width, 1, net.omega, gradients.biases[l]);
+        }
+        for (int c = 0; c < net.channels; ++c) {
+            total(layout.output(c), net.width, 1, 1.0f,
+                  gradients.weights[last] + size_t(c) * net.width);
+        }
+        total(layout.output_bias(), net.channels, 1, 1.0f, gradients.biases[last]);
+    }
+    const int begin = int(share(net.width, thread, threads));
+    const int end = int(share(net.width, thread + 1, threads));
+    for (int l = 1; l < last; ++l) {
+        for (int i = begin; i < end; ++i) {
+            for (int j = 0; j < net.width; j += panel) {
+                total(layout.matrix(l) + size_t(j) * layout.width + size_t(i) * panel,
+                      std::min(panel, net.width - j), 1, net.omega,
+                      gradients.weights[l] + size_t(i) * net.width + j);
+            }
+        }
+    }
+}
+
+// All layers for one tile of points, on one thread. Rows of its matrices are ordered by stream,
+// then point: row = stream * points + point.
+template <int streams>
+class Tile {
+public:
+    static constexpr int max_points =
+        std::max(tile_rows / streams / block_rows, 1) * block_rows;
+
+    // Without `keep`, layers share buffers, and only forward() may be called.
+    static size_t scratch_size(const Layout& layout, bool keep) {
+        const size_t matrix = size_t(streams) * max_points * layout.width;
+        const size_t layers = layout.hidden_layers + 1;
+        return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
+               + (keep ? 2 * layers + 2 : 3) * matrix;
+    }
+
+    Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
+        : weights_(weights), layout_(weights.layout), keep_(keep) {
+        scale_[0] = scale[0];
+        scale_[1] = scale[1];
+        const size_t outputs = aligned(size_t(streams) * max_points * layout_.channels);
+        coordinates_ = scratch;
+        output_ = coordinates_ + aligned(2 * max_points);
+        cotangent_ = output_ + outputs;
+        matrices_ = cotangent_ + outputs;
+    }
+
+    // Takes `count` coordinates (count, 2). The tile is filled up to whole register blocks with
+    // points whose cotangent stays zero.
+    void load(const float* coordinates, int count) {
+        points_ = round_up(count, block_rows);
+        for (int p = 0; p < points_; ++p) {
+            coordinates_[p] = p < count ? coordinates[2 * p] : 0.0f;
+            coordinates_[points_ + p] = p < count ? coordinates[2 * p + 1] : 0.0f;
+        }
+        std::fill_n(cotangent_, size_t(rows()) * layout_.channels, 0.0f);
+    }
+
+    float& output(int stream, int point, int channel) {
+        return output_[(size_t(stream) * points_ + point) * layout_.channels + channel];
+    }
+    float& cotangent(int stream, int point, int channel) {
+        return cotangent_[(size_t(stream) * points_ + point) * layout_.channels + channel];
+    }
+
+    void forward() {
+        const int width = layout_.width;
+        for (int j = 0; j < width; j += panel) first_layer(j);
+        for (int l = 1; l <= layout_.hidden_layers; ++l) {
+            for (int j = 0; j < width; j += panel) {
+                product_panel(outputs(l - 1), weights_.matrix_transposed(l) + size_t(j) * width,
+                              inputs(l) + size_t(j) * rows(), rows(), width);
+                sine_layer(l, j);
+            }
+        }
+        output_layer();
+    }
+
+    // Adds this tile's share of the gradient to `gradient`, in the layout of the parameters.
+    void backward(float* gradient) {
+        const int width = layout_.width;
+        float *g = buffer(2 * layout_.hidden_layers + 2), *next = buffer(2 * layout_.hidden_layers + 3);
+        output_layer_adjoint(g, gradient);
+        for (int l = layout_.hidden_layers; l > 0; --l) {
+            for (int j = 0; j < width; j += panel) sine_layer_adjoint(l, j, g, gradient);
+            outer_products(g, outputs(l - 1), gradient + layout_.matrix(l), rows(), width, width);
+            for (int j = 0; j < width; j += panel) {
+                product_panel(g, weights_.matrix(l) + size_t(j) * width, next + size_t(j) * rows(),
+                              rows(), width);
+            }
+            std::swap(g, next);
+        }
+        for (int j = 0; j < width; j += panel) first_layer_adjoint(j, g, gradient);
+    }
+
+private:
+    int rows() const { return streams * points_; }
+    float* buffer(int i) const { return matrices_ + size_t(i) * rows() * layout_.width; }
+    // Streams of h after layer l.
+    float* outputs(int l) const { return buffer(keep_ ? 2 * l : l % 2); }
+    // Streams of x before the sine of layer l; once that is taken, cos x is in the place of x.
+    float* inputs(int l) const { return buffer(keep_ ? 2 * l + 1 : 2); }
+
+    void first_layer(int j) const {
+        const size_t stride = size_t(points_) * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const Vector w0 = at(weights_.data + layout_.first(0) + j + v);
+            const Vector w1 = at(weights_.data + layout_.first(1) + j + v);
+            const Vector bias = at(weights_.data + layout_.bias(0) + j + v);
+            const Vector x0 = w0 * scale_[0], x1 = w1 * scale_[1];
+            float* h = outputs(0) + size_t(j) * rows() + v;
+            float* cosine = inputs(0) + size_t(j) * rows() + v;
+            for (int p = 0; p < points_; ++p, h += panel, cosine += panel) {
+                Vector s, c;
+                sincos(w0 * coordinates_[p] + (w1 * coordinates_[points_ + p] + bias), s, c);
+                at(cosine) = c;
+                at(h) = s;
+                if (streams >= 3) {
+                    at(h + stride) = c * x0;
+                    at(h + 2 * stride) = c * x1;
+                }
+                if (streams == 4) at(h + 3 * stride) = -s * (x0 * x0 + x1 * x1);
+            }
+        }
+    }
+
+    void first_layer_adjoint(int j, const float* cotangents, float* gradient) const {
+        const size_t stride = size_t(points_) * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const Vector x0 = at(weights_.data + layout_.first(0) + j + v) * scale_[0];
+            const Vector x1 = at(weights_.data + layout_.first(1) + j + v) * scale_[1];
+            const float* h = outputs(0) + size_t(j) * rows() + v;
+            const float* cosine = inputs(0) + size_t(j) * rows() + v;
+            const float* g = cotangents + size_t(j) * rows() + v;
+            Vector bias{}, dw0{}, dw1{}, dx0{}, dx1{};
+            for (int p = 0; p < points_; ++p, h += panel, cosine += panel, g += panel) {
+                const Vector s = at(h), c = at(cosine);
+                Vector d = c * at(g);
+                if (streams >= 3) {
+                    const Vector g0 = at(g + stride), g1 = at(g + 2 * stride);
+                    d -= s * (g0 * x0 + g1 * x1);
+                    dx0 += c * g0;
+                    dx1 += c * g1;
+                }
+                if (streams == 4) {
+                    const Vector laplacian = at(g + 3 * stride);
+                    d -= c * (x0 * x0 + x1 * x1) * laplacian;
+                    dx0 -= 2.0f * s * x0 * laplacian;
+                    dx1 -= 2.0f * s * x1 * laplacian;
+                }
+                bias += d;
+                dw0 += d * coordinates_[p];
+                dw1 += d * coordinates_[points_ + p];
+            }
+            at(gradient + layout_.bias(0) + j + v) += bias;
+            at(gradient + layout_.first(0) + j + v) += dw0 + dx0 * scale_[0];
+            at(gradient + layout_.first(1) + j + v) += dw1 + dx1 * scale_[1];
+        }
+    }
+
+    void sine_layer(int l, int j) const {
+        const size_t stride = size_t(points_) * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const Vector bias = at(weights_.data + layout_.bias(l) + j + v);
+            float* h = outputs(l) + size_t(j) * rows() + v;
+            float* x = inputs(l) + size_t(j) * rows() + v;
+            for (int p = 0; p < points_; ++p, h += panel, x += panel) {
+                Vector s, c;
+                sincos(at(x) + bias, s, c);
+                at(x) = c;
+                at(h) = s;
+                if (streams >= 3) {
+                    const Vector x0 = at(x + stride), x1 = at(x + 2 * stride);
+                    at(h + stride) = c * x0;
+                    at(h + 2 * stride) = c * x1;
+                    if (streams == 4) {
+                        at(h + 3 * stride) = c * at(x + 3 * stride) - s * (x0 * x0 + x1 * x1);
+                    }
+                }
+            }
+        }
+    }
+
+    // Turns the cotangents of h into those of x, in place.
+    void sine_layer_adjoint(int l, int j, float* cotangents, float* gradient) const {
+        const size_t stride = size_t(points_) * panel;
+        for (int v = 0; v < panel; v += lanes) {
+            const float* h = outputs(l) + size_t(j) * rows() + v;
+            const float* x = inputs(l) + size_t(j) * rows() + v;
+            float* g = cotangents + size_t(j) * rows() + v;
+            Vector bias{};
+            for (int p = 0; p < points_; ++p, h += panel, x += panel, g += panel) {
+                const Vector s = at(h), c = at(x);
+                Vector d = c * at(g);
+                if (streams >= 3) {
+                    const Vector x0 = at(x + stride), x1 = at(x + 2 * stride);
+                    Vector g0 = at(g + stride), g1 = at(g + 2 * stride);
+                    Vector sine_terms = g0 * x0 + g1 * x1;
+                    g0 *= c;
+                    g1 *= c;
+                    if (streams == 4) {
+                        const Vector laplacian = at(g + 3 * stride);
+                        const Vector twice = 2.0f * s * laplacian;
+                        sine_terms += laplacian * at(x + 3 * stride);
+                        d -= c * (x0 * x0 + x1 * x1) * laplacian;
+                        g0 -= twice * x0;
+                        g1 -= twice * x1;
+                        at(g + 3 * stride) = c * laplacian;
+                    }
+                    d -= s * sine_terms;
+                    at(g + stride) = g0;
+                    at(g + 2 * stride) = g1;
+                }
+                at(g) = d;
+                bias += d;
+            }
+            at(gradient + layout_.bias(l) + j + v) += bias;
+        }
+    }
+
+    void output_layer() {
+        const float* bias = weights_.data + layout_.output_bias();
+        for (int row = 0; row < rows(); ++row) {
+            for (int c = 0; c < layout_.channels; ++c) {
+                const float* w = weights_.data + layout_.output(c);
+                const float* h = outputs(layout_.hidden_layers) + size_t(row) * panel;
+                Vector sum0{}, sum1{};
+                for (int j = 0; j < layout_.width; j += panel, h += size_t(rows()) * panel) {
+                    sum0 += at(h) * at(w + j);
+                    sum1 += at(h + lanes) * at(w + j + lanes);
+                }
+                const float constant = row < points_ ? bias[c] : 0.0f;  // no bias in derivatives
+                output_[size_t(row) * layout_.channels + c] = sum(sum0 + sum1) + constant;
+            }
+        }
+    }
+
+    void output_layer_adjoint(float* cotangents, float* gradient) const {
+        const int channels = layout_.channels;
+        for (int p = 0; p < points_; ++p) {
+            for (int c = 0; c < channels; ++c) {
+                gradient[layout_.output_bias() + c] += cotangent_[size_t(p) * channels + c];
+            }
+        }
+        for (int j = 0; j < layout_.width; j += lanes) {
+            const size_t start = size_t(j / panel) * panel * rows() + j % panel;
+            const float* h = outputs(layout_.hidden_layers) + start;
+            float* g = cotangents + start;
+            for (int c = 0; c < channels; ++c) {
+                const Vector w = at(weights_.data + layout_.output(c) + j);
+                Vector dw{};
+                for (int row = 0; row < rows(); ++row) {
+                    const float y = cotangent_[size_t(row) * channels + c];
+                    dw += y * at(h + size_t(row) * panel);
+                    Vector& sum = at(g + size_t(row) * panel);
+                    sum = c == 0 ? y * w : sum + y * w;
+                }
+                at(gradient + layout_.output(c) + j) += dw;
+            }
+        }
+    }
+
+    const Weights weights_;
+    const Layout layout_;
+    const bool keep_;
+    float scale_[2];
+    int points_ = 0;
+    float *coordinates_, *output_, *cotangent_, *matrices_;
+};
+
+// Packs the parameters, calls visit(tile, begin, end, thread) for tiles of points [begin, end) that
+// share n points evenly among threads, and, given gradients, has each tile run backward after its
+// visit and sums the result. The schedule is fixed, so equal thread counts give equal bits.
+template <int streams, class Visit>
+void for_each_tile(const Network& net, const float* coordinates, int64_t n, const float* scale,
+                   const Gradients* gradients, const Visit& visit) {
+    static thread_local Workspace workspace;
+    const Layout layout(net);
+    const int64_t blocks = (n + block_rows - 1) / block_rows;
+    const int threads = int(std::max<int64_t>(std::min<int64_t>(max_threads(), blocks), 1));
+    const bool keep = gradients != nullptr;
+
+    const size_t size = aligned(layout.size());
+    const size_t matrices = aligned(layout.hidden_layers * layout.matrix_size());
+    const size_t scratch = aligned(Tile<streams>::scratch_size(layout, keep));
+    float* const data = workspace.reserve(size + matrices + threads * (scratch + keep * size));
+    float* const transposed = data + size;
+    float* const tiles = transposed + matrices;
+    float* const partial = tiles + threads * scratch;
+
+    parallel(threads, [&](int thread) {
+        pack(net, layout, keep, data, transposed, thread, threads);
+    });
+    const Weights weights{layout, data, transposed};
+    parallel(threads, [&](int thread) {
+        float* gradient = partial + thread * size;
+        if (keep) std::fill_n(gradient, size, 0.0f);
+        Tile<streams> tile(weights, scale, tiles + thread * scratch, keep);
+        const int64_t first = share(blocks, thread, threads);
+        const int64_t count = share(blocks, thread + 1, threads) - first;
+        const int64_t tile_count = (count * block_rows + tile.max_points - 1) / tile.max_points;
+        for (int64_t t = 0; t < tile_count; ++t) {
+            const int64_t begin = (first + count * t / tile_count) * block_rows;
+            const int64_t end =
+                std::min(n, (first + count * (t + 1) / tile_count) * block_rows);
+            tile.load(coordinates + 2 * begin, int(end - begin));
+            tile.forward();
+            visit(tile, begin, end, thread);
+            if (keep) tile.backward(gradient);
+        }
+    });
+    if (!keep) return;
+    parallel(threads, [&](int thread) {
+        reduce(net, layout, partial, threads, *gradients, thread, threads);
+    });
+}
+
+template <int streams>
+void forward(const Network& net, const float* coordinates, int64_t n, const float* scale,
+             float* output) {
+    for_each_tile<streams>(
+        net, coordinates, n, scale, nullptr,
+        [&](Tile<streams>& tile, int64_t begin, int64_t end, int) {
+            float* y = output + begin * streams * net.channels;
+            for (int p = 0; p < end - begin; ++p) {
+                for (int s = 0; s < streams; ++s) {
+                    for (int c = 0; c < net.channels; ++c) *y++ = tile.output(s, p, c);
+                }
+            }
+        });
+}
+
+template <int streams>
+void backward(const Network& net, const float* coordinates, const float* cotangent, int64_t n,
+              const float* scale, const Gradients& gradients) {
+    for_each_tile<streams>(
+        net, coordinates, n, scale, &gradients,
+        [&](Tile<streams>& tile, int64_t begin, int64_t end, int) {
+            const float* y = cotangent + begin * streams * net.channels;
+            for (int p = 0; p < end - begin; ++p) {
+                for (int s = 0; s < streams; ++s) {
+                    for (int c = 0; c < net.channels; ++c) tile.cotangent(s, p, c) = *y++;
+                }
+            }
+        });
+}
+
+template <int streams>
+double squared_error(const Network& net, const float* coordinates, const float* target,
+                     const float* weight, int64_t n, const float* scale,
+                     const Gradients& gradients, float* values) {
+    constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
+    const double mean = 1.0 / (double(n) * supervised * net.channels);
+    std::vector<double> losses(max_threads(), 0.0);
+    for_each_tile<streams>(
+        net, coordinates, n, scale, &gradients,
+        [&](Tile<streams>& tile, int64_t begin, int64_t end, int thread) {
+            const float* y = target + begin * supervised * net.channels;
+            double loss = 0;
+            for (int p = 0; p < end - begin; ++p) {
+                const float w = weight ? weight[begin + p] : 1.0f;
+                for (int s = first; s < streams; ++s) {
+                    for (int c = 0; c < net.channels; ++c) {
+                        const float residual = tile.output(s, p, c) - *y++;
+                        loss += double(w * residual) * residual;
+                        tile.cotangent(s, p, c) = float(2 * mean) * w * residual;
+                    }
+                }
+                if (!values) continue;
+                for (int c = 0; c < net.channels; ++c) {
+                    values[(begin + p) * net.channels + c] = tile.output(0, p, c);
+                }
+            }
+            losses[thread] += loss;
+        });
+    double loss = 0;
+    for (double part : losses) loss += part;
+    return loss * mean;
+}
+
+}  // namespace detail
+
+// Streams of the network: output is (n, stream_count(order), channels) at coordinates (n, 2).
+inline void forward(const Network& net, const float* coordinates, int64_t n, int order,
+                    const float scale[2], float* output) {
+    if (order == 0) return detail::forward<1>(net, coordinates, n, scale, output);
+    if (order == 1) return detail::forward<3>(net, coordinates, n, scale, output);
+    detail::forward<4>(net, coordinates, n, scale, output);
+}
+
+// Vector-Jacobian product: the gradient of sum(cotangent * forward(...)) with respect to all
+// parameters. cotangent is (n, stream_count(order), channels). Streams are computed anew, so
+// memory does not grow with n.
+inline void backward(const Network& net, const float* coordinates, const float* cotangent,
+                     int64_t n, int order, const float scale[2], const Gradients& gradients) {
+    if (order == 0) {
+        return detail::backward<1>(net, coordinates, cotangent, n, scale, gradients);
+    }
+    if (order == 1) {
+        return detail::backward<3>(net, coordinates, cotangent, n, scale, gradients);
+    }
+    detail::backward<4>(net, coordinates, cotangent, n, scale, gradients);
+}
+
+// Weighted mean squared error of the highest-order streams, and its gradient with respect to all
+// parameters: sum_n weight[n] sum_k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u
+// (order 0, K = 1), the gradient (order 1, K = 2) or the Laplacian (order 2, K = 1).
+// target is (n, K, channels); weight is (n), or null for ones; values, unless null, receives u as
+// (n, channels). Returns the loss.
+inline double squared_error(const Network& net, const float* coordinates, const float* target,
+                            const float* weight, int64_t n, int order, const float scale[2],
+                            const Gradients& gradients, float* values = nullptr) {
+    if (order == 0) {
+        return detail::squared_error<1>(net, coordinates, target, weight, n, scale, gradients,
+                                        values);
+    }
+    if (order == 1) {
+        return detail::squared_error<3>(net, coordinates, target, weight, n, scale, gradients,
+                                        values);
+    }
+    return detail::squared_error<4>(net, coordinates, target, weight, n, scale, gradients, values);
+}
+
+}  // namespace siren

@@ -1,0 +1,50 @@
+// One vector type for every processor: its width is chosen by what the compiler targets.
+#pragma once
+
+namespace siren {
+
+// `block_rows` x 2 vectors is the register block of a matrix product, `outer_rows` x 2 vectors that
+// of a sum of outer products. Both leave room for two vectors of B and one broadcast element of A.
+#if defined(__AVX512F__)
+constexpr int lanes = 16, block_rows = 12, outer_rows = 8;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int lanes = 8, block_rows = 6, outer_rows = 4;
+#else
+constexpr int lanes = 4, block_rows = 4, outer_rows = 4;
+#endif
+
+typedef float Vector __attribute__((vector_size(lanes * 4), may_alias));
+typedef int IntVector __attribute__((vector_size(lanes * 4), may_alias));
+typedef float UnalignedVector __attribute__((vector_size(lanes * 4), may_alias, aligned(4)));
+
+inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
+inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
+inline UnalignedVector& at_any(float* p) { return *reinterpret_cast<UnalignedVector*>(p); }
+inline const UnalignedVector& at_any(const float* p) {
+    return *reinterpret_cast<const UnalignedVector*>(p);
+}
+
+inline Vector broadcast(float x) { return Vector{} + x; }
+
+inline float sum(Vector v) {
+    float total = 0;
+    for (int i = 0; i < lanes; ++i) total += v[i];
+    return total;
+}
+
+// Hides from the optimiser where a value came from. Under -ffast-math it may otherwise reassociate
+// (x + big) - big to x, and add up the parts of a split constant that exist to be subtracted singly.
+inline Vector opaque(Vector v) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(v));
+#elif defined(__SSE2__)
+    __asm__("" : "+x"(v));
+#elif defined(__aarch64__)
+    __asm__("" : "+w"(v));
+#else
+    __asm__("" : "+m"(v));
+#endif
+    return v;
+}
+
+}  // namespace siren

@@ -1,0 +1,294 @@
+"""Pictures on disk and pictures in memory: reading, checking, resizing, writing.
+
+In memory an image is a float32 array (height, width, channels) with values in [-1, 1], where -1 is
+black and 1 is white (`x / 127.5 - 1` of an 8-bit value x); there are 1 or 3 channels, never none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+#: Larger pictures are refused from their header alone, before any memory is spent on them.
+MAX_PIXELS = 2**27
+#: The shorter side of a fitted picture has at least this many pixels.
+MIN_SIDE = 8
+
+# Named one by one because Pillow would otherwise also try formats that start other programs (EPS).
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {  # what undoes each EXIF orientation; 1 is upright already
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange height and width
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; the message is one sentence and says what is wrong."""
+
+
+def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Read the picture at `path`, upright, opaque and, if wanted, resized.
+
+    PNG, JPEG, WebP, BMP, TIFF, PPM and the first frame of a GIF are read, in every colour mode
+    that Pillow knows. EXIF orientation is applied; transparency is composited on white.
+
+    White is 255 in 8-bit pictures and 65535 in 16-bit gray ones (which keep their precision).
+    A floating-point TIFF says nothing about its white: it is taken to be 1 where no value exceeds
+    2 and 255 otherwise, and values beyond black or white are clipped.
+
+    Args:
+        path: an existing regular file.
+        channels: 1 for luma (ITU-R BT.601, as Pillow's mode "L"), 3 for RGB (gray is replicated).
+        size: (height, width) to resize to with an antialiasing bicubic filter, or None. An 8-bit
+            picture is resized in 8 bits, so the result is exactly representable as a PNG.
+
+    Returns:
+        float32 array (height, width, channels) in [-1, 1].
+
+    Raises:
+        ImageError: the file is missing, empty, damaged, too large, or not a picture.
+
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, not {channels!r}")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
+    with _opened(path) as picture:
+        picture.load()
+        orientation = _orientation(picture)
+        if picture.mode.startswith("I") or picture.mode == "F":
+            picture = _deep_gray(picture, path)
+        else:
+            picture = _opaque_rgb(picture)
+            if channels == 1:
+                picture = picture.convert("L")
+        if orientation in _UPRIGHT:
+            picture = picture.transpose(_UPRIGHT[orientation])
+        if size is not None and picture.size != (size[1], size[0]):
+            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
+        pixels = np.array(picture, dtype=np.float32)
+
+    np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
+    pixels /= np.float32(127.5)
+    pixels -= 1
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], channels, axis=2)
+    return pixels
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) that `read_image(path, ...)` would return, in pixels, with the same errors.
+
+    Only the header is decoded, except for PNG, where the orientation may follow the pixels, and
+    TIFF, where whether the header's size is already upright depends on Pillow's version.
+    """
+    with _opened(path) as picture:
+        if picture.format in ("PNG", "TIFF"):
+            picture.load()
+        width, height = picture.size
+        return (width, height) if _orientation(picture) in _SIDEWAYS else (height, width)
+
+
+def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int, int]:
+    """(height, width) at which a picture of `height` by `width` pixels is used.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        sidelength: wanted side, in pixels.
+        aspect: "square" gives (sidelength, sidelength); "keep" makes the longer side `sidelength`
+            and rounds the shorter one to the nearest pixel.
+
+    Raises:
+        ImageError: the shorter side would have fewer than `MIN_SIDE` pixels.
+
+    """
+    if aspect == "square":
+        fitted = (sidelength, sidelength)
+    elif aspect == "keep":
+        longer = max(height, width)
+        fitted = tuple((2 * side * sidelength + longer) // (2 * longer) for side in (height, width))
+    else:
+        raise ValueError(f"aspect must be 'square' or 'keep', not {aspect!r}")
+    if min(fitted) < MIN_SIDE:
+        raise ImageError(
+            f"a picture of {height} x {width} pixels would be used at {fitted[0]} x {fitted[1]}, "
+            f"but each side needs at least {MIN_SIDE}: choose a larger side length"
+            + (", a square aspect or a less narrow picture" if aspect == "keep" else "")
+        )
+    return fitted
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Map [-1, 1] to 0..255: clipped, rounded to nearest; same shape, uint8.
+
+    It inverts `read_image` exactly for 8-bit pictures. NaN, which has no gray, is a ValueError.
+    """
+    image = np.asarray(image)
+    if np.isnan(image).any():
+        raise ValueError("the image holds values that are not numbers (NaN)")
+    return np.rint((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Write `image` as a PNG so that `path` is at any time the old file or the whole new one.
+
+    Args:
+        path: the file to create or replace; its folder must exist.
+        image: (height, width), (height, width, 1) or (height, width, 3); uint8 as it is, any
+            other type from [-1, 1] by `to_uint8`.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left behind.
+
+    """
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
+    pixels = image if image.dtype == np.uint8 else to_uint8(image)
+
+    path = Path(path)
+    # Not tempfile: its files are readable by their owner only, and would stay so.
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """The picture at `path`, its header read and judged; every failure inside is an ImageError."""
+    name = repr(str(path))  # one line and printable, whatever the name holds
+    try:
+        status = os.stat(path)  # before opening, which waits forever on a pipe
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(f"{name} is a folder; name a picture in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(f"{name} is not a regular file")
+        if status.st_size == 0:
+            raise ImageError(f"{name} is empty")
+        with open(path, "rb") as file, _quiet(), Image.open(file, formats=_FORMATS) as picture:
+            if min(picture.size) < 1:
+                raise ImageError(f"{name} is a picture without pixels")
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            yield picture
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{name} does not exist") from error
+    except PermissionError as error:
+        raise ImageError(f"{name} may not be read; change its permissions") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
+    except MemoryError as error:
+        raise ImageError(f"{name} does not fit into memory; make it smaller") from error
+    except Exception as error:  # on damaged files Pillow raises nearly anything
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise ImageError(f"{name} cannot be read; it may be damaged ({reason})") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Pillow and its libraries say about a file's inside from the user.
+
+    Pillow warns and logs; libtiff and its JPEG decoder write to the standard error descriptor.
+    """
+    logger = logging.getLogger("PIL")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings(), _silent_stderr():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    try:
+        kept = os.dup(2)
+    except OSError:  # already closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    try:
+        orientation = picture.getexif().get(_ORIENTATION_TAG)
+        return orientation if orientation in _UPRIGHT else 1
+    except Exception:  # a picture whose EXIF block is broken is still a picture
+        return 1
+
+
+def _opaque_rgb(picture: Image.Image) -> Image.Image:
+    """Any 8-bit (or 1-bit) picture as RGB, on white where it is transparent."""
+    if picture.mode == "LAB":
+        from PIL import ImageCms  # an optional part of Pillow, for a rare mode
+
+        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _deep_gray(picture: Image.Image, path: str | Path) -> Image.Image:
+    """A 16-bit, 32-bit or floating-point gray picture as mode "F" with white at 255."""
+    values = np.array(picture, dtype=np.float64)
+    low, high = values.min(), values.max()  # NaN and infinity show up here too
+    if picture.mode == "F":
+        white = 1.0 if high <= 2 else 255.0
+        if not (-2 * white <= low and high <= 2 * white):
+            raise ImageError(
+                f"{str(path)!r} has floating-point values from {low:g} to {high:g}; "
+                "scale them to 0..1 or 0..255"
+            )
+    else:
+        white = 65535.0
+        if low < 0 or high > white:  # only in 32-bit TIFFs; there is no telling their white
+            raise ImageError(
+                f"{str(path)!r} has integer values from {low:g} to {high:g}; "
+                "convert it to 8 or 16 bits"
+            )
+        clear = picture.info.get("transparency")  # of a PNG: the one value that is transparent
+        if isinstance(clear, int):
+            values[values == clear] = white
+    return Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.float32))

@@ -1,0 +1,100 @@
+"""How close two pictures are: PSNR and SSIM, on arrays with values in [-1, 1]."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+PEAK = 2.0  # from black, -1, to white, 1
+_WINDOW = 7  # pixels a side of SSIM's window
+
+
+def psnr(
+    image: np.ndarray, reference: np.ndarray, peak: float = PEAK, mask: np.ndarray | None = None
+) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(peak² / mean squared error).
+
+    Args:
+        image: any shape, any real type.
+        reference: the same shape.
+        peak: the distance between black and white.
+        mask: (height, width) booleans; only the pixels that are True count, with all their
+            channels. `image` is then (height, width) or (height, width, channels).
+
+    Returns:
+        dB; infinite where both are equal, NaN where either holds a NaN.
+
+    """
+    image, reference = _pair(image, reference)
+    if mask is not None:
+        mask = _checked_mask(mask, image.shape)
+        image, reference = image[mask], reference[mask]
+    if image.size == 0:
+        raise ValueError("there is no pixel to compare")
+    error = float(np.mean((image - reference) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+
+
+def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Mean structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004) for a peak of 2.
+
+    Means, sample variances and the sample covariance are taken in a uniform window of 7 by 7
+    pixels, with K1 = 0.01 and K2 = 0.03, at every pixel whose window lies inside the image; each
+    channel counts the same. These are the defaults of scikit-image's `structural_similarity`.
+
+    Args:
+        image: (height, width) or (height, width, channels) in [-1, 1], at least 7 by 7 pixels.
+        reference: the same shape.
+        mask: (height, width) booleans; the mean is over the windows whose centre is True.
+
+    Returns:
+        at most 1, which is reached by equal images only.
+
+    """
+    image, reference = _pair(image, reference)
+    if image.ndim not in (2, 3) or min(image.shape[:2]) < _WINDOW:
+        raise ValueError(
+            f"SSIM needs at least {_WINDOW} x {_WINDOW} pixels, not an array of {image.shape}"
+        )
+    mean_x, mean_y = _window_mean(image), _window_mean(reference)
+    count = _WINDOW**2
+    unbiased = count / (count - 1)
+    variance_x = unbiased * (_window_mean(image**2) - mean_x**2)
+    variance_y = unbiased * (_window_mean(reference**2) - mean_y**2)
+    covariance = unbiased * (_window_mean(image * reference) - mean_x * mean_y)
+
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    similarity = luminance * structure
+    if mask is not None:
+        border = _WINDOW // 2
+        similarity = similarity[_checked_mask(mask, image.shape)[border:-border, border:-border]]
+    if similarity.size == 0:
+        raise ValueError("the mask has no pixel whose window lies inside the image")
+    return float(np.mean(similarity))
+
+
+def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, of one shape."""
+    image, reference = np.asarray(image, np.float64), np.asarray(reference, np.float64)
+    if image.shape != reference.shape:
+        raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")
+    return image, reference
+
+
+def _checked_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    mask = np.asarray(mask)
+    # An integer mask would select rows by number instead of pixels, silently.
+    if mask.dtype != bool or mask.shape != shape[:2]:
+        raise ValueError(f"a mask is {shape[:2]} booleans, not {mask.shape} of {mask.dtype}")
+    return mask
+
+
+def _window_mean(image: np.ndarray) -> np.ndarray:
+    """Mean over every window inside the image: (H, W, ...) to (H - 6, W - 6, ...)."""
+    rows, columns = image.shape[0] - _WINDOW + 1, image.shape[1] - _WINDOW + 1
+    image = sum(image[shift : shift + rows] for shift in range(_WINDOW))
+    image = sum(image[:, shift : shift + columns] for shift in range(_WINDOW))
+    return image / _WINDOW**2

@@ -1,0 +1,167 @@
+"""What lands in the output folder.
+
+Every file is written aside and renamed, so that a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from siren import pictures
+from siren.images import to_uint8, write_png
+from siren.pictures import Picture
+
+FILES = (
+    "output.png",
+    "reference.png",
+    "panel.png",
+    "masked.png",
+    "gradient.png",
+    "laplacian.png",
+    "metrics.json",
+    "history.csv",
+    "network.npz",
+)
+CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
+FONT_SIZE = 15
+MARGIN = 8
+
+
+def check_folder(folder: Path) -> None:
+    """Raise OSError if ``folder`` cannot be created or written into; leaves nothing behind."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    finally:
+        for created in missing:
+            with contextlib.suppress(OSError):
+                created.rmdir()
+
+
+def write_pictures(folder: Path, task, output: np.ndarray, summary: str) -> None:
+    """Write output.png, reference.png, panel.png and, for inpaint, masked.png.
+
+    ``output`` is the restored picture (height, width, channels); ``summary`` its caption.
+    """
+    error, largest = pictures.absolute_error(output, task.reference)
+    panel = [
+        *task.shown,
+        Picture(summary, output),
+        Picture(f"|error|: white is {largest:.2g}", error),
+    ]
+    write_png(folder / "output.png", output)
+    write_png(folder / "reference.png", task.reference)
+    write_png(folder / "panel.png", np.asarray(draw_panel(panel)))
+    masked = getattr(task, "masked", None)
+    if masked is not None:
+        write_png(folder / "masked.png", masked)
+
+
+def write_derivatives(folder: Path, rows, columns, laplacian) -> None:
+    """Write gradient.png and laplacian.png, given arrays (height, width, channels)."""
+    write_png(folder / "gradient.png", pictures.magnitude(rows, columns)[0])
+    write_png(folder / "laplacian.png", pictures.signed(laplacian)[0])
+
+
+def write_metrics(folder: Path, metrics: dict) -> None:
+    """Write metrics.json. Numbers that JSON does not know (infinity) become strings."""
+    text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False)
+    _write_bytes(folder / "metrics.json", (text + "\n").encode())
+
+
+def write_history(folder: Path, history) -> None:
+    """Write history.csv: one line a loss, with the PSNR in dB where it was measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "loss", "psnr", "seconds"])
+    for state in history:
+        quality = "" if state.psnr is None else f"{state.psnr:.4f}"
+        writer.writerow([state.epoch, f"{state.loss:.9g}", quality, f"{state.seconds:.3f}"])
+    _write_bytes(folder / "history.csv", text.getvalue().encode())
+
+
+def write_network(folder: Path, network) -> None:
+    """Write network.npz: ``weight_l`` (out, in), ``bias_l`` (out,) of layer l, and ``omega_0``."""
+    arrays = {"omega_0": np.float64(network.omega_0)}
+    for depth, linear in enumerate(network.linears):
+        arrays[f"weight_{depth}"] = linear.weight.numpy()
+        arrays[f"bias_{depth}"] = linear.bias.numpy()
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    _write_bytes(folder / "network.npz", content.getvalue())
+
+
+def remove_leftovers(folder: Path, older_than_ns: int) -> None:
+    """Remove this program's files of an earlier run that the latest one did not write anew."""
+    for name in FILES:
+        path = folder / name
+        if path.is_file() and path.stat().st_mtime_ns < older_than_ns:
+            path.unlink()
+
+
+def draw_panel(panel: list[Picture]) -> Image.Image:
+    """The pictures side by side, each under its caption."""
+    font = ImageFont.load_default(FONT_SIZE)
+    cells = [_enlarged(picture.image) for picture in panel]
+    captions = [
+        _wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)
+    ]
+    line_height = FONT_SIZE + 5
+    top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
+    width = sum(cell.width for cell in cells) + MARGIN * (len(cells) + 1)
+    sheet = Image.new("RGB", (width, top + cells[0].height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    left = MARGIN
+    for cell, lines in zip(cells, captions):
+        for number, line in enumerate(lines):
+            draw.text((left, MARGIN + number * line_height), line, fill="black", font=font)
+        sheet.paste(cell, (left, top))
+        left += cell.width + MARGIN
+    return sheet
+
+
+def _enlarged(image: np.ndarray) -> Image.Image:
+    """As an RGB picture at least ``CELL`` wide: each pixel becomes a square of whole pixels."""
+    pixels = np.broadcast_to(to_uint8(image), (*image.shape[:2], 3))
+    factor = math.ceil(CELL / image.shape[1])
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1), "RGB")
+
+
+def _wrap(caption: str, width: int, font) -> list[str]:
+    lines = [""]
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,70 @@
+"""A SIREN in float64 NumPy, written from the formula alone: what the program is checked against."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def layers_of(network):
+    """[(weight, bias), ...] of a ``siren.network.Siren``, in float64."""
+    return [
+        (linear.weight.numpy().astype(np.float64), linear.bias.numpy().astype(np.float64))
+        for linear in network.linears
+    ]
+
+
+def value(layers, omega_0, x):
+    """u at the points ``x`` (N, 2): (N, channels)."""
+    h = x
+    for weight, bias in layers[:-1]:
+        h = np.sin(omega_0 * (h @ weight.T + bias))
+    weight, bias = layers[-1]
+    return h @ weight.T + bias
+
+
+def derivatives(layers, omega_0, x, scale=(1.0, 1.0), step=1e-4):
+    """[u, u_row, u_column, Laplacian] by fourth-order central differences of ``value``.
+
+    ``scale`` is the unit of length along each axis; relative accuracy about 1e-7.
+    """
+    u = value(layers, omega_0, x)
+    result = [u]
+    laplacian = 0
+    for axis in (0, 1):
+        offset = np.zeros(2)
+        offset[axis] = step * scale[axis]
+        far_left, left, right, far_right = (
+            value(layers, omega_0, x + k * offset) for k in (-2, -1, 1, 2)
+        )
+        result.append((far_left - 8 * left + 8 * right - far_right) / (12 * step))
+        laplacian += (-far_left + 16 * left - 30 * u + 16 * right - far_right) / (12 * step**2)
+    return [*result, laplacian]
+
+
+def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0), weight=None):
+    """Mean squared error of the supervised streams against ``target`` (N, K, channels)."""
+    if order == 0:
+        streams = [value(layers, omega_0, x)]
+    else:
+        streams = derivatives(layers, omega_0, x, scale)
+    supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
+    residual = (np.stack(streams[supervised], axis=1) - target) ** 2
+    if weight is not None:
+        residual = residual * weight[:, None, None]
+    return residual.mean()
+
+
+def parameter_derivative(loss, layers, depth, kind, index, step=1e-5):
+    """Central difference of ``loss(layers)`` in one entry of weight (kind 0) or bias (kind 1)."""
+    values = []
+    for sign in (1, -1):
+        moved = [(weight.copy(), bias.copy()) for weight, bias in layers]
+        moved[depth][kind][index] += sign * step
+        values.append(loss(moved))
+    return (values[0] - values[1]) / (2 * step)
+
+
+def relative_error(actual, expected):
+    """Largest absolute difference over the largest expected magnitude."""
+    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-30)

@@ -1,0 +1,270 @@
+"""The command line as a user meets it: every case starts the program anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy_siren import derivatives, value
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from siren.coordinates import grid, spacing
+from siren.images import read_image
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--sidelength", "24", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
+
+
+def run(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=600,
+    )
+
+
+def pixels(path):
+    return np.asarray(Image.open(path)) / 127.5 - 1
+
+
+# ---- all four tasks -------------------------------------------------------------------------
+
+CASES = {
+    "fit": ["--channels", 3],
+    "poisson": ["--operator", "fd", "--aspect", "keep", "--input_path", ROOT / "data/rocket.jpg"],
+    "edit": ["--channels", 3, "--operator", "forward", "--blend", "average", "--alpha", 0.25],
+    "inpaint": ["--points", 100, "--seed", 4],
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def finished(request, tmp_path_factory):
+    """One run of each task: (task, folder, the finished process)."""
+    task = request.param
+    folder = tmp_path_factory.mktemp(task) / "not yet" / "there"
+    result = run("--task", task, "--output_dir", folder, *SMALL, *CASES[task])
+    assert result.returncode == 0, result.stderr
+    return task, folder, result
+
+
+def test_files_of_every_task(finished):
+    task, folder, _ = finished
+    expected = {"output.png", "reference.png", "panel.png"}
+    expected |= {"metrics.json", "history.csv", "network.npz"}
+    if task == "inpaint":
+        expected |= {"masked.png"}
+    if task in ("poisson", "edit"):
+        expected |= {"gradient.png", "laplacian.png"}
+    assert {path.name for path in folder.iterdir()} == expected
+
+
+def test_metrics_agree_with_scikit_image_on_the_saved_network(finished):
+    task, folder, _ = finished
+    metrics = json.loads((folder / "metrics.json").read_text())
+    options = metrics["options"]
+    assert options["task"] == task
+    assert options["epochs"] == metrics["epochs"] == 3
+    assert options["lr"] == 1e-4
+    assert metrics["runtime"]["device"] == "cpu"
+    assert metrics["runtime"]["jittor"].startswith("1.3")
+
+    saved = np.load(folder / "network.npz", allow_pickle=False)
+    layers = [(saved[f"weight_{i}"], saved[f"bias_{i}"]) for i in range(5)]
+    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
+    height, width, channels = metrics["height"], metrics["width"], options["channels"]
+    points = grid(height, width).astype(np.float64)
+    output = value(layers, saved["omega_0"], points).reshape(height, width, channels)
+
+    image = read_image(ROOT / options["input_path"], channels, (height, width))
+    reference = image
+    if task == "edit":
+        other = read_image(ROOT / options["ot_image_path"], channels, (height, width))
+        reference = 0.25 * image + 0.75 * other
+    if task in ("poisson", "edit"):
+        output = output - output.mean((0, 1)) + reference.mean((0, 1))
+    output = output.clip(-1, 1)
+    np.testing.assert_allclose(pixels(folder / "output.png"), output.squeeze(), atol=1.1 / 255)
+    np.testing.assert_allclose(
+        pixels(folder / "reference.png"), reference.squeeze(), atol=1.1 / 255
+    )
+
+    if task == "inpaint":
+        masked = pixels(folder / "masked.png")
+        held_out = np.abs(masked) < 1 / 127  # mid-gray, or a given pixel that is just so
+        assert 24 * 24 - 100 <= held_out.sum() <= 24 * 24 - 100 + 5
+        mse = ((output - reference)[held_out] ** 2).mean()
+        assert metrics["psnr"] == pytest.approx(10 * np.log10(4 / mse), abs=0.05)
+    else:
+        expected = peak_signal_noise_ratio(reference, output, data_range=2)
+        assert metrics["psnr"] == pytest.approx(expected, abs=0.01)
+        expected = structural_similarity(
+            reference.astype(np.float64), output, data_range=2, channel_axis=-1
+        )
+        assert metrics["ssim"] == pytest.approx(expected, abs=1e-3)
+
+    if task in ("poisson", "edit"):
+        exact = derivatives(layers, saved["omega_0"], points, spacing(height, width), 1e-3)
+        shape = (height, width, channels)
+        strength = np.hypot(*(d.reshape(shape) for d in exact[1:3]))
+        drawn = pixels(folder / "gradient.png").reshape(shape) / 2 + 0.5
+        white = np.percentile(strength, 99.5)
+        np.testing.assert_allclose(drawn, (strength / white).clip(0, 1), atol=0.01)
+        drawn = pixels(folder / "laplacian.png").reshape(shape)
+        white = np.percentile(np.abs(exact[3]), 99.5)
+        np.testing.assert_allclose(
+            drawn, (exact[3].reshape(shape) / white).clip(-1, 1), atol=0.01
+        )
+
+
+def test_history_and_console(finished):
+    _, folder, result = finished
+    rows = list(csv.DictReader((folder / "history.csv").open()))
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    losses = [float(row["loss"]) for row in rows]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert metrics["best_epoch"] == losses.index(min(losses))
+    assert f"{metrics['psnr']:.2f} dB" in result.stdout
+    assert "epoch 3/3" in result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_same_seed_same_network_and_no_leftovers(tmp_path):
+    arguments = ["--task", "inpaint", "--points", 50, *SMALL, "--output_dir", tmp_path]
+    assert run(*arguments).returncode == 0
+    first = np.load(tmp_path / "network.npz")
+    assert run(*arguments).returncode == 0
+    second = np.load(tmp_path / "network.npz")
+    assert all((first[name] == second[name]).all() for name in first.files)
+    # a run of another task into the same folder leaves no picture of this one behind
+    (tmp_path / "mine.txt").write_text("kept")
+    assert run("--task", "fit", *SMALL, "--output_dir", tmp_path).returncode == 0
+    assert not (tmp_path / "masked.png").exists()
+    assert (tmp_path / "mine.txt").exists()
+
+
+def test_divergence_saves_the_best_and_says_so(tmp_path):
+    result = run(*SMALL, "--epochs", 30, "--lr", 1e30, "--output_dir", tmp_path)
+    assert result.returncode == 3
+    assert "not finite" in result.stderr
+    assert "--lr" in result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["ended"] == "diverged"
+    assert np.isfinite(metrics["loss"])
+
+
+# ---- help and bad input: no Jittor, no training -----------------------------------------------
+
+
+def test_help_is_complete_and_quick():
+    started = time.perf_counter()
+    result = run("--help", cwd="/")
+    print(f"--help took {time.perf_counter() - started:.2f} s")
+    assert result.returncode == 0
+    options = "task input_path output_dir channels sidelength epochs lr ot_image_path points "
+    options += "operator blend alpha aspect omega_0 hidden_features hidden_layers seed device "
+    for option in (options + "verbose").split():
+        assert f"--{option}" in result.stdout
+    for default in ("256", "1000", "0.0001", "5000", "30.0", "data/camera.png", "outputs/<task>"):
+        assert default in result.stdout
+
+
+def test_help_does_not_import_jittor():
+    code = (
+        "import runpy, sys; sys.argv = ['main.py', '--help']\n"
+        "try: runpy.run_path('main.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'jittor' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A folder of files that are no pictures."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.png").write_text("not a picture")
+    whole = (ROOT / "data/camera.png").read_bytes()
+    (folder / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("1", (20000, 20000)).save(folder / "bomb.png")
+    Image.new("L", (1000, 10)).save(folder / "narrow.png")
+    (folder / "file").write_text("")
+    return folder
+
+
+BAD = [
+    (["--input_path", "{broken}/none.png"], "--input_path", "none.png"),
+    (["--input_path", "{broken}/empty.png"], "--input_path", "empty"),
+    (["--input_path", "{broken}/text.png"], "--input_path", "text.png"),
+    (["--input_path", "{broken}/truncated.png"], "--input_path", "truncated.png"),
+    (["--input_path", "{broken}"], "--input_path", "folder"),
+    (["--input_path", "{broken}/bomb.png"], "--input_path", "pixels"),
+    (["--input_path", "{broken}/narrow.png", "--aspect", "keep"], "--input_path", "at least 8"),
+    (["--task", "paint"], "--task", "paint"),
+    (["--channels", "2"], "--channels", "2"),
+    (["--channels", "x"], "--channels", "'x'"),
+    (["--sidelength", "7"], "--sidelength", "at least 8"),
+    (["--sidelength", "99999999"], "--sidelength", "99999999"),
+    (["--epochs", "0"], "--epochs", "0"),
+    (["--epochs", "1.5"], "--epochs", "1.5"),
+    (["--lr", "0"], "--lr", "0"),
+    (["--lr", "-1e-4"], "--lr", "-1e-4"),
+    (["--lr", "nan"], "--lr", "nan"),
+    (["--lr", "inf"], "--lr", "inf"),
+    (["--omega_0", "0"], "--omega_0", "0"),
+    (["--alpha", "1.5"], "--alpha", "1.5"),
+    (["--hidden_layers", "-1"], "--hidden_layers", "-1"),
+    (["--seed", "-1"], "--seed", "-1"),
+    (["--operator", "magic"], "--operator", "magic"),
+    (["--task", "inpaint", "--points", "0"], "--points", "0"),
+    (["--task", "inpaint", "--points", "577", "--sidelength", "24"], "--points", "577"),
+    (["--task", "edit", "--ot_image_path", "{broken}/none.png"], "--ot_image_path", "needs two"),
+    (
+        ["--task", "edit", "--input_path", "{data}/camera.png"],
+        "--ot_image_path",
+        "needs two images",
+    ),
+    (
+        [
+            "--task",
+            "edit",
+            "--input_path",
+            "{data}/camera.png",
+            "--ot_image_path",
+            "{broken}/none.png",
+        ],
+        "--ot_image_path",
+        "none.png",
+    ),
+    (["--output_dir", "{broken}/file"], "--output_dir", "file"),
+    (["--output_dir", "{broken}/file/below"], "--output_dir", "below"),
+    (["--output_dir", "/proc/nowhere"], "--output_dir", "/proc/nowhere"),
+    (["--colour", "3"], "--colour", "3"),
+    (["--sidelen", "64"], "--sidelen", "64"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "option", "mentions"), BAD, ids=lambda v: str(v)[:60])
+def test_bad_input_gets_one_sentence(arguments, option, mentions, broken, tmp_path):
+    arguments = [a.format(broken=broken, data=ROOT / "data") for a in arguments]
+    folder = tmp_path / "new" / "folder"
+    if "--output_dir" not in arguments:
+        arguments += ["--output_dir", str(folder)]
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("main.py: error:")
+    assert option in line
+    assert mentions in line
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,242 @@
+import jittor as jt
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy_siren import (
+    derivatives,
+    layers_of,
+    parameter_derivative,
+    relative_error,
+    squared_error,
+)
+from scipy import ndimage
+from skimage import filters
+
+from siren import operators
+from siren.coordinates import grid, spacing
+from siren.engine import reference
+from siren.network import Siren
+
+SHAPE = (7, 11)
+shapes = st.tuples(st.integers(2, 12), st.integers(2, 12), st.integers(1, 3))
+
+
+# ---- finite differences ---------------------------------------------------------------------
+
+
+def smooth(points):
+    """A smooth function of (row, column), its gradient and its Laplacian, two channels each."""
+    r, c = points[:, :1], points[:, 1:]
+    phase = np.array([0.3, 1.1])
+    u = np.sin(2 * r + phase) * np.cos(3 * c) + r * c**2
+    u_r = 2 * np.cos(2 * r + phase) * np.cos(3 * c) + c**2
+    u_c = -3 * np.sin(2 * r + phase) * np.sin(3 * c) + 2 * r * c
+    return u, u_r, u_c, -13 * (u - r * c**2) + 2 * r
+
+
+def test_finite_differences_converge_with_second_order():
+    errors = []
+    for height, width in ((33, 49), (65, 97), (129, 193)):
+        h_r, h_c = spacing(height, width)
+        # float32 coordinates would drown the second differences in rounding
+        axes = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+        u, u_r, u_c, laplacian = (
+            stream.reshape(height, width, 2) for stream in smooth(points)
+        )
+        rows, columns = operators.fd_gradient(u)
+        sobel_rows, sobel_columns = operators.sobel_gradient(u)
+        only_rows = operators.fd_divergence(rows, 0 * columns)
+        only_columns = operators.fd_divergence(0 * rows, columns)
+        inner = (slice(1, -1), slice(1, -1))
+        errors.append(
+            [
+                # a forward difference is the derivative half a pixel further on
+                np.abs(rows[:-1] / h_r - (u_r[1:] + u_r[:-1]) / 2).max(),
+                np.abs(columns[:, :-1] / h_c - (u_c[:, 1:] + u_c[:, :-1]) / 2).max(),
+                np.abs(sobel_rows / h_r - u_r)[inner].max(),
+                np.abs(sobel_columns / h_c - u_c)[inner].max(),
+                np.abs(only_rows / h_r**2 + only_columns / h_c**2 - laplacian)[inner].max(),
+            ]
+        )
+    coarse, middle, fine = np.array(errors)
+    orders = np.log2([coarse / middle, middle / fine])
+    assert (np.abs(orders - 2) < 0.15).all(), orders
+
+
+@given(shapes, st.integers(0, 2**31))
+def test_fd_laplacian_is_scipys(shape, seed):
+    image = np.random.default_rng(seed).normal(size=shape)
+    expected = np.stack(
+        [ndimage.laplace(image[..., c], mode="nearest") for c in range(shape[2])], axis=2
+    )
+    np.testing.assert_allclose(operators.fd_laplacian(image), expected, atol=1e-12)
+
+
+@given(shapes, st.integers(0, 2**31))
+def test_divergence_is_the_negative_adjoint_of_the_gradient(shape, seed):
+    image, rows, columns = np.random.default_rng(seed).normal(size=(3, *shape))
+    du_r, du_c = operators.fd_gradient(image)
+    left = (du_r * rows + du_c * columns).sum()
+    right = -(image * operators.fd_divergence(rows, columns)).sum()
+    assert abs(left - right) < 1e-10 * (1 + abs(left))
+
+
+@settings(max_examples=5, deadline=None)
+@given(shapes, st.integers(0, 2**31))
+def test_finite_differences_are_the_same_on_vars(shape, seed):
+    image = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    for ours, expected in zip(
+        operators.fd_gradient(jt.array(image)), operators.fd_gradient(image)
+    ):
+        np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
+    laplacian = operators.fd_laplacian(jt.array(image)).numpy()
+    np.testing.assert_allclose(laplacian, operators.fd_laplacian(image), atol=1e-5)
+
+
+# ---- the network's derivatives --------------------------------------------------------------
+
+
+def test_autograd_against_analytic_derivatives():
+    points = grid(*SHAPE)
+    _, u_r, u_c, laplacian = smooth(points)
+    x = jt.array(points)
+
+    def function(x):
+        r, c = x[:, :1], x[:, 1:]
+        return jt.sin(2 * r + jt.array([0.3, 1.1])) * jt.cos(3 * c) + r * c * c
+
+    rows, columns = operators.autograd_gradient(function, x)
+    assert relative_error(rows.numpy(), u_r) < 1e-5
+    assert relative_error(columns.numpy(), u_c) < 1e-5
+    assert relative_error(operators.autograd_laplacian(function, x).numpy(), laplacian) < 1e-5
+    divergence = operators.autograd_divergence(function(x), 2 * function(x), x)
+    assert relative_error(divergence.numpy(), u_r + 2 * u_c) < 1e-5
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_forward_and_autograd_agree_with_each_other_and_with_float64(channels):
+    jt.set_global_seed(channels)
+    network = Siren(out_features=channels, hidden_features=64)
+    points = grid(*SHAPE)
+    scale = spacing(*SHAPE)
+    expected = derivatives(layers_of(network), 30.0, points.astype(np.float64), scale, 1e-3)
+    x = jt.array(points)
+
+    u = reference.streams(network, x, 0)[0]
+    gradient = operators.forward_gradient(network, x, reference, scale)
+    laplacian = operators.forward_laplacian(network, x, reference, scale)
+    for ours, float64 in zip([u, *gradient, laplacian], expected):
+        assert ours.shape == (len(points), channels)
+        assert relative_error(ours.numpy(), float64) < 1e-4
+
+    by_grad = operators.autograd_gradient(network, x, scale)
+    for ours, other in zip(by_grad, gradient):
+        assert relative_error(ours.numpy(), other.numpy()) < 1e-5
+    by_grad = operators.autograd_laplacian(network, x, scale)
+    assert relative_error(by_grad.numpy(), laplacian.numpy()) < 1e-4
+
+
+def test_forward_divergence_of_a_vector_field():
+    jt.set_global_seed(2)
+    network = Siren(out_features=2, hidden_features=32)
+    x = jt.array(grid(*SHAPE))
+    values = network(x)
+    expected = operators.autograd_divergence(values[:, :1], values[:, 1:], x)
+    ours = operators.forward_divergence(network, x, reference)
+    assert relative_error(ours.numpy(), expected.numpy()) < 1e-4
+
+
+def test_finite_differences_of_a_smooth_network_approach_its_derivatives():
+    """On a fine grid all three operators see the same function."""
+    jt.set_global_seed(4)
+    network = Siren(hidden_features=32, hidden_layers=1, omega_0=5.0)
+    shape = (65, 97)
+    x = jt.array(grid(*shape))
+    image = network(x).numpy().astype(np.float64).reshape(*shape, 1)
+    inner = (slice(1, -1), slice(1, -1))
+
+    scale = spacing(*shape)
+    rows, columns = (
+        derivative.numpy().reshape(*shape, 1)
+        for derivative in operators.forward_gradient(network, x, reference, scale)
+    )
+    sobel_rows, sobel_columns = operators.sobel_gradient(image)
+    assert relative_error(sobel_rows[inner], rows[inner]) < 0.02
+    assert relative_error(sobel_columns[inner], columns[inner]) < 0.02
+    laplacian = operators.forward_laplacian(network, x, reference, scale).numpy()
+    exact = laplacian.reshape(*shape, 1)[inner]
+    assert relative_error(operators.fd_laplacian(image)[inner], exact) < 0.02
+
+
+def test_sobel_is_scikit_images():
+    image = np.random.default_rng(0).normal(size=(9, 13, 3))
+    rows, columns = operators.sobel_gradient(image)
+    for channel in range(3):
+        for ours, theirs in ((rows, filters.sobel_h), (columns, filters.sobel_v)):
+            # scikit-image's kernel is normalised to a quarter and points the same way
+            expected = theirs(image[..., channel]) / 2
+            inner = (slice(1, -1), slice(1, -1))
+            np.testing.assert_allclose(ours[..., channel][inner], expected[inner], atol=1e-12)
+
+
+@pytest.mark.parametrize("operator", operators.OPERATORS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradient_of_the_loss_in_the_parameters(operator, order):
+    """Against central differences of the loss in float64, one entry of every layer."""
+    jt.set_global_seed(order)
+    rng = np.random.default_rng(order)
+    network = Siren(out_features=2, hidden_features=16, hidden_layers=2)
+    points = grid(*SHAPE)
+    target = rng.normal(size=(len(points), 3 - order, 2))
+    layers = layers_of(network)
+    scale = spacing(*SHAPE)
+
+    def float64_loss(layers):
+        if operator != "fd":
+            return squared_error(layers, 30.0, points64, target, order, scale)
+        image = derivatives(layers, 30.0, points64)[0].reshape(*SHAPE, 2)
+        if order == 1:
+            streams = operators.fd_gradient(image)
+        else:
+            streams = [operators.fd_laplacian(image)]
+        predicted = np.stack([stream.reshape(-1, 2) for stream in streams], axis=1)
+        return ((predicted - target) ** 2).mean()
+
+    points64 = points.astype(np.float64)
+    parameters = network.parameters()
+    loss = operators.squared_error(
+        network,
+        jt.array(points),
+        jt.array(target.astype(np.float32)),
+        order,
+        SHAPE,
+        operator,
+        reference,
+    )
+    gradients = [g.numpy() for g in jt.grad(loss, parameters)]
+    assert abs(loss.item() / float64_loss(layers) - 1) < 1e-4
+    largest = max(np.abs(gradient).max() for gradient in gradients)
+    for depth in range(len(layers)):
+        for kind in (0, 1):
+            ours = gradients[2 * depth + kind]
+            index = tuple(int(rng.integers(n)) for n in ours.shape)
+            expected = parameter_derivative(float64_loss, layers, depth, kind, index)
+            assert abs(ours[index] - expected) < 2e-4 * np.abs(ours).max() + 1e-5 * largest
+
+
+def test_squared_error_weights_points():
+    jt.set_global_seed(0)
+    rng = np.random.default_rng(0)
+    network = Siren(hidden_features=16, hidden_layers=1)
+    points = grid(*SHAPE)
+    target = rng.normal(size=(len(points), 1, 1)).astype(np.float32)
+    weight = rng.uniform(size=len(points)).astype(np.float32)
+    ours = reference.squared_error(
+        network, jt.array(points), jt.array(target), 0, weight=jt.array(weight)
+    )
+    expected = squared_error(
+        layers_of(network), 30.0, points.astype(np.float64), target, 0, weight=weight
+    )
+    assert abs(ours.item() / expected - 1) < 1e-5

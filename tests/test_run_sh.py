@@ -1,0 +1,275 @@
+"""run.sh: which interpreter it takes and what it runs; every program is a stub, nothing is fetched.
+
+A stub interpreter writes its arguments to a log and hands ``-c`` to the real Python.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TASKS = ["inpaint", "fit", "edit", "poisson"]
+BASH = shutil.which("bash")
+STUB = """#!/bin/sh
+case "$1 $2" in
+-c*) exec "{python}" "$@" ;;
+--version*) echo Python ;;
+"-m venv") mkdir -p "$4/bin"; cp "$0" "$4/bin/python" ;;
+*) echo "$@" >>"{log}"; {then} ;;
+esac
+"""
+
+
+class Clone:
+    """A copy of the script and its requirements, and a PATH that holds nothing but stubs."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.log = folder / "log"
+        self.bin = folder / "bin"
+        for name in ("run.sh", "requirements.txt", "tests/requirements.txt"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+        self.bin.mkdir()
+        for name in ("cp", "mkdir", "cat", "dirname"):
+            (self.bin / name).symlink_to(shutil.which(name))
+        self.add("g++", "#!/bin/sh\n")
+
+    def add(self, name, text):
+        path = self.bin / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def add_python(self, name, then="exit 0", python=sys.executable):
+        self.add(name, STUB.format(python=python, log=self.log, then=then))
+
+    def run(self, *arguments, **variables):
+        result = subprocess.run(
+            [BASH, str(self.folder / "run.sh"), *arguments],
+            env={"PATH": str(self.bin), "HOME": str(self.folder), **variables},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.unlink(missing_ok=True)
+        main = f"{self.folder}/main.py "
+        ran = [line[len(main) :] for line in lines if line.startswith(main)]
+        pip = [line for line in lines if line.startswith("-m pip install")]
+        return result, ran, pip
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path / "clone")
+
+
+@pytest.fixture
+def ready(clone):
+    """A clone with an interpreter and everything installed."""
+    clone.add_python("python3")
+    assert clone.run("fit")[0].returncode == 0
+    return clone
+
+
+def fake_version(minor):
+    """A Python that pretends to be of another version: it changes what -c programs see."""
+    return (
+        f'{sys.executable}" -c "import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[2])'
+    )
+
+
+# ---- what is run ------------------------------------------------------------------------------
+
+
+def test_no_argument_runs_the_four_tasks_quickest_first(ready):
+    _, ran, _ = ready.run()
+    assert ran == [f"--task {task}" for task in TASKS]
+
+
+def test_options_are_handed_to_every_task(ready):
+    _, ran, _ = ready.run("--epochs", "50", "--sidelength", "128")
+    assert ran == [f"--epochs 50 --sidelength 128 --task {task}" for task in TASKS]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_task_with_options(ready, task):
+    _, ran, _ = ready.run(task, "--epochs", "100")
+    assert ran == [f"--task {task} --epochs 100"]
+
+
+def test_a_task_given_as_an_option_is_run_alone(ready):
+    assert ready.run("--epochs", "9", "--task", "fit")[1] == ["--epochs 9 --task fit"]
+
+
+@pytest.mark.parametrize("option", [["--output_dir", "/x y"], ["--output_dir=/x y"]])
+def test_a_common_output_folder_gets_a_folder_for_each_task(ready, option):
+    _, ran, _ = ready.run(*option)
+    assert ran == [f"--task {task} --output_dir /x y/{task}" for task in TASKS]
+
+
+def test_a_failing_task_stops_the_others_with_its_status(clone):
+    clone.add_python("python3", then='case "$*" in *fit*) exit 3 ;; esac')
+    result, ran, _ = clone.run()
+    assert result.returncode == 3
+    assert ran == ["--task inpaint", "--task fit"]
+
+
+def test_interruption_stops_the_others(clone):
+    clone.add_python("python3", then='case "$*" in *task*) kill -INT $PPID ;; esac')
+    result, ran, _ = clone.run()
+    assert result.returncode == 130
+    assert ran == ["--task inpaint"]
+
+
+def test_the_tests_are_checked_for_style_and_run(ready):
+    shutil.copy(shutil.which("sh"), ready.bin / "sh")
+    result = subprocess.run(
+        [BASH, str(ready.folder / "run.sh"), "test", "-k", "name"],
+        env={"PATH": str(ready.bin), "CI": "true"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    lines = ready.log.read_text().splitlines()
+    assert f"-r {ready.folder}/tests/requirements.txt" in " ".join(lines)
+    assert lines[-2:] == ["-m ruff check .", "-m pytest -k name"]
+
+
+@pytest.mark.parametrize("word", ["help", "--help", "-h"])
+def test_help(clone, word):
+    result, ran, _ = clone.run(word)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: ./run.sh")
+    assert not ran
+
+
+def test_an_unknown_word_is_refused_in_one_sentence(clone):
+    result, ran, _ = clone.run("paint")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert '"paint"' in result.stderr
+    assert not ran
+
+
+# ---- the environment --------------------------------------------------------------------------
+
+
+def test_requirements_are_installed_once_and_again_after_a_change(clone):
+    clone.add_python("python3")
+    assert len(clone.run("fit")[2]) == 1
+    assert len(clone.run("fit")[2]) == 0
+    with open(clone.folder / "requirements.txt", "a") as file:
+        file.write("another\n")
+    assert len(clone.run("fit")[2]) == 1
+
+
+def test_a_failed_installation_is_reported_and_tried_again(clone):
+    clone.add_python("python3", then='case "$*" in *install*) exit 1 ;; esac')
+    result, ran, _ = clone.run("fit")
+    assert result.returncode == 1
+    assert "installing requirements.txt" in result.stderr
+    assert not ran
+    assert len(clone.run("fit")[2]) == 1
+
+
+@pytest.mark.parametrize(
+    "variables", [{"VIRTUAL_ENV": "env"}, {"CONDA_PREFIX": "env", "CONDA_DEFAULT_ENV": "siren"}]
+)
+def test_the_active_environment_is_used(clone, variables):
+    clone.add_python("../env/bin/python")
+    variables = {**variables, next(iter(variables)): str(clone.folder / "env")}
+    result, ran, pip = clone.run("fit", **variables)
+    assert result.returncode == 0, result.stderr
+    assert ran == ["--task fit"]
+    assert len(pip) == 1
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_the_base_environment_of_conda_is_left_alone(clone):
+    clone.add_python("../conda/bin/python", then="exit 9")
+    clone.add_python("python3")
+    result, _, _ = clone.run(
+        "fit", CONDA_PREFIX=str(clone.folder / "conda"), CONDA_DEFAULT_ENV="base"
+    )
+    assert result.returncode == 0, result.stderr
+    assert (clone.folder / ".venv").exists()
+
+
+def test_an_interpreter_that_does_not_run_or_does_not_suit_is_passed_over(clone):
+    clone.add("python3.12", "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n")
+    clone.add_python("python3", python=fake_version(13))
+    clone.add_python("python3.10")
+    result, ran, _ = clone.run("fit")
+    assert result.returncode == 0, result.stderr
+    assert ran == ["--task fit"]
+    assert "python3.10" not in result.stderr
+
+
+def test_no_suitable_interpreter_is_one_sentence(clone):
+    clone.add_python("python3", python=fake_version(13))
+    result, _, _ = clone.run("fit")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "3.9 to 3.12" in result.stderr
+
+
+@pytest.mark.parametrize("minor", [8, 13])
+def test_an_active_environment_of_another_version_is_refused(clone, minor):
+    clone.add_python("../env/bin/python", python=fake_version(minor))
+    result, ran, pip = clone.run("fit", VIRTUAL_ENV=str(clone.folder / "env"))
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "deactivate" in result.stderr
+    assert not ran and not pip
+
+
+def test_a_missing_compiler_is_named_before_anything_is_installed(clone):
+    clone.add_python("python3")
+    (clone.bin / "g++").unlink()
+    result, _, pip = clone.run("fit")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "package g++" in result.stderr
+    assert not pip
+    assert not (clone.folder / ".venv").exists()
+
+
+def test_missing_headers_are_named(clone):
+    hide = "import sys, sysconfig; sysconfig.get_path = lambda name: '/'; exec(sys.argv[2])"
+    clone.add_python("python3", python=f'{sys.executable}" -c "{hide}')
+    result, _, pip = clone.run("fit")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"package python{version}-dev" in result.stderr
+    assert not pip
+
+
+def test_a_python_without_venv_is_named(clone):
+    hide = "import sys; sys.modules['ensurepip'] = None; exec(sys.argv[2])"
+    clone.add_python("python3", python=f'{sys.executable}" -c "{hide}')
+    result, _, pip = clone.run("fit")
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert "-venv" in result.stderr
+    assert not pip
+
+
+def test_the_script_runs_from_a_path_with_spaces(tmp_path):
+    clone = Clone(tmp_path / "a clone")
+    clone.add_python("python3")
+    result, ran, _ = clone.run("fit")
+    assert result.returncode == 0, result.stderr
+    assert ran == ["--task fit"]
+
+
+def test_the_scripts_are_executable():
+    assert os.access(ROOT / "run.sh", os.X_OK)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,165 @@
+import jittor as jt
+import numpy as np
+import pytest
+
+from siren import operators
+from siren.coordinates import spacing
+from siren.engine import reference
+from siren.images import read_image
+from siren.network import Siren
+from siren.pictures import absolute_error, magnitude, signed
+from siren.tasks.edit import Edit, blend_fields
+from siren.tasks.fit import Fit
+from siren.tasks.inpaint import Inpaint
+from siren.tasks.poisson import Poisson
+
+SHAPES = [(16, 24, 1), (21, 13, 3)]
+
+
+@pytest.fixture(params=SHAPES, ids=str)
+def two_images(request, data):
+    height, width, channels = request.param
+    return tuple(
+        read_image(data / name, channels, (height, width)) for name in ("camera.png", "rocket.jpg")
+    )
+
+
+class Painted:
+    """Engine stand-in: a network that is exactly the given picture, for losses of values."""
+
+    def __init__(self, image):
+        self.values = jt.array(image.reshape(-1, image.shape[2]))
+
+    def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
+        assert order == 0
+        return [self.values]
+
+    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0)):
+        assert order == 0
+        return (self.values.reshape(target.shape) - target).sqr().mean()
+
+
+def loss(task, engine, network=None):
+    return task.loss(network, jt.array(task.coordinates), jt.array(task.target), engine).item()
+
+
+def test_fit_is_pixel_mse(two_images):
+    image, other = two_images
+    task = Fit(image)
+    assert task.reference is image
+    assert loss(task, Painted(image)) == 0
+    assert loss(task, Painted(other)) == pytest.approx(((image - other) ** 2).mean(), rel=1e-5)
+
+
+def test_inpaint_gives_distinct_pixels_and_scores_the_others(two_images):
+    image, _ = two_images
+    height, width, channels = image.shape
+    task = Inpaint(image, points=100, seed=7)
+    assert task.given.sum() == 100
+    assert (task.scored == ~task.given).all()
+    assert (task.masked[task.given] == image[task.given]).all()
+    assert (task.masked[~task.given] == 0).all()  # mid-gray
+    assert task.target.shape == (100, 1, channels)
+
+    # each coordinate belongs to its value
+    rows = np.rint((task.coordinates[:, 0] + 1) / spacing(height, width)[0]).astype(int)
+    columns = np.rint((task.coordinates[:, 1] + 1) / spacing(height, width)[1]).astype(int)
+    assert (image[rows, columns] == task.target[:, 0]).all()
+    assert len(set(zip(rows, columns))) == 100
+
+    again, another = Inpaint(image, 100, seed=7), Inpaint(image, 100, seed=8)
+    assert (again.given == task.given).all()
+    assert (another.given != task.given).any()
+
+
+def test_poisson_target_is_the_laplacian_of_every_channel(two_images):
+    image, other = two_images
+    task = Poisson(image, "fd")
+    from scipy import ndimage
+
+    for channel in range(image.shape[2]):
+        expected = ndimage.laplace(image[..., channel], mode="nearest").ravel()
+        np.testing.assert_allclose(task.target[:, 0, channel], expected, atol=1e-5)
+    assert loss(task, Painted(image)) < 1e-12
+    # a constant is invisible to the loss, and put right by restore
+    assert loss(task, Painted(image + 0.3)) < 1e-12
+    shifted = image + np.linspace(-0.4, 0.3, image.shape[2], dtype=np.float32)
+    np.testing.assert_allclose(task.restore(shifted), image, atol=1e-5)
+    expected = ((operators.fd_laplacian(image) - operators.fd_laplacian(other)) ** 2).mean()
+    assert loss(task, Painted(other)) == pytest.approx(expected, rel=1e-4)
+    # contrast is not touched
+    assert task.restore(0.1 * image).std() == pytest.approx(0.1 * image.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2])
+def test_edit_average_is_the_average_image(two_images, alpha):
+    image, other = two_images
+    task = Edit(image, other, "fd", "average", alpha)
+    average = alpha * image + (1 - alpha) * other
+    np.testing.assert_allclose(task.reference, average, atol=2e-5)
+    assert loss(task, Painted(average)) < 1e-12
+    assert loss(task, Painted(image)) > 1e-3
+
+
+def test_edit_mixed_follows_the_larger_gradient(two_images):
+    image, other = two_images
+    first, second = operators.fd_gradient(image), operators.fd_gradient(other)
+    rows, columns = blend_fields(first, second, "mixed", 0.5)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            strength = [sum((d[y, x] ** 2).sum() for d in field) for field in (first, second)]
+            if abs(strength[0] - strength[1]) < 1e-5 * max(strength):
+                continue  # a tie, decided by rounding
+            source = first if strength[0] > strength[1] else second
+            assert (rows[y, x] == source[0][y, x]).all()
+            assert (columns[y, x] == source[1][y, x]).all()
+    # a flat first image is replaced by the second one, a flat second one changes nothing
+    flat = np.full_like(image, 0.25)
+    for pair in ((flat, other), (other, flat)):
+        task = Edit(*pair, "fd", "mixed", 0.5)
+        difference = task.reference - other
+        assert np.ptp(difference, axis=(0, 1)).max() < 1e-4
+        mean = (flat.mean((0, 1)) + other.mean((0, 1))) / 2
+        np.testing.assert_allclose(task.reference.mean((0, 1)), mean, atol=1e-4)
+
+
+def test_edit_target_of_the_exact_operators_is_sobel(two_images):
+    image, other = two_images
+    task = Edit(image, other, "forward", "average", 0.5)
+    rows, columns = operators.sobel_gradient((image + other) / 2)
+    channels = image.shape[2]
+    np.testing.assert_allclose(task.target[:, 0], rows.reshape(-1, channels), atol=1e-5)
+    np.testing.assert_allclose(task.target[:, 1], columns.reshape(-1, channels), atol=1e-5)
+
+
+@pytest.mark.parametrize("operator", operators.OPERATORS)
+def test_colour_losses_are_the_mean_over_channels(data, operator):
+    """A three-channel network of three gray ones has the mean of their losses."""
+    jt.set_global_seed(0)
+    image = read_image(data / "astronaut.jpg", 3, (12, 16))
+    network = Siren(out_features=3, hidden_features=16, hidden_layers=1)
+    gray = Siren(out_features=1, hidden_features=16, hidden_layers=1)
+    for mine, theirs in zip(list(gray.linears)[:-1], list(network.linears)[:-1]):
+        mine.weight.assign(theirs.weight)
+        mine.bias.assign(theirs.bias)
+    losses = []
+    for channel in range(3):
+        gray.linears[-1].weight.assign(network.linears[-1].weight[channel : channel + 1])
+        gray.linears[-1].bias.assign(network.linears[-1].bias[channel : channel + 1])
+        jt.sync(gray.parameters())
+        task = Poisson(image[..., channel : channel + 1], operator)
+        losses.append(loss(task, reference, gray))
+    colour = loss(Poisson(image, operator), reference, network)
+    assert colour == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+def test_pictures_of_derivatives_and_errors():
+    values = np.array([[-2.0, 0.0], [1.0, 2.0]])[..., None]
+    picture, largest = signed(values)
+    assert largest == 2
+    assert picture[..., 0].tolist() == [[-1, 0], [0.5, 1]]
+    picture, largest = magnitude(np.zeros((2, 2, 1)), values)
+    assert picture[..., 0].tolist() == [[1, -1], [0, 1]]
+    picture, largest = absolute_error(np.float32([[[3.0], [0.0]]]), np.float32([[[0.5], [0.25]]]))
+    assert largest == 0.5  # the output is clipped to 1 first
+    assert picture[..., 0].tolist() == [[1, 0]]
