@@ -52,10 +52,11 @@ def run(options: argparse.Namespace) -> int:
     import jittor
 
     from siren import report, training
-    from siren.engine import reference as engine
+    from siren.engine import choose
     from siren.metrics import psnr, ssim
     from siren.network import Siren
 
+    engine = choose(options.engine)
     jittor.set_global_seed(options.seed)
     task = make_task(options, image, other)
     network = Siren(
@@ -337,6 +338,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         choices=("auto", "cpu", "cuda"),
         default="auto",
         help="auto: the NVIDIA GPU if a working one is there",
+    )
+    group.add_argument(
+        "--engine",
+        choices=("fused", "reference"),
+        default="fused",
+        help="fused: C++ kernels that keep each tile of points in cache; reference: the same in "
+        "plain Jittor operations (slow)",
     )
     group.add_argument(
         "--verbose",

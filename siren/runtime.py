@@ -9,6 +9,7 @@ the device on. A variable that the user has set wins over ours.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import fcntl
@@ -151,12 +152,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     import jittor as jt
 
-    # Jittor has put handlers in place that end the process at once: on Ctrl-C, and when any child
-    # process is killed. Python still knows what it had before (None: nothing of its own).
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGCHLD):
-            if signal.getsignal(number) is not None:
-                signal.signal(number, signal.getsignal(number))
+        _give_signals_back()
 
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
@@ -517,6 +514,23 @@ def _announce_first_compilation() -> None:
 def _import_jittor(verbose: bool) -> None:
     with _problems_in_one_line(verbose):
         import jittor  # noqa: F401
+
+
+def _give_signals_back() -> None:
+    """Undo what Jittor does to signals, so that Ctrl-C is a KeyboardInterrupt and a clean exit."""
+    import jittor_utils
+
+    # Its handlers end the process at once, on Ctrl-C and when any child process is killed. Python
+    # still knows what it had before (None: nothing of its own).
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        if signal.getsignal(number) is not None:
+            signal.signal(number, signal.getsignal(number))
+    # Its compile workers idle until the process exits. Ctrl-C in a terminal reaches them too, and
+    # one that dies holds a lock that the exit then waits for, for ever. It starts new ones on need.
+    if jittor_utils.pool_size:
+        atexit.unregister(jittor_utils.pool_cleanup)
+        jittor_utils.pool_cleanup()
+        jittor_utils.pool_size = 0
 
 
 @contextlib.contextmanager

@@ -41,12 +41,12 @@ def derivatives(layers, omega_0, x, scale=(1.0, 1.0), step=1e-4):
     return [*result, laplacian]
 
 
-def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0), weight=None):
+def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0), weight=None, step=1e-4):
     """Mean squared error of the supervised streams against ``target`` (N, K, channels)."""
     if order == 0:
         streams = [value(layers, omega_0, x)]
     else:
-        streams = derivatives(layers, omega_0, x, scale)
+        streams = derivatives(layers, omega_0, x, scale, step)
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
     residual = (np.stack(streams[supervised], axis=1) - target) ** 2
     if weight is not None:

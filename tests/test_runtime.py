@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
 
-def run_python(code, *, remove=(), **variables):
+def run_python(code, *, remove=(), timeout=600, **variables):
     """Run code in a new interpreter, in the environment as siren.runtime found it."""
     environment = {**runtime._user_environment(), "PYTHONPATH": str(ROOT), **variables}
     for name in remove:
@@ -26,7 +26,7 @@ def run_python(code, *, remove=(), **variables):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
     )
 
 
@@ -362,6 +362,24 @@ def test_jittor_starts_quietly_and_leaves_ctrl_c_to_python():
     assert description["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert description["threads"] >= 1
     assert description["device_name"]
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_the_exit_does_not_hang():
+    result = run_python(
+        """
+        import os, signal
+        os.setpgrp()
+        from siren import runtime
+        runtime.start("cpu")
+        try:
+            os.killpg(0, signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            print("interrupted")
+        """,
+        timeout=120,
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
 
 
 def test_the_stand_in_for_python_config_describes_this_interpreter(monkeypatch, tmp_path):

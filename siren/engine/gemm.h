@@ -8,8 +8,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "parallel.h"
 #include "vector.h"
@@ -22,10 +22,11 @@ inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple 
 
 // c[block_rows, panel] = a[block_rows, depth] b[depth, panel]. The panels of a lie `stride` floats
 // apart; depth is a multiple of `panel`.
-inline void product_block(const float* a, size_t stride, const float* b, float* c, int depth) {
+__attribute__((noinline)) inline void product_block(const float* a, size_t stride, const float* b, float* c, int depth) {
     Vector sums[block_rows][2];
     for (int i = 0; i < block_rows; ++i) sums[i][0] = sums[i][1] = Vector{};
     for (int p = 0; p < depth; p += panel, a += stride) {
+#pragma GCC unroll 4
         for (int k = 0; k < panel; ++k, b += panel) {
             const Vector b0 = at(b), b1 = at(b + lanes);
 #pragma GCC unroll 12
@@ -51,37 +52,44 @@ inline void product_panel(const float* a, const float* b, float* c, int rows, in
     }
 }
 
-// c[outer_rows, panel] += sum over rows of a[row, outer_rows]^T b[row, panel].
-inline void outer_block(const float* a, const float* b, float* c, int rows) {
-    for (int i = 0; i < outer_rows; ++i) {
-        // The accumulator lives in a farther cache than the operands: ask for it ahead of use.
+// c[height, panel] += sum over rows of a[row, height]^T b[row, panel].
+template <int height>
+__attribute__((noinline)) void outer_block(const float* a, const float* b, float* c, int rows) {
+    for (int i = 0; i < height; ++i) {
+        // The sum lives in a farther cache than the operands: ask for it ahead of use.
         __builtin_prefetch(c + i * panel, 1);
         __builtin_prefetch(c + i * panel + lanes, 1);
     }
-    Vector sums[outer_rows][2];
-    for (int i = 0; i < outer_rows; ++i) sums[i][0] = sums[i][1] = Vector{};
+    Vector sums[height][2];
+    for (int i = 0; i < height; ++i) sums[i][0] = sums[i][1] = Vector{};
+#pragma GCC unroll 2
     for (int row = 0; row < rows; ++row, a += panel, b += panel) {
         const Vector b0 = at(b), b1 = at(b + lanes);
-#pragma GCC unroll 8
-        for (int i = 0; i < outer_rows; ++i) {
+#pragma GCC unroll 12
+        for (int i = 0; i < height; ++i) {
             const Vector x = broadcast(a[i]);
             sums[i][0] += x * b0;
             sums[i][1] += x * b1;
         }
     }
-#pragma GCC unroll 8
-    for (int i = 0; i < outer_rows; ++i, c += panel) {
+#pragma GCC unroll 12
+    for (int i = 0; i < height; ++i, c += panel) {
         at(c) += sums[i][0];
         at(c + lanes) += sums[i][1];
     }
 }
 
-// C += A^T B for a[rows, m], b[rows, n], c[m, n]; m and n are multiples of panel.
+// C += A^T B for a[rows, m], b[rows, n], c[m, n]; m and n are multiples of panel. The columns of a
+// panel of A are handled in three blocks, as even as can be, each of which fits the registers.
 inline void outer_products(const float* a, const float* b, float* c, int rows, int m, int n) {
-    for (int j = 0; j < n; j += panel) {
-        for (int i = 0; i < m; i += outer_rows) {
-            outer_block(a + size_t(i / panel) * rows * panel + i % panel, b + size_t(j) * rows,
-                        c + size_t(j) * m + i * panel, rows);
+    constexpr int first = (panel + 2) / 3, second = (panel + 1) / 3, third = panel / 3;
+    const size_t stride = size_t(rows) * panel;
+    for (int j = 0; j < n; j += panel, b += stride) {
+        const float* x = a;
+        for (int i = 0; i < m; i += panel, x += stride, c += panel * panel) {
+            outer_block<first>(x, b, c, rows);
+            outer_block<second>(x + first, b, c + first * panel, rows);
+            outer_block<third>(x + first + second, b, c + (first + second) * panel, rows);
         }
     }
 }
@@ -107,6 +115,48 @@ inline void pack_panel_transposed(const float* source, int rows, int columns, fl
         const float* column = source + size_t(j * panel + q) * rows;
         for (int i = 0; i < rows; ++i) destination[i * panel + q] = factor * column[i];
     }
+}
+
+// Dense row-major product c(m, n) = a(m, k) b, where b is (k, n), or (n, k) if transpose_b.
+inline void matmul(const float* a, const float* b, float* c, int m, int n, int k,
+                   bool transpose_b = false) {
+    static thread_local Workspace workspace;
+    const int rows = round_up(m, block_rows), depth = round_up(k, panel);
+    const int blocks = rows / block_rows, depth_panels = depth / panel;
+    const int panels = round_up(n, panel) / panel;
+    const size_t a_panel = size_t(rows) * panel, b_panel = size_t(depth) * panel;
+    float* const packed_b = workspace.reserve(panels * b_panel + depth_panels * a_panel);
+    float* const packed_a = packed_b + panels * b_panel;
+
+    const int64_t worthwhile = 1 << 20;  // below this many multiply-adds a thread does not pay
+    const int threads =
+        int(std::min<int64_t>(max_threads(), int64_t(m) * n * k / worthwhile + 1));
+    parallel(threads, [=](int thread) {
+        const int end = int(share(panels + depth_panels, thread + 1, threads));
+        for (int j = int(share(panels + depth_panels, thread, threads)); j < end; ++j) {
+            if (j >= panels) {
+                const int p = j - panels;
+                pack_panel(a, m, k, 1.0f, p, packed_a + p * a_panel, rows);
+            } else if (transpose_b) {
+                pack_panel_transposed(b, k, n, 1.0f, j, packed_b + j * b_panel, depth);
+            } else {
+                pack_panel(b, k, n, 1.0f, j, packed_b + j * b_panel, depth);
+            }
+        }
+    });
+    parallel(threads, [=](int thread) {
+        const int64_t units = int64_t(panels) * blocks;
+        const int64_t end = share(units, thread + 1, threads);
+        for (int64_t unit = share(units, thread, threads); unit < end; ++unit) {
+            const int j = int(unit / blocks), i = int(unit % blocks) * block_rows;
+            alignas(sizeof(Vector)) float block[block_rows * panel];
+            product_block(packed_a + i * panel, a_panel, packed_b + j * b_panel, block, depth);
+            const int valid = std::min(panel, n - j * panel);
+            for (int r = 0; r < std::min(block_rows, m - i); ++r) {
+                std::copy_n(block + r * panel, valid, c + size_t(i + r) * n + j * panel);
+            }
+        }
+    });
 }
 
 }  // namespace siren

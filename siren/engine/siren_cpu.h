@@ -130,10 +130,11 @@ inline void reduce(const Network& net, const Layout& layout, const float* partia
                    const Gradients& gradients, int thread, int threads) {
     const size_t size = aligned(layout.size());
     const auto total = [&](size_t offset, int n, int stride, float factor, float* result) {
-        for (int i = 0; i < n; ++i) {
-            float x = 0;
-            for (int t = 0; t < parts; ++t) x += partial[t * size + offset + i];
-            result[size_t(i) * stride] = factor * x;
+        for (int i = 0; i < n; i += lanes) {
+            Vector x{};
+            for (int t = 0; t < parts; ++t) x += at(partial + t * size + offset + i);
+            x *= factor;
+            for (int q = 0; q < std::min(lanes, n - i); ++q) *(result + (i + q) * stride) = x[q];
         }
     };
     const int last = net.hidden_layers + 1;

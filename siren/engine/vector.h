@@ -3,26 +3,21 @@
 
 namespace siren {
 
-// `block_rows` x 2 vectors is the register block of a matrix product, `outer_rows` x 2 vectors that
-// of a sum of outer products. Both leave room for two vectors of B and one broadcast element of A.
+// A matrix product works on blocks of `block_rows` rows and two vectors of columns: as many sums as
+// leave registers for two vectors of B and one element of A.
 #if defined(__AVX512F__)
-constexpr int lanes = 16, block_rows = 12, outer_rows = 8;
+constexpr int lanes = 16, block_rows = 12;
 #elif defined(__AVX2__) && defined(__FMA__)
-constexpr int lanes = 8, block_rows = 6, outer_rows = 4;
+constexpr int lanes = 8, block_rows = 6;
 #else
-constexpr int lanes = 4, block_rows = 4, outer_rows = 4;
+constexpr int lanes = 4, block_rows = 4;
 #endif
 
 typedef float Vector __attribute__((vector_size(lanes * 4), may_alias));
 typedef int IntVector __attribute__((vector_size(lanes * 4), may_alias));
-typedef float UnalignedVector __attribute__((vector_size(lanes * 4), may_alias, aligned(4)));
 
 inline Vector& at(float* p) { return *reinterpret_cast<Vector*>(p); }
 inline const Vector& at(const float* p) { return *reinterpret_cast<const Vector*>(p); }
-inline UnalignedVector& at_any(float* p) { return *reinterpret_cast<UnalignedVector*>(p); }
-inline const UnalignedVector& at_any(const float* p) {
-    return *reinterpret_cast<const UnalignedVector*>(p);
-}
 
 inline Vector broadcast(float x) { return Vector{} + x; }
 

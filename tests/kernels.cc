@@ -1,0 +1,49 @@
+// The CPU kernels as a plain library, so that a test can compile them for other instruction sets.
+#include "binding.h"
+
+#include <map>
+#include <string>
+
+namespace {
+
+siren::Call make(int width, int hidden_layers, int channels, int order, float omega,
+                 const float* scale) {
+    std::map<std::string, double> numbers{
+        {"width", width},         {"hidden_layers", hidden_layers}, {"channels", channels},
+        {"order", order},         {"omega_0", omega},               {"scale_row", scale[0]},
+        {"scale_column", scale[1]}};
+    return siren::Call(numbers);
+}
+
+}  // namespace
+
+extern "C" {
+
+int vector_lanes() { return siren::lanes; }
+
+void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
+    siren::sincos_array(x, sine, cosine, n);
+}
+
+void streams(int width, int hidden_layers, int channels, int order, float omega,
+             const float* scale, const float* parameters, const float* coordinates, int64_t n,
+             float* output) {
+    make(width, hidden_layers, channels, order, omega, scale)
+        .streams(parameters, coordinates, n, output);
+}
+
+void product(int width, int hidden_layers, int channels, int order, float omega,
+             const float* scale, const float* parameters, const float* coordinates, int64_t n,
+             const float* cotangent, float* gradient) {
+    make(width, hidden_layers, channels, order, omega, scale)
+        .product(parameters, coordinates, cotangent, n, gradient);
+}
+
+void loss(int width, int hidden_layers, int channels, int order, float omega, const float* scale,
+          const float* parameters, const float* coordinates, int64_t n, const float* target,
+          const float* weight, float* loss, float* gradient) {
+    make(width, hidden_layers, channels, order, omega, scale)
+        .loss(parameters, coordinates, target, weight, n, loss, gradient);
+}
+
+}  // extern "C"
