@@ -9,6 +9,8 @@ from numpy_siren import (
     parameter_derivative,
     relative_error,
     squared_error,
+    streams,
+    value,
 )
 from scipy import ndimage
 from skimage import filters
@@ -184,7 +186,7 @@ def test_sobel_is_scikit_images():
 @pytest.mark.parametrize("operator", operators.OPERATORS)
 @pytest.mark.parametrize("order", [1, 2])
 def test_gradient_of_the_loss_in_the_parameters(operator, order):
-    """Against central differences of the loss in float64, one entry of every layer."""
+    """Against the loss in float64, along one random direction in every weight and bias."""
     jt.set_global_seed(order)
     rng = np.random.default_rng(order)
     network = Siren(out_features=2, hidden_features=16, hidden_layers=2)
@@ -196,12 +198,12 @@ def test_gradient_of_the_loss_in_the_parameters(operator, order):
     def float64_loss(layers):
         if operator != "fd":
             return squared_error(layers, 30.0, points64, target, order, scale)
-        image = derivatives(layers, 30.0, points64)[0].reshape(*SHAPE, 2)
+        image = value(layers, 30.0, points64).reshape(*SHAPE, 2)
         if order == 1:
-            streams = operators.fd_gradient(image)
+            components = operators.fd_gradient(image)
         else:
-            streams = [operators.fd_laplacian(image)]
-        predicted = np.stack([stream.reshape(-1, 2) for stream in streams], axis=1)
+            components = [operators.fd_laplacian(image)]
+        predicted = np.stack([component.reshape(-1, 2) for component in components], axis=1)
         return ((predicted - target) ** 2).mean()
 
     points64 = points.astype(np.float64)
@@ -221,9 +223,26 @@ def test_gradient_of_the_loss_in_the_parameters(operator, order):
     for depth in range(len(layers)):
         for kind in (0, 1):
             ours = gradients[2 * depth + kind]
-            index = tuple(int(rng.integers(n)) for n in ours.shape)
-            expected = parameter_derivative(float64_loss, layers, depth, kind, index)
-            assert abs(ours[index] - expected) < 2e-4 * np.abs(ours).max() + 1e-5 * largest
+            direction = rng.normal(size=ours.shape)
+            direction /= np.linalg.norm(direction)
+            expected = parameter_derivative(float64_loss, layers, depth, kind, direction)
+            tolerance = 1e-4 * np.linalg.norm(ours) + 1e-7 * largest
+            assert abs((ours * direction).sum() - expected) < tolerance
+
+
+@given(st.integers(0, 2**31))
+def test_forward_mode_formula_against_differences(seed):
+    """The float64 streams that everything else is checked against."""
+    rng = np.random.default_rng(seed)
+    widths, omega_0, scale = [2, 5, 4, 3], rng.uniform(1, 10), rng.uniform(0.2, 2, 2)
+    layers = [
+        (rng.uniform(-1, 1, (b, a)) / omega_0**0.5, rng.uniform(-1, 1, b))
+        for a, b in zip(widths, widths[1:])
+    ]
+    points = rng.uniform(-1, 1, (6, 2))
+    exact = derivatives(layers, omega_0, points, scale, step=1e-3)
+    for ours, expected in zip(streams(layers, omega_0, points, scale), exact):
+        assert relative_error(ours, expected) < 1e-4
 
 
 def test_squared_error_weights_points():
