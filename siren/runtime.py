@@ -111,6 +111,10 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     settings = {name: value for name, value in settings.items() if name not in user}
     if include:
         settings["cc_flags"] = f"{user.get('cc_flags', '')} {include}".strip()
+        # Jittor names the original's folder before these flags where it compiles its parts for
+        # cuBLAS and others. g++ and nvcc search a folder that is in this variable after all others.
+        folders = [str(_original_header().parent), user.get("CPLUS_INCLUDE_PATH", "")]
+        settings["CPLUS_INCLUDE_PATH"] = os.pathsep.join(filter(None, folders))
     for name in _record():
         os.environ.pop(name, None)
     os.environ.update(user)
@@ -476,13 +480,16 @@ def corrected_helper_header(text: str) -> str:
     return text[:user] + function + text[user:]
 
 
-def _write_corrected_header() -> Path:
-    """Write the corrected ``helper_cuda.h``; the installed package stays as it is."""
+def _original_header() -> Path:
     package = importlib.util.find_spec("jittor")
     if package is None:
         raise FileNotFoundError("jittor")
-    source = Path(package.submodule_search_locations[0], "extern", "cuda", "inc", "helper_cuda.h")
-    header = corrected_helper_header(source.read_text(encoding="utf8"))
+    return Path(package.submodule_search_locations[0], "extern", "cuda", "inc", "helper_cuda.h")
+
+
+def _write_corrected_header() -> Path:
+    """Write the corrected ``helper_cuda.h``; the installed package stays as it is."""
+    header = corrected_helper_header(_original_header().read_text(encoding="utf8"))
     return _write_once(_cache_folder() / f"include-{_digest(header)}" / "helper_cuda.h", header)
 
 

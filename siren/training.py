@@ -57,7 +57,7 @@ def train(network, task, engine, epochs: int, learning_rate: float) -> Training:
     target = jt.array(task.target).stop_grad()
     training = Training()
     best_parameters = None
-    measure_every = max(1, min(LINE_EVERY, epochs // 10))
+    measure_every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
 
     start = time.perf_counter()
     with _Progress(epochs) as progress:

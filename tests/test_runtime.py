@@ -301,6 +301,7 @@ def test_cuda_13_gets_the_corrected_header_and_a_cache_of_its_own(monkeypatch, t
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(runtime._RECORD, "{}")
     monkeypatch.setenv("cc_flags", "-g")
+    monkeypatch.setenv("CPLUS_INCLUDE_PATH", "/mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delitem(sys.modules, "jittor", raising=False)
     monkeypatch.setattr(runtime, "_find_cuda", lambda: runtime._Cuda("/cuda/bin/nvcc", 13000, 90))
@@ -311,10 +312,15 @@ def test_cuda_13_gets_the_corrected_header_and_a_cache_of_its_own(monkeypatch, t
     assert (Path(flags.split('"')[1]) / "helper_cuda.h").is_file()
     assert after["nvcc_path"] == "/cuda/bin/nvcc"
     assert after["cache_name"] == "siren_cuda13"
+    # g++ searches folders of this variable last, even those that Jittor names first
+    original, mine = after["CPLUS_INCLUDE_PATH"].split(os.pathsep)
+    assert (Path(original) / "helper_cuda.h").is_file()
+    assert mine == "/mine"
 
     runtime.prepare("cpu")
     after = dict(os.environ)
     assert after["cc_flags"] == "-g"
+    assert after["CPLUS_INCLUDE_PATH"] == "/mine"
     assert after["nvcc_path"] == ""
     assert after["cache_name"] == "siren"
 
