@@ -21,8 +21,9 @@ constexpr int panel = 2 * lanes;
 inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // c[block_rows, panel] = a[block_rows, depth] b[depth, panel]. The panels of a lie `stride` floats
-// apart; depth is a multiple of `panel`.
-__attribute__((noinline)) inline void product_block(const float* a, size_t stride, const float* b, float* c, int depth) {
+// apart; depth is a multiple of `panel`. Never inlined: all registers are needed for the sums.
+__attribute__((noinline)) inline void product_block(const float* a, size_t stride, const float* b,
+                                                    float* c, int depth) {
     Vector sums[block_rows][2];
     for (int i = 0; i < block_rows; ++i) sums[i][0] = sums[i][1] = Vector{};
     for (int p = 0; p < depth; p += panel, a += stride) {
@@ -99,22 +100,30 @@ inline void outer_products(const float* a, const float* b, float* c, int rows, i
 inline void pack_panel(const float* source, int rows, int columns, float factor, int j,
                        float* destination, int padded_rows) {
     const int valid = std::min(panel, columns - j * panel);
-    std::fill_n(destination, size_t(padded_rows) * panel, 0.0f);
-    for (int i = 0; i < rows; ++i) {
-        const float* row = source + size_t(i) * columns + j * panel;
-        for (int q = 0; q < valid; ++q) destination[i * panel + q] = factor * row[q];
+    source += j * panel;
+    for (int i = 0; i < rows; ++i, source += columns, destination += panel) {
+        for (int q = 0; q < valid; ++q) destination[q] = factor * source[q];
+        for (int q = valid; q < panel; ++q) destination[q] = 0;
     }
+    std::fill_n(destination, size_t(padded_rows - rows) * panel, 0.0f);
 }
 
-// The same for the transposed matrix: source is (columns, rows).
+// The same for the transposed matrix: source is (columns, rows). Rows go in strips, so that the
+// scattered writes of a strip stay in the first-level cache.
 inline void pack_panel_transposed(const float* source, int rows, int columns, float factor, int j,
                                   float* destination, int padded_rows) {
+    constexpr int strip = 16;
     const int valid = std::min(panel, columns - j * panel);
-    std::fill_n(destination, size_t(padded_rows) * panel, 0.0f);
-    for (int q = 0; q < valid; ++q) {
-        const float* column = source + size_t(j * panel + q) * rows;
-        for (int i = 0; i < rows; ++i) destination[i * panel + q] = factor * column[i];
+    source += size_t(j) * panel * rows;
+    if (valid < panel) std::fill_n(destination, size_t(rows) * panel, 0.0f);
+    for (int start = 0; start < rows; start += strip) {
+        const int end = std::min(rows, start + strip);
+        for (int q = 0; q < valid; ++q) {
+            const float* column = source + size_t(q) * rows;
+            for (int i = start; i < end; ++i) destination[i * panel + q] = factor * column[i];
+        }
     }
+    std::fill_n(destination + size_t(rows) * panel, size_t(padded_rows - rows) * panel, 0.0f);
 }
 
 // Dense row-major product c(m, n) = a(m, k) b, where b is (k, n), or (n, k) if transpose_b.

@@ -1,6 +1,7 @@
 // Sine and cosine together, a vector at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 
@@ -8,8 +9,8 @@
 
 namespace siren {
 
-// x = n pi + r with |r| <= pi/2 gives sin x = (-1)^n sin r and cos x = (-1)^n cos r: a period of pi,
-// not pi/2, needs one more term in each polynomial but no exchange of the two. The reduction is
+// x = n pi + r with |r| <= pi/2 gives sin x = (-1)^n sin r and cos x = (-1)^n cos r: a period of
+// pi, not pi/2, needs one more term in each polynomial but no exchange of the two. The reduction is
 // Cody and Waite's: n times each of the first two parts of pi is exact up to |x| = 1e4, with or
 // without fused multiply-add. The polynomials are minimax fits. Absolute error below 2e-7.
 inline void sincos(Vector x, Vector& sine, Vector& cosine) {

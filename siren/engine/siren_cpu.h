@@ -18,10 +18,11 @@
 //                                          x~_L = c g_L
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "adam.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "sincos.h"
@@ -48,7 +49,9 @@ inline int stream_count(int order) { return order == 0 ? 1 : order == 1 ? 3 : 4;
 
 namespace detail {
 
-constexpr int tile_rows = 192;  // points x streams in a tile
+// Points x streams in a tile: enough rows to repay a pass over the weights and over the sums of
+// their gradient, few enough for a layer to stay in the second-level cache.
+constexpr int tile_rows = 192;
 
 inline size_t aligned(size_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -169,8 +172,7 @@ inline void reduce(const Network& net, const Layout& layout, const float* partia
 template <int streams>
 class Tile {
 public:
-    static constexpr int max_points =
-        std::max(tile_rows / streams / block_rows, 1) * block_rows;
+    static constexpr int max_points = tile_rows / streams / block_rows * block_rows;
 
     // Without `keep`, layers share buffers, and only forward() may be called.
     static size_t scratch_size(const Layout& layout, bool keep) {
@@ -225,7 +227,8 @@ public:
     // Adds this tile's share of the gradient to `gradient`, in the layout of the parameters.
     void backward(float* gradient) {
         const int width = layout_.width;
-        float *g = buffer(2 * layout_.hidden_layers + 2), *next = buffer(2 * layout_.hidden_layers + 3);
+        float* g = buffer(2 * layout_.hidden_layers + 2);
+        float* next = buffer(2 * layout_.hidden_layers + 3);
         output_layer_adjoint(g, gradient);
         for (int l = layout_.hidden_layers; l > 0; --l) {
             for (int j = 0; j < width; j += panel) sine_layer_adjoint(l, j, g, gradient);
@@ -447,8 +450,7 @@ void for_each_tile(const Network& net, const float* coordinates, int64_t n, cons
         const int64_t tile_count = (count * block_rows + tile.max_points - 1) / tile.max_points;
         for (int64_t t = 0; t < tile_count; ++t) {
             const int64_t begin = (first + count * t / tile_count) * block_rows;
-            const int64_t end =
-                std::min(n, (first + count * (t + 1) / tile_count) * block_rows);
+            const int64_t end = std::min(n, (first + count * (t + 1) / tile_count) * block_rows);
             tile.load(coordinates + 2 * begin, int(end - begin));
             tile.forward();
             visit(tile, begin, end, thread);

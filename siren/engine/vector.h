@@ -28,7 +28,8 @@ inline float sum(Vector v) {
 }
 
 // Hides from the optimiser where a value came from. Under -ffast-math it may otherwise reassociate
-// (x + big) - big to x, and add up the parts of a split constant that exist to be subtracted singly.
+// (x + big) - big to x, and add up the parts of a split constant that exist to be subtracted one by
+// one.
 inline Vector opaque(Vector v) {
 #if defined(__AVX512F__)
     __asm__("" : "+v"(v));
