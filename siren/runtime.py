@@ -159,6 +159,10 @@ def start(device: str = "auto", verbose: bool = False) -> str:
     if threading.current_thread() is threading.main_thread():
         _give_signals_back()
 
+    # Jittor passes these two to a shell without quotes.
+    jt.flags.python_path = _shell_safe(jt.flags.python_path, sys.prefix)
+    jt.flags.jittor_path = _shell_safe(jt.flags.jittor_path, os.path.dirname(jt.flags.jittor_path))
+
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
         raise RuntimeProblem(
@@ -557,6 +561,21 @@ def _problems_in_one_line(verbose: bool):
                 "Jittor is missing; pip install -r requirements.txt provides it."
             ) from error
         raise RuntimeProblem(f"Jittor cannot be imported: {_last_line(error)}") from error
+
+
+def _shell_safe(path: str, folder: str) -> str:
+    """Return ``path``, by a link to the ``folder`` that it lies in if a shell would split it."""
+    if shlex.quote(path) == path or not path.startswith(folder + os.sep):
+        return path
+    cache = _cache_folder()
+    if shlex.quote(str(cache)) != str(cache):
+        cache = Path(tempfile.gettempdir(), f"siren-jittor-{os.getuid()}")
+    link = cache / f"link-{_digest(folder)}"
+    if not link.is_symlink():
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another process has just made it
+            link.symlink_to(folder)
+    return str(link) + path[len(folder) :]
 
 
 def _last_line(error: BaseException) -> str:
