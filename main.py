@@ -53,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 
     from siren import report, training
     from siren.engine import choose
-    from siren.metrics import psnr, ssim
+    from siren.metrics import ssim
     from siren.network import Siren
 
     engine = choose(options.engine)
@@ -78,10 +78,10 @@ def run(options: argparse.Namespace) -> int:
     folder = options.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     started = time.time_ns()
-    output = task.restore(training.picture(network, engine, (height, width)))
-    clipped = output.clip(-1, 1)
-    quality = psnr(clipped, task.reference, mask=task.scored)
-    similarity = ssim(clipped, task.reference, mask=task.scored)
+    values = training.picture(network, engine, (height, width))
+    output = task.restore(values)
+    quality = training.score(task, values)
+    similarity = ssim(output, task.reference, mask=task.scored)
     held_out = "" if task.scored is None else " on held-out pixels"
     summary = f"output: PSNR {quality:.2f} dB, SSIM {similarity:.3f}{held_out}"
 

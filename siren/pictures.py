@@ -37,10 +37,10 @@ def magnitude(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]
 
 
 def absolute_error(output: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
-    """Picture of |output - reference|, clipped output, mean over channels: zero is black.
+    """Picture of |output - reference|, mean over channels: zero is black.
 
     Returns (picture (height, width, 1) in [-1, 1], the error drawn white, which is the largest).
     """
-    error = np.abs(np.clip(output, -1, 1) - reference).mean(axis=2, keepdims=True)
+    error = np.abs(output - reference).mean(axis=2, keepdims=True)
     largest = float(error.max())
     return (2 * error / max(largest, 1e-12) - 1).astype(np.float32), largest

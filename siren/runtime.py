@@ -265,6 +265,8 @@ def _check_numpy() -> None:
             f"Jittor computes wrong values with NumPy {np.__version__}; "
             'pip install "numpy<2" repairs this.'
         )
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # known from now on; Jittor's kernels switch off the subnormals it lists
 
 
 def _check_compiler() -> None:

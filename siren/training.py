@@ -92,9 +92,10 @@ def train(network, task, engine, epochs: int, learning_rate: float) -> Training:
 def score(task, output: np.ndarray) -> float:
     """PSNR in dB of the network's picture (height, width, channels) as ``task`` scores it.
 
-    Values outside [-1, 1] are clipped, as in the saved picture.
+    Values count as they are, also outside [-1, 1], where a saved picture is clipped: a blend of two
+    gradients often has such values.
     """
-    return psnr(np.clip(task.restore(output), -1, 1), task.reference, mask=task.scored)
+    return psnr(task.restore(output), task.reference, mask=task.scored)
 
 
 def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1.0)):

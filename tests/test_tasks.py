@@ -160,6 +160,6 @@ def test_pictures_of_derivatives_and_errors():
     assert picture[..., 0].tolist() == [[-1, 0], [0.5, 1]]
     picture, largest = magnitude(np.zeros((2, 2, 1)), values)
     assert picture[..., 0].tolist() == [[1, -1], [0, 1]]
-    picture, largest = absolute_error(np.float32([[[3.0], [0.0]]]), np.float32([[[0.5], [0.25]]]))
-    assert largest == 0.5  # the output is clipped to 1 first
-    assert picture[..., 0].tolist() == [[1, 0]]
+    picture, largest = absolute_error(np.float32([[[3.0], [0.0]]]), np.float32([[[1.0], [0.5]]]))
+    assert largest == 2
+    assert picture[..., 0].tolist() == [[1, -0.5]]
