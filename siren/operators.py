@@ -14,10 +14,12 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 from scipy import ndimage
+from scipy.fft import dct
 
 from siren.coordinates import spacing
 
 OPERATORS = ("forward", "autograd", "fd")
+NORMS = ("operator", "energy", "pixel")
 
 
 # ---- finite differences on images -----------------------------------------------------------
@@ -136,10 +138,56 @@ def forward_laplacian(network, coordinates, engine, scale=(1.0, 1.0)):
     return engine.streams(network, coordinates, 2, scale)[3]
 
 
-# ---- the loss of the derivative tasks -------------------------------------------------------
+# ---- the losses of the derivative tasks ------------------------------------------------------
 
 
-def squared_error(network, coordinates, target, order, shape, operator, engine):
+class ResidualNorm:
+    """How the residual of a derivative on a pixel grid is measured.
+
+    On the grid, the error e of the picture solves Laplacian(e) = r, where r is the residual of the
+    Laplacian, or the divergence of that of the gradient. The orthonormal DCT-II diagonalises the
+    5-point Laplacian with reflecting border (eigenvalue -w at each frequency), so that from the
+    same residual
+
+        operator   |Laplacian(e)|^2 = sum r^2          (gradient: the plain squared residual)
+        energy     |gradient(e)|^2  = sum DCT(r)^2 / w
+        pixel      |e|^2            = sum DCT(r)^2 / w^2
+
+    are known, the last two up to the mean (w = 0), which carries no information. Plain squared
+    error of a Laplacian weighs an error of frequency k by k^4 and so is blind to large shapes.
+
+    shape  (height, width) of the grid
+    name   one of ``NORMS``
+    """
+
+    def __init__(self, shape, name: str):
+        self.name = name
+        if name == "operator":
+            return
+        height, width = shape
+        eigenvalues = np.add.outer(
+            *(2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in (height, width))
+        )
+        eigenvalues[0, 0] = np.inf
+        power = {"energy": 0.5, "pixel": 1.0}[name]
+        self.weight = jt.array(np.float32(eigenvalues**-power)).stop_grad()
+        self.rows, self.columns = (
+            jt.array(np.float32(dct(np.eye(n), axis=0, norm="ortho"))).stop_grad()
+            for n in (height, width)
+        )
+
+    def __call__(self, residual):
+        """Mean over pixels and channels; ``residual`` is a Var (height, width, channels)."""
+        if self.name == "operator":
+            return residual.sqr().mean()
+        losses = []
+        for channel in range(residual.shape[2]):
+            spectrum = jt.matmul(self.rows, jt.matmul(residual[:, :, channel], self.columns.t()))
+            losses.append((self.weight * spectrum).sqr().mean())
+        return sum(losses) / len(losses)
+
+
+def squared_error(network, coordinates, target, order, shape, operator, engine, norm=None):
     """Mean squared error of the network's gradient (order 1) or Laplacian (order 2) on a grid.
 
     coordinates  (height * width, 2) Var, the grid of ``shape`` (height, width)
@@ -147,13 +195,18 @@ def squared_error(network, coordinates, target, order, shape, operator, engine):
                  (along rows, along columns), 1 for the Laplacian
     operator     one of ``OPERATORS``
     engine       module that evaluates the network (``siren.engine``)
+    norm         a ``ResidualNorm`` of the grid, or None for the operator norm
 
     Returns a differentiable scalar Var.
     """
     scale = spacing(*shape)
-    if operator == "forward":
+    in_operator_norm = norm is None or norm.name == "operator"
+    if operator == "forward" and in_operator_norm:
         return engine.squared_error(network, coordinates, target, order, scale)
-    if operator == "autograd":
+    if operator == "forward":
+        predicted = engine.streams(network, coordinates, order, scale)[1:]
+        predicted = predicted if order == 1 else predicted[2]
+    elif operator == "autograd":
         points = coordinates.clone().start_grad()
         derivative = {1: autograd_gradient, 2: autograd_laplacian}[order]
         predicted = derivative(network, points, scale)
@@ -165,4 +218,8 @@ def squared_error(network, coordinates, target, order, shape, operator, engine):
     components = predicted if order == 1 else [predicted]
     channels = target.shape[2]
     predicted = jt.stack([component.reshape((-1, channels)) for component in components], dim=1)
-    return (predicted - target).sqr().mean()
+    residual = predicted - target
+    if in_operator_norm:
+        return residual.sqr().mean()
+    components = [residual[:, k].reshape((*shape, channels)) for k in range(residual.shape[1])]
+    return norm(fd_divergence(*components) if order == 1 else components[0])

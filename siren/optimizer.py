@@ -1,12 +1,17 @@
-"""Adam (Kingma and Ba 2015, arXiv:1412.6980), on lists of Jittor Vars."""
+"""Optimisers on lists of Jittor Vars, and schedules of their learning rates."""
 
 from __future__ import annotations
+
+import math
 
 import jittor as jt
 
 
 class Adam:
-    """Adam with bias correction, over ``parameters``, a list of float32 Vars updated in place."""
+    """Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
+
+    ``parameters`` is a list of float32 Vars, updated in place.
+    """
 
     def __init__(self, parameters, learning_rate: float, betas=(0.9, 0.999), epsilon: float = 1e-8):
         self.parameters = parameters
@@ -17,13 +22,60 @@ class Adam:
         self.mean = [jt.zeros_like(p).stop_grad() for p in parameters]
         self.square = [jt.zeros_like(p).stop_grad() for p in parameters]
 
-    def step(self, gradients):
-        """One update; ``gradients`` is a list of Vars of the parameters' shapes."""
+    def step(self, gradients, factor: float = 1.0):
+        """One update at ``factor`` times the learning rate; a gradient for each parameter."""
         self.steps += 1
         beta_1, beta_2 = self.betas
-        rate = self.learning_rate / (1 - beta_1**self.steps)
+        rate = factor * self.learning_rate / (1 - beta_1**self.steps)
         correction = (1 - beta_2**self.steps) ** 0.5
         for p, g, mean, square in zip(self.parameters, gradients, self.mean, self.square):
             mean.update(beta_1 * mean + (1 - beta_1) * g)
             square.update(beta_2 * square + (1 - beta_2) * g * g)
             p.update(p - rate * mean / (square.sqrt() / correction + self.epsilon))
+
+
+class Muon:
+    """Muon on the hidden matrices of a ``Siren``, Adam on all its other parameters.
+
+    A hidden matrix moves by ``learning_rate`` times its orthogonalised momentum, in Nesterov's form
+    (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
+
+    ``engine`` supplies ``orthogonalize``; ``adam_rate`` is the learning rate of the rest.
+    """
+
+    def __init__(
+        self, network, engine, learning_rate: float, adam_rate: float, momentum: float = 0.95
+    ):
+        parameters = network.parameters()
+        hidden = {id(linear.weight) for linear in list(network.linears)[1:-1]}
+        self.hidden = [i for i, p in enumerate(parameters) if id(p) in hidden]
+        self.others = [i for i, p in enumerate(parameters) if id(p) not in hidden]
+        self.matrices = [parameters[i] for i in self.hidden]
+        self.engine = engine
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.average = [jt.zeros_like(p).stop_grad() for p in self.matrices]
+        self.adam = Adam([parameters[i] for i in self.others], adam_rate)
+
+    def step(self, gradients, factor: float = 1.0):
+        """One update at ``factor`` times both rates; ``gradients`` follow network.parameters()."""
+        for p, average, i in zip(self.matrices, self.average, self.hidden):
+            average.update(self.momentum * average + gradients[i])
+            direction = self.engine.orthogonalize(self.momentum * average + gradients[i])
+            p.update(p - factor * self.learning_rate * direction)
+        self.adam.step([gradients[i] for i in self.others], factor)
+
+
+def constant(progress: float) -> float:
+    """Factor of the learning rate when the share ``progress`` of all steps is done."""
+    return 1.0
+
+
+def linear(progress: float) -> float:
+    """From 1 to 0 on a straight line."""
+    return 1 - progress
+
+
+def cosine(progress: float) -> float:
+    """From 1 to 0 along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

@@ -20,17 +20,6 @@ from siren import pictures
 from siren.images import to_uint8, write_png
 from siren.pictures import Picture
 
-FILES = (
-    "output.png",
-    "reference.png",
-    "panel.png",
-    "masked.png",
-    "gradient.png",
-    "laplacian.png",
-    "metrics.json",
-    "history.csv",
-    "network.npz",
-)
 CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
 FONT_SIZE = 15
 MARGIN = 8
@@ -50,23 +39,24 @@ def check_folder(folder: Path) -> None:
                 created.rmdir()
 
 
-def write_pictures(folder: Path, task, output: np.ndarray, summary: str) -> None:
+def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=()) -> None:
     """Write output.png, reference.png, panel.png and, for inpaint, masked.png.
 
-    ``output`` is the restored picture (height, width, channels); ``summary`` its caption.
+    ``output`` is the restored picture (height, width, channels); ``summary`` its caption;
+    ``others`` are ``Picture``s of classical methods to show beside it.
     """
     error, largest = pictures.absolute_error(output, task.reference)
     panel = [
         *task.shown,
+        *others,
         Picture(summary, output),
         Picture(f"|error|: white is {largest:.2g}", error),
     ]
     write_png(folder / "output.png", output)
     write_png(folder / "reference.png", task.reference)
     write_png(folder / "panel.png", np.asarray(draw_panel(panel)))
-    masked = getattr(task, "masked", None)
-    if masked is not None:
-        write_png(folder / "masked.png", masked)
+    if hasattr(task, "masked"):
+        write_png(folder / "masked.png", task.masked)
 
 
 def write_derivatives(folder: Path, rows, columns, laplacian) -> None:
@@ -82,13 +72,15 @@ def write_metrics(folder: Path, metrics: dict) -> None:
 
 
 def write_history(folder: Path, history) -> None:
-    """Write history.csv: one line a loss, with the PSNR in dB where it was measured."""
+    """Write history.csv: one line an epoch; the PSNR in dB only where it was measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["epoch", "loss", "psnr", "seconds"])
+    writer.writerow(["epoch", "loss", "validation", "psnr", "seconds"])
     for state in history:
+        validation = "" if state.validation is None else f"{state.validation:.9g}"
         quality = "" if state.psnr is None else f"{state.psnr:.4f}"
-        writer.writerow([state.epoch, f"{state.loss:.9g}", quality, f"{state.seconds:.3f}"])
+        loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
+        writer.writerow([state.epoch, loss, validation, quality, seconds])
     _write_bytes(folder / "history.csv", text.getvalue().encode())
 
 
@@ -103,12 +95,13 @@ def write_network(folder: Path, network) -> None:
     _write_bytes(folder / "network.npz", content.getvalue())
 
 
-def remove_leftovers(folder: Path, older_than_ns: int) -> None:
-    """Remove this program's files of an earlier run that the latest one did not write anew."""
-    for name in FILES:
-        path = folder / name
-        if path.is_file() and path.stat().st_mtime_ns < older_than_ns:
-            path.unlink()
+def remove_leftovers(folder: Path, task) -> None:
+    """Remove the pictures of an earlier run of another task that ``task`` does not have."""
+    absent = [] if hasattr(task, "masked") else ["masked.png"]
+    if not task.derivatives:
+        absent += ["gradient.png", "laplacian.png"]
+    for name in absent:
+        (folder / name).unlink(missing_ok=True)
 
 
 def draw_panel(panel: list[Picture]) -> Image.Image:

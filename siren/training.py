@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from siren.coordinates import grid, spacing
 from siren.metrics import psnr
-from siren.optimizer import Adam
+from siren.optimizer import constant
 
 LINE_EVERY = 100  # epochs between two progress lines where output is not a terminal
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -21,10 +21,15 @@ POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
 
 @dataclass
 class Epoch:
-    """State after ``epoch`` updates; ``psnr`` in dB, None if it was not measured."""
+    """State after ``epoch`` updates.
+
+    ``validation`` is the loss on points held out, None where there are none; ``psnr`` is in dB,
+    None if it was not measured.
+    """
 
     epoch: int
     loss: float
+    validation: float | None
     psnr: float | None
     seconds: float
 
@@ -34,8 +39,8 @@ class Training:
     """How a training went.
 
     ended    "finished", "interrupted" (Ctrl-C) or "diverged" (the loss was not finite)
-    best     the epoch whose parameters the network now has: the one of lowest loss; None where
-             not a single loss was finite
+    best     the epoch whose parameters the network now has: the one of lowest validation loss if
+             points were held out, else of lowest loss; None where not a single loss was finite
     history  one ``Epoch`` for each loss computed
     """
 
@@ -44,17 +49,19 @@ class Training:
     history: list[Epoch] = field(default_factory=list)
 
 
-def train(network, task, engine, epochs: int, learning_rate: float) -> Training:
-    """Train ``network`` on ``task`` by ``epochs`` full-batch steps of Adam.
+def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> Training:
+    """Train ``network`` on ``task`` by ``epochs`` full-batch steps of ``optimizer``.
 
-    The network ends with the parameters of lowest training loss; the loss after the last update
-    counts too, so ``epochs + 1`` losses are computed. Ctrl-C and a loss that is not finite end the
-    loop early with the best parameters so far.
+    ``schedule``, one of ``siren.optimizer``, gives the factor of the learning rate as a function
+    of the share of steps done. The network ends with the parameters of lowest loss (of lowest
+    validation loss where the task holds points out); the loss after the last update counts too, so
+    ``epochs + 1`` losses are computed. Ctrl-C and a loss that is not finite end the loop early with
+    the best parameters so far.
     """
     parameters = network.parameters()
-    optimizer = Adam(parameters, learning_rate)
-    coordinates = jt.array(task.coordinates).stop_grad()
-    target = jt.array(task.target).stop_grad()
+    coordinates, target, *held_out = (
+        jt.array(array).stop_grad() for array in (task.coordinates, task.target, *task.held_out)
+    )
     training = Training()
     best_parameters = None
     measure_every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
@@ -70,23 +77,32 @@ def train(network, task, engine, epochs: int, learning_rate: float) -> Training:
                 if not math.isfinite(loss):
                     training.ended = "diverged"
                     break
+                validation = None
+                if held_out:
+                    validation = engine.squared_error(network, *held_out, order=0).item()
                 quality = None
                 if epoch % measure_every == 0 or epoch == epochs:
                     quality = score(task, picture(network, engine, task.reference.shape[:2]))
-                state = Epoch(epoch, loss, quality, time.perf_counter() - start)
+                seconds = time.perf_counter() - start
+                state = Epoch(epoch, loss, validation, quality, seconds)
                 training.history.append(state)
-                if training.best is None or loss < training.best.loss:
+                if training.best is None or criterion(state) < criterion(training.best):
                     training.best = state
                     best_parameters = [p.numpy() for p in parameters]
                 progress.show(state)
                 if epoch < epochs:
-                    optimizer.step(gradients)
+                    optimizer.step(gradients, schedule(epoch / epochs))
         except KeyboardInterrupt:
             training.ended = "interrupted"
     for parameter, best in zip(parameters, best_parameters or []):
         parameter.update(jt.array(best))
     jt.sync(parameters)  # Jittor cannot compile a fresh one-element array into a later operation
     return training
+
+
+def criterion(state: Epoch) -> float:
+    """What the best epoch has least of."""
+    return state.loss if state.validation is None else state.validation
 
 
 def score(task, output: np.ndarray) -> float:

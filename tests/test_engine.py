@@ -22,6 +22,7 @@ from siren.coordinates import grid, spacing
 from siren.engine import fused, reference
 from siren.images import read_image
 from siren.network import Siren
+from siren.optimizer import Muon
 from siren.tasks.fit import Fit
 
 FOLDER = Path(__file__).resolve().parent
@@ -235,12 +236,21 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         assert error < 1e-4 * np.abs(expected).max() + 1e-7 * largest
 
 
+@pytest.mark.parametrize("n", [1, 7, 64, 100, 256])
+def test_orthogonalisation_is_the_reference_engines(n):
+    rng = np.random.default_rng(n)
+    matrix = jt.array(rng.normal(size=(n, n)).astype(np.float32))
+    expected = reference.orthogonalize(matrix).numpy()
+    assert relative_error(fused.orthogonalize(matrix).numpy(), expected) < 1e-4
+
+
 def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     def run(module):
         jt.set_global_seed(5)
         network = Siren(hidden_features=48)
         task = Fit(read_image(data / "camera.png", 1, (32, 40)))
-        result = training.train(network, task, module, epochs=20, learning_rate=1e-3)
+        optimizer = Muon(network, module, learning_rate=2e-3, adam_rate=1e-3)
+        result = training.train(network, task, module, 20, optimizer)
         return layers_of(network), result.best.loss
 
     (first, first_loss), (again, again_loss) = run(fused), run(fused)

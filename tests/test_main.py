@@ -153,6 +153,28 @@ def test_same_seed_same_network_and_no_leftovers(tmp_path):
     assert (tmp_path / "mine.txt").exists()
 
 
+@pytest.mark.parametrize("task", CASES)
+def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
+    arguments = ["--task", task, "--recipe", "tuned", *SMALL, "--points", 300]
+    result = run(*arguments, "--omega_0", 12, "--output_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    options = metrics["options"]
+    assert options["omega_0"] == 12
+    assert options["epochs"] == 3
+    assert options["optimizer"] == "muon"
+    assert options["schedule"] == "linear"
+    assert options["prior"] == ("tv" if task == "inpaint" else "none")
+    assert options["residual_norm"] == "pixel"
+    assert (metrics["validation"] is not None) == (task == "inpaint")
+    names = {"fit": [], "inpaint": ["nearest", "linear", "cubic", "thin_plate"]}
+    assert list(metrics["baselines"]) == names.get(task, ["direct"])
+    if task == "inpaint":
+        assert metrics["points"] == 285
+        assert metrics["best_by"] == "validation loss"
+        assert 10 < metrics["baselines"]["linear"]["psnr"] < 60
+
+
 def test_divergence_saves_the_best_and_says_so(tmp_path):
     result = run(*SMALL, "--epochs", 30, "--lr", 1e30, "--output_dir", tmp_path)
     assert result.returncode == 3
@@ -173,9 +195,11 @@ def test_help_is_complete_and_quick():
     assert result.returncode == 0
     options = "task input_path output_dir channels sidelength epochs lr ot_image_path points "
     options += "operator blend alpha aspect omega_0 hidden_features hidden_layers seed device "
+    options += "recipe optimizer muon_lr schedule residual_norm prior prior_weight hold_out engine "
     for option in (options + "verbose").split():
         assert f"--{option}" in result.stdout
-    for default in ("256", "1000", "0.0001", "5000", "30.0", "data/camera.png", "outputs/<task>"):
+    defaults = ("256", "1000", "0.0001", "5000", "30; tuned", "data/camera.png", "outputs/<task>")
+    for default in defaults:
         assert default in result.stdout
 
 
@@ -227,6 +251,11 @@ BAD = [
     (["--hidden_layers", "-1"], "--hidden_layers", "-1"),
     (["--seed", "-1"], "--seed", "-1"),
     (["--operator", "magic"], "--operator", "magic"),
+    (["--recipe", "secret"], "--recipe", "secret"),
+    (["--muon_lr", "0"], "--muon_lr", "0"),
+    (["--prior_weight", "-1"], "--prior_weight", "-1"),
+    (["--hold_out", "1"], "--hold_out", "1"),
+    (["--schedule", "never"], "--schedule", "never"),
     (["--task", "inpaint", "--points", "0"], "--points", "0"),
     (["--task", "inpaint", "--points", "577", "--sidelength", "24"], "--points", "577"),
     (["--task", "edit", "--ot_image_path", "{broken}/none.png"], "--ot_image_path", "needs two"),

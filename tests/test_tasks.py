@@ -3,11 +3,12 @@ import numpy as np
 import pytest
 
 from siren import operators
-from siren.coordinates import spacing
+from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed
+from siren.priors import TotalVariation
 from siren.tasks.edit import Edit, blend_fields
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -151,6 +152,119 @@ def test_colour_losses_are_the_mean_over_channels(data, operator):
         losses.append(loss(task, reference, gray))
     colour = loss(Poisson(image, operator), reference, network)
     assert colour == pytest.approx(np.mean(losses), rel=1e-4)
+
+
+# ---- norms of the residual, priors, baselines -------------------------------------------------
+
+
+@pytest.mark.parametrize("norm", operators.NORMS)
+def test_norms_of_the_poisson_residual(two_images, norm):
+    """They are what the error's Laplacian, gradient and pixels say, up to the mean."""
+    image, other = two_images
+    error = other - image
+    expected = {
+        "operator": (operators.fd_laplacian(error) ** 2).mean(),
+        "energy": sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size,
+        "pixel": ((error - error.mean((0, 1))) ** 2).mean(),
+    }[norm]
+    task = Poisson(image, "fd", norm)
+    assert loss(task, Painted(other)) == pytest.approx(expected, rel=1e-3)
+    assert loss(task, Painted(other + 0.3)) == pytest.approx(expected, rel=1e-3)
+    assert loss(task, Painted(image)) < 1e-9
+
+
+@pytest.mark.parametrize("norm", operators.NORMS)
+def test_norms_of_the_edit_residual(two_images, norm):
+    """The error is that against the direct solution; what no picture can match is left out."""
+    image, other = two_images
+    task = Edit(image, other, "fd", "mixed", 0.5, norm)
+    direct = Painted(task.reference)
+    error = image - task.reference
+    expected = {
+        "operator": loss(Edit(image, other, "fd", "mixed", 0.5), Painted(image)),
+        "energy": sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size,
+        "pixel": ((error - error.mean((0, 1))) ** 2).mean(),
+    }[norm]
+    assert loss(task, Painted(image)) == pytest.approx(expected, rel=2e-3)
+    if norm == "operator":  # least squares: the gradient of the error adds to what is left over
+        energy = sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size
+        assert expected - loss(task, direct) == pytest.approx(energy / 2, rel=1e-2)
+    else:
+        assert loss(task, direct) < 1e-6
+
+
+@pytest.mark.parametrize("operator", operators.OPERATORS)
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradient_through_the_pixel_norm(operator, order):
+    """Against central differences of the loss itself along a random direction."""
+    jt.set_global_seed(order)
+    rng = np.random.default_rng(order)
+    shape = (7, 10)
+    network = Siren(out_features=2, hidden_features=16, hidden_layers=1, omega_0=8.0)
+    target = jt.array(rng.normal(size=(70, 3 - order, 2)).astype(np.float32))
+    norm = operators.ResidualNorm(shape, "pixel")
+    x = jt.array(grid(*shape))
+    weight = network.linears[1].weight
+    start, direction = weight.numpy(), rng.normal(size=weight.shape).astype(np.float32)
+
+    def value():
+        return operators.squared_error(
+            network, x, target, order, shape, operator, reference, norm
+        )
+
+    slope = (jt.grad(value(), [weight])[0].numpy() * direction).sum()
+    ends = []
+    for sign in (1, -1):
+        weight.assign(jt.array(start + sign * 1e-3 * direction))
+        jt.sync([weight])
+        ends.append(value().item())
+    assert slope == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.02)
+
+
+def test_total_variation_of_a_plane_is_its_slope():
+    class Plane:
+        def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
+            assert order == 1
+            ones = coordinates[:, :1] * 0 + 1
+            return [coordinates[:, :1], -3 * ones, 0.5 * ones]
+
+    prior = TotalVariation(0.1, seed=0)
+    assert prior(None, Plane()).item() == pytest.approx(0.35)
+
+
+def test_total_variation_points_are_fresh_and_seeded():
+    class Recorder:
+        def __init__(self):
+            self.seen = []
+
+        def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
+            self.seen.append(coordinates.numpy())
+            return [coordinates[:, :1]] * 3
+
+    runs = []
+    for seed in (1, 1, 2):
+        recorder, prior = Recorder(), TotalVariation(1.0, seed)
+        prior(None, recorder)
+        prior(None, recorder)
+        runs.append(recorder.seen)
+    assert np.abs(runs[0][0]).max() <= 1
+    assert (runs[0][0] != runs[0][1]).any()
+    assert (runs[0][1] == runs[1][1]).all()
+    assert (runs[0][0] != runs[2][0]).any()
+
+
+def test_baselines(two_images):
+    image, other = two_images
+    assert Fit(image).baselines() == []
+    ((_, direct),) = Poisson(image, "forward").baselines()
+    np.testing.assert_allclose(direct, image, atol=1e-4)
+    task = Edit(image, other, "forward", "mixed", 0.5)
+    assert task.baselines()[0][1] is task.reference
+    task = Inpaint(image, 100, seed=0, hold_out=0.1)
+    assert len(task.coordinates) + len(task.held_out[0]) == 100
+    assert not set(map(tuple, task.coordinates)) & set(map(tuple, task.held_out[0]))
+    for _, filled in task.baselines():
+        np.testing.assert_allclose(filled[task.given], image[task.given], atol=1e-3)
 
 
 def test_pictures_of_derivatives_and_errors():

@@ -10,8 +10,9 @@ from siren.coordinates import grid
 from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
-from siren.optimizer import Adam
+from siren.optimizer import Adam, Muon, constant, cosine, linear
 from siren.tasks.fit import Fit
+from siren.tasks.inpaint import Inpaint
 
 
 def test_adam_is_the_published_algorithm():
@@ -34,6 +35,68 @@ def test_adam_is_the_published_algorithm():
         np.testing.assert_allclose(ours.numpy(), expected, rtol=2e-5, atol=2e-6)
 
 
+def test_muon_is_newton_schulz_on_nesterov_momentum_and_adam_on_the_rest():
+    """Three steps against float64 NumPy."""
+    jt.set_global_seed(2)
+    rng = np.random.default_rng(2)
+    network = Siren(hidden_features=24, hidden_layers=2)
+    parameters = network.parameters()
+    start = [p.numpy().astype(np.float64) for p in parameters]
+    hidden = [i for i, p in enumerate(start) if p.shape == (24, 24)]
+    assert len(hidden) == 2
+    others = [i for i in range(len(start)) if i not in hidden]
+    muon = Muon(network, reference, learning_rate=0.02, adam_rate=0.003)
+    adam_alone = [jt.array(start[i].astype(np.float32)) for i in others]
+    adam = Adam(adam_alone, 0.003)
+    momentum = {i: np.zeros((24, 24)) for i in hidden}
+    for factor in (1.0, 0.5, 0.25):
+        gradients = [rng.normal(size=p.shape) for p in start]
+        variables = [jt.array(g.astype(np.float32)) for g in gradients]
+        muon.step(variables, factor)
+        adam.step([variables[i] for i in others], factor)
+        for i in hidden:
+            momentum[i] = 0.95 * momentum[i] + gradients[i]
+            x = 0.95 * momentum[i] + gradients[i]
+            x /= np.linalg.norm(x)
+            for _ in range(5):
+                gram = x @ x.T
+                x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+            singular = np.linalg.svd(x, compute_uv=False)
+            assert singular.max() < 1.3  # orthogonal but for what was nearly singular
+            assert np.median(singular) > 0.6
+            start[i] = start[i] - factor * 0.02 * x
+    jt.sync(parameters + adam_alone)
+    for i in hidden:
+        assert relative_error(parameters[i].numpy(), start[i]) < 1e-4
+    for i, expected in zip(others, adam_alone):
+        np.testing.assert_array_equal(parameters[i].numpy(), expected.numpy())
+
+
+def test_schedules():
+    assert [constant(x) for x in (0, 0.5, 1)] == [1, 1, 1]
+    assert [linear(x) for x in (0, 0.25, 1)] == [1, 0.75, 0]
+    assert [cosine(x) for x in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+
+
+def train(network, task, engine, epochs, learning_rate):
+    optimizer = Adam(network.parameters(), learning_rate)
+    return training.train(network, task, engine, epochs, optimizer)
+
+
+def test_the_best_epoch_is_chosen_by_held_out_pixels(data):
+    jt.set_global_seed(0)
+    image = read_image(data / "camera.png", 1, (24, 24))
+    task = Inpaint(image, points=200, seed=0, hold_out=0.25)
+    network = Siren(hidden_features=64)
+    result = train(network, task, reference, 80, 2e-3)
+    validations = [state.validation for state in result.history]
+    assert result.best.validation == min(validations)
+    assert result.best.loss > min(state.loss for state in result.history)  # it overfits
+    x, pixels = task.held_out
+    output = value(layers_of(network), 30.0, x.astype(np.float64))
+    assert ((output - pixels[:, 0]) ** 2).mean() == pytest.approx(min(validations), rel=1e-3)
+
+
 @pytest.fixture
 def fit(data):
     jt.set_global_seed(0)
@@ -42,7 +105,7 @@ def fit(data):
 
 def test_training_learns_and_keeps_the_best(fit):
     network, task = fit
-    result = training.train(network, task, reference, epochs=150, learning_rate=1e-3)
+    result = train(network, task, reference, 150, 1e-3)
     assert result.ended == "finished"
     assert [state.epoch for state in result.history] == list(range(151))
     losses = [state.loss for state in result.history]
@@ -63,7 +126,7 @@ def test_training_repeats_with_the_seed(data):
         jt.set_global_seed(3)
         network = Siren(hidden_features=16)
         task = Fit(read_image(data / "camera.png", 1, (16, 20)))
-        training.train(network, task, reference, epochs=5, learning_rate=1e-3)
+        train(network, task, reference, 5, 1e-3)
         return layers_of(network)
 
     for (weight, bias), (same_weight, same_bias) in zip(run(), run()):
@@ -86,7 +149,7 @@ def test_divergence_ends_with_the_best_network(fit):
 
         streams = staticmethod(reference.streams)
 
-    result = training.train(network, task, Bursting(), epochs=50, learning_rate=1e-3)
+    result = train(network, task, Bursting(), 50, 1e-3)
     assert result.ended == "diverged"
     assert len(result.history) == 3
     assert result.best == min(result.history, key=lambda state: state.loss)
@@ -105,7 +168,7 @@ def test_interruption_keeps_the_best_network(fit):
                 raise KeyboardInterrupt
             return super().loss(*arguments)
 
-    result = training.train(network, Interrupted(task.reference), reference, 50, 1e-3)
+    result = train(network, Interrupted(task.reference), reference, 50, 1e-3)
     assert result.ended == "interrupted"
     assert len(result.history) == 3
     assert result.best is not None
@@ -113,7 +176,7 @@ def test_interruption_keeps_the_best_network(fit):
 
 def test_plain_lines_where_output_is_not_a_terminal(fit, capsys):
     network, task = fit
-    training.train(network, task, reference, epochs=230, learning_rate=1e-4)
+    train(network, task, reference, 230, 1e-4)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["100/230", "200/230", "230/230"]
     assert all("loss" in line and "PSNR" in line and "left" in line for line in lines)

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "muon.h"
 #include "siren_cpu.h"
 
 namespace siren {

@@ -49,6 +49,14 @@ def squared_error(network, coordinates, target, order, scale=(1.0, 1.0), weight=
     return _SquaredError()(_flat(network), coordinates, target, weight, numbers)
 
 
+def orthogonalize(matrix):
+    """As ``reference.orthogonalize``."""
+    (result,) = _code(
+        [matrix.shape], [matrix], "siren::orthogonalize(in0_p, int(in0_shape0), out0_p);", {}
+    )
+    return result
+
+
 class _Streams(jt.Function):
     """Output (N, streams, channels) as a function of the flat parameters."""
 

@@ -9,7 +9,7 @@ c = cos(omega z):
     h_i  = omega c z_i                                        i in {row, column}
     h_lap = omega c z_lap - omega^2 s (z_row^2 + z_column^2)
 
-Every engine offers the two functions of this module with the same meaning.
+Every engine offers the public functions of this module with the same meaning.
 """
 
 from __future__ import annotations
@@ -63,6 +63,20 @@ def squared_error(network, coordinates, target, order, scale=(1.0, 1.0), weight=
     if weight is not None:
         residual = residual * weight.reshape((-1, 1, 1))
     return residual.mean()
+
+
+def orthogonalize(matrix):
+    """The nearest orthogonal matrix to a square Var, roughly: Muon's Newton-Schulz iterations.
+
+    Five times X <- a X + (b G + c G^2) X with G = X X^T, from X = matrix / |matrix|_F. The
+    coefficients take singular values near 1 quickly rather than to 1 (Jordan et al. 2024).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrix / (matrix.sqr().sum().sqrt() + 1e-7)
+    for _ in range(5):
+        gram = jt.matmul(x, x.transpose())
+        x = a * x + jt.matmul(b * gram + c * jt.matmul(gram, gram), x)
+    return x
 
 
 def _linear(linear, h_streams):

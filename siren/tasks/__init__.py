@@ -16,6 +16,8 @@ class Task(Protocol):
     scored       (height, width) bool mask of the pixels that are scored, or None for all
     coordinates  (N, 2) float32: the points trained on
     target       (N, K, channels) float32: K supervised streams at each of them
+    held_out     () or (coordinates (M, 2), pixels (M, 1, channels)): given points that are not
+                 trained on, to choose the best epoch by
     shown        the pictures of the panel's left side: the inputs and what the network saw
     derivatives  highest order of the network's own derivatives worth a picture: 0, 1 or 2
     """
@@ -24,11 +26,16 @@ class Task(Protocol):
     scored: np.ndarray | None
     coordinates: np.ndarray
     target: np.ndarray
+    held_out: tuple[np.ndarray, ...]
     shown: list[Picture]
     derivatives: int
 
     def loss(self, network: Any, coordinates: Any, target: Any, engine: Any) -> Any:
         """Loss as a scalar Var; ``coordinates`` and ``target`` are the task's own, as Vars."""
+        ...
+
+    def baselines(self) -> list[tuple[str, np.ndarray]]:
+        """Pictures that classical methods make of the same data, by name."""
         ...
 
     def restore(self, output: np.ndarray) -> np.ndarray:

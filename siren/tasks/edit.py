@@ -21,6 +21,7 @@ class Edit:
     blend         ``mixed``: at every pixel the gradient of larger magnitude over all channels
                   (Pérez et al. 2003, eq. 12); ``average``: alpha * image + (1 - alpha) * other
                   (section 4.1 of the paper)
+    residual_norm one of ``operators.NORMS``: how the error of the field is measured
     alpha         share of ``image``, in [0, 1]; for ``mixed`` it only sets the mean
 
     The reference is the least-squares solution for the forward-difference field, by the direct
@@ -28,13 +29,21 @@ class Edit:
     """
 
     scored = None
+    held_out = ()
     derivatives = 1
 
     def __init__(
-        self, image: np.ndarray, other: np.ndarray, operator: str, blend: str, alpha: float
+        self,
+        image: np.ndarray,
+        other: np.ndarray,
+        operator: str,
+        blend: str,
+        alpha: float,
+        residual_norm: str = "operator",
     ):
         height, width, channels = image.shape
         self.operator = operator
+        self.norm = operators.ResidualNorm((height, width), residual_norm)
 
         def field(gradient):
             return blend_fields(gradient(image), gradient(other), blend, alpha)
@@ -60,8 +69,12 @@ class Edit:
         """Mean squared error of both gradient components."""
         shape = self.reference.shape[:2]
         return operators.squared_error(
-            network, coordinates, target, 1, shape, self.operator, engine
+            network, coordinates, target, 1, shape, self.operator, engine, self.norm
         )
+
+    def baselines(self):
+        """The direct solution, which is also the reference."""
+        return [("direct", self.reference)]
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """Restore the mean, which a gradient does not carry."""

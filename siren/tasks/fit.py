@@ -9,21 +9,31 @@ from siren.pictures import Picture
 
 
 class Fit:
-    """Pixel mean squared error on every pixel of ``image`` (height, width, channels)."""
+    """Pixel mean squared error on every pixel of ``image`` (height, width, channels).
+
+    ``prior``, one of ``siren.priors`` or None, is added to it: for noisy images.
+    """
 
     scored = None
+    held_out = ()
     derivatives = 0
 
-    def __init__(self, image: np.ndarray):
+    def __init__(self, image: np.ndarray, prior=None):
         height, width, channels = image.shape
         self.reference = image
+        self.prior = prior
         self.coordinates = grid(height, width)
         self.target = image.reshape(-1, 1, channels)
         self.shown = [Picture("input: every pixel", image)]
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the pixels."""
-        return engine.squared_error(network, coordinates, target, order=0)
+        loss = engine.squared_error(network, coordinates, target, order=0)
+        return loss if self.prior is None else loss + self.prior(network, engine)
+
+    def baselines(self):
+        """Nothing is missing from a fit's data."""
+        return []
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """A fit carries everything."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from siren import solvers
 from siren.coordinates import grid
 from siren.pictures import Picture
 
@@ -13,13 +14,18 @@ class Inpaint:
 
     The pixels are drawn without repetition, 1 <= points < height * width, and depend on ``seed``
     alone. The result is scored on the pixels that were *not* given.
+
+    prior     one of ``siren.priors``, added to the loss, or None
+    hold_out  share of the *given* pixels, in [0, 1), that are not trained on but tell the best
+              epoch
     """
 
     derivatives = 0
 
-    def __init__(self, image: np.ndarray, points: int, seed: int):
+    def __init__(self, image: np.ndarray, points: int, seed: int, prior=None, hold_out=0.0):
         height, width, channels = image.shape
         chosen = np.random.default_rng(seed).choice(height * width, points, replace=False)
+        validating, training = np.split(chosen, [int(hold_out * points)])
         given = np.zeros(height * width, bool)
         given[chosen] = True
         self.given = given.reshape(height, width)
@@ -27,8 +33,10 @@ class Inpaint:
 
         self.reference = image
         self.scored = ~self.given
-        self.coordinates = grid(height, width)[given]
-        self.target = image.reshape(-1, 1, channels)[given]
+        self.prior = prior
+        coordinates, pixels = grid(height, width), image.reshape(-1, 1, channels)
+        self.coordinates, self.target = coordinates[training], pixels[training]
+        self.held_out = (coordinates[validating], pixels[validating]) if len(validating) else ()
         share = 100 * points / given.size
         self.shown = [
             Picture("image", image),
@@ -37,7 +45,18 @@ class Inpaint:
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the given pixels."""
-        return engine.squared_error(network, coordinates, target, order=0)
+        loss = engine.squared_error(network, coordinates, target, order=0)
+        return loss if self.prior is None else loss + self.prior(network, engine)
+
+    def baselines(self):
+        """Interpolation of the same pixels, four ways."""
+        height, width, _ = self.reference.shape
+        points = grid(height, width)[self.given.ravel()]
+        values = self.reference[self.given]
+        return [
+            (method, solvers.interpolate(points, values, height, width, method))
+            for method in solvers.INTERPOLATIONS
+        ]
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """The values themselves were trained on."""

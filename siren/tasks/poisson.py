@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import operators, pictures
+from siren import operators, pictures, solvers
 from siren.coordinates import grid
 from siren.pictures import Picture
 from siren.tasks import with_mean_of
 
 
 class Poisson:
-    """Laplacian mean squared error, in pixel units, on every pixel of ``image`` (height, width, C).
+    """Mean squared error of the Laplacian, in pixel units, on every pixel of ``image``.
 
-    ``operator``, one of ``operators.OPERATORS``, computes the network's Laplacian. The target is
-    the 5-point Laplacian of the image. Section 4.1 of the paper.
+    ``image`` is (height, width, channels). ``operator``, one of ``operators.OPERATORS``, computes
+    the network's Laplacian, and ``residual_norm``, one of ``operators.NORMS``, measures its error.
+    The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
     """
 
     scored = None
+    held_out = ()
     derivatives = 2
 
-    def __init__(self, image: np.ndarray, operator: str):
+    def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
         height, width, channels = image.shape
         laplacian = operators.fd_laplacian(image)
         self.operator = operator
+        self.norm = operators.ResidualNorm((height, width), residual_norm)
         self.reference = image
         self.coordinates = grid(height, width)
         self.target = laplacian.reshape(-1, 1, channels)
@@ -37,8 +40,13 @@ class Poisson:
         """Mean squared error of the Laplacian."""
         shape = self.reference.shape[:2]
         return operators.squared_error(
-            network, coordinates, target, 2, shape, self.operator, engine
+            network, coordinates, target, 2, shape, self.operator, engine, self.norm
         )
+
+    def baselines(self):
+        """The direct solution of the discrete Poisson equation."""
+        laplacian = self.target.reshape(self.reference.shape)
+        return [("direct", self.restore(solvers.solve_poisson(laplacian)))]
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """Restore the mean, which a Laplacian does not carry."""
