@@ -8,8 +8,8 @@ import math
 import sys
 from pathlib import Path
 
-from siren import runtime
-from siren.recipes import recipe
+from siren import recipes, runtime
+from siren.engine import ENGINES
 
 ROOT = Path(__file__).resolve().parent
 TASKS = ("fit", "poisson", "edit", "inpaint")
@@ -256,7 +256,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--recipe",
-        choices=("report", "tuned"),
+        choices=recipes.NAMES,
         default="report",
         help="defaults of the options below. report: the course report's; tuned: what we know to "
         "be better, in a tenth of the steps",
@@ -434,7 +434,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--engine",
-        choices=("fused", "reference"),
+        choices=ENGINES,
         default="fused",
         help="fused: C++ kernels that keep each tile of points in cache; reference: the same in "
         "plain Jittor operations (slow)",
@@ -453,7 +453,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if "ot_image_path" in given:
             named, missing = missing, named
         parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
-    for name, value in dataclasses.asdict(recipe(options.recipe, options.task)).items():
+    for name, value in dataclasses.asdict(recipes.recipe(options.recipe, options.task)).items():
         given.setdefault(name, value)
     options.input_path = given.get("input_path", ROOT / "data" / DEFAULT_INPUT[options.task])
     options.ot_image_path = given.get("ot_image_path", ROOT / "data" / DEFAULT_OTHER)

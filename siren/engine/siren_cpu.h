@@ -496,7 +496,7 @@ void backward(const Network& net, const float* coordinates, const float* cotange
 template <int streams>
 double squared_error(const Network& net, const float* coordinates, const float* target,
                      const float* weight, int64_t n, const float* scale,
-                     const Gradients& gradients, float* values) {
+                     const Gradients& gradients) {
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
     const double mean = 1.0 / (double(n) * supervised * net.channels);
     std::vector<double> losses(max_threads(), 0.0);
@@ -513,10 +513,6 @@ double squared_error(const Network& net, const float* coordinates, const float* 
                         loss += double(w * residual) * residual;
                         tile.cotangent(s, p, c) = float(2 * mean) * w * residual;
                     }
-                }
-                if (!values) continue;
-                for (int c = 0; c < net.channels; ++c) {
-                    values[(begin + p) * net.channels + c] = tile.output(0, p, c);
                 }
             }
             losses[thread] += loss;
@@ -553,20 +549,17 @@ inline void backward(const Network& net, const float* coordinates, const float* 
 // Weighted mean squared error of the highest-order streams, and its gradient with respect to all
 // parameters: sum_n weight[n] sum_k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u
 // (order 0, K = 1), the gradient (order 1, K = 2) or the Laplacian (order 2, K = 1).
-// target is (n, K, channels); weight is (n), or null for ones; values, unless null, receives u as
-// (n, channels). Returns the loss.
+// target is (n, K, channels); weight is (n), or null for ones. Returns the loss.
 inline double squared_error(const Network& net, const float* coordinates, const float* target,
                             const float* weight, int64_t n, int order, const float scale[2],
-                            const Gradients& gradients, float* values = nullptr) {
+                            const Gradients& gradients) {
     if (order == 0) {
-        return detail::squared_error<1>(net, coordinates, target, weight, n, scale, gradients,
-                                        values);
+        return detail::squared_error<1>(net, coordinates, target, weight, n, scale, gradients);
     }
     if (order == 1) {
-        return detail::squared_error<3>(net, coordinates, target, weight, n, scale, gradients,
-                                        values);
+        return detail::squared_error<3>(net, coordinates, target, weight, n, scale, gradients);
     }
-    return detail::squared_error<4>(net, coordinates, target, weight, n, scale, gradients, values);
+    return detail::squared_error<4>(net, coordinates, target, weight, n, scale, gradients);
 }
 
 }  // namespace siren

@@ -9,8 +9,6 @@ from siren.coordinates import grid
 from siren.pictures import Picture
 from siren.tasks import with_mean_of
 
-BLENDS = ("mixed", "average")
-
 
 class Edit:
     """Gradient mean squared error, in pixel units, against a field blended from two images.
