@@ -20,12 +20,20 @@ constexpr int panel = 2 * lanes;
 
 inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// c[block_rows, panel] = a[block_rows, depth] b[depth, panel]. The panels of a lie `stride` floats
-// apart; depth is a multiple of `panel`. Never inlined: all registers are needed for the sums.
+// c[block_rows, panel] = a[block_rows, depth] b[depth, panel] + start, or without start if null. The
+// panels of a lie `stride` floats apart; depth is a multiple of `panel`. Never inlined: all registers
+// are needed for the sums.
 __attribute__((noinline)) inline void product_block(const float* a, size_t stride, const float* b,
-                                                    float* c, int depth) {
+                                                    const float* start, float* c, int depth) {
     Vector sums[block_rows][2];
-    for (int i = 0; i < block_rows; ++i) sums[i][0] = sums[i][1] = Vector{};
+    if (start) {
+        for (int i = 0; i < block_rows; ++i) {
+            sums[i][0] = at(start + i * panel);
+            sums[i][1] = at(start + i * panel + lanes);
+        }
+    } else {
+        for (int i = 0; i < block_rows; ++i) sums[i][0] = sums[i][1] = Vector{};
+    }
     for (int p = 0; p < depth; p += panel, a += stride) {
 #pragma GCC unroll 4
         for (int k = 0; k < panel; ++k, b += panel) {
@@ -49,7 +57,7 @@ __attribute__((noinline)) inline void product_block(const float* a, size_t strid
 // `rows` is a multiple of block_rows, `depth` of panel.
 inline void product_panel(const float* a, const float* b, float* c, int rows, int depth) {
     for (int i = 0; i < rows; i += block_rows) {
-        product_block(a + i * panel, size_t(rows) * panel, b, c + i * panel, depth);
+        product_block(a + i * panel, size_t(rows) * panel, b, nullptr, c + i * panel, depth);
     }
 }
 
@@ -80,14 +88,15 @@ __attribute__((noinline)) void outer_block(const float* a, const float* b, float
     }
 }
 
-// C += A^T B for a[rows, m], b[rows, n], c[m, n]; m and n are multiples of panel. The columns of a
-// panel of A are handled in three blocks, as even as can be, each of which fits the registers.
-inline void outer_products(const float* a, const float* b, float* c, int rows, int m, int n) {
+// C += A^T B for a[rows, m], b[rows, n], c[m, n], the panels of a and b lying as far apart as their
+// strides say; m and n are multiples of panel. The columns of a panel of A are handled in three
+// blocks, as even as can be, each of which fits the registers.
+inline void outer_products(const float* a, size_t a_stride, const float* b, size_t b_stride, float* c,
+                           int rows, int m, int n) {
     constexpr int first = (panel + 2) / 3, second = (panel + 1) / 3, third = panel / 3;
-    const size_t stride = size_t(rows) * panel;
-    for (int j = 0; j < n; j += panel, b += stride) {
+    for (int j = 0; j < n; j += panel, b += b_stride) {
         const float* x = a;
-        for (int i = 0; i < m; i += panel, x += stride, c += panel * panel) {
+        for (int i = 0; i < m; i += panel, x += a_stride, c += panel * panel) {
             outer_block<first>(x, b, c, rows);
             outer_block<second>(x + first, b, c + first * panel, rows);
             outer_block<third>(x + first + second, b, c + (first + second) * panel, rows);
@@ -159,7 +168,8 @@ inline void matmul(const float* a, const float* b, float* c, int m, int n, int k
         for (int64_t unit = share(units, thread, threads); unit < end; ++unit) {
             const int j = int(unit / blocks), i = int(unit % blocks) * block_rows;
             alignas(sizeof(Vector)) float block[block_rows * panel];
-            product_block(packed_a + i * panel, a_panel, packed_b + j * b_panel, block, depth);
+            product_block(packed_a + i * panel, a_panel, packed_b + j * b_panel, nullptr, block,
+                          depth);
             const int valid = std::min(panel, n - j * panel);
             for (int r = 0; r < std::min(block_rows, m - i); ++r) {
                 std::copy_n(block + r * panel, valid, c + size_t(i + r) * n + j * panel);

@@ -26,6 +26,7 @@
 #include "gemm.h"
 #include "parallel.h"
 #include "sincos.h"
+#include "strassen.h"
 #include "vector.h"
 
 namespace siren {
@@ -53,6 +54,9 @@ namespace detail {
 // their gradient, few enough for a layer to stay in the second-level cache.
 constexpr int tile_rows = 192;
 
+// Points come in groups of this many, so that half the rows of a tile are whole register blocks.
+constexpr int point_group = 2 * block_rows;
+
 inline size_t aligned(size_t floats) { return (floats + 15) / 16 * 16; }
 
 // Offsets, in floats, of one copy of the parameters (or of their gradient) in kernel layout:
@@ -66,7 +70,9 @@ struct Layout {
           hidden_layers(net.hidden_layers),
           channels(net.channels) {}
 
-    size_t matrix_size() const { return size_t(width) * width; }
+    bool quartered() const { return has_quarters(width); }
+    // Quarters need room for the sums of a weight matrix, or for the seven products of a gradient.
+    size_t matrix_size() const { return (quartered() ? 2 : 1) * size_t(width) * width; }
     // First layer: both columns of W, then b.
     size_t first(int column) const { return size_t(column) * width; }
     size_t bias(int layer) const { return size_t(2 + layer) * width; }  // layer 0 .. hidden_layers
@@ -76,6 +82,13 @@ struct Layout {
         return output_bias() + aligned(channels) + (layer - 1) * matrix_size();
     }
     size_t size() const { return matrix(hidden_layers + 1); }
+    // Where element (i, j) of a matrix's gradient is, from its start; quarters lie one by one.
+    size_t gradient_element(int i, int j) const {
+        const int rows = quartered() ? width / 2 : width;
+        const size_t quarter = size_t(i / rows) + 2 * (j / rows);
+        const int row = i % rows, column = j % rows;
+        return (quarter * rows + column / panel * panel) * rows + row * panel + column % panel;
+    }
 };
 
 // The parameters packed for one call: omega W and omega b, each hidden W in both orientations.
@@ -86,6 +99,10 @@ struct Weights {
     const float* matrix(int layer) const { return data + layout.matrix(layer); }
     const float* matrix_transposed(int layer) const {
         return transposed + (layer - 1) * layout.matrix_size();
+    }
+    // Behind each matrix are its sums, if it has quarters.
+    const float* sums(const float* matrix) const {
+        return matrix + size_t(layout.width) * layout.width;
     }
 };
 
@@ -127,6 +144,20 @@ inline void pack(const Network& net, const Layout& layout, bool backward, float*
     }
 }
 
+// One thread's share of what follows the packing: the right sums of some matrices.
+inline void pack_sums(const Layout& layout, bool backward, float* data, float* transposed, int thread,
+                      int threads) {
+    const int orientations = backward ? 2 : 1;
+    const int matrices = layout.quartered() ? orientations * layout.hidden_layers : 0;
+    for (int i = thread; i < matrices; i += threads) {
+        const int layer = 1 + i / orientations;
+        float* const matrix = i % orientations == 0
+                                  ? transposed + (layer - 1) * layout.matrix_size()
+                                  : data + layout.matrix(layer);
+        right_sums(matrix, layout.width, layout.width, matrix + size_t(layout.width) * layout.width);
+    }
+}
+
 // One thread's share of the last step: some rows of every gradient, summed over the threads'
 // partial sums in order, times omega where omega was folded into the parameters.
 inline void reduce(const Network& net, const Layout& layout, const float* partial, int parts,
@@ -159,7 +190,7 @@ inline void reduce(const Network& net, const Layout& layout, const float* partia
     for (int l = 1; l < last; ++l) {
         for (int i = begin; i < end; ++i) {
             for (int j = 0; j < net.width; j += panel) {
-                total(layout.matrix(l) + size_t(j) * layout.width + size_t(i) * panel,
+                total(layout.matrix(l) + layout.gradient_element(i, j),
                       std::min(panel, net.width - j), 1, net.omega,
                       gradients.weights[l] + size_t(i) * net.width + j);
             }
@@ -167,19 +198,20 @@ inline void reduce(const Network& net, const Layout& layout, const float* partia
     }
 }
 
-// All layers for one tile of points, on one thread. Rows of its matrices are ordered by stream,
-// then point: row = stream * points + point.
+// All layers for one tile of points, on one thread. Rows of its matrices are ordered by half of the
+// points, then stream, then point: products add up the rows of the two halves (strassen.h), and only
+// the same streams, being of the same size, can be added without loss.
 template <int streams>
 class Tile {
 public:
-    static constexpr int max_points = tile_rows / streams / block_rows * block_rows;
+    static constexpr int max_points = tile_rows / streams / point_group * point_group;
 
     // Without `keep`, layers share buffers, and only forward() may be called.
     static size_t scratch_size(const Layout& layout, bool keep) {
         const size_t matrix = size_t(streams) * max_points * layout.width;
         const size_t layers = layout.hidden_layers + 1;
         return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
-               + (keep ? 2 * layers + 2 : 3) * matrix;
+               + (keep ? 2 * layers + 4 : 4) * matrix;
     }
 
     Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
@@ -193,10 +225,10 @@ public:
         matrices_ = cotangent_ + outputs;
     }
 
-    // Takes `count` coordinates (count, 2). The tile is filled up to whole register blocks with
-    // points whose cotangent stays zero.
+    // Takes `count` coordinates (count, 2). The tile is filled up to whole groups with points whose
+    // cotangent stays zero.
     void load(const float* coordinates, int count) {
-        points_ = round_up(count, block_rows);
+        points_ = round_up(count, point_group);
         for (int p = 0; p < points_; ++p) {
             coordinates_[p] = p < count ? coordinates[2 * p] : 0.0f;
             coordinates_[points_ + p] = p < count ? coordinates[2 * p + 1] : 0.0f;
@@ -205,21 +237,18 @@ public:
     }
 
     float& output(int stream, int point, int channel) {
-        return output_[(size_t(stream) * points_ + point) * layout_.channels + channel];
+        return output_[row(stream, point) * layout_.channels + channel];
     }
     float& cotangent(int stream, int point, int channel) {
-        return cotangent_[(size_t(stream) * points_ + point) * layout_.channels + channel];
+        return cotangent_[row(stream, point) * layout_.channels + channel];
     }
 
     void forward() {
         const int width = layout_.width;
         for (int j = 0; j < width; j += panel) first_layer(j);
         for (int l = 1; l <= layout_.hidden_layers; ++l) {
-            for (int j = 0; j < width; j += panel) {
-                product_panel(outputs(l - 1), weights_.matrix_transposed(l) + size_t(j) * width,
-                              inputs(l) + size_t(j) * rows(), rows(), width);
-                sine_layer(l, j);
-            }
+            product(outputs(l - 1), weights_.matrix_transposed(l), inputs(l),
+                    [&](int j) { sine_layer(l, j); });
         }
         output_layer();
     }
@@ -227,16 +256,13 @@ public:
     // Adds this tile's share of the gradient to `gradient`, in the layout of the parameters.
     void backward(float* gradient) {
         const int width = layout_.width;
-        float* g = buffer(2 * layout_.hidden_layers + 2);
-        float* next = buffer(2 * layout_.hidden_layers + 3);
+        float* g = buffer(2 * layout_.hidden_layers + 4);
+        float* next = buffer(2 * layout_.hidden_layers + 5);
         output_layer_adjoint(g, gradient);
         for (int l = layout_.hidden_layers; l > 0; --l) {
             for (int j = 0; j < width; j += panel) sine_layer_adjoint(l, j, g, gradient);
-            outer_products(g, outputs(l - 1), gradient + layout_.matrix(l), rows(), width, width);
-            for (int j = 0; j < width; j += panel) {
-                product_panel(g, weights_.matrix(l) + size_t(j) * width, next + size_t(j) * rows(),
-                              rows(), width);
-            }
+            add_outer_products(g, outputs(l - 1), gradient + layout_.matrix(l));
+            product(g, weights_.matrix(l), next, [](int) {});
             std::swap(g, next);
         }
         for (int j = 0; j < width; j += panel) first_layer_adjoint(j, g, gradient);
@@ -244,22 +270,74 @@ public:
 
 private:
     int rows() const { return streams * points_; }
+    size_t row(int stream, int point) const {
+        const int half = points_ / 2;
+        return size_t(point / half * (streams - 1) + stream) * half + point;
+    }
+    // Between the streams of a point, in a column panel.
+    size_t stream_stride() const { return size_t(points_ / 2) * panel; }
+    // Calls visit(point, offset of its first stream in a column panel).
+    template <class Visit>
+    void each_point(const Visit& visit) const {
+        for (int half = 0; half < 2; ++half) {
+            const int begin = half * (points_ / 2), end = begin + points_ / 2;
+            size_t offset = row(0, begin) * panel;
+            for (int p = begin; p < end; ++p, offset += panel) visit(p, offset);
+        }
+    }
     float* buffer(int i) const { return matrices_ + size_t(i) * rows() * layout_.width; }
     // Streams of h after layer l.
-    float* outputs(int l) const { return buffer(keep_ ? 2 * l : l % 2); }
+    float* outputs(int l) const { return buffer(keep_ ? 2 * l + 2 : 1 + l % 2); }
     // Streams of x before the sine of layer l; once that is taken, cos x is in the place of x.
-    float* inputs(int l) const { return buffer(keep_ ? 2 * l + 1 : 2); }
+    float* inputs(int l) const { return buffer(keep_ ? 2 * l + 3 : 3); }
+    // Sums of quarters: left ones of a product, right ones of outer products.
+    float* left() const { return buffer(0); }
+    float* right() const { return buffer(1); }
+
+    // c = a b for a[rows, width] and a packed weight matrix b; calls done(j) when column panel j of c
+    // is ready.
+    template <class Done>
+    void product(const float* a, const float* b, float* c, const Done& done) const {
+        const int width = layout_.width;
+        if (!layout_.quartered()) {
+            for (int j = 0; j < width; j += panel) {
+                product_panel(a, b + size_t(j) * width, c + size_t(j) * rows(), rows(), width);
+                done(j);
+            }
+            return;
+        }
+        left_sums(a, rows(), width, false, left());
+        for (int j = 0; j < width / 2; j += panel) {
+            strassen_panels(a, left(), b, weights_.sums(b), c, rows(), width, width, j);
+            done(j);
+            done(width / 2 + j);
+        }
+    }
+
+    // Adds g^T h to the gradient of a matrix.
+    void add_outer_products(const float* g, const float* h, float* gradient) const {
+        const int width = layout_.width;
+        if (!layout_.quartered()) {
+            const size_t stride = size_t(rows()) * panel;
+            return outer_products(g, stride, h, stride, gradient, rows(), width, width);
+        }
+        left_sums(g, rows(), width, true, left());
+        right_sums(h, rows(), width, right());
+        strassen_outer(g, left(), h, right(), gradient, rows(), width, width);
+    }
 
     void first_layer(int j) const {
-        const size_t stride = size_t(points_) * panel;
+        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
             const Vector w0 = at(weights_.data + layout_.first(0) + j + v);
             const Vector w1 = at(weights_.data + layout_.first(1) + j + v);
             const Vector bias = at(weights_.data + layout_.bias(0) + j + v);
             const Vector x0 = w0 * scale_[0], x1 = w1 * scale_[1];
-            float* h = outputs(0) + size_t(j) * rows() + v;
-            float* cosine = inputs(0) + size_t(j) * rows() + v;
-            for (int p = 0; p < points_; ++p, h += panel, cosine += panel) {
+            float* const all_h = outputs(0) + size_t(j) * rows() + v;
+            float* const all_cosine = inputs(0) + size_t(j) * rows() + v;
+            each_point([&](int p, size_t offset) {
+                float* const h = all_h + offset;
+                float* const cosine = all_cosine + offset;
                 Vector s, c;
                 sincos(w0 * coordinates_[p] + (w1 * coordinates_[points_ + p] + bias), s, c);
                 at(cosine) = c;
@@ -269,20 +347,23 @@ private:
                     at(h + 2 * stride) = c * x1;
                 }
                 if (streams == 4) at(h + 3 * stride) = -s * (x0 * x0 + x1 * x1);
-            }
+            });
         }
     }
 
     void first_layer_adjoint(int j, const float* cotangents, float* gradient) const {
-        const size_t stride = size_t(points_) * panel;
+        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
             const Vector x0 = at(weights_.data + layout_.first(0) + j + v) * scale_[0];
             const Vector x1 = at(weights_.data + layout_.first(1) + j + v) * scale_[1];
-            const float* h = outputs(0) + size_t(j) * rows() + v;
-            const float* cosine = inputs(0) + size_t(j) * rows() + v;
-            const float* g = cotangents + size_t(j) * rows() + v;
+            const float* const all_h = outputs(0) + size_t(j) * rows() + v;
+            const float* const all_cosine = inputs(0) + size_t(j) * rows() + v;
+            const float* const all_g = cotangents + size_t(j) * rows() + v;
             Vector bias{}, dw0{}, dw1{}, dx0{}, dx1{};
-            for (int p = 0; p < points_; ++p, h += panel, cosine += panel, g += panel) {
+            each_point([&](int p, size_t offset) {
+                const float* const h = all_h + offset;
+                const float* const cosine = all_cosine + offset;
+                const float* const g = all_g + offset;
                 const Vector s = at(h), c = at(cosine);
                 Vector d = c * at(g);
                 if (streams >= 3) {
@@ -300,7 +381,7 @@ private:
                 bias += d;
                 dw0 += d * coordinates_[p];
                 dw1 += d * coordinates_[points_ + p];
-            }
+            });
             at(gradient + layout_.bias(0) + j + v) += bias;
             at(gradient + layout_.first(0) + j + v) += dw0 + dx0 * scale_[0];
             at(gradient + layout_.first(1) + j + v) += dw1 + dx1 * scale_[1];
@@ -308,12 +389,14 @@ private:
     }
 
     void sine_layer(int l, int j) const {
-        const size_t stride = size_t(points_) * panel;
+        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
             const Vector bias = at(weights_.data + layout_.bias(l) + j + v);
-            float* h = outputs(l) + size_t(j) * rows() + v;
-            float* x = inputs(l) + size_t(j) * rows() + v;
-            for (int p = 0; p < points_; ++p, h += panel, x += panel) {
+            float* const all_h = outputs(l) + size_t(j) * rows() + v;
+            float* const all_x = inputs(l) + size_t(j) * rows() + v;
+            each_point([&](int p, size_t offset) {
+                float* const h = all_h + offset;
+                float* const x = all_x + offset;
                 Vector s, c;
                 sincos(at(x) + bias, s, c);
                 at(x) = c;
@@ -326,19 +409,22 @@ private:
                         at(h + 3 * stride) = c * at(x + 3 * stride) - s * (x0 * x0 + x1 * x1);
                     }
                 }
-            }
+            });
         }
     }
 
     // Turns the cotangents of h into those of x, in place.
     void sine_layer_adjoint(int l, int j, float* cotangents, float* gradient) const {
-        const size_t stride = size_t(points_) * panel;
+        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
-            const float* h = outputs(l) + size_t(j) * rows() + v;
-            const float* x = inputs(l) + size_t(j) * rows() + v;
-            float* g = cotangents + size_t(j) * rows() + v;
+            const float* const all_h = outputs(l) + size_t(j) * rows() + v;
+            const float* const all_x = inputs(l) + size_t(j) * rows() + v;
+            float* const all_g = cotangents + size_t(j) * rows() + v;
             Vector bias{};
-            for (int p = 0; p < points_; ++p, h += panel, x += panel, g += panel) {
+            each_point([&](int p, size_t offset) {
+                const float* const h = all_h + offset;
+                const float* const x = all_x + offset;
+                float* const g = all_g + offset;
                 const Vector s = at(h), c = at(x);
                 Vector d = c * at(g);
                 if (streams >= 3) {
@@ -362,7 +448,7 @@ private:
                 }
                 at(g) = d;
                 bias += d;
-            }
+            });
             at(gradient + layout_.bias(l) + j + v) += bias;
         }
     }
@@ -378,17 +464,18 @@ private:
                     sum0 += at(h) * at(w + j);
                     sum1 += at(h + lanes) * at(w + j + lanes);
                 }
-                const float constant = row < points_ ? bias[c] : 0.0f;  // no bias in derivatives
-                output_[size_t(row) * layout_.channels + c] = sum(sum0 + sum1) + constant;
+                const bool is_value = row % (rows() / 2) < points_ / 2;  // no bias in derivatives
+                output_[size_t(row) * layout_.channels + c] =
+                    sum(sum0 + sum1) + (is_value ? bias[c] : 0.0f);
             }
         }
     }
 
-    void output_layer_adjoint(float* cotangents, float* gradient) const {
+    void output_layer_adjoint(float* cotangents, float* gradient) {
         const int channels = layout_.channels;
         for (int p = 0; p < points_; ++p) {
             for (int c = 0; c < channels; ++c) {
-                gradient[layout_.output_bias() + c] += cotangent_[size_t(p) * channels + c];
+                gradient[layout_.output_bias() + c] += cotangent(0, p, c);
             }
         }
         for (int j = 0; j < layout_.width; j += lanes) {
@@ -425,8 +512,8 @@ void for_each_tile(const Network& net, const float* coordinates, int64_t n, cons
                    const Gradients* gradients, const Visit& visit) {
     static thread_local Workspace workspace;
     const Layout layout(net);
-    const int64_t blocks = (n + block_rows - 1) / block_rows;
-    const int threads = int(std::max<int64_t>(std::min<int64_t>(max_threads(), blocks), 1));
+    const int64_t groups = (n + point_group - 1) / point_group;
+    const int threads = int(std::max<int64_t>(std::min<int64_t>(max_threads(), groups), 1));
     const bool keep = gradients != nullptr;
 
     const size_t size = aligned(layout.size());
@@ -440,21 +527,28 @@ void for_each_tile(const Network& net, const float* coordinates, int64_t n, cons
     parallel(threads, [&](int thread) {
         pack(net, layout, keep, data, transposed, thread, threads);
     });
+    parallel(threads, [&](int thread) {
+        pack_sums(layout, keep, data, transposed, thread, threads);
+    });
     const Weights weights{layout, data, transposed};
     parallel(threads, [&](int thread) {
         float* gradient = partial + thread * size;
         if (keep) std::fill_n(gradient, size, 0.0f);
         Tile<streams> tile(weights, scale, tiles + thread * scratch, keep);
-        const int64_t first = share(blocks, thread, threads);
-        const int64_t count = share(blocks, thread + 1, threads) - first;
-        const int64_t tile_count = (count * block_rows + tile.max_points - 1) / tile.max_points;
+        const int64_t first = share(groups, thread, threads);
+        const int64_t count = share(groups, thread + 1, threads) - first;
+        const int64_t tile_count = (count * point_group + tile.max_points - 1) / tile.max_points;
         for (int64_t t = 0; t < tile_count; ++t) {
-            const int64_t begin = (first + count * t / tile_count) * block_rows;
-            const int64_t end = std::min(n, (first + count * (t + 1) / tile_count) * block_rows);
+            const int64_t begin = (first + count * t / tile_count) * point_group;
+            const int64_t end = std::min(n, (first + count * (t + 1) / tile_count) * point_group);
             tile.load(coordinates + 2 * begin, int(end - begin));
             tile.forward();
             visit(tile, begin, end, thread);
             if (keep) tile.backward(gradient);
+        }
+        if (!keep || !layout.quartered()) return;
+        for (int l = 1; l <= layout.hidden_layers; ++l) {
+            strassen_combine(gradient + layout.matrix(l), size_t(layout.width) * layout.width / 4);
         }
     });
     if (!keep) return;
