@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
+import jittor as jt
+import numpy as np
 from jittor import init, nn, sin
 
 
@@ -16,6 +19,17 @@ class Sine(nn.Module):
     def execute(self, z):
         """Apply the activation to every element of ``z``."""
         return sin(self.omega_0 * z)
+
+
+class Layer(NamedTuple):
+    """``weight`` (out, in) and ``bias`` (out,) of one linear layer; Vars or NumPy arrays."""
+
+    weight: Any
+    bias: Any
+
+    def __call__(self, h):
+        """The layer on a Var (N, in): (N, out)."""
+        return nn.matmul_transpose(h, self.weight) + self.bias
 
 
 class Siren(nn.Module):
@@ -31,8 +45,9 @@ class Siren(nn.Module):
     Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
     ``jittor.set_global_seed`` makes the draw repeatable.
 
-    Attributes: ``linears``, the ``nn.Linear`` layers from input to output (``weight`` (out, in),
-    ``bias`` (out,)), and ``omega_0``.
+    All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of the
+    second, and so on, so that a training step is a few operations on one array. ``layers`` shows them
+    layer by layer.
     """
 
     def __init__(
@@ -43,21 +58,54 @@ class Siren(nn.Module):
         hidden_layers: int = 3,
         omega_0: float = 30.0,
     ):
+        self.out_features = out_features
+        self.hidden_features = hidden_features
+        self.hidden_layers = hidden_layers
         self.omega_0 = omega_0
         self.sine = Sine(omega_0)
-        widths = [in_features] + [hidden_features] * (hidden_layers + 1) + [out_features]
-        self.linears = nn.ModuleList(
-            [nn.Linear(fan_in, fan_out) for fan_in, fan_out in zip(widths, widths[1:])]
-        )
-        for depth, linear in enumerate(self.linears):
+        self.widths = [in_features] + [hidden_features] * (hidden_layers + 1) + [out_features]
+        drawn = []
+        linears = [nn.Linear(*pair) for pair in zip(self.widths, self.widths[1:])]
+        for depth, linear in enumerate(linears):
             fan_in = linear.in_features
             bound = 1 / fan_in if depth == 0 else math.sqrt(6 / fan_in) / omega_0
             init.uniform_(linear.weight, -bound, bound)
+            drawn.append((linear.weight.numpy(), linear.bias.numpy()))
+        self.flat = jt.array(flatten(drawn))
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers from input to output; differentiable views of ``flat``."""
+        return self.split(self.flat)
+
+    def split(self, flat) -> list[Layer]:
+        """Cut an array laid out like ``flat``, a Var or NumPy, into layers."""
+        layers = []
+        start = 0
+        for fan_in, fan_out in zip(self.widths, self.widths[1:]):
+            middle, end = start + fan_out * fan_in, start + fan_out * (fan_in + 1)
+            layers.append(
+                Layer(flat[start:middle].reshape((fan_out, fan_in)), flat[middle:end])
+            )
+            start = end
+        return layers
+
+    def load(self, layers) -> None:
+        """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes."""
+        values = flatten(layers)
+        if values.shape != tuple(self.flat.shape):
+            raise ValueError(f"{values.size} parameters do not fit {self.flat.shape[0]}")
+        self.flat.update(jt.array(values))
 
     def execute(self, coordinates):
         """Values at ``coordinates`` (N, in_features); returns (N, out_features)."""
-        *hidden, output = self.linears
+        *hidden, output = self.layers
         h = coordinates
-        for linear in hidden:
-            h = self.sine(linear(h))
+        for layer in hidden:
+            h = self.sine(layer(h))
         return output(h)
+
+
+def flatten(layers) -> np.ndarray:
+    """NumPy pairs (weight, bias) as one float32 array, in the order of ``Siren.flat``."""
+    return np.concatenate([np.ravel(p) for pair in layers for p in pair]).astype(np.float32)

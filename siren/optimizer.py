@@ -46,24 +46,39 @@ class Muon:
     def __init__(
         self, network, engine, learning_rate: float, adam_rate: float, momentum: float = 0.95
     ):
-        parameters = network.parameters()
-        hidden = {id(linear.weight) for linear in list(network.linears)[1:-1]}
-        self.hidden = [i for i, p in enumerate(parameters) if id(p) in hidden]
-        self.others = [i for i, p in enumerate(parameters) if id(p) not in hidden]
-        self.matrices = [parameters[i] for i in self.hidden]
+        self.flat = network.flat
         self.engine = engine
         self.learning_rate = learning_rate
         self.momentum = momentum
-        self.average = [jt.zeros_like(p).stop_grad() for p in self.matrices]
-        self.adam = Adam([parameters[i] for i in self.others], adam_rate)
+        # The hidden layers lie together, each a matrix (n, n) and its bias (n,).
+        self.count, self.n = network.hidden_layers, network.hidden_features
+        layer = self.n * self.n + self.n
+        self.start = 3 * self.n
+        self.stop = self.start + self.count * layer
+        self.average = jt.zeros((self.count, self.n, self.n)).stop_grad()
+        self.adam = Adam([self.flat], adam_rate)
 
     def step(self, gradients, factor: float = 1.0):
-        """One update at ``factor`` times both rates; ``gradients`` follow network.parameters()."""
-        for p, average, i in zip(self.matrices, self.average, self.hidden):
-            average.update(self.momentum * average + gradients[i])
-            direction = self.engine.orthogonalize(self.momentum * average + gradients[i])
-            p.update(p - factor * self.learning_rate * direction)
-        self.adam.step([gradients[i] for i in self.others], factor)
+        """One update at ``factor`` times both rates; ``gradients`` has that of ``network.flat``."""
+        matrices = self._matrices(self.flat)
+        self.adam.step(gradients, factor)
+        if self.count == 0:
+            return
+        gradient = self._matrices(gradients[0])
+        self.average.update(self.momentum * self.average + gradient)
+        direction = self.engine.orthogonalize(self.momentum * self.average + gradient)
+        matrices = (matrices - factor * self.learning_rate * direction).reshape((self.count, -1))
+        biases = self._layers(self.flat)[:, self.n * self.n :]
+        hidden = jt.concat([matrices, biases], dim=1).reshape((-1,))
+        self.flat.update(
+            jt.concat([self.flat[: self.start], hidden, self.flat[self.stop :]], dim=0)
+        )
+
+    def _layers(self, flat):
+        return flat[self.start : self.stop].reshape((self.count, -1))
+
+    def _matrices(self, flat):
+        return self._layers(flat)[:, : self.n * self.n].reshape((self.count, self.n, self.n))
 
 
 def constant(progress: float) -> float:

@@ -87,9 +87,9 @@ def write_history(folder: Path, history) -> None:
 def write_network(folder: Path, network) -> None:
     """Write network.npz: ``weight_l`` (out, in), ``bias_l`` (out,) of layer l, and ``omega_0``."""
     arrays = {"omega_0": np.float64(network.omega_0)}
-    for depth, linear in enumerate(network.linears):
-        arrays[f"weight_{depth}"] = linear.weight.numpy()
-        arrays[f"bias_{depth}"] = linear.bias.numpy()
+    for depth, layer in enumerate(network.split(network.flat.numpy())):
+        arrays[f"weight_{depth}"] = layer.weight
+        arrays[f"bias_{depth}"] = layer.bias
     content = io.BytesIO()
     np.savez(content, **arrays)
     _write_bytes(folder / "network.npz", content.getvalue())

@@ -15,6 +15,7 @@ from siren.coordinates import grid, spacing
 from siren.metrics import psnr
 from siren.optimizer import constant
 
+FETCH_EVERY = 0.05  # seconds between two looks at the losses, for which a GPU's queue must run dry
 LINE_EVERY = 100  # epochs between two progress lines where output is not a terminal
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
 
@@ -48,6 +49,17 @@ class Training:
     best: Epoch | None = None
     history: list[Epoch] = field(default_factory=list)
 
+    def record(self, state: Epoch) -> None:
+        """Take note of ``state``, unless a loss was not finite before."""
+        if self.ended == "diverged":
+            return
+        if not math.isfinite(state.loss):
+            self.ended = "diverged"
+            return
+        self.history.append(state)
+        if self.best is None or criterion(state) < criterion(self.best):
+            self.best = state
+
 
 def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> Training:
     """Train ``network`` on ``task`` by ``epochs`` full-batch steps of ``optimizer``.
@@ -58,46 +70,79 @@ def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> T
     ``epochs + 1`` losses are computed. Ctrl-C and a loss that is not finite end the loop early with
     the best parameters so far.
     """
-    parameters = network.parameters()
     coordinates, target, *held_out = (
         jt.array(array).stop_grad() for array in (task.coordinates, task.target, *task.held_out)
     )
     training = Training()
-    best_parameters = None
+    best = jt.array(network.flat.numpy())
+    lowest = jt.array(np.float32([np.inf]))
+    lowest.sync()  # Jittor cannot compile a fresh one-element array into a later operation
     measure_every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
 
-    start = time.perf_counter()
+    start = fetched = time.perf_counter()
+    pending: list[_Pending] = []
     with _Progress(epochs) as progress:
         try:
             for epoch in range(epochs + 1):
-                loss_var = task.loss(network, coordinates, target, engine)
-                gradients = jt.grad(loss_var, parameters)
-                jt.sync([loss_var, *gradients])
-                loss = loss_var.item()
-                if not math.isfinite(loss):
-                    training.ended = "diverged"
-                    break
+                loss = task.loss(network, coordinates, target, engine)
+                (gradient,) = jt.grad(loss, [network.flat])
                 validation = None
                 if held_out:
-                    validation = engine.squared_error(network, *held_out, order=0).item()
+                    validation = engine.squared_error(network, *held_out, order=0)
+                judged = loss if validation is None else validation
+                better = judged.reshape((1,)) < lowest
+                best.update(jt.ternary(better.broadcast(best), network.flat, best))
+                lowest.update(jt.ternary(better, judged.reshape((1,)), lowest))
+                results = [loss.stop_grad()] + ([] if validation is None else [validation])
+                jt.sync([*results, gradient, best, lowest])
                 quality = None
                 if epoch % measure_every == 0 or epoch == epochs:
                     quality = score(task, picture(network, engine, task.reference.shape[:2]))
-                seconds = time.perf_counter() - start
-                state = Epoch(epoch, loss, validation, quality, seconds)
-                training.history.append(state)
-                if training.best is None or criterion(state) < criterion(training.best):
-                    training.best = state
-                    best_parameters = [p.numpy() for p in parameters]
-                progress.show(state)
+                now = time.perf_counter()
+                pending.append(_Pending(epoch, results, quality, now - start))
+                if quality is not None or now - fetched > FETCH_EVERY:
+                    states = _fetch(pending)
+                    fetched = time.perf_counter()
+                    for state in states:
+                        training.record(state)
+                        progress.show(state)
+                    if training.ended == "diverged":
+                        break
                 if epoch < epochs:
-                    optimizer.step(gradients, schedule(epoch / epochs))
+                    optimizer.step([gradient], schedule(epoch / epochs))
+                    jt.sync([network.flat])
         except KeyboardInterrupt:
             training.ended = "interrupted"
-    for parameter, best in zip(parameters, best_parameters or []):
-        parameter.update(jt.array(best))
-    jt.sync(parameters)  # Jittor cannot compile a fresh one-element array into a later operation
+            for state in _fetch(pending):
+                training.record(state)
+    if training.best is not None:
+        network.flat.update(jt.array(best.numpy()))
+        network.flat.sync()
     return training
+
+
+@dataclass
+class _Pending:
+    """An epoch whose results are perhaps still being computed."""
+
+    epoch: int
+    results: list  # loss, validation loss
+    psnr: float | None
+    seconds: float
+
+
+def _fetch(pending: list[_Pending]) -> list[Epoch]:
+    """Wait for all of ``pending``, and empty it."""
+    if not pending:
+        return []
+    losses = jt.concat([result.reshape((1,)) for p in pending for result in p.results], dim=0)
+    values = iter(losses.numpy().tolist())
+    epochs = []
+    for p in pending:
+        loss, *validation = (next(values) for _ in p.results)
+        epochs.append(Epoch(p.epoch, loss, validation[0] if validation else None, p.psnr, p.seconds))
+    pending.clear()
+    return epochs
 
 
 def criterion(state: Epoch) -> float:

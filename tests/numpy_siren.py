@@ -8,8 +8,8 @@ import numpy as np
 def layers_of(network):
     """[(weight, bias), ...] of a ``siren.network.Siren``, in float64."""
     return [
-        (linear.weight.numpy().astype(np.float64), linear.bias.numpy().astype(np.float64))
-        for linear in network.linears
+        (layer.weight.astype(np.float64), layer.bias.astype(np.float64))
+        for layer in network.split(network.flat.numpy())
     ]
 
 

@@ -19,7 +19,8 @@ from numpy_siren import (
 
 from siren import engine, training
 from siren.coordinates import grid, spacing
-from siren.engine import fused, reference
+from siren.engine import reference
+from siren.engine.fused import Fused
 from siren.images import read_image
 from siren.network import Siren
 from siren.optimizer import Muon
@@ -208,7 +209,6 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
     jt.set_global_seed(order)
     rng = np.random.default_rng(order)
     network = Siren(out_features=3, hidden_features=40, hidden_layers=2)
-    parameters = network.parameters()
     shape = (9, 12)
     x = jt.array(grid(*shape)).stop_grad()
     kinds = {0: 1, 1: 2, 2: 1}[order]
@@ -216,7 +216,7 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
     weight = jt.array(rng.uniform(size=108).astype(np.float32))
 
     results = []
-    for module in (reference, fused):
+    for module in (reference, Fused()):
         streams = module.streams(network, x, order, spacing(*shape))
         assert len(streams) == reference.STREAMS[order]
         losses = [
@@ -227,7 +227,8 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         ]
         values = [stream.numpy() for stream in streams]
         for loss in losses:
-            values += [loss.numpy(), *(g.numpy() for g in jt.grad(2 * loss, parameters))]
+            (gradient,) = jt.grad(2 * loss, [network.flat])
+            values += [loss.numpy(), *(p for pair in network.split(gradient.numpy()) for p in pair)]
         results.append(values)
     largest = max(np.abs(value).max() for value in results[0])
     for expected, ours in zip(*results):
@@ -239,9 +240,9 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
 @pytest.mark.parametrize("n", [1, 7, 64, 100, 256])
 def test_orthogonalisation_is_the_reference_engines(n):
     rng = np.random.default_rng(n)
-    matrix = jt.array(rng.normal(size=(n, n)).astype(np.float32))
-    expected = reference.orthogonalize(matrix).numpy()
-    assert relative_error(fused.orthogonalize(matrix).numpy(), expected) < 1e-4
+    matrices = jt.array(rng.normal(size=(3, n, n)).astype(np.float32))
+    expected = reference.orthogonalize(matrices).numpy()
+    assert relative_error(Fused().orthogonalize(matrices).numpy(), expected) < 1e-4
 
 
 def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
@@ -253,7 +254,7 @@ def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
         result = training.train(network, task, module, 20, optimizer)
         return layers_of(network), result.best.loss
 
-    (first, first_loss), (again, again_loss) = run(fused), run(fused)
+    (first, first_loss), (again, again_loss) = run(Fused()), run(Fused())
     for one, other in zip(first, again):
         assert (one[0] == other[0]).all()
         assert (one[1] == other[1]).all()
@@ -263,18 +264,18 @@ def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
 
 
 def test_an_engine_that_fails_is_replaced_with_one_sentence(monkeypatch, capsys):
-    assert engine.choose("fused") is fused
+    assert engine.choose("fused") == Fused("fp32")
     assert engine.choose("reference") is reference
     assert capsys.readouterr().err == ""
 
     def fails(*_):
         raise RuntimeError("log\nfatal error: omp.h: No such file\nmore log")
 
-    def lies(network, coordinates, order):
+    def lies(self, network, coordinates, order):
         return [coordinates[:, :1]]
 
     for broken, reason in ((fails, "omp.h"), (lies, "wrong values")):
-        monkeypatch.setattr(fused, "streams", broken)
+        monkeypatch.setattr(Fused, "streams", broken)
         assert engine.choose("fused") is reference
         (line,) = capsys.readouterr().err.splitlines()
         assert reason in line

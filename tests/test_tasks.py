@@ -140,14 +140,10 @@ def test_colour_losses_are_the_mean_over_channels(data, operator):
     image = read_image(data / "astronaut.jpg", 3, (12, 16))
     network = Siren(out_features=3, hidden_features=16, hidden_layers=1)
     gray = Siren(out_features=1, hidden_features=16, hidden_layers=1)
-    for mine, theirs in zip(list(gray.linears)[:-1], list(network.linears)[:-1]):
-        mine.weight.assign(theirs.weight)
-        mine.bias.assign(theirs.bias)
+    *hidden, output = network.split(network.flat.numpy())
     losses = []
     for channel in range(3):
-        gray.linears[-1].weight.assign(network.linears[-1].weight[channel : channel + 1])
-        gray.linears[-1].bias.assign(network.linears[-1].bias[channel : channel + 1])
-        jt.sync(gray.parameters())
+        gray.load([*hidden, tuple(p[channel : channel + 1] for p in output)])
         task = Poisson(image[..., channel : channel + 1], operator)
         losses.append(loss(task, reference, gray))
     colour = loss(Poisson(image, operator), reference, network)
@@ -204,19 +200,19 @@ def test_gradient_through_the_pixel_norm(operator, order):
     target = jt.array(rng.normal(size=(70, 3 - order, 2)).astype(np.float32))
     norm = operators.ResidualNorm(shape, "pixel")
     x = jt.array(grid(*shape))
-    weight = network.linears[1].weight
-    start, direction = weight.numpy(), rng.normal(size=weight.shape).astype(np.float32)
+    start = network.flat.numpy()
+    direction = rng.normal(size=start.shape).astype(np.float32)
 
     def value():
         return operators.squared_error(
             network, x, target, order, shape, operator, reference, norm
         )
 
-    slope = (jt.grad(value(), [weight])[0].numpy() * direction).sum()
+    slope = (jt.grad(value(), [network.flat])[0].numpy() * direction).sum()
     ends = []
     for sign in (1, -1):
-        weight.assign(jt.array(start + sign * 1e-3 * direction))
-        jt.sync([weight])
+        network.flat.update(jt.array(start + sign * 1e-3 * direction))
+        network.flat.sync()
         ends.append(value().item())
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.02)
 

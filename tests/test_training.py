@@ -40,23 +40,24 @@ def test_muon_is_newton_schulz_on_nesterov_momentum_and_adam_on_the_rest():
     jt.set_global_seed(2)
     rng = np.random.default_rng(2)
     network = Siren(hidden_features=24, hidden_layers=2)
-    parameters = network.parameters()
-    start = [p.numpy().astype(np.float64) for p in parameters]
-    hidden = [i for i, p in enumerate(start) if p.shape == (24, 24)]
-    assert len(hidden) == 2
-    others = [i for i in range(len(start)) if i not in hidden]
+    start = network.flat.numpy().astype(np.float64)
+    hidden = [layer.weight.shape == (24, 24) for layer in network.split(start)]
+    assert sum(hidden) == 2
     muon = Muon(network, reference, learning_rate=0.02, adam_rate=0.003)
-    adam_alone = [jt.array(start[i].astype(np.float32)) for i in others]
-    adam = Adam(adam_alone, 0.003)
-    momentum = {i: np.zeros((24, 24)) for i in hidden}
+    adam_alone = jt.array(start.astype(np.float32))
+    adam = Adam([adam_alone], 0.003)
+    expected = [layer.weight.copy() for layer in network.split(start)]
+    momentum = [np.zeros_like(weight) for weight in expected]
     for factor in (1.0, 0.5, 0.25):
-        gradients = [rng.normal(size=p.shape) for p in start]
-        variables = [jt.array(g.astype(np.float32)) for g in gradients]
-        muon.step(variables, factor)
-        adam.step([variables[i] for i in others], factor)
-        for i in hidden:
-            momentum[i] = 0.95 * momentum[i] + gradients[i]
-            x = 0.95 * momentum[i] + gradients[i]
+        gradient = rng.normal(size=start.shape)
+        variable = jt.array(gradient.astype(np.float32))
+        muon.step([variable], factor)
+        adam.step([variable], factor)
+        for i, layer in enumerate(network.split(gradient)):
+            momentum[i] = 0.95 * momentum[i] + layer.weight
+            x = 0.95 * momentum[i] + layer.weight
+            if not hidden[i]:
+                continue
             x /= np.linalg.norm(x)
             for _ in range(5):
                 gram = x @ x.T
@@ -64,12 +65,14 @@ def test_muon_is_newton_schulz_on_nesterov_momentum_and_adam_on_the_rest():
             singular = np.linalg.svd(x, compute_uv=False)
             assert singular.max() < 1.3  # orthogonal but for what was nearly singular
             assert np.median(singular) > 0.6
-            start[i] = start[i] - factor * 0.02 * x
-    jt.sync(parameters + adam_alone)
-    for i in hidden:
-        assert relative_error(parameters[i].numpy(), start[i]) < 1e-4
-    for i, expected in zip(others, adam_alone):
-        np.testing.assert_array_equal(parameters[i].numpy(), expected.numpy())
+            expected[i] = expected[i] - factor * 0.02 * x
+    ours, others = network.split(network.flat.numpy()), network.split(adam_alone.numpy())
+    for i, (layer, other) in enumerate(zip(ours, others)):
+        np.testing.assert_array_equal(layer.bias, other.bias)
+        if hidden[i]:
+            assert relative_error(layer.weight, expected[i]) < 1e-4
+        else:
+            np.testing.assert_array_equal(layer.weight, other.weight)
 
 
 def test_schedules():
@@ -79,7 +82,7 @@ def test_schedules():
 
 
 def train(network, task, engine, epochs, learning_rate):
-    optimizer = Adam(network.parameters(), learning_rate)
+    optimizer = Adam([network.flat], learning_rate)
     return training.train(network, task, engine, epochs, optimizer)
 
 

@@ -1,6 +1,7 @@
 """Evaluation of the network and its derivatives, behind one interface (see ``reference``).
 
-``choose`` imports the engine by name. All of them offer ``streams`` and ``squared_error``.
+``choose`` gives the engine of a name. All of them offer ``streams``, ``squared_error`` and
+``orthogonalize``.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import sys
 ENGINES = ("fused", "reference")
 
 
-def choose(name: str):
-    """The module of the engine called ``name``, one of ``ENGINES``.
+def choose(name: str, precision: str = "fp32"):
+    """The engine called ``name``, one of ``ENGINES``, with a precision of ``fused.PRECISIONS``.
 
     Where the fused engine cannot be compiled or computes wrong values, a sentence on stderr says
     so and the reference engine, plain Jittor operations, takes its place.
@@ -20,9 +21,10 @@ def choose(name: str):
 
     if name == "reference":
         return reference
-    from siren.engine import fused
+    from siren.engine.fused import Fused
 
-    problem = fused.why_unusable()
+    engine = Fused(precision)
+    problem = engine.why_unusable()
     if problem:
         print(
             f"The fused engine does not work here ({problem}); using --engine reference, "
@@ -30,4 +32,4 @@ def choose(name: str):
             file=sys.stderr,
         )
         return reference
-    return fused
+    return engine

@@ -1,60 +1,89 @@
-"""The fused CPU engine: one pass over small tiles of points, in C++ (``siren_cpu.h``).
+"""The fused engine: kernels for the CPU (``siren_cpu.h``) and for NVIDIA GPUs (``siren_cuda.h``).
 
-It computes what ``reference`` defines. Activations never leave the cache, so that memory does not
-grow with the number of points, and derivatives are recomputed where they are needed again.
+It computes what ``reference`` defines, in one pass over the points. On the CPU activations never leave
+the cache, on a GPU they stay in a buffer of bounded size, so that memory does not grow with the
+number of points; derivatives are recomputed where they are needed again.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import jittor as jt
 import numpy as np
 
+from siren.engine import reference
 from siren.engine.reference import STREAMS
 from siren.network import Siren
+
+PRECISIONS = ("fp32", "fp16", "bf16")
 
 _COMPILER_FLAGS = f'FLAGS: -I"{Path(__file__).resolve().parent}" '
 
 
-def why_unusable() -> str | None:
-    """Try the engine on a network small enough to check in NumPy: None, or what goes wrong."""
-    if jt.flags.use_cuda:
-        return "it has no GPU kernels"
-    network = Siren(hidden_features=3, hidden_layers=1)
-    points = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2)
-    expected = points
-    *hidden, output = [(p.weight.numpy(), p.bias.numpy()) for p in network.linears]
-    for weight, bias in hidden:
-        expected = np.sin(network.omega_0 * (expected @ weight.T + bias))
-    expected = expected @ output[0].T + output[1]
-    try:
-        (values,) = streams(network, jt.array(points), 0)
-        values = values.numpy()
-    except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-        return (lines or ["Jittor cannot run it"])[-1].strip()
-    return None if np.allclose(values, expected, atol=1e-5) else "it computes wrong values"
+@dataclass(frozen=True)
+class Fused:
+    """The engine, with the functions of ``reference``.
 
+    precision  of the numbers that enter matrix products on a GPU, one of ``PRECISIONS``: fp32 (22
+               bits), fp16 (11 bits, as TF32 has), bf16 (8 bits). Sums are float32 in any case. A
+               CPU knows fp32 alone, and takes it for all.
+    """
 
-def streams(network, coordinates, order, scale=(1.0, 1.0)):
-    """As ``reference.streams``; differentiable in the parameters, not in the coordinates."""
-    output = _Streams()(_flat(network), coordinates, _numbers(network, order, scale))
-    return [output[:, stream] for stream in range(STREAMS[order])]
+    precision: str = "fp32"
 
+    def why_unusable(self) -> str | None:
+        """Try it on a network small enough to check in NumPy: None, or what goes wrong."""
+        network = Siren(hidden_features=3, hidden_layers=1)
+        points = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2)
+        expected = points
+        *hidden, output = network.split(network.flat.numpy())
+        for weight, bias in hidden:
+            expected = np.sin(network.omega_0 * (expected @ weight.T + bias))
+        expected = expected @ output.weight.T + output.bias
+        try:
+            (values,) = self.streams(network, jt.array(points), 0)
+            values = values.numpy()
+        except RuntimeError as error:
+            lines = [line for line in str(error).splitlines() if "error" in line.lower()]
+            return (lines or ["Jittor cannot run it"])[-1].strip()
+        tolerance = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-1}[self.precision]
+        return None if np.allclose(values, expected, atol=tolerance) else "it computes wrong values"
 
-def squared_error(network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
-    """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
-    numbers = _numbers(network, order, scale)
-    return _SquaredError()(_flat(network), coordinates, target, weight, numbers)
+    def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
+        """As ``reference.streams``; differentiable in the parameters, not in the coordinates."""
+        output = _Streams()(network.flat, coordinates, self._numbers(network, order, scale))
+        return [output[:, stream] for stream in range(STREAMS[order])]
 
+    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
+        """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
+        numbers = self._numbers(network, order, scale)
+        return _SquaredError()(network.flat, coordinates, target, weight, numbers)
 
-def orthogonalize(matrix):
-    """As ``reference.orthogonalize``."""
-    (result,) = _code(
-        [matrix.shape], [matrix], "siren::orthogonalize(in0_p, int(in0_shape0), out0_p);", {}
-    )
-    return result
+    def orthogonalize(self, matrices):
+        """As ``reference.orthogonalize``."""
+        if jt.flags.use_cuda:
+            return reference.orthogonalize(matrices)
+        (result,) = _code(
+            [matrices.shape],
+            [matrices],
+            "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), out0_p);",
+            {},
+        )
+        return result
+
+    def _numbers(self, network, order, scale):
+        return {
+            "width": network.hidden_features,
+            "hidden_layers": network.hidden_layers,
+            "channels": network.out_features,
+            "omega_0": network.omega_0,
+            "order": order,
+            "scale_row": scale[0],
+            "scale_column": scale[1],
+            "precision": PRECISIONS.index(self.precision),
+        }
 
 
 class _Streams(jt.Function):
@@ -108,26 +137,9 @@ def _code(shapes, inputs, source, numbers):
         inputs,
         cpu_header='#include "binding.h"',
         cpu_src=source,
+        cuda_header='#include "binding_cuda.h"',
+        cuda_src=source,
         data=numbers,
     )
     outputs[0].compile_options = {_COMPILER_FLAGS: 1}
     return outputs
-
-
-def _flat(network):
-    """All parameters as one Var, in the order that ``binding.h`` describes."""
-    parts = [p for linear in network.linears for p in (linear.weight, linear.bias)]
-    return jt.concat([part.reshape((-1,)) for part in parts], dim=0)
-
-
-def _numbers(network, order, scale):
-    first, *hidden, output = network.linears
-    return {
-        "width": first.out_features,
-        "hidden_layers": len(hidden),
-        "channels": output.out_features,
-        "omega_0": network.omega_0,
-        "order": order,
-        "scale_row": scale[0],
-        "scale_column": scale[1],
-    }

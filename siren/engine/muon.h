@@ -12,7 +12,7 @@ namespace siren {
 //     X <- a X + (b G + c G^2) X,  G = X X^T,
 // from X = matrix / |matrix|_F, whose coefficients take every singular value near 1 rather than
 // to 1 (Jordan et al. 2024, Muon).
-inline void orthogonalize(const float* matrix, int n, float* x) {
+inline void orthogonalize_one(const float* matrix, int n, float* x) {
     const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
     static thread_local Workspace workspace;
     const size_t size = size_t(n) * n;
@@ -31,6 +31,12 @@ inline void orthogonalize(const float* matrix, int n, float* x) {
         matmul(polynomial, x, product, n, n, n);
         for (size_t i = 0; i < size; ++i) x[i] = a * x[i] + product[i];
     }
+}
+
+// The same for `count` matrices, one after the other.
+inline void orthogonalize(const float* matrices, int count, int n, float* results) {
+    const size_t size = size_t(n) * n;
+    for (int i = 0; i < count; ++i) orthogonalize_one(matrices + i * size, n, results + i * size);
 }
 
 }  // namespace siren

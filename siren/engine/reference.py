@@ -33,7 +33,7 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     Returns a list of Vars (N, channels): [u], [u, u_row, u_column] or
     [u, u_row, u_column, laplacian].
     """
-    *hidden, output = network.linears
+    *hidden, output = network.layers
     omega = network.omega_0
 
     first, *later = hidden
@@ -42,8 +42,8 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     z_column = (first.weight[:, 1] * scale[1]).broadcast(z)
     z_streams = [z, z_row, z_column, jt.zeros_like(z)][: STREAMS[order]]
     h_streams = _sine(z_streams, omega)
-    for linear in later:
-        h_streams = _sine(_linear(linear, h_streams), omega)
+    for layer in later:
+        h_streams = _sine(_linear(layer, h_streams), omega)
     return _linear(output, h_streams)
 
 
@@ -65,23 +65,25 @@ def squared_error(network, coordinates, target, order, scale=(1.0, 1.0), weight=
     return residual.mean()
 
 
-def orthogonalize(matrix):
-    """The nearest orthogonal matrix to a square Var, roughly: Muon's Newton-Schulz iterations.
+def orthogonalize(matrices):
+    """The nearest orthogonal matrix to each of ``matrices`` (count, n, n), roughly, as a Var.
 
-    Five times X <- a X + (b G + c G^2) X with G = X X^T, from X = matrix / |matrix|_F. The
-    coefficients take singular values near 1 quickly rather than to 1 (Jordan et al. 2024).
+    Muon's Newton-Schulz iterations: five times X <- a X + (b G + c G^2) X with G = X X^T, from
+    X = matrix / |matrix|_F. The coefficients take singular values near 1 quickly rather than to 1
+    (Jordan et al. 2024).
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrix / (matrix.sqr().sum().sqrt() + 1e-7)
+    norm = matrices.sqr().sum((1, 2), keepdims=True).sqrt()
+    x = matrices / (norm + 1e-7)
     for _ in range(5):
-        gram = jt.matmul(x, x.transpose())
-        x = a * x + jt.matmul(b * gram + c * jt.matmul(gram, gram), x)
+        gram = jt.nn.bmm_transpose(x, x)
+        x = a * x + jt.nn.bmm(b * gram + c * jt.nn.bmm(gram, gram), x)
     return x
 
 
-def _linear(linear, h_streams):
+def _linear(layer, h_streams):
     value, *derivatives = h_streams
-    return [linear(value)] + [jt.nn.matmul_transpose(h, linear.weight) for h in derivatives]
+    return [layer(value)] + [jt.nn.matmul_transpose(h, layer.weight) for h in derivatives]
 
 
 def _sine(z_streams, omega):

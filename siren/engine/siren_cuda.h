@@ -1,0 +1,1260 @@
+// SIREN (arXiv:2006.09661) on an NVIDIA GPU: what siren_cpu.h computes, by matrix products on tensor
+// cores with the sine layers and their adjoints fused to their ends. See there for the mathematics.
+//
+// Points go in chunks, so that memory does not grow with their number. Within a chunk the matrices
+// of all layers are kept, a row for each point and stream: row = ((p / 16) streams + stream) 16 + p % 16,
+// so that a tensor-core fragment of 16 rows holds one stream of 16 points, and the thread that holds
+// one stream of a point holds the others.
+//
+// Numbers that enter products are kept as `pieces` 16-bit floats which add up to the number:
+//     fp32: two halves, 22 bits, three products      fp16: one half, 11 bits, TF32's precision
+//     bf16: one bfloat16, 8 bits
+// Sums are float32 always. Half has few exponents, so cotangents are scaled by a power of two that
+// brings their largest to 2^9, derivatives by one that brings those of the first layer near 1.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+namespace siren {
+namespace gpu {
+namespace {  // each of Jittor's operations is a library that registers kernels of its own
+
+inline void check(cudaError_t error) {
+    if (error != cudaSuccess) {
+        throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
+    }
+}
+
+struct Fp32 {
+    typedef __half Piece;
+    static constexpr int pieces = 2;
+};
+struct Fp16 {
+    typedef __half Piece;
+    static constexpr int pieces = 1;
+};
+struct Bf16 {
+    typedef __nv_bfloat16 Piece;
+    static constexpr int pieces = 1;
+};
+
+constexpr int column_tile = 256;  // columns of a product's tile; widths are padded to whole ones
+constexpr int depth_tile = 32;    // depth of a step of a product
+constexpr int outer_threads = 256;
+constexpr int chunk_rows = 1 << 17;  // bounds the memory of a chunk
+
+// 16-row fragments a warp holds.
+__host__ __device__ constexpr int fragments(int streams) { return streams == 3 ? 3 : 4; }
+// Points are padded to a multiple of this, which makes whole tiles of rows.
+constexpr int point_group(int streams) { return streams == 1 ? 128 : 32; }
+
+// A matrix as pieces, plane after plane.
+template <class Precision>
+struct Matrix {
+    typedef typename Precision::Piece Piece;
+    Piece* data;
+    size_t plane;  // elements
+};
+
+__device__ inline float to_float(__half x) { return __half2float(x); }
+__device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ inline void from_float(float x, __half& y) { y = __float2half_rn(x); }
+__device__ inline void from_float(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
+
+// Eight neighbouring elements, 16 bytes of each plane.
+template <class Precision>
+__device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, const float* x) {
+    typedef typename Precision::Piece Piece;
+    float rest[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) rest[i] = x[i];
+#pragma unroll
+    for (int piece = 0; piece < Precision::pieces; ++piece) {
+        __align__(16) Piece packed[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            from_float(rest[i], packed[i]);
+            if (piece + 1 < Precision::pieces) rest[i] -= to_float(packed[i]);
+        }
+        *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) =
+            *reinterpret_cast<const uint4*>(packed);
+    }
+}
+
+// Eight elements as they are in memory; loads of several such can be under way at once.
+template <class Precision>
+struct Raw8 {
+    uint4 pieces[Precision::pieces];
+
+    __device__ void load(const Matrix<Precision>& matrix, size_t offset) {
+#pragma unroll
+        for (int piece = 0; piece < Precision::pieces; ++piece) {
+            pieces[piece] =
+                *reinterpret_cast<const uint4*>(matrix.data + piece * matrix.plane + offset);
+        }
+    }
+    __device__ void unpack(float* x) const {
+        typedef typename Precision::Piece Piece;
+#pragma unroll
+        for (int piece = 0; piece < Precision::pieces; ++piece) {
+            const Piece* packed = reinterpret_cast<const Piece*>(&pieces[piece]);
+#pragma unroll
+            for (int i = 0; i < 8; ++i) {
+                x[i] = piece == 0 ? to_float(packed[i]) : x[i] + to_float(packed[i]);
+            }
+        }
+    }
+};
+
+template <class Precision>
+__device__ inline void load8(const Matrix<Precision>& matrix, size_t offset, float* x) {
+    Raw8<Precision> raw;
+    raw.load(matrix, offset);
+    raw.unpack(x);
+}
+
+__device__ inline void load8(const float* source, float* x) {
+    reinterpret_cast<float4*>(x)[0] = reinterpret_cast<const float4*>(source)[0];
+    reinterpret_cast<float4*>(x)[1] = reinterpret_cast<const float4*>(source)[1];
+}
+
+// Cody and Waite's reduction by pi, and minimax polynomials, as in sincos.h. The processor's own
+// sine, whose error grows as 6e-8 |x|, is enough for 16 bits.
+template <class Precision>
+__device__ inline void sine_and_cosine(float x, float& sine, float& cosine) {
+    if (Precision::pieces == 1) {
+        sine = __sinf(x);
+        cosine = __cosf(x);
+        return;
+    }
+    const float n = rintf(x * 0.318309886183790672f);
+    float r = fmaf(n, -3.140625f, x);
+    r = fmaf(n, -0.0009675025939941406f, r);
+    r = fmaf(n, -1.5099580252808664e-07f, r);
+    const float t = r * r;
+    float p = fmaf(t, 2.5999031549872598e-06f, -0.00019806547788903117f);
+    p = fmaf(p, t, 0.008333016186952591f);
+    p = fmaf(p, t, -0.16666656732559204f);
+    p = fmaf(p * t, r, r);
+    float q = fmaf(t, -2.6075662162838853e-07f, 2.476180816302076e-05f);
+    q = fmaf(q, t, -0.0013888402609154582f);
+    q = fmaf(q, t, 0.04166664183139801f);
+    q = fmaf(q, t, -0.5f);
+    q = fmaf(q, t, 1.0f);
+    const unsigned sign = unsigned(int(n)) << 31;
+    sine = __uint_as_float(__float_as_uint(p) ^ sign);
+    cosine = __uint_as_float(__float_as_uint(q) ^ sign);
+}
+
+// Streams of x to streams of h; cos x takes the place of x.
+template <class Precision, int streams>
+__device__ inline void sine(float* x, float* h) {
+    float s, c;
+    sine_and_cosine<Precision>(x[0], s, c);
+    h[0] = s;
+    x[0] = c;
+    if (streams >= 3) {
+        h[1] = c * x[1];
+        h[2] = c * x[2];
+    }
+    if (streams == 4) h[3] = c * x[3] - s * (x[1] * x[1] + x[2] * x[2]);
+}
+
+// Cotangents of h to those of x, in place, from s = h[0] and x as sine() left it.
+template <int streams>
+__device__ inline void sine_adjoint(float s, const float* x, float* g) {
+    const float c = x[0];
+    float d = c * g[0];
+    if (streams >= 3) {
+        float sine_terms = g[1] * x[1] + g[2] * x[2];
+        float g1 = c * g[1], g2 = c * g[2];
+        if (streams == 4) {
+            const float laplacian = g[3], twice = 2.0f * s * laplacian;
+            sine_terms += laplacian * x[3];
+            d -= c * (x[1] * x[1] + x[2] * x[2]) * laplacian;
+            g1 -= twice * x[1];
+            g2 -= twice * x[2];
+            g[3] = c * laplacian;
+        }
+        d -= s * sine_terms;
+        g[1] = g1;
+        g[2] = g2;
+    }
+    g[0] = d;
+}
+
+// ---- Tensor cores -------------------------------------------------------------------------------
+
+__device__ inline uint32_t shared_address(const void* p) {
+    return uint32_t(__cvta_generic_to_shared(p));
+}
+
+__device__ inline void copy16(void* destination, const void* source) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(destination)),
+                 "l"(source));
+}
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::); }
+template <int pending>
+__device__ inline void wait_copies() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(pending));
+}
+
+template <bool transposed>
+__device__ inline void load_matrices(uint32_t (&r)[4], const void* row) {
+    if (transposed) {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(shared_address(row)));
+    } else {
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                     : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                     : "r"(shared_address(row)));
+    }
+}
+
+__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                    __half) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                    __nv_bfloat16) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, "
+                 "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// One step of depth 16 for a warp: sums[i][j] += A_i B_j for its fragments i of rows and its 8 of
+// columns. load_a(piece, i, registers) and load_b(piece, pair of columns, registers) fetch fragments.
+template <class Precision, int rows, class LoadA, class LoadB>
+__device__ inline void multiply_step(float (&sums)[rows][8][4], const LoadA& load_a,
+                                     const LoadB& load_b) {
+    typedef typename Precision::Piece Piece;
+    uint32_t a[Precision::pieces][rows][4];
+#pragma unroll
+    for (int piece = 0; piece < Precision::pieces; ++piece) {
+#pragma unroll
+        for (int i = 0; i < rows; ++i) load_a(piece, i, a[piece][i]);
+    }
+#pragma unroll
+    for (int pair = 0; pair < 4; ++pair) {
+#pragma unroll
+        for (int piece_b = 0; piece_b < Precision::pieces; ++piece_b) {
+            uint32_t b[4];
+            load_b(piece_b, pair, b);
+#pragma unroll
+            for (int piece_a = 0; piece_a < Precision::pieces - piece_b; ++piece_a) {
+#pragma unroll
+                for (int i = 0; i < rows; ++i) {
+                    multiply_add(sums[i][2 * pair], a[piece_a][i], b[0], b[1], Piece());
+                    multiply_add(sums[i][2 * pair + 1], a[piece_a][i], b[2], b[3], Piece());
+                }
+            }
+        }
+    }
+}
+
+// ---- Products with weights: Z = A B, and a sine layer or its adjoint on Z --------------------------
+
+// Weights are packed so that B's columns n of a group of 32 are stored as rows in the order
+//     n = 8 t + 2 f + e   at   8 f + 2 t + e,     t < 4, f < 4, e < 2:
+// then the four fragments f of a thread hold eight neighbouring columns, 8 t to 8 t + 7.
+__host__ __device__ inline int packed_row(int n) {
+    const int t = n % 32 / 8, f = n % 8 / 2, e = n % 2;
+    return n / 32 * 32 + 8 * f + 2 * t + e;
+}
+
+// Rows in shared memory are padded by 16 bytes: eight of them, one below the other, then lie in
+// different banks.
+constexpr int padding = 8;
+
+// Weights that fit are stationary: a block has all of them in shared memory, and two groups of warps,
+// one of which multiplies while the other ends its tile. Others pass by, a step at a time.
+template <class Precision, int streams, bool stationary>
+struct ProductShape {
+    static constexpr int groups = stationary ? 2 : 1;
+    static constexpr int group_threads = stationary ? 128 : 256;
+    static constexpr int threads = groups * group_threads;
+    static constexpr int rows = group_threads / 128 * 16 * fragments(streams);  // of a group's tile
+    static constexpr int depth = stationary ? 64 : depth_tile;                  // of a step
+    static constexpr int stages = Precision::pieces == 1 ? 4 : 3;
+    static constexpr int stride_a = depth + padding;
+    static constexpr int stride_b = (stationary ? column_tile : depth) + padding;
+    static constexpr int plane_a = rows * stride_a, plane_b = column_tile * stride_b;
+    static constexpr int stage = Precision::pieces * (plane_a + (stationary ? 0 : plane_b));
+    static constexpr int elements = groups * stages * stage + (stationary ? plane_b : 0);
+    static constexpr int bias_shares = threads / 128;  // of each block
+    static constexpr size_t bytes = elements * sizeof(typename Precision::Piece) +
+                                    bias_shares * column_tile * sizeof(float);
+};
+
+// What happens to a tile of Z. The adjoint also sums the value rows of d, which are the gradient of a
+// bias: each block has some shares (share, width) of that.
+template <class Precision>
+struct Ending {
+    Matrix<Precision> h, x;  // forward: written (x only if keep); adjoint: read
+    Matrix<Precision> d;     // adjoint: written
+    const float* bias;       // forward
+    bool keep;
+    float* bias_partial;  // adjoint
+};
+
+// The gridDim.x blocks' groups take tiles of rows in turn; blockIdx.y is the tile of columns.
+template <class Precision, int streams, bool stationary, bool adjoint>
+__global__ void __launch_bounds__(256, 1)
+    product_kernel(Matrix<Precision> a, Matrix<Precision> b, Ending<Precision> end, int tiles,
+                   int width) {
+    typedef typename Precision::Piece Piece;
+    typedef ProductShape<Precision, streams, stationary> Shape;
+    constexpr int F = fragments(streams);
+    extern __shared__ __align__(16) unsigned char shared_memory[];
+    const int thread = threadIdx.x % Shape::group_threads;
+    const int group = threadIdx.x / Shape::group_threads;
+    Piece* const all_b = reinterpret_cast<Piece*>(shared_memory);  // if stationary
+    Piece* const shared =
+        all_b + (stationary ? Shape::plane_b : 0) + group * Shape::stages * Shape::stage;
+    const int lane = thread % 32, warp = thread / 32;
+    const int warp_row = warp / 4 * 16 * F, warp_column = warp % 4 * 64;
+    const int column0 = blockIdx.y * column_tile;
+    const int steps = width / Shape::depth;
+    const int first_tile = blockIdx.x * Shape::groups + group;
+    const int tile_step = gridDim.x * Shape::groups;
+    const int total = (max(tiles - first_tile, 0) + tile_step - 1) / tile_step * steps;
+
+    const auto copy_rows = [&](const Piece* source, int rows, int depth, Piece* destination,
+                               int stride, int index, int threads) {
+        const int vectors = depth / 8;
+        for (int i = index; i < rows * vectors; i += threads) {
+            const int row = i / vectors, k = i % vectors * 8;
+            copy16(destination + row * stride + k, source + size_t(row) * width + k);
+        }
+    };
+    int fetched = 0, fetched_step = 0;
+    size_t fetched_row = size_t(first_tile) * Shape::rows;
+    const auto fetch = [&] {
+        if (fetched < total) {
+            Piece* const stage = shared + fetched % Shape::stages * Shape::stage;
+            const int k = fetched_step * Shape::depth;
+#pragma unroll
+            for (int piece = 0; piece < Precision::pieces; ++piece) {
+                copy_rows(a.data + piece * a.plane + fetched_row * width + k, Shape::rows,
+                          Shape::depth, stage + piece * Shape::plane_a, Shape::stride_a, thread,
+                          Shape::group_threads);
+                if (stationary) continue;
+                copy_rows(b.data + piece * b.plane + size_t(column0) * width + k, column_tile,
+                          Shape::depth,
+                          stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b,
+                          Shape::stride_b, thread, Shape::group_threads);
+            }
+        }
+        commit_copies();
+        ++fetched;
+        if (++fetched_step == steps) {
+            fetched_step = 0;
+            fetched_row += size_t(tile_step) * Shape::rows;
+        }
+    };
+
+    // Each of a warp's first four lanes has 16 columns to itself.
+    float* const bias_sums = reinterpret_cast<float*>(reinterpret_cast<Piece*>(shared_memory) +
+                                                      Shape::elements) +
+                             threadIdx.x / 32 * 64 + lane * 8;
+    if (adjoint && lane < 4) {
+        for (int j = 0; j < 8; ++j) bias_sums[j] = bias_sums[32 + j] = 0;
+    }
+    if (stationary) {
+        copy_rows(b.data, column_tile, column_tile, all_b, Shape::stride_b, threadIdx.x,
+                  Shape::threads);
+        commit_copies();
+        wait_copies<0>();
+        __syncthreads();
+    }
+    float sums[F][8][4];
+    for (int number = 0; number < Shape::stages - 1; ++number) fetch();
+    int tile = first_tile, step = 0;
+    for (int number = 0; number < total; ++number) {
+        wait_copies<Shape::stages - 2>();
+        asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(Shape::group_threads) : "memory");
+        fetch();
+        if (step == 0) {
+#pragma unroll
+            for (int i = 0; i < F; ++i) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                    for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
+                }
+            }
+        }
+        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
+        const Piece* const a_row = stage + (warp_row + lane % 16) * Shape::stride_a + lane / 16 * 8;
+        const Piece* const b_row =
+            (stationary ? all_b + step * Shape::depth : stage + Precision::pieces * Shape::plane_a) +
+            (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride_b + lane / 8 % 2 * 8;
+#pragma unroll
+        for (int k = 0; k < Shape::depth; k += 16) {
+            multiply_step<Precision, F>(
+                sums,
+                [&](int piece, int i, uint32_t (&r)[4]) {
+                    load_matrices<false>(
+                        r, a_row + piece * Shape::plane_a + i * 16 * Shape::stride_a + k);
+                },
+                [&](int piece, int pair, uint32_t (&r)[4]) {
+                    load_matrices<false>(
+                        r, b_row + piece * Shape::plane_b + pair * 16 * Shape::stride_b + k);
+                });
+        }
+        if (++step < steps) continue;
+        step = 0;
+
+        const size_t row0 = size_t(tile) * Shape::rows + warp_row + lane / 4;
+        // Rows g and g + 8 of the fragments, of so many at once that their loads overlap.
+        constexpr int batch = Precision::pieces == 1 ? 2 : 1;
+#pragma unroll
+        for (int turn = 0; turn < 4; turn += batch) {
+            const int half_columns = turn / 2;
+            const int column = column0 + warp_column + half_columns * 32 + lane % 4 * 8;
+            const auto offset = [&](int i, int b) {
+                return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
+            };
+            Raw8<Precision> raw_h[batch][F / streams], raw_x[batch][F];
+            float bias[8], sum_d[8] = {};
+            if (adjoint) {
+#pragma unroll
+                for (int b = 0; b < batch; ++b) {
+#pragma unroll
+                    for (int i = 0; i < F; ++i) {
+                        if (streams > 1 && i % streams == 0) {
+                            raw_h[b][i / streams].load(end.h, offset(i, b));
+                        }
+                        raw_x[b][i].load(end.x, offset(i, b));
+                    }
+                }
+            } else {
+                load8(end.bias + column, bias);
+            }
+#pragma unroll
+            for (int b = 0; b < batch; ++b) {
+#pragma unroll
+                for (int first = 0; first < F; first += streams) {
+                    const int half = turn % 2 + b;
+                    float z[streams][8], h[8] = {}, x[streams][8];
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) {
+#pragma unroll
+                        for (int j = 0; j < 8; ++j) {
+                            z[s][j] = sums[first + s][half_columns * 4 + j / 2][half * 2 + j % 2];
+                        }
+                        if (adjoint) raw_x[b][first + s].unpack(x[s]);
+                    }
+                    if (adjoint && streams > 1) raw_h[b][first / streams].unpack(h);
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) {
+                        float value[streams], other[streams];
+#pragma unroll
+                        for (int s = 0; s < streams; ++s) {
+                            value[s] = z[s][j];
+                            if (adjoint) other[s] = x[s][j];
+                        }
+                        if (adjoint) {
+                            sine_adjoint<streams>(h[j], other, value);
+                        } else {
+                            value[0] += bias[j];
+                            sine<Precision, streams>(value, other);
+                        }
+#pragma unroll
+                        for (int s = 0; s < streams; ++s) {
+                            z[s][j] = adjoint ? value[s] : other[s];
+                            if (!adjoint) x[s][j] = value[s];
+                        }
+                        if (adjoint) sum_d[j] += value[0];
+                    }
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) {
+                        store8(adjoint ? end.d : end.h, offset(first + s, b), z[s]);
+                        if (!adjoint && end.keep) store8(end.x, offset(first + s, b), x[s]);
+                    }
+                }
+            }
+#pragma unroll
+            for (int j = 0; adjoint && j < 8; ++j) {
+#pragma unroll
+                for (int other = 4; other < 32; other *= 2) {
+                    sum_d[j] += __shfl_xor_sync(0xffffffffu, sum_d[j], other);
+                }
+                if (lane < 4) bias_sums[half_columns * 32 + j] += sum_d[j];
+            }
+        }
+        tile += tile_step;
+    }
+    if (adjoint && lane < 4) {
+        const size_t share = blockIdx.x * Shape::bias_shares + threadIdx.x / 128;
+        float* const result =
+            end.bias_partial + share * width + column0 + warp_column + lane * 8;
+        for (int j = 0; j < 8; ++j) {
+            result[j] = bias_sums[j];
+            result[32 + j] = bias_sums[32 + j];
+        }
+    }
+}
+
+// ---- Outer products: D^T H of all layers, over shares of the rows ------------------------------------
+
+template <class Precision>
+struct OuterShape {
+    static constexpr int stages = Precision::pieces == 1 ? 4 : 3;
+    static constexpr int stride_a = 128 + padding, stride_b = column_tile + padding;
+    static constexpr int plane_a = depth_tile * stride_a, plane_b = depth_tile * stride_b;
+    static constexpr int stage = Precision::pieces * (plane_a + plane_b);
+    static constexpr size_t bytes = size_t(stages) * stage * sizeof(typename Precision::Piece);
+};
+
+// Block (x, y, z): rows of share x, columns [128 y, 128 y + 128) of D, and z = layer column_tiles + tile
+// of columns of H. Layers of d and h lie `layer_size` elements apart; partial is (layer, share, width,
+// width).
+template <class Precision>
+__global__ void __launch_bounds__(outer_threads, 1)
+    outer_kernel(Matrix<Precision> d, Matrix<Precision> h, size_t layer_size, float* partial, int rows,
+                 int width) {
+    typedef typename Precision::Piece Piece;
+    typedef OuterShape<Precision> Shape;
+    extern __shared__ __align__(16) unsigned char shared_memory[];
+    Piece* const shared = reinterpret_cast<Piece*>(shared_memory);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 64;
+    const int layer = blockIdx.z / (width / column_tile);
+    const int column0 = blockIdx.z % (width / column_tile) * column_tile;
+    d.data += layer * layer_size;
+    h.data += layer * layer_size;
+    const int all_steps = rows / depth_tile;
+    const int begin = int(int64_t(all_steps) * blockIdx.x / gridDim.x);
+    const int total = int(int64_t(all_steps) * (blockIdx.x + 1) / gridDim.x) - begin;
+
+    const auto fetch = [&](int number) {
+        if (number < total) {
+            Piece* const stage = shared + number % Shape::stages * Shape::stage;
+            const size_t row0 = size_t(begin + number) * depth_tile;
+#pragma unroll
+            for (int piece = 0; piece < Precision::pieces; ++piece) {
+                const Piece* const source_a =
+                    d.data + piece * d.plane + row0 * width + blockIdx.y * 128;
+                Piece* const a_shared = stage + piece * Shape::plane_a;
+                for (int i = threadIdx.x; i < depth_tile * 16; i += outer_threads) {
+                    const int row = i / 16, column = i % 16 * 8;
+                    copy16(a_shared + row * Shape::stride_a + column,
+                           source_a + size_t(row) * width + column);
+                }
+                const Piece* const source_b =
+                    h.data + piece * h.plane + row0 * width + column0;
+                Piece* const b_shared =
+                    stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b;
+                for (int i = threadIdx.x; i < depth_tile * 32; i += outer_threads) {
+                    const int row = i / 32, column = i % 32 * 8;
+                    copy16(b_shared + row * Shape::stride_b + column,
+                           source_b + size_t(row) * width + column);
+                }
+            }
+        }
+        commit_copies();
+    };
+
+    float sums[4][8][4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
+        }
+    }
+    for (int number = 0; number < Shape::stages - 1; ++number) fetch(number);
+    for (int number = 0; number < total; ++number) {
+        wait_copies<Shape::stages - 2>();
+        __syncthreads();
+        fetch(number + Shape::stages - 1);
+        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
+        const Piece* const a_row = stage + (lane / 16 * 8 + lane % 8) * Shape::stride_a + warp_row +
+                                   lane / 8 % 2 * 8;
+        const Piece* const b_row = stage + Precision::pieces * Shape::plane_a +
+                                   lane % 16 * Shape::stride_b + warp_column + lane / 16 * 8;
+#pragma unroll
+        for (int k = 0; k < depth_tile; k += 16) {
+            multiply_step<Precision, 4>(
+                sums,
+                [&](int piece, int i, uint32_t (&r)[4]) {
+                    load_matrices<true>(
+                        r, a_row + piece * Shape::plane_a + k * Shape::stride_a + i * 16);
+                },
+                [&](int piece, int pair, uint32_t (&r)[4]) {
+                    load_matrices<true>(
+                        r, b_row + piece * Shape::plane_b + k * Shape::stride_b + pair * 16);
+                });
+        }
+    }
+    float* const result =
+        partial + ((size_t(layer) * gridDim.x + blockIdx.x) * width + blockIdx.y * 128) * width +
+        column0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = warp_row + i * 16 + half * 8 + lane / 4;
+                const int column = warp_column + j * 8 + lane % 4 * 2;
+                *reinterpret_cast<float2*>(result + size_t(row) * width + column) =
+                    make_float2(sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
+            }
+        }
+    }
+}
+
+// ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
+
+// The parameters as binding.h describes them.
+struct Parameters {
+    const float* flat;
+    int width, hidden_layers, channels;
+    float omega;
+
+    __host__ __device__ size_t weight(int layer) const {
+        if (layer == 0) return 0;
+        return 3 * size_t(width) + size_t(layer - 1) * (size_t(width) * width + width);
+    }
+    __host__ __device__ size_t bias(int layer) const {
+        const size_t rows = layer <= hidden_layers ? width : channels;
+        return weight(layer) + rows * (layer == 0 ? 2 : width);
+    }
+    __host__ __device__ size_t size() const { return bias(hidden_layers + 1) + channels; }
+};
+
+// Points and streams of a chunk, and the derivatives' units. `inverse` takes streams as they are kept
+// to those asked for.
+struct Points {
+    const float* coordinates;  // (count, 2)
+    int count, padded;
+    float scale[2], inverse[4];
+};
+
+// Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.
+struct Vectors {
+    float* data;
+    int width;
+    __host__ __device__ const float* first(int column) const { return data + size_t(column) * width; }
+    __host__ __device__ const float* bias(int layer) const { return data + size_t(2 + layer) * width; }
+    __host__ __device__ const float* output(int hidden_layers, int channel) const {
+        return data + size_t(3 + hidden_layers + channel) * width;
+    }
+};
+
+__device__ inline float cotangent_scale(const unsigned* largest) {
+    const float x = __uint_as_float(*largest);
+    if (!(x > 1e-30f) || x > 1e30f) return 1.0f;
+    return exp2f(9.0f - floorf(log2f(x)));
+}
+
+__global__ void pack_vectors_kernel(Parameters p, Vectors v) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    if (i >= v.width) return;
+    float x = 0;
+    if (i < p.width) {
+        if (row < 2) {
+            x = p.omega * p.flat[2 * i + row];
+        } else if (row < 3 + p.hidden_layers) {
+            x = p.omega * p.flat[p.bias(row - 2) + i];
+        } else {
+            const int channel = row - 3 - p.hidden_layers;
+            x = p.flat[p.weight(p.hidden_layers + 1) + size_t(channel) * p.width + i];
+        }
+    }
+    v.data[size_t(row) * v.width + i] = x;
+}
+
+// blockIdx: (k in blocks, n, 2 (layer - 1) + orientation); all matrices lie one after the other.
+template <class Precision>
+__global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int width) {
+    const int k = (blockIdx.x * blockDim.x + threadIdx.x) * 8, n = blockIdx.y;
+    const int layer = 1 + blockIdx.z / 2;
+    const bool transposed = blockIdx.z % 2;
+    if (k >= width) return;
+    const float* const w = p.flat + p.weight(layer);
+    float x[8];
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        const bool inside = k + j < p.width && n < p.width;
+        const size_t at = transposed ? size_t(k + j) * p.width + n : size_t(n) * p.width + k + j;
+        x[j] = inside ? p.omega * w[at] : 0.0f;
+    }
+    store8(packed, (size_t(blockIdx.z) * width + packed_row(n)) * width + k, x);
+}
+
+// Row of the first stream of a point; further streams follow 16 rows apart.
+template <int streams>
+__device__ inline size_t row_of(int point) {
+    return size_t(point / 16) * 16 * streams + point % 16;
+}
+
+template <class Precision, int streams>
+__global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h,
+                                   Matrix<Precision> x, bool keep) {
+    const int vectors = v.width / 8;
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    const int point = i / vectors, column = i % vectors * 8;
+    if (point >= points.padded) return;
+    const bool inside = point < points.count;
+    const float row = inside ? points.coordinates[2 * point] : 0.0f;
+    const float col = inside ? points.coordinates[2 * point + 1] : 0.0f;
+    float all_h[streams][8], all_x[streams][8], all_w0[8], all_w1[8], bias[8];
+    load8(v.first(0) + column, all_w0);
+    load8(v.first(1) + column, all_w1);
+    load8(v.bias(0) + column, bias);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        const float w0 = all_w0[j], w1 = all_w1[j];
+        float z[streams], value[streams];
+        z[0] = fmaf(w0, row, fmaf(w1, col, bias[j]));
+        if (streams >= 3) {
+            z[1] = w0 * points.scale[0];
+            z[2] = w1 * points.scale[1];
+        }
+        if (streams == 4) z[3] = 0;
+        sine<Precision, streams>(z, value);
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            all_h[s][j] = value[s];
+            all_x[s][j] = z[s];
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < streams; ++s) {
+        const size_t offset = (row_of<streams>(point) + 16 * s) * v.width + column;
+        store8(h, offset, all_h[s]);
+        if (keep) store8(x, offset, all_x[s]);
+    }
+}
+
+// output is (count, streams, channels); a warp for each row.
+template <class Precision, int streams>
+__global__ void output_kernel(Points points, Parameters p, Vectors v, Matrix<Precision> h,
+                              float* output) {
+    const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    const int point = i / streams, stream = i % streams;
+    if (point >= points.count) return;
+    const size_t row = row_of<streams>(point) + 16 * stream;
+    for (int c = 0; c < p.channels; ++c) {
+        float sum = 0;
+        for (int column = lane * 8; column < v.width; column += 256) {
+            float x[8], w[8];
+            load8(h, row * v.width + column, x);
+            load8(v.output(p.hidden_layers, c) + column, w);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) sum = fmaf(x[j], w[j], sum);
+        }
+#pragma unroll
+        for (int offset = 16; offset > 0; offset /= 2) {
+            sum += __shfl_down_sync(0xffffffffu, sum, offset);
+        }
+        if (lane == 0) {
+            const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + c] : 0.0f;
+            output[(size_t(point) * streams + stream) * p.channels + c] =
+                sum * points.inverse[stream] + bias;
+        }
+    }
+}
+
+__device__ inline void keep_largest(float x, unsigned* largest) {
+    unsigned bits = __float_as_uint(fabsf(x));
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+        bits = max(bits, __shfl_down_sync(0xffffffffu, bits, offset));
+    }
+    if (threadIdx.x % 32 == 0) atomicMax(largest, bits);
+}
+
+// Sum over a block of 256 threads, for thread 0.
+__device__ inline double block_sum(double x) {
+    __shared__ double warps[8];
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+    __syncthreads();
+    if (threadIdx.x != 0) return 0;
+    for (int i = 1; i < 8; ++i) x += warps[i];
+    return x;
+}
+
+// From outputs (count, streams, channels) to the cotangents of the squared error, in the units of
+// the streams as they are kept. sums[block] has the block's share of the loss, before the mean, and of
+// the output biases' gradient: 1 + channels numbers. Without a target, cotangents are `given`.
+template <int streams>
+__global__ void cotangent_kernel(Points points, int channels, const float* output,
+                                 const float* target, const float* weight, float mean,
+                                 const float* given, float* cotangent, unsigned* largest,
+                                 double* sums) {
+    constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
+    const int point = blockIdx.x * blockDim.x + threadIdx.x;
+    const size_t start = size_t(point) * streams * channels;
+    double loss = 0;
+    float most = 0;
+    if (point < points.count) {
+        const float w = weight ? weight[point] : 1.0f;
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            for (int c = 0; c < channels; ++c) {
+                const size_t i = start + s * channels + c;
+                float g = 0;
+                if (!target) {
+                    g = given[i] * points.inverse[s];
+                } else if (s >= first) {
+                    const size_t k = size_t(point) * supervised + s - first;
+                    const float residual = output[i] - target[k * channels + c];
+                    loss += double(w * residual) * residual;
+                    g = 2 * mean * w * residual * points.inverse[s];
+                }
+                most = fmaxf(most, fabsf(g));
+                cotangent[i] = g;
+            }
+        }
+    }
+    keep_largest(most, largest);
+    sums += size_t(blockIdx.x) * (1 + channels);
+    loss = block_sum(loss);
+    if (threadIdx.x == 0) sums[0] = loss;
+    for (int c = 0; c < channels; ++c) {
+        const double bias = block_sum(point < points.count ? cotangent[start + c] : 0.0f);
+        if (threadIdx.x == 0) sums[1 + c] = bias;
+    }
+}
+
+// A block for each of the sums: the loss, if wanted, and the output biases' gradient.
+__global__ void finish_sums_kernel(const double* sums, int shares, double mean, float* loss,
+                                   float* gradient, bool add) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < shares; i += blockDim.x) {
+        sum += sums[size_t(i) * gridDim.x + blockIdx.x];
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x != 0) return;
+    float* const result = blockIdx.x == 0 ? loss : gradient + blockIdx.x - 1;
+    if (!result) return;
+    *result = float(blockIdx.x == 0 ? mean * sum : sum) + (add ? *result : 0.0f);
+}
+
+// Cotangents of the output to those of the last sine layer's input, d; sums of d's value rows to
+// bias_partial[block]; and for `at_once` channels from `channel` on, the output weights' gradient to
+// partial[block][channel]. Blocks of 256 threads: (share of points, 256 columns). Only the first
+// channels' launch writes d and its sums.
+template <class Precision, int streams, int at_once>
+__global__ void __launch_bounds__(256, 2)
+    output_adjoint_kernel(Points points, Parameters p, Vectors v, Matrix<Precision> h,
+                          Matrix<Precision> x, Matrix<Precision> d, const float* cotangent,
+                          const unsigned* largest, int channel, float* bias_partial,
+                          float* partial) {
+    constexpr int parts = 8;
+    __shared__ float shared[parts][256];
+    const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
+    const int column = blockIdx.y * 256 + lane * 8;
+    const size_t next = size_t(16) * v.width;
+    const float scale = cotangent_scale(largest);
+    float bias[8] = {}, sums[at_once][8] = {};
+    for (int point = blockIdx.x * parts + part; point < points.padded; point += gridDim.x * parts) {
+        const size_t offset = row_of<streams>(point) * v.width + column;
+        const float* const y = cotangent + size_t(point) * streams * p.channels;
+        const bool inside = point < points.count;
+        Raw8<Precision> raw_h[streams], raw_x[streams];
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            raw_h[s].load(h, offset + s * next);
+            if (channel == 0) raw_x[s].load(x, offset + s * next);
+        }
+        float all_h[streams][8];
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            raw_h[s].unpack(all_h[s]);
+#pragma unroll
+            for (int q = 0; q < at_once; ++q) {
+                if (!inside || channel + q >= p.channels) continue;
+                const float g = y[s * p.channels + channel + q];
+#pragma unroll
+                for (int j = 0; j < 8; ++j) sums[q][j] = fmaf(g, all_h[s][j], sums[q][j]);
+            }
+        }
+        if (channel > 0) continue;
+        float g[streams][8] = {}, all_x[streams][8];
+        for (int c = 0; inside && c < p.channels; ++c) {
+            float w[8];
+            load8(v.output(p.hidden_layers, c) + column, w);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                const float scaled = scale * y[s * p.channels + c];
+#pragma unroll
+                for (int j = 0; j < 8; ++j) g[s][j] = fmaf(scaled, w[j], g[s][j]);
+            }
+        }
+#pragma unroll
+        for (int s = 0; s < streams; ++s) raw_x[s].unpack(all_x[s]);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            float value[streams], other[streams];
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                value[s] = g[s][j];
+                other[s] = all_x[s][j];
+            }
+            sine_adjoint<streams>(all_h[0][j], other, value);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) g[s][j] = value[s];
+            bias[j] += value[0];
+        }
+#pragma unroll
+        for (int s = 0; s < streams; ++s) store8(d, offset + s * next, g[s]);
+    }
+#pragma unroll
+    for (int q = channel > 0 ? 0 : -1; q < at_once; ++q) {
+        if (channel + q >= p.channels) break;
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < 8; ++j) shared[part][lane * 8 + j] = q < 0 ? bias[j] : sums[max(q, 0)][j];
+        __syncthreads();
+        float sum = 0;
+        for (int i = 0; i < parts; ++i) sum += shared[i][threadIdx.x];
+        const size_t row = q < 0 ? blockIdx.x : size_t(blockIdx.x) * p.channels + channel + q;
+        (q < 0 ? bias_partial : partial)[row * v.width + blockIdx.y * 256 + threadIdx.x] = sum;
+    }
+}
+
+// The first layer's weights: partial[block][q][column] = sum over rows of a share of what the weights'
+// column q, 0 or 1, was multiplied by, times d. Blocks of 256 threads: (share, 256 columns).
+template <class Precision, int streams>
+__global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision> d, float* partial) {
+    constexpr int parts = 8, unrolled = 4;
+    __shared__ float shared[parts][256];
+    const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
+    const int column = blockIdx.y * 256 + lane * 8;
+    const size_t next = size_t(16) * width;
+    float sums[2][8] = {};
+    const int step = gridDim.x * parts;
+    for (int first = blockIdx.x * parts + part; first < points.count; first += unrolled * step) {
+        Raw8<Precision> raw[unrolled][streams < 3 ? 1 : 3];  // the Laplacian's row has no part
+        float x[unrolled][2];
+#pragma unroll
+        for (int i = 0; i < unrolled; ++i) {
+            const int point = min(first + i * step, points.count - 1);
+            const size_t offset = row_of<streams>(point) * width + column;
+#pragma unroll
+            for (int s = 0; s < streams && s < 3; ++s) raw[i][s].load(d, offset + s * next);
+            const bool inside = first + i * step < points.count;
+            for (int q = 0; q < 2; ++q) x[i][q] = inside ? points.coordinates[2 * point + q] : 0.0f;
+        }
+#pragma unroll
+        for (int i = 0; i < unrolled; ++i) {
+            if (first + i * step >= points.count) continue;
+            float value[8];
+            raw[i][0].unpack(value);
+#pragma unroll
+            for (int q = 0; q < 2; ++q) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) sums[q][j] = fmaf(x[i][q], value[j], sums[q][j]);
+                if (streams < 3) continue;
+                float derivative[8];
+                raw[i][streams < 3 ? 0 : 1 + q].unpack(derivative);
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    sums[q][j] = fmaf(points.scale[q], derivative[j], sums[q][j]);
+                }
+            }
+        }
+    }
+#pragma unroll
+    for (int q = 0; q < 2; ++q) {
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < 8; ++j) shared[part][lane * 8 + j] = sums[q][j];
+        __syncthreads();
+        float sum = 0;
+        for (int i = 0; i < parts; ++i) sum += shared[i][threadIdx.x];
+        partial[(size_t(blockIdx.x) * 2 + q) * width + blockIdx.y * 256 + threadIdx.x] = sum;
+    }
+}
+
+// Shares (layer, share, row, width) of a part of the gradient, and where it is: element (row, column) of
+// layer l is gradient[l layer_stride + row row_stride + column column_stride].
+struct Part {
+    const float* shares;
+    int count, rows;
+    float* gradient;
+    size_t layer_stride, row_stride, column_stride;
+};
+
+// Writes or adds factor / scale times the sum over shares; scale is that of the cotangents, 1 if null.
+// Blocks of 256 threads: (32 columns, row, layer).
+__global__ void finish_kernel(Part part, int columns, int width, float factor,
+                              const unsigned* largest, bool add) {
+    constexpr int at_once = 8;
+    __shared__ float shared[at_once][32];
+    const int lane = threadIdx.x % 32, first = threadIdx.x / 32;
+    const int column = blockIdx.x * 32 + lane, row = blockIdx.y, layer = blockIdx.z;
+    float sum = 0;
+#pragma unroll 4
+    for (int share = first; share < part.count; share += at_once) {
+        sum += part.shares[((size_t(layer) * part.count + share) * part.rows + row) * width + column];
+    }
+    shared[first][lane] = sum;
+    __syncthreads();
+    if (first > 0 || column >= columns) return;
+    for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
+    if (largest) factor /= cotangent_scale(largest);
+    float& result = part.gradient[layer * part.layer_stride + row * part.row_stride +
+                                  column * part.column_stride];
+    result = factor * sum + (add ? result : 0.0f);
+}
+
+// ---- One pass over all points -----------------------------------------------------------------------
+
+// Device memory that is kept between calls and only grows.
+class Workspace {
+public:
+    void* reserve(size_t bytes) {
+        if (bytes > size_) {
+            check(cudaFree(data_));
+            data_ = nullptr;
+            size_ = 0;
+            check(cudaMalloc(&data_, bytes));
+            size_ = bytes;
+        }
+        return data_;
+    }
+
+private:
+    void* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+inline Workspace& workspace() {
+    static Workspace shared;
+    return shared;
+}
+
+inline int blocks(size_t items, int threads = 256) { return int((items + threads - 1) / threads); }
+
+template <class Precision, int streams>
+class Pass {
+    typedef typename Precision::Piece Piece;
+    typedef Matrix<Precision> Rows;
+    static constexpr int group = point_group(streams);
+
+public:
+    // `keep`: what backward() needs is kept.
+    Pass(const Parameters& parameters, const float* scale, int64_t n, bool keep)
+        : p_(parameters), keep_(keep) {
+        int device = 0;
+        check(cudaGetDevice(&device));
+        check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device));
+        width_ = (p_.width + column_tile - 1) / column_tile * column_tile;
+        const float unit = p_.omega * std::max(std::abs(scale[0]), std::abs(scale[1]));
+        const float kappa = unit > 0 ? std::exp2(std::round(std::log2(2 / unit))) : 1.0f;
+        for (int i = 0; i < 2; ++i) points_.scale[i] = kappa * scale[i];
+        points_.inverse[0] = 1;
+        points_.inverse[1] = points_.inverse[2] = 1 / kappa;
+        points_.inverse[3] = 1 / (kappa * kappa);
+
+        const int64_t most = chunk_rows / streams / group * group;
+        const int64_t padded = (n + group - 1) / group * group;
+        const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
+        chunk_points_ = (padded / group + chunks - 1) / chunks * group;
+
+        plane_ = size_t(chunk_points_) * streams * width_;
+        const int layers = p_.hidden_layers + 1;
+        const size_t values = size_t(chunk_points_) * streams * p_.channels;
+        const int column_tiles = width_ / column_tile;
+        splits_ = std::max(1, processors_ / (2 * column_tiles * column_tiles *
+                                             std::max(1, p_.hidden_layers)));
+        shares_ = 2 * processors_;
+        // Measured first, then laid out.
+        for (int turn = 0; turn < 2; ++turn) {
+            char* const start =
+                turn == 0 ? nullptr : static_cast<char*>(workspace().reserve(used_));
+            used_ = 0;
+            h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? layers : 2));
+            if (keep) {
+                x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
+                d_ = take<Piece>(start, Precision::pieces * plane_ * layers);
+                outer_partial_ =
+                    take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
+                bias_partial_ = take<float>(start, size_t(layers) * shares_ * width_);
+                partial_ = take<float>(start, size_t(shares_) * std::max(2, p_.channels) * width_);
+                output_ = take<float>(start, values);
+                cotangent_ = take<float>(start, values);
+                point_sums_ = take<double>(start, blocks(chunk_points_) * (1 + p_.channels));
+                largest_ = take<unsigned>(start, 1);
+            }
+            packed_plane_ = size_t(2 * p_.hidden_layers) * width_ * width_;
+            packed_ = take<Piece>(start, Precision::pieces * packed_plane_);
+            vectors_.width = width_;
+            vectors_.data = take<float>(start, size_t(3 + p_.hidden_layers + p_.channels) * width_);
+        }
+        pack_vectors_kernel<<<dim3(blocks(width_), 3 + p_.hidden_layers + p_.channels), 256>>>(
+            p_, vectors_);
+        if (p_.hidden_layers > 0) {
+            pack_matrices_kernel<Precision>
+                <<<dim3(blocks(width_ / 8, 32), width_, 2 * p_.hidden_layers), 32>>>(
+                    p_, Rows{packed_, packed_plane_}, width_);
+        }
+        check(cudaGetLastError());
+    }
+
+    int64_t chunk_points() const { return chunk_points_; }
+    float* output() const { return output_; }
+
+    // Streams of points (count, 2), at most chunk_points(), to output (count, streams, channels).
+    void forward(const float* coordinates, int count, float* output) {
+        points_.coordinates = coordinates;
+        points_.count = count;
+        points_.padded = (count + group - 1) / group * group;
+        first_layer_kernel<Precision, streams>
+            <<<blocks(size_t(points_.padded) * width_ / 8), 256>>>(points_, vectors_, h(0), x(0),
+                                                                   keep_);
+        for (int l = 1; l <= p_.hidden_layers; ++l) {
+            product<false>(h(l - 1), weights(l, false),
+                           {h(l), x(l), d(l), vectors_.bias(l), keep_, nullptr});
+        }
+        output_kernel<Precision, streams><<<blocks(size_t(count) * streams * 32), 256>>>(
+            points_, p_, vectors_, h(p_.hidden_layers), output);
+        check(cudaGetLastError());
+    }
+
+    // Cotangents of the weighted squared error of output() against target; the loss and the output
+    // biases' part of the gradient are written or added.
+    void residual(const float* target, const float* weight, double mean, float* loss,
+                  float* gradient, bool add) {
+        cotangents(target, weight, mean, nullptr, loss, gradient, add);
+    }
+
+    // The same from given cotangents (count, streams, channels), without a loss.
+    void given(const float* cotangent, float* gradient, bool add) {
+        cotangents(nullptr, nullptr, 1, cotangent, nullptr, gradient, add);
+    }
+
+    // The rest of the gradient, written or added.
+    void backward(float* gradient, bool add) {
+        const int last = p_.hidden_layers, width = p_.width;
+        const size_t layer_stride = size_t(width) * width + width;
+        const dim3 shares(shares_, width_ / 256);
+        const auto output_adjoint = p_.channels == 1
+                                        ? output_adjoint_kernel<Precision, streams, 1>
+                                        : output_adjoint_kernel<Precision, streams, 3>;
+        for (int channel = 0; channel < p_.channels; channel += 3) {
+            output_adjoint<<<shares, 256>>>(points_, p_, vectors_, h(last), x(last), d(last),
+                                            cotangent_, largest_, channel, bias_partial(last),
+                                            partial_);
+        }
+        finish({partial_, shares_, p_.channels, gradient + p_.weight(last + 1), 0, size_t(width), 1},
+               1, 1.0f, nullptr, add);
+        for (int l = last; l > 0; --l) {
+            product<true>(d(l), weights(l, true),
+                          {h(l - 1), x(l - 1), d(l - 1), nullptr, false, bias_partial(l - 1)});
+        }
+        finish({bias_partial_, shares_, 1, gradient + p_.bias(0), layer_stride, 0, 1}, last + 1,
+               p_.omega, largest_, add);
+        if (last > 0) {
+            const size_t bytes = OuterShape<Precision>::bytes;
+            check(cudaFuncSetAttribute(outer_kernel<Precision>,
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+            outer_kernel<Precision>
+                <<<dim3(splits_, width_ / 128, last * (width_ / column_tile)), outer_threads, bytes>>>(
+                    d(1), h(0), layer_size(), outer_partial_, points_.padded * streams, width_);
+            finish({outer_partial_, splits_, width_, gradient + p_.weight(1), layer_stride,
+                    size_t(width), 1},
+                   last, p_.omega, largest_, add, width);
+        }
+        first_adjoint_kernel<Precision, streams><<<shares, 256>>>(points_, width_, d(0), partial_);
+        finish({partial_, shares_, 2, gradient, 0, 1, 2}, 1, p_.omega, largest_, add);
+        check(cudaGetLastError());
+    }
+
+private:
+    template <class T>
+    T* take(char* start, size_t count) {
+        T* const result = reinterpret_cast<T*>(start + used_);
+        used_ += (count * sizeof(T) + 255) / 256 * 256;
+        return result;
+    }
+    size_t layer_size() const { return Precision::pieces * plane_; }
+    // Planes are one after the other within a layer.
+    Rows h(int l) const { return {h_ + (keep_ ? l : l % 2) * layer_size(), plane_}; }
+    Rows x(int l) const { return {x_ + l * layer_size(), plane_}; }
+    Rows d(int l) const { return {d_ + l * layer_size(), plane_}; }
+    float* bias_partial(int l) const { return bias_partial_ + size_t(l) * shares_ * width_; }
+    Rows weights(int l, bool transposed) const {
+        const size_t index = 2 * (l - 1) + transposed;
+        return {packed_ + index * width_ * width_, packed_plane_};
+    }
+
+    template <bool adjoint>
+    void product(Rows a, Rows b, const Ending<Precision>& end) {
+        if (Precision::pieces == 1 && width_ == column_tile) {
+            product_by<Precision::pieces == 1, adjoint>(a, b, end);
+        } else {
+            product_by<false, adjoint>(a, b, end);
+        }
+    }
+
+    template <bool stationary, bool adjoint>
+    void product_by(Rows a, Rows b, const Ending<Precision>& end) {
+        typedef ProductShape<Precision, streams, stationary> Shape;
+        const auto kernel = product_kernel<Precision, streams, stationary, adjoint>;
+        const int tiles = points_.padded * streams / Shape::rows;
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   int(Shape::bytes)));
+        // As many blocks as have shares of the bias, even if there are fewer tiles.
+        kernel<<<dim3(processors_, width_ / column_tile), Shape::threads, Shape::bytes>>>(
+            a, b, end, tiles, width_);
+    }
+
+    void cotangents(const float* target, const float* weight, double mean, const float* given,
+                    float* loss, float* gradient, bool add) {
+        check(cudaMemsetAsync(largest_, 0, sizeof(unsigned)));
+        const int count = blocks(points_.count);
+        cotangent_kernel<streams><<<count, 256>>>(points_, p_.channels, output_, target, weight,
+                                                  float(mean), given, cotangent_, largest_,
+                                                  point_sums_);
+        finish_sums_kernel<<<1 + p_.channels, 256>>>(
+            point_sums_, count, mean, loss, gradient + p_.bias(p_.hidden_layers + 1), add);
+    }
+
+    // `rows` of the part are wanted, all if 0.
+    void finish(const Part& part, int layers, float factor, const unsigned* largest, bool add,
+                int rows = 0) {
+        finish_kernel<<<dim3(blocks(p_.width, 32), rows ? rows : part.rows, layers), 256>>>(
+            part, p_.width, width_, factor, largest, add);
+    }
+
+    const Parameters p_;
+    const bool keep_;
+    int processors_ = 0, width_ = 0, splits_ = 0, shares_ = 0;
+    int64_t chunk_points_ = 0;
+    size_t plane_ = 0, packed_plane_ = 0, used_ = 0;
+    Points points_;
+    Vectors vectors_;
+    Piece *h_ = nullptr, *x_ = nullptr, *d_ = nullptr, *packed_ = nullptr;
+    float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *partial_ = nullptr, *output_ = nullptr, *cotangent_ = nullptr;
+    double* point_sums_ = nullptr;
+    unsigned* largest_ = nullptr;
+};
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
