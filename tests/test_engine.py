@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import subprocess
 from pathlib import Path
 
@@ -81,9 +82,66 @@ class Kernels:
         return gradient
 
 
-@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
-def kernels(request, tmp_path_factory):
-    lanes, flags, feature = INSTRUCTION_SETS[request.param]
+class GpuKernels:
+    """The same functions on a GPU, through Jittor."""
+
+    def __init__(self, precision):
+        self.engine = Fused(precision)
+
+    def network(self, layers, omega_0):
+        width, channels = layers[0][0].shape[0], layers[-1][0].shape[0]
+        network = Siren(channels, 2, width, len(layers) - 2, omega_0)
+        network.load(layers)
+        return network
+
+    def streams(self, layers, omega_0, order, scale, points):
+        network = self.network(layers, omega_0)
+        streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
+        return np.stack([stream.numpy() for stream in streams], axis=1)
+
+    def loss(self, layers, omega_0, order, scale, points, target, weight):
+        network = self.network(layers, omega_0)
+        weight = None if weight is None else jt.array(weight)
+        points, target = jt.array(points), jt.array(target)
+        loss = self.engine.squared_error(network, points, target, order, scale.tolist(), weight)
+        return loss.item(), jt.grad(loss, [network.flat])[0].numpy()
+
+    def product(self, layers, omega_0, order, scale, points, cotangent):
+        network = self.network(layers, omega_0)
+        streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
+        loss = (jt.stack(streams, dim=1) * jt.array(cotangent)).sum()
+        return jt.grad(loss, [network.flat])[0].numpy()
+
+
+@pytest.fixture
+def on_gpu():
+    if not jt.has_cuda:
+        pytest.skip("there is no NVIDIA GPU that works")
+    jt.flags.use_cuda = 1
+    yield
+    jt.flags.use_cuda = 0
+
+
+@pytest.fixture(params=[*INSTRUCTION_SETS, "GPU"])
+def kernels(request):
+    if request.param == "GPU":
+        request.getfixturevalue("on_gpu")
+        return GpuKernels("fp32")
+    return request.getfixturevalue("compiled")(request.param)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def cpu_kernels(request, compiled):
+    return compiled(request.param)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    return functools.cache(functools.partial(compile_kernels, tmp_path_factory))
+
+
+def compile_kernels(tmp_path_factory, name):
+    lanes, flags, feature = INSTRUCTION_SETS[name]
     if feature not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"this processor has no {feature}")
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
@@ -183,7 +241,7 @@ def test_gradients_are_float64s(kernels, seed):
     assert offset == gradient.size
 
 
-def test_sine_and_cosine_keep_their_accuracy(kernels):
+def test_sine_and_cosine_keep_their_accuracy(cpu_kernels):
     x = np.concatenate(
         [
             np.linspace(-1e4, 1e4, 2_000_003),
@@ -195,10 +253,34 @@ def test_sine_and_cosine_keep_their_accuracy(kernels):
     x = x[np.abs(x) <= 1e4]
     sine, cosine = np.empty_like(x), np.empty_like(x)
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in (x, sine, cosine)]
-    kernels.library.sincos_array(*pointers, ctypes.c_int64(x.size))
+    cpu_kernels.library.sincos_array(*pointers, ctypes.c_int64(x.size))
     allowed = 2e-7 * (1 + np.abs(x) / 100)
     assert (np.abs(sine - np.sin(x.astype(np.float64))) <= allowed).all()
     assert (np.abs(cosine - np.cos(x.astype(np.float64))) <= allowed).all()
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 5e-5), ("fp16", 5e-3), ("bf16", 5e-2)])
+def test_precisions_of_a_gpu(on_gpu, precision, tolerance, order):
+    """More points than fit into one chunk, of which the last is not full; also twice the same."""
+    rng = np.random.default_rng(order)
+    _, layers, omega_0, _, _ = random_case(order)
+    n, scale = 140_001, np.float32([1 / 64, 1 / 100])
+    points = rng.uniform(-1, 1, (n, 2)).astype(np.float32)
+    channels = layers[-1][0].shape[0]
+    target = rng.normal(size=(n, 2 if order == 1 else 1, channels)).astype(np.float32)
+    kernels = GpuKernels(precision)
+    loss, gradient = kernels.loss(layers, omega_0, order, scale, points, target, None)
+    again, same = kernels.loss(layers, omega_0, order, scale, points, target, None)
+    assert loss == again
+    assert (gradient == same).all()
+
+    network = kernels.network(layers, omega_0)
+    arrays = (jt.array(points), jt.array(target))
+    expected = reference.squared_error(network, *arrays, order, scale.tolist())
+    assert loss == pytest.approx(expected.item(), rel=tolerance)
+    (expected,) = jt.grad(expected, [network.flat])
+    assert relative_error(gradient, expected.numpy()) < tolerance
 
 
 # ---- the Jittor binding -----------------------------------------------------------------------

@@ -53,13 +53,14 @@ class Fused:
 
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
         """As ``reference.streams``; differentiable in the parameters, not in the coordinates."""
-        output = _Streams()(network.flat, coordinates, self._numbers(network, order, scale))
+        numbers = _numbers(network, order, scale)
+        output = _Streams()(network.flat, coordinates, numbers, self.precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
     def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
         """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
-        numbers = self._numbers(network, order, scale)
-        return _SquaredError()(network.flat, coordinates, target, weight, numbers)
+        numbers = _numbers(network, order, scale)
+        return _SquaredError()(network.flat, coordinates, target, weight, numbers, self.precision)
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
@@ -70,50 +71,41 @@ class Fused:
             [matrices],
             "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), out0_p);",
             {},
+            self.precision,
         )
         return result
-
-    def _numbers(self, network, order, scale):
-        return {
-            "width": network.hidden_features,
-            "hidden_layers": network.hidden_layers,
-            "channels": network.out_features,
-            "omega_0": network.omega_0,
-            "order": order,
-            "scale_row": scale[0],
-            "scale_column": scale[1],
-            "precision": PRECISIONS.index(self.precision),
-        }
 
 
 class _Streams(jt.Function):
     """Output (N, streams, channels) as a function of the flat parameters."""
 
-    def execute(self, parameters, coordinates, numbers):
-        self.saved = parameters, coordinates, numbers
+    def execute(self, parameters, coordinates, numbers, precision):
+        self.saved = parameters, coordinates, numbers, precision
         shape = (coordinates.shape[0], STREAMS[numbers["order"]], numbers["channels"])
         return _code(
             [shape],
             [parameters, coordinates],
             "siren::Call(data).streams(in0_p, in1_p, in1_shape0, out0_p);",
             numbers,
+            precision,
         )[0]
 
     def grad(self, cotangent):
-        parameters, coordinates, numbers = self.saved
+        parameters, coordinates, numbers, precision = self.saved
         (gradient,) = _code(
             [parameters.shape],
             [parameters, coordinates, cotangent],
             "siren::Call(data).product(in0_p, in1_p, in2_p, in1_shape0, out0_p);",
             numbers,
+            precision,
         )
-        return gradient, None, None
+        return gradient, None, None, None
 
 
 class _SquaredError(jt.Function):
     """Loss as a function of the flat parameters; its gradient is known as soon as the loss is."""
 
-    def execute(self, parameters, coordinates, target, weight, numbers):
+    def execute(self, parameters, coordinates, target, weight, numbers, precision):
         weights = [] if weight is None else [weight]
         pointer = "in3_p" if weights else "nullptr"
         loss, self.gradient = _code(
@@ -122,22 +114,41 @@ class _SquaredError(jt.Function):
             "siren::Call(data).loss("
             f"in0_p, in1_p, in2_p, {pointer}, in1_shape0, out0_p, out1_p);",
             numbers,
+            precision,
         )
         return loss
 
     def grad(self, cotangent):
-        return cotangent * self.gradient, None, None, None, None
+        return cotangent * self.gradient, None, None, None, None, None
 
 
-def _code(shapes, inputs, source, numbers):
-    """Run one of the kernels as a Jittor operation with float32 inputs and outputs."""
+def _numbers(network, order, scale):
+    """What the kernels need to know besides arrays."""
+    return {
+        "width": network.hidden_features,
+        "hidden_layers": network.hidden_layers,
+        "channels": network.out_features,
+        "omega_0": network.omega_0,
+        "order": order,
+        "scale_row": scale[0],
+        "scale_column": scale[1],
+    }
+
+
+def _code(shapes, inputs, source, numbers, precision):
+    """Run one of the kernels as a Jittor operation with float32 inputs and outputs.
+
+    The CUDA kernels are compiled for one order and precision at a time.
+    """
     outputs = jt.code(
         [tuple(shape) for shape in shapes],
         ["float32"] * len(shapes),
         inputs,
         cpu_header='#include "binding.h"',
         cpu_src=source,
-        cuda_header='#include "binding_cuda.h"',
+        cuda_header=f"#define SIREN_ORDER {numbers.get('order', 0)}\n"
+        f"#define SIREN_PRECISION {precision.capitalize()}\n"
+        '#include "binding_cuda.h"',
         cuda_src=source,
         data=numbers,
     )

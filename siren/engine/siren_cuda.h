@@ -50,7 +50,7 @@ struct Bf16 {
 constexpr int column_tile = 256;  // columns of a product's tile; widths are padded to whole ones
 constexpr int depth_tile = 32;    // depth of a step of a product
 constexpr int outer_threads = 256;
-constexpr int chunk_rows = 1 << 17;  // bounds the memory of a chunk
+constexpr int chunk_rows = 1 << 18;  // bounds the memory of a chunk
 
 // 16-row fragments a warp holds.
 __host__ __device__ constexpr int fragments(int streams) { return streams == 3 ? 3 : 4; }
@@ -122,11 +122,6 @@ __device__ inline void load8(const Matrix<Precision>& matrix, size_t offset, flo
     raw.unpack(x);
 }
 
-__device__ inline void load8(const float* source, float* x) {
-    reinterpret_cast<float4*>(x)[0] = reinterpret_cast<const float4*>(source)[0];
-    reinterpret_cast<float4*>(x)[1] = reinterpret_cast<const float4*>(source)[1];
-}
-
 // Cody and Waite's reduction by pi, and minimax polynomials, as in sincos.h. The processor's own
 // sine, whose error grows as 6e-8 |x|, is enough for 16 bits.
 template <class Precision>
@@ -192,6 +187,61 @@ __device__ inline void sine_adjoint(float s, const float* x, float* g) {
     g[0] = d;
 }
 
+// The parameters as binding.h describes them.
+struct Parameters {
+    const float* flat;
+    int width, hidden_layers, channels;
+    float omega;
+
+    __host__ __device__ size_t weight(int layer) const {
+        if (layer == 0) return 0;
+        return 3 * size_t(width) + size_t(layer - 1) * (size_t(width) * width + width);
+    }
+    __host__ __device__ size_t bias(int layer) const {
+        const size_t rows = layer <= hidden_layers ? width : channels;
+        return weight(layer) + rows * (layer == 0 ? 2 : width);
+    }
+    __host__ __device__ size_t size() const { return bias(hidden_layers + 1) + channels; }
+};
+
+// Points and streams of a chunk, and the derivatives' units. `inverse` takes streams as they are kept
+// to those asked for.
+struct Points {
+    const float* coordinates;  // (count, 2)
+    int count, padded;
+    float scale[2], inverse[4];
+};
+
+// What a matrix of sine outputs contributes to the network's outputs: a number for each group of 32
+// columns, row and channel, (groups, rows, channels). `weights` are the output layer's, (channels,
+// width); null where a layer is not the last.
+struct OutputParts {
+    float* parts;
+    const float* weights;
+    int channels, rows;
+};
+
+__device__ inline void load8(const float* source, float* x) {
+    reinterpret_cast<float4*>(x)[0] = reinterpret_cast<const float4*>(source)[0];
+    reinterpret_cast<float4*>(x)[1] = reinterpret_cast<const float4*>(source)[1];
+}
+
+// From a row's eight columns at `column`; the four threads of a group of 32 columns are neighbours.
+__device__ inline void write_output_part(const OutputParts& output, const float* h, int row,
+                                         int column, int width) {
+    for (int c = 0; c < output.channels; ++c) {
+        float w[8], sum = 0;
+        load8(output.weights + size_t(c) * width + column, w);
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum = fmaf(w[j], h[j], sum);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (threadIdx.x % 4 == 0) {
+            output.parts[(size_t(column / 32) * output.rows + row) * output.channels + c] = sum;
+        }
+    }
+}
+
 // ---- Tensor cores -------------------------------------------------------------------------------
 
 __device__ inline uint32_t shared_address(const void* p) {
@@ -201,6 +251,9 @@ __device__ inline uint32_t shared_address(const void* p) {
 __device__ inline void copy16(void* destination, const void* source) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(shared_address(destination)),
                  "l"(source));
+}
+__device__ inline void prefetch(const void* address) {
+    asm volatile("prefetch.global.L2 [%0];\n" ::"l"(address));
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;\n" ::); }
 template <int pending>
@@ -295,30 +348,39 @@ struct ProductShape {
     static constexpr int plane_a = rows * stride_a, plane_b = column_tile * stride_b;
     static constexpr int stage = Precision::pieces * (plane_a + (stationary ? 0 : plane_b));
     static constexpr int elements = groups * stages * stage + (stationary ? plane_b : 0);
-    static constexpr int bias_shares = threads / 128;  // of each block
+    static constexpr int shares = threads / 128;  // of sums, in each block
     static constexpr size_t bytes = elements * sizeof(typename Precision::Piece) +
-                                    bias_shares * column_tile * sizeof(float);
+                                    3 * shares * column_tile * sizeof(float);
 };
 
-// What happens to a tile of Z. The adjoint also sums the value rows of d, which are the gradient of a
-// bias: each block has some shares (share, width) of that.
+// What happens to a tile of Z: a sine layer, the last one with its part of the outputs, or the adjoint
+// of one, the first one's without d but with the sums that make its weights' gradient.
+enum class End { sine, last_sine, adjoint, first_adjoint };
+
 template <class Precision>
 struct Ending {
-    Matrix<Precision> h, x;  // forward: written (x only if keep); adjoint: read
+    Matrix<Precision> h, x;  // sine: written (x only if keep); adjoint: read
     Matrix<Precision> d;     // adjoint: written
-    const float* bias;       // forward
-    bool keep;
-    float* bias_partial;  // adjoint
+    const float* bias;       // sine
+    bool keep;               // sine
+    OutputParts output;      // last sine
+    // Adjoint: sums over the value rows of d, the bias's gradient, in shares (share, width); for the
+    // first layer (share, 3, width): those of d times what the weights' two columns were multiplied
+    // by, then the bias's.
+    float* sums;
+    Points points;  // first adjoint
 };
 
 // The gridDim.x blocks' groups take tiles of rows in turn; blockIdx.y is the tile of columns.
-template <class Precision, int streams, bool stationary, bool adjoint>
+template <class Precision, int streams, bool stationary, End kind>
 __global__ void __launch_bounds__(256, 1)
     product_kernel(Matrix<Precision> a, Matrix<Precision> b, Ending<Precision> end, int tiles,
                    int width) {
     typedef typename Precision::Piece Piece;
     typedef ProductShape<Precision, streams, stationary> Shape;
     constexpr int F = fragments(streams);
+    constexpr bool first = kind == End::first_adjoint, adjoint = kind == End::adjoint || first;
+    constexpr int sum_rows = first ? 3 : 1;
     extern __shared__ __align__(16) unsigned char shared_memory[];
     const int thread = threadIdx.x % Shape::group_threads;
     const int group = threadIdx.x / Shape::group_threads;
@@ -368,11 +430,13 @@ __global__ void __launch_bounds__(256, 1)
     };
 
     // Each of a warp's first four lanes has 16 columns to itself.
-    float* const bias_sums = reinterpret_cast<float*>(reinterpret_cast<Piece*>(shared_memory) +
-                                                      Shape::elements) +
-                             threadIdx.x / 32 * 64 + lane * 8;
+    float* const own_sums = reinterpret_cast<float*>(reinterpret_cast<Piece*>(shared_memory) +
+                                                     Shape::elements) +
+                            threadIdx.x / 32 * 64 * sum_rows + lane * 8;
     if (adjoint && lane < 4) {
-        for (int j = 0; j < 8; ++j) bias_sums[j] = bias_sums[32 + j] = 0;
+        for (int q = 0; q < 2 * sum_rows; ++q) {
+            for (int j = 0; j < 8; ++j) own_sums[q * 32 + j] = 0;
+        }
     }
     if (stationary) {
         copy_rows(b.data, column_tile, column_tile, all_b, Shape::stride_b, threadIdx.x,
@@ -389,6 +453,19 @@ __global__ void __launch_bounds__(256, 1)
         asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(Shape::group_threads) : "memory");
         fetch();
         if (step == 0) {
+            if (adjoint) {  // what the end will read should be on its way
+                for (int i = thread; i < Shape::rows * 4; i += Shape::group_threads) {
+                    const int row = i / 4;
+                    const size_t at = (size_t(tile) * Shape::rows + row) * width + column0 + i % 4 * 64;
+#pragma unroll
+                    for (int piece = 0; piece < Precision::pieces; ++piece) {
+                        prefetch(end.x.data + piece * end.x.plane + at);
+                        if (streams > 1 && row / 16 % streams == 0) {
+                            prefetch(end.h.data + piece * end.h.plane + at);
+                        }
+                    }
+                }
+            }
 #pragma unroll
             for (int i = 0; i < F; ++i) {
 #pragma unroll
@@ -430,7 +507,7 @@ __global__ void __launch_bounds__(256, 1)
                 return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
             };
             Raw8<Precision> raw_h[batch][F / streams], raw_x[batch][F];
-            float bias[8], sum_d[8] = {};
+            float bias[8], sums_d[sum_rows][8] = {};
             if (adjoint) {
 #pragma unroll
                 for (int b = 0; b < batch; ++b) {
@@ -448,18 +525,27 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
             for (int b = 0; b < batch; ++b) {
 #pragma unroll
-                for (int first = 0; first < F; first += streams) {
+                for (int f = 0; f < F; f += streams) {
                     const int half = turn % 2 + b;
                     float z[streams][8], h[8] = {}, x[streams][8];
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
 #pragma unroll
                         for (int j = 0; j < 8; ++j) {
-                            z[s][j] = sums[first + s][half_columns * 4 + j / 2][half * 2 + j % 2];
+                            z[s][j] = sums[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
                         }
-                        if (adjoint) raw_x[b][first + s].unpack(x[s]);
+                        if (adjoint) raw_x[b][f + s].unpack(x[s]);
                     }
-                    if (adjoint && streams > 1) raw_h[b][first / streams].unpack(h);
+                    float coordinates[2] = {};
+                    if (first) {
+                        const int row = int(row0) + f * 16 + half * 8;
+                        const int point = row / 16 / streams * 16 + row % 16;
+                        if (point < end.points.count) {
+                            coordinates[0] = end.points.coordinates[2 * point];
+                            coordinates[1] = end.points.coordinates[2 * point + 1];
+                        }
+                    }
+                    if (adjoint && streams > 1) raw_h[b][f / streams].unpack(h);
 #pragma unroll
                     for (int j = 0; j < 8; ++j) {
                         float value[streams], other[streams];
@@ -479,33 +565,54 @@ __global__ void __launch_bounds__(256, 1)
                             z[s][j] = adjoint ? value[s] : other[s];
                             if (!adjoint) x[s][j] = value[s];
                         }
-                        if (adjoint) sum_d[j] += value[0];
+                        if (adjoint) sums_d[sum_rows - 1][j] += value[0];
+                        if (first) {
+#pragma unroll
+                            for (int q = 0; q < 2; ++q) {
+                                sums_d[q % sum_rows][j] = fmaf(coordinates[q], value[0],
+                                                               sums_d[q % sum_rows][j]);
+                                if (streams == 1) continue;
+                                sums_d[q % sum_rows][j] =
+                                    fmaf(end.points.scale[q], value[(1 + q) % streams],
+                                         sums_d[q % sum_rows][j]);
+                            }
+                        }
                     }
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
-                        store8(adjoint ? end.d : end.h, offset(first + s, b), z[s]);
-                        if (!adjoint && end.keep) store8(end.x, offset(first + s, b), x[s]);
+                        if (first) continue;
+                        store8(adjoint ? end.d : end.h, offset(f + s, b), z[s]);
+                        if (!adjoint && end.keep) store8(end.x, offset(f + s, b), x[s]);
+                        if (kind == End::last_sine) {
+                            const int row = int(row0) + (f + s) * 16 + half * 8;
+                            write_output_part(end.output, z[s], row, column, width);
+                        }
                     }
                 }
             }
 #pragma unroll
-            for (int j = 0; adjoint && j < 8; ++j) {
+            for (int q = 0; adjoint && q < sum_rows; ++q) {
 #pragma unroll
-                for (int other = 4; other < 32; other *= 2) {
-                    sum_d[j] += __shfl_xor_sync(0xffffffffu, sum_d[j], other);
+                for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                    for (int other = 4; other < 32; other *= 2) {
+                        sums_d[q][j] += __shfl_xor_sync(0xffffffffu, sums_d[q][j], other);
+                    }
+                    if (lane < 4) own_sums[(2 * q + half_columns) * 32 + j] += sums_d[q][j];
                 }
-                if (lane < 4) bias_sums[half_columns * 32 + j] += sum_d[j];
             }
         }
         tile += tile_step;
     }
     if (adjoint && lane < 4) {
-        const size_t share = blockIdx.x * Shape::bias_shares + threadIdx.x / 128;
-        float* const result =
-            end.bias_partial + share * width + column0 + warp_column + lane * 8;
-        for (int j = 0; j < 8; ++j) {
-            result[j] = bias_sums[j];
-            result[32 + j] = bias_sums[32 + j];
+        const size_t share = blockIdx.x * Shape::shares + threadIdx.x / 128;
+        for (int q = 0; q < sum_rows; ++q) {
+            float* const result =
+                end.sums + (share * sum_rows + q) * width + column0 + warp_column + lane * 8;
+            for (int j = 0; j < 8; ++j) {
+                result[j] = own_sums[2 * q * 32 + j];
+                result[32 + j] = own_sums[(2 * q + 1) * 32 + j];
+            }
         }
     }
 }
@@ -623,31 +730,6 @@ __global__ void __launch_bounds__(outer_threads, 1)
 
 // ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
 
-// The parameters as binding.h describes them.
-struct Parameters {
-    const float* flat;
-    int width, hidden_layers, channels;
-    float omega;
-
-    __host__ __device__ size_t weight(int layer) const {
-        if (layer == 0) return 0;
-        return 3 * size_t(width) + size_t(layer - 1) * (size_t(width) * width + width);
-    }
-    __host__ __device__ size_t bias(int layer) const {
-        const size_t rows = layer <= hidden_layers ? width : channels;
-        return weight(layer) + rows * (layer == 0 ? 2 : width);
-    }
-    __host__ __device__ size_t size() const { return bias(hidden_layers + 1) + channels; }
-};
-
-// Points and streams of a chunk, and the derivatives' units. `inverse` takes streams as they are kept
-// to those asked for.
-struct Points {
-    const float* coordinates;  // (count, 2)
-    int count, padded;
-    float scale[2], inverse[4];
-};
-
 // Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.
 struct Vectors {
     float* data;
@@ -708,7 +790,7 @@ __device__ inline size_t row_of(int point) {
 
 template <class Precision, int streams>
 __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h,
-                                   Matrix<Precision> x, bool keep) {
+                                   Matrix<Precision> x, bool keep, OutputParts output) {
     const int vectors = v.width / 8;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const int point = i / vectors, column = i % vectors * 8;
@@ -742,36 +824,27 @@ __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h
         const size_t offset = (row_of<streams>(point) + 16 * s) * v.width + column;
         store8(h, offset, all_h[s]);
         if (keep) store8(x, offset, all_x[s]);
+        if (output.weights) {
+            write_output_part(output, all_h[s], row_of<streams>(point) + 16 * s, column, v.width);
+        }
     }
 }
 
-// output is (count, streams, channels); a warp for each row.
-template <class Precision, int streams>
-__global__ void output_kernel(Points points, Parameters p, Vectors v, Matrix<Precision> h,
-                              float* output) {
-    const int i = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32;
-    const int point = i / streams, stream = i % streams;
+// output is (count, streams, channels), in the units asked for.
+template <int streams>
+__global__ void output_kernel(Points points, Parameters p, OutputParts output, int groups,
+                              float* result) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    const int c = i % p.channels, stream = i / p.channels % streams;
+    const int point = i / p.channels / streams;
     if (point >= points.count) return;
     const size_t row = row_of<streams>(point) + 16 * stream;
-    for (int c = 0; c < p.channels; ++c) {
-        float sum = 0;
-        for (int column = lane * 8; column < v.width; column += 256) {
-            float x[8], w[8];
-            load8(h, row * v.width + column, x);
-            load8(v.output(p.hidden_layers, c) + column, w);
-#pragma unroll
-            for (int j = 0; j < 8; ++j) sum = fmaf(x[j], w[j], sum);
-        }
-#pragma unroll
-        for (int offset = 16; offset > 0; offset /= 2) {
-            sum += __shfl_down_sync(0xffffffffu, sum, offset);
-        }
-        if (lane == 0) {
-            const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + c] : 0.0f;
-            output[(size_t(point) * streams + stream) * p.channels + c] =
-                sum * points.inverse[stream] + bias;
-        }
+    float sum = 0;
+    for (int group = 0; group < groups; ++group) {
+        sum += output.parts[(size_t(group) * output.rows + row) * p.channels + c];
     }
+    const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + c] : 0.0f;
+    result[i] = sum * points.inverse[stream] + bias;
 }
 
 __device__ inline void keep_largest(float x, unsigned* largest) {
@@ -863,64 +936,75 @@ __global__ void __launch_bounds__(256, 2)
                           Matrix<Precision> x, Matrix<Precision> d, const float* cotangent,
                           const unsigned* largest, int channel, float* bias_partial,
                           float* partial) {
-    constexpr int parts = 8;
+    constexpr int parts = 8, at_a_time = streams == 1 ? 4 / Precision::pieces : 1;
     __shared__ float shared[parts][256];
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int column = blockIdx.y * 256 + lane * 8;
     const size_t next = size_t(16) * v.width;
     const float scale = cotangent_scale(largest);
     float bias[8] = {}, sums[at_once][8] = {};
-    for (int point = blockIdx.x * parts + part; point < points.padded; point += gridDim.x * parts) {
-        const size_t offset = row_of<streams>(point) * v.width + column;
-        const float* const y = cotangent + size_t(point) * streams * p.channels;
-        const bool inside = point < points.count;
-        Raw8<Precision> raw_h[streams], raw_x[streams];
+    const int step = gridDim.x * parts;
+    for (int point0 = blockIdx.x * parts + part; point0 < points.padded; point0 += at_a_time * step) {
+        Raw8<Precision> raw_h[at_a_time][streams], raw_x[at_a_time][streams];
 #pragma unroll
-        for (int s = 0; s < streams; ++s) {
-            raw_h[s].load(h, offset + s * next);
-            if (channel == 0) raw_x[s].load(x, offset + s * next);
-        }
-        float all_h[streams][8];
-#pragma unroll
-        for (int s = 0; s < streams; ++s) {
-            raw_h[s].unpack(all_h[s]);
-#pragma unroll
-            for (int q = 0; q < at_once; ++q) {
-                if (!inside || channel + q >= p.channels) continue;
-                const float g = y[s * p.channels + channel + q];
-#pragma unroll
-                for (int j = 0; j < 8; ++j) sums[q][j] = fmaf(g, all_h[s][j], sums[q][j]);
-            }
-        }
-        if (channel > 0) continue;
-        float g[streams][8] = {}, all_x[streams][8];
-        for (int c = 0; inside && c < p.channels; ++c) {
-            float w[8];
-            load8(v.output(p.hidden_layers, c) + column, w);
+        for (int i = 0; i < at_a_time; ++i) {
+            const int point = min(point0 + i * step, points.padded - 1);
+            const size_t offset = row_of<streams>(point) * v.width + column;
 #pragma unroll
             for (int s = 0; s < streams; ++s) {
-                const float scaled = scale * y[s * p.channels + c];
-#pragma unroll
-                for (int j = 0; j < 8; ++j) g[s][j] = fmaf(scaled, w[j], g[s][j]);
+                raw_h[i][s].load(h, offset + s * next);
+                if (channel == 0) raw_x[i][s].load(x, offset + s * next);
             }
         }
 #pragma unroll
-        for (int s = 0; s < streams; ++s) raw_x[s].unpack(all_x[s]);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-            float value[streams], other[streams];
+        for (int i = 0; i < at_a_time; ++i) {
+            const int point = point0 + i * step;
+            if (point >= points.padded) continue;
+            const size_t offset = row_of<streams>(point) * v.width + column;
+            const float* const y = cotangent + size_t(point) * streams * p.channels;
+            const bool inside = point < points.count;
+            float all_h[streams][8];
 #pragma unroll
             for (int s = 0; s < streams; ++s) {
-                value[s] = g[s][j];
-                other[s] = all_x[s][j];
+                raw_h[i][s].unpack(all_h[s]);
+#pragma unroll
+                for (int q = 0; q < at_once; ++q) {
+                    if (!inside || channel + q >= p.channels) continue;
+                    const float g = y[s * p.channels + channel + q];
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) sums[q][j] = fmaf(g, all_h[s][j], sums[q][j]);
+                }
             }
-            sine_adjoint<streams>(all_h[0][j], other, value);
+            if (channel > 0) continue;
+            float g[streams][8] = {}, all_x[streams][8];
+            for (int c = 0; inside && c < p.channels; ++c) {
+                float w[8];
+                load8(v.output(p.hidden_layers, c) + column, w);
 #pragma unroll
-            for (int s = 0; s < streams; ++s) g[s][j] = value[s];
-            bias[j] += value[0];
+                for (int s = 0; s < streams; ++s) {
+                    const float scaled = scale * y[s * p.channels + c];
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) g[s][j] = fmaf(scaled, w[j], g[s][j]);
+                }
+            }
+#pragma unroll
+            for (int s = 0; s < streams; ++s) raw_x[i][s].unpack(all_x[s]);
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                float value[streams], other[streams];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    value[s] = g[s][j];
+                    other[s] = all_x[s][j];
+                }
+                sine_adjoint<streams>(all_h[0][j], other, value);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) g[s][j] = value[s];
+                bias[j] += value[0];
+            }
+#pragma unroll
+            for (int s = 0; s < streams; ++s) store8(d, offset + s * next, g[s]);
         }
-#pragma unroll
-        for (int s = 0; s < streams; ++s) store8(d, offset + s * next, g[s]);
     }
 #pragma unroll
     for (int q = channel > 0 ? 0 : -1; q < at_once; ++q) {
@@ -936,7 +1020,7 @@ __global__ void __launch_bounds__(256, 2)
     }
 }
 
-// The first layer's weights: partial[block][q][column] = sum over rows of a share of what the weights'
+// The first layer's weights, where no product ends with their sums: partial[block][q][column] = sum over rows of a share of what the weights'
 // column q, 0 or 1, was multiplied by, times d. Blocks of 256 threads: (share, 256 columns).
 template <class Precision, int streams>
 __global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision> d, float* partial) {
@@ -1095,12 +1179,13 @@ public:
                 outer_partial_ =
                     take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
                 bias_partial_ = take<float>(start, size_t(layers) * shares_ * width_);
-                partial_ = take<float>(start, size_t(shares_) * std::max(2, p_.channels) * width_);
+                partial_ = take<float>(start, size_t(shares_) * std::max(3, p_.channels) * width_);
                 output_ = take<float>(start, values);
                 cotangent_ = take<float>(start, values);
                 point_sums_ = take<double>(start, blocks(chunk_points_) * (1 + p_.channels));
                 largest_ = take<unsigned>(start, 1);
             }
+            output_parts_ = take<float>(start, width_ / 32 * values);
             packed_plane_ = size_t(2 * p_.hidden_layers) * width_ * width_;
             packed_ = take<Piece>(start, Precision::pieces * packed_plane_);
             vectors_.width = width_;
@@ -1124,15 +1209,18 @@ public:
         points_.coordinates = coordinates;
         points_.count = count;
         points_.padded = (count + group - 1) / group * group;
-        first_layer_kernel<Precision, streams>
-            <<<blocks(size_t(points_.padded) * width_ / 8), 256>>>(points_, vectors_, h(0), x(0),
-                                                                   keep_);
-        for (int l = 1; l <= p_.hidden_layers; ++l) {
-            product<false>(h(l - 1), weights(l, false),
-                           {h(l), x(l), d(l), vectors_.bias(l), keep_, nullptr});
+        const int last = p_.hidden_layers;
+        const OutputParts none{}, parts{output_parts_, vectors_.output(last, 0), p_.channels,
+                                        points_.padded * streams};
+        first_layer_kernel<Precision, streams><<<blocks(size_t(points_.padded) * width_ / 8), 256>>>(
+            points_, vectors_, h(0), x(0), keep_, last == 0 ? parts : none);
+        for (int l = 1; l <= last; ++l) {
+            const Ending<Precision> end{h(l), x(l), {}, vectors_.bias(l), keep_, parts, nullptr, {}};
+            if (l < last) product<End::sine>(h(l - 1), weights(l, false), end);
+            if (l == last) product<End::last_sine>(h(l - 1), weights(l, false), end);
         }
-        output_kernel<Precision, streams><<<blocks(size_t(count) * streams * 32), 256>>>(
-            points_, p_, vectors_, h(p_.hidden_layers), output);
+        output_kernel<streams><<<blocks(size_t(count) * streams * p_.channels), 256>>>(
+            points_, p_, parts, width_ / 32, output);
         check(cudaGetLastError());
     }
 
@@ -1164,12 +1252,22 @@ public:
         finish({partial_, shares_, p_.channels, gradient + p_.weight(last + 1), 0, size_t(width), 1},
                1, 1.0f, nullptr, add);
         for (int l = last; l > 0; --l) {
-            product<true>(d(l), weights(l, true),
-                          {h(l - 1), x(l - 1), d(l - 1), nullptr, false, bias_partial(l - 1)});
+            Ending<Precision> end{h(l - 1), x(l - 1), d(l - 1), nullptr, false, {}, nullptr, points_};
+            end.sums = l > 1 ? bias_partial(l - 1) : partial_;
+            if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
+            if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
         }
-        finish({bias_partial_, shares_, 1, gradient + p_.bias(0), layer_stride, 0, 1}, last + 1,
-               p_.omega, largest_, add);
-        if (last > 0) {
+        if (last == 0) {
+            first_adjoint_kernel<Precision, streams><<<shares, 256>>>(points_, width_, d(0), partial_);
+            finish({bias_partial_, shares_, 1, gradient + p_.bias(0), 0, 0, 1}, 1, p_.omega, largest_,
+                   add);
+            finish({partial_, shares_, 2, gradient, 0, 1, 2}, 1, p_.omega, largest_, add);
+        } else {
+            finish({partial_ + 2 * size_t(width_), shares_, 3, gradient + p_.bias(0), 0, 0, 1}, 1,
+                   p_.omega, largest_, add, 1);
+            finish({partial_, shares_, 3, gradient, 0, 1, 2}, 1, p_.omega, largest_, add, 2);
+            finish({bias_partial(1), shares_, 1, gradient + p_.bias(1), layer_stride, 0, 1}, last,
+                   p_.omega, largest_, add);
             const size_t bytes = OuterShape<Precision>::bytes;
             check(cudaFuncSetAttribute(outer_kernel<Precision>,
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
@@ -1180,8 +1278,6 @@ public:
                     size_t(width), 1},
                    last, p_.omega, largest_, add, width);
         }
-        first_adjoint_kernel<Precision, streams><<<shares, 256>>>(points_, width_, d(0), partial_);
-        finish({partial_, shares_, 2, gradient, 0, 1, 2}, 1, p_.omega, largest_, add);
         check(cudaGetLastError());
     }
 
@@ -1203,19 +1299,19 @@ private:
         return {packed_ + index * width_ * width_, packed_plane_};
     }
 
-    template <bool adjoint>
+    template <End kind>
     void product(Rows a, Rows b, const Ending<Precision>& end) {
         if (Precision::pieces == 1 && width_ == column_tile) {
-            product_by<Precision::pieces == 1, adjoint>(a, b, end);
+            product_by<Precision::pieces == 1, kind>(a, b, end);
         } else {
-            product_by<false, adjoint>(a, b, end);
+            product_by<false, kind>(a, b, end);
         }
     }
 
-    template <bool stationary, bool adjoint>
+    template <bool stationary, End kind>
     void product_by(Rows a, Rows b, const Ending<Precision>& end) {
         typedef ProductShape<Precision, streams, stationary> Shape;
-        const auto kernel = product_kernel<Precision, streams, stationary, adjoint>;
+        const auto kernel = product_kernel<Precision, streams, stationary, kind>;
         const int tiles = points_.padded * streams / Shape::rows;
         check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                    int(Shape::bytes)));
@@ -1251,6 +1347,7 @@ private:
     Vectors vectors_;
     Piece *h_ = nullptr, *x_ = nullptr, *d_ = nullptr, *packed_ = nullptr;
     float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *partial_ = nullptr, *output_ = nullptr, *cotangent_ = nullptr;
+    float* output_parts_ = nullptr;
     double* point_sums_ = nullptr;
     unsigned* largest_ = nullptr;
 };
