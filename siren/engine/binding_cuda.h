@@ -21,18 +21,18 @@ struct Call {
 
     void streams(const float* parameters, const float* coordinates, int64_t n, float* output) const {
         Pass pass(network(parameters), scale, n, false);
-        for_each_chunk(pass, n, [&](int64_t begin, int count) {
-            pass.forward(coordinates + 2 * begin, count, output + begin * stream_count * channels);
+        for_each_chunk(pass, n, [&](int, int64_t begin, int count) {
+            pass.forward(coordinates + 2 * begin, count);
+            pass.outputs(output + begin * stream_count * channels);
         });
     }
 
     void product(const float* parameters, const float* coordinates, const float* cotangent, int64_t n,
                  float* gradient) const {
         Pass pass(network(parameters), scale, n, true);
-        for_each_chunk(pass, n, [&](int64_t begin, int count) {
-            pass.forward(coordinates + 2 * begin, count, pass.output());
-            pass.given(cotangent + begin * stream_count * channels, gradient, begin > 0);
-            pass.backward(gradient, begin > 0);
+        for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
+            pass.forward(coordinates + 2 * begin, count);
+            pass.product(chunk, cotangent + begin * stream_count * channels, gradient);
         });
     }
 
@@ -41,11 +41,10 @@ struct Call {
         const int supervised = SIREN_ORDER == 1 ? 2 : 1;
         const double mean = 1.0 / (double(n) * supervised * channels);
         Pass pass(network(parameters), scale, n, true);
-        for_each_chunk(pass, n, [&](int64_t begin, int count) {
-            pass.forward(coordinates + 2 * begin, count, pass.output());
-            pass.residual(target + begin * supervised * channels, weight ? weight + begin : nullptr,
-                          mean, loss, gradient, begin > 0);
-            pass.backward(gradient, begin > 0);
+        for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
+            pass.forward(coordinates + 2 * begin, count);
+            pass.squared_error(chunk, target + begin * supervised * channels,
+                               weight ? weight + begin : nullptr, mean, loss, gradient);
         });
     }
 
@@ -57,10 +56,12 @@ private:
         return {flat, width, hidden_layers, channels, omega};
     }
 
+    // Calls visit(number, first point, count).
     template <class Visit>
     static void for_each_chunk(const Pass& pass, int64_t n, const Visit& visit) {
+        int chunk = 0;
         for (int64_t begin = 0; begin < n; begin += pass.chunk_points()) {
-            visit(begin, int(std::min(pass.chunk_points(), n - begin)));
+            visit(chunk++, begin, int(std::min(pass.chunk_points(), n - begin)));
         }
     }
 };

@@ -212,13 +212,24 @@ struct Points {
     float scale[2], inverse[4];
 };
 
+// Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.
+struct Vectors {
+    float* data;
+    int width;
+    __host__ __device__ const float* first(int column) const { return data + size_t(column) * width; }
+    __host__ __device__ const float* bias(int layer) const { return data + size_t(2 + layer) * width; }
+    __host__ __device__ const float* output(int hidden_layers, int channel) const {
+        return data + size_t(3 + hidden_layers + channel) * width;
+    }
+};
+
 // What a matrix of sine outputs contributes to the network's outputs: a number for each group of 32
 // columns, row and channel, (groups, rows, channels). `weights` are the output layer's, (channels,
 // width); null where a layer is not the last.
 struct OutputParts {
     float* parts;
     const float* weights;
-    int channels, rows;
+    int channels, rows, groups;
 };
 
 __device__ inline void load8(const float* source, float* x) {
@@ -240,6 +251,18 @@ __device__ inline void write_output_part(const OutputParts& output, const float*
             output.parts[(size_t(column / 32) * output.rows + row) * output.channels + c] = sum;
         }
     }
+}
+
+// Streams of x before the first sine at a point, for one unit with weights w0, w1 and a bias.
+template <int streams>
+__device__ inline void first_inputs(const Points& points, float w0, float w1, float bias, float row,
+                                    float column, float* x) {
+    x[0] = fmaf(w0, row, fmaf(w1, column, bias));
+    if (streams >= 3) {
+        x[1] = w0 * points.scale[0];
+        x[2] = w1 * points.scale[1];
+    }
+    if (streams == 4) x[3] = 0;
 }
 
 // ---- Tensor cores -------------------------------------------------------------------------------
@@ -368,7 +391,8 @@ struct Ending {
     // first layer (share, 3, width): those of d times what the weights' two columns were multiplied
     // by, then the bias's.
     float* sums;
-    Points points;  // first adjoint
+    Points points;    // first adjoint: x and h are computed anew from these
+    Vectors vectors;  // first adjoint
 };
 
 // The gridDim.x blocks' groups take tiles of rows in turn; blockIdx.y is the tile of columns.
@@ -453,7 +477,7 @@ __global__ void __launch_bounds__(256, 1)
         asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(Shape::group_threads) : "memory");
         fetch();
         if (step == 0) {
-            if (adjoint) {  // what the end will read should be on its way
+            if (adjoint && !first) {  // what the end will read should be on its way
                 for (int i = thread; i < Shape::rows * 4; i += Shape::group_threads) {
                     const int row = i / 4;
                     const size_t at = (size_t(tile) * Shape::rows + row) * width + column0 + i % 4 * 64;
@@ -507,8 +531,12 @@ __global__ void __launch_bounds__(256, 1)
                 return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
             };
             Raw8<Precision> raw_h[batch][F / streams], raw_x[batch][F];
-            float bias[8], sums_d[sum_rows][8] = {};
-            if (adjoint) {
+            float bias[8], w0[8], w1[8], sums_d[sum_rows][8] = {};
+            if (first) {
+                load8(end.vectors.first(0) + column, w0);
+                load8(end.vectors.first(1) + column, w1);
+                load8(end.vectors.bias(0) + column, bias);
+            } else if (adjoint) {
 #pragma unroll
                 for (int b = 0; b < batch; ++b) {
 #pragma unroll
@@ -534,7 +562,7 @@ __global__ void __launch_bounds__(256, 1)
                         for (int j = 0; j < 8; ++j) {
                             z[s][j] = sums[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
                         }
-                        if (adjoint) raw_x[b][f + s].unpack(x[s]);
+                        if (adjoint && !first) raw_x[b][f + s].unpack(x[s]);
                     }
                     float coordinates[2] = {};
                     if (first) {
@@ -545,16 +573,22 @@ __global__ void __launch_bounds__(256, 1)
                             coordinates[1] = end.points.coordinates[2 * point + 1];
                         }
                     }
-                    if (adjoint && streams > 1) raw_h[b][f / streams].unpack(h);
+                    if (adjoint && !first && streams > 1) raw_h[b][f / streams].unpack(h);
 #pragma unroll
                     for (int j = 0; j < 8; ++j) {
                         float value[streams], other[streams];
 #pragma unroll
                         for (int s = 0; s < streams; ++s) {
                             value[s] = z[s][j];
-                            if (adjoint) other[s] = x[s][j];
+                            if (adjoint && !first) other[s] = x[s][j];
                         }
-                        if (adjoint) {
+                        if (first) {
+                            float all_h[streams];
+                            first_inputs<streams>(end.points, w0[j], w1[j], bias[j], coordinates[0],
+                                                  coordinates[1], other);
+                            sine<Precision, streams>(other, all_h);
+                            sine_adjoint<streams>(all_h[0], other, value);
+                        } else if (adjoint) {
                             sine_adjoint<streams>(h[j], other, value);
                         } else {
                             value[0] += bias[j];
@@ -730,25 +764,17 @@ __global__ void __launch_bounds__(outer_threads, 1)
 
 // ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
 
-// Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.
-struct Vectors {
-    float* data;
-    int width;
-    __host__ __device__ const float* first(int column) const { return data + size_t(column) * width; }
-    __host__ __device__ const float* bias(int layer) const { return data + size_t(2 + layer) * width; }
-    __host__ __device__ const float* output(int hidden_layers, int channel) const {
-        return data + size_t(3 + hidden_layers + channel) * width;
-    }
-};
-
 __device__ inline float cotangent_scale(const unsigned* largest) {
     const float x = __uint_as_float(*largest);
     if (!(x > 1e-30f) || x > 1e30f) return 1.0f;
     return exp2f(9.0f - floorf(log2f(x)));
 }
 
-__global__ void pack_vectors_kernel(Parameters p, Vectors v) {
+__global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, int chunks) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
+    for (int chunk = i; row == 0 && chunk < chunks; chunk += gridDim.x * blockDim.x) {
+        largest[chunk] = 0;
+    }
     if (i >= v.width) return;
     float x = 0;
     if (i < p.width) {
@@ -804,14 +830,8 @@ __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h
     load8(v.bias(0) + column, bias);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-        const float w0 = all_w0[j], w1 = all_w1[j];
         float z[streams], value[streams];
-        z[0] = fmaf(w0, row, fmaf(w1, col, bias[j]));
-        if (streams >= 3) {
-            z[1] = w0 * points.scale[0];
-            z[2] = w1 * points.scale[1];
-        }
-        if (streams == 4) z[3] = 0;
+        first_inputs<streams>(points, all_w0[j], all_w1[j], bias[j], row, col, z);
         sine<Precision, streams>(z, value);
 #pragma unroll
         for (int s = 0; s < streams; ++s) {
@@ -830,21 +850,27 @@ __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h
     }
 }
 
-// output is (count, streams, channels), in the units asked for.
+// One of the network's outputs, in the units asked for.
 template <int streams>
-__global__ void output_kernel(Points points, Parameters p, OutputParts output, int groups,
-                              float* result) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    const int c = i % p.channels, stream = i / p.channels % streams;
-    const int point = i / p.channels / streams;
-    if (point >= points.count) return;
+__device__ inline float output_value(const Points& points, const Parameters& p,
+                                     const OutputParts& output, int point, int stream, int channel) {
     const size_t row = row_of<streams>(point) + 16 * stream;
     float sum = 0;
-    for (int group = 0; group < groups; ++group) {
-        sum += output.parts[(size_t(group) * output.rows + row) * p.channels + c];
+    for (int group = 0; group < output.groups; ++group) {
+        sum += output.parts[(size_t(group) * output.rows + row) * output.channels + channel];
     }
-    const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + c] : 0.0f;
-    result[i] = sum * points.inverse[stream] + bias;
+    const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + channel] : 0.0f;
+    return sum * points.inverse[stream] + bias;
+}
+
+// result is (count, streams, channels).
+template <int streams>
+__global__ void output_kernel(Points points, Parameters p, OutputParts output, float* result) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    const int point = i / p.channels / streams;
+    if (point >= points.count) return;
+    result[i] = output_value<streams>(points, p, output, point, i / p.channels % streams,
+                                      i % p.channels);
 }
 
 __device__ inline void keep_largest(float x, unsigned* largest) {
@@ -869,14 +895,15 @@ __device__ inline double block_sum(double x) {
     return x;
 }
 
-// From outputs (count, streams, channels) to the cotangents of the squared error, in the units of
-// the streams as they are kept. sums[block] has the block's share of the loss, before the mean, and of
+// From outputs to the cotangents (count, streams, channels) of the squared error, in the units of the
+// streams as they are kept. sums[block] has the block's share of the loss, before the mean, and of
 // the output biases' gradient: 1 + channels numbers. Without a target, cotangents are `given`.
 template <int streams>
-__global__ void cotangent_kernel(Points points, int channels, const float* output,
+__global__ void cotangent_kernel(Points points, Parameters p, OutputParts output,
                                  const float* target, const float* weight, float mean,
                                  const float* given, float* cotangent, unsigned* largest,
                                  double* sums) {
+    const int channels = p.channels;
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
     const int point = blockIdx.x * blockDim.x + threadIdx.x;
     const size_t start = size_t(point) * streams * channels;
@@ -893,7 +920,8 @@ __global__ void cotangent_kernel(Points points, int channels, const float* outpu
                     g = given[i] * points.inverse[s];
                 } else if (s >= first) {
                     const size_t k = size_t(point) * supervised + s - first;
-                    const float residual = output[i] - target[k * channels + c];
+                    const float residual = output_value<streams>(points, p, output, point, s, c) -
+                                           target[k * channels + c];
                     loss += double(w * residual) * residual;
                     g = 2 * mean * w * residual * points.inverse[s];
                 }
@@ -1074,23 +1102,36 @@ __global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision>
     }
 }
 
-// Shares (layer, share, row, width) of a part of the gradient, and where it is: element (row, column) of
-// layer l is gradient[l layer_stride + row row_stride + column column_stride].
+// A part of the gradient: for each of its layers and first `wanted` rows, the sum over shares (layer,
+// share, rows, width). Element (row, column) of layer l is
+// gradient[l layer_stride + row row_stride + column column_stride].
 struct Part {
     const float* shares;
-    int count, rows;
+    int count, rows, wanted, layers;
+    float factor;
+    bool scaled;  // by the scale of the cotangents
     float* gradient;
     size_t layer_stride, row_stride, column_stride;
 };
 
-// Writes or adds factor / scale times the sum over shares; scale is that of the cotangents, 1 if null.
-// Blocks of 256 threads: (32 columns, row, layer).
-__global__ void finish_kernel(Part part, int columns, int width, float factor,
-                              const unsigned* largest, bool add) {
+constexpr int max_parts = 5;
+struct Parts {
+    Part part[max_parts];
+};
+
+// Writes or adds the sums, times factor. Blocks of 256 threads: (32 columns, rows of all parts).
+__global__ void finish_kernel(Parts parts, int columns, int width, const unsigned* largest, bool add) {
     constexpr int at_once = 8;
     __shared__ float shared[at_once][32];
     const int lane = threadIdx.x % 32, first = threadIdx.x / 32;
-    const int column = blockIdx.x * 32 + lane, row = blockIdx.y, layer = blockIdx.z;
+    const int column = blockIdx.x * 32 + lane;
+    int index = blockIdx.y, number = 0;
+    while (index >= parts.part[number].wanted * parts.part[number].layers) {
+        index -= parts.part[number].wanted * parts.part[number].layers;
+        ++number;
+    }
+    const Part part = parts.part[number];
+    const int row = index % part.wanted, layer = index / part.wanted;
     float sum = 0;
 #pragma unroll 4
     for (int share = first; share < part.count; share += at_once) {
@@ -1100,7 +1141,7 @@ __global__ void finish_kernel(Part part, int columns, int width, float factor,
     __syncthreads();
     if (first > 0 || column >= columns) return;
     for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
-    if (largest) factor /= cotangent_scale(largest);
+    const float factor = part.scaled ? part.factor / cotangent_scale(largest) : part.factor;
     float& result = part.gradient[layer * part.layer_stride + row * part.row_stride +
                                   column * part.column_stride];
     result = factor * sum + (add ? result : 0.0f);
@@ -1159,6 +1200,7 @@ public:
         const int64_t padded = (n + group - 1) / group * group;
         const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
         chunk_points_ = (padded / group + chunks - 1) / chunks * group;
+        chunks_ = int(chunks);
 
         plane_ = size_t(chunk_points_) * streams * width_;
         const int layers = p_.hidden_layers + 1;
@@ -1179,11 +1221,11 @@ public:
                 outer_partial_ =
                     take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
                 bias_partial_ = take<float>(start, size_t(layers) * shares_ * width_);
-                partial_ = take<float>(start, size_t(shares_) * std::max(3, p_.channels) * width_);
-                output_ = take<float>(start, values);
+                first_partial_ = take<float>(start, size_t(shares_) * 3 * width_);
+                output_partial_ = take<float>(start, size_t(shares_) * p_.channels * width_);
                 cotangent_ = take<float>(start, values);
                 point_sums_ = take<double>(start, blocks(chunk_points_) * (1 + p_.channels));
-                largest_ = take<unsigned>(start, 1);
+                all_largest_ = take<unsigned>(start, chunks);
             }
             output_parts_ = take<float>(start, width_ / 32 * values);
             packed_plane_ = size_t(2 * p_.hidden_layers) * width_ * width_;
@@ -1192,7 +1234,7 @@ public:
             vectors_.data = take<float>(start, size_t(3 + p_.hidden_layers + p_.channels) * width_);
         }
         pack_vectors_kernel<<<dim3(blocks(width_), 3 + p_.hidden_layers + p_.channels), 256>>>(
-            p_, vectors_);
+            p_, vectors_, all_largest_, keep ? chunks_ : 0);
         if (p_.hidden_layers > 0) {
             pack_matrices_kernel<Precision>
                 <<<dim3(blocks(width_ / 8, 32), width_, 2 * p_.hidden_layers), 32>>>(
@@ -1202,83 +1244,44 @@ public:
     }
 
     int64_t chunk_points() const { return chunk_points_; }
-    float* output() const { return output_; }
 
-    // Streams of points (count, 2), at most chunk_points(), to output (count, streams, channels).
-    void forward(const float* coordinates, int count, float* output) {
+    // Evaluates points (count, 2), at most chunk_points().
+    void forward(const float* coordinates, int count) {
         points_.coordinates = coordinates;
         points_.count = count;
         points_.padded = (count + group - 1) / group * group;
         const int last = p_.hidden_layers;
-        const OutputParts none{}, parts{output_parts_, vectors_.output(last, 0), p_.channels,
-                                        points_.padded * streams};
+        parts_ = {output_parts_, vectors_.output(last, 0), p_.channels, points_.padded * streams,
+                  width_ / 32};
+        // A product's end computes the first layer's x anew.
         first_layer_kernel<Precision, streams><<<blocks(size_t(points_.padded) * width_ / 8), 256>>>(
-            points_, vectors_, h(0), x(0), keep_, last == 0 ? parts : none);
+            points_, vectors_, h(0), x(0), keep_ && last == 0, last == 0 ? parts_ : OutputParts{});
         for (int l = 1; l <= last; ++l) {
-            const Ending<Precision> end{h(l), x(l), {}, vectors_.bias(l), keep_, parts, nullptr, {}};
+            const Ending<Precision> end{h(l),   x(l),    {},      vectors_.bias(l), keep_,
+                                        parts_, nullptr, points_, vectors_};
             if (l < last) product<End::sine>(h(l - 1), weights(l, false), end);
             if (l == last) product<End::last_sine>(h(l - 1), weights(l, false), end);
         }
-        output_kernel<streams><<<blocks(size_t(count) * streams * p_.channels), 256>>>(
-            points_, p_, parts, width_ / 32, output);
         check(cudaGetLastError());
     }
 
-    // Cotangents of the weighted squared error of output() against target; the loss and the output
-    // biases' part of the gradient are written or added.
-    void residual(const float* target, const float* weight, double mean, float* loss,
-                  float* gradient, bool add) {
-        cotangents(target, weight, mean, nullptr, loss, gradient, add);
+    // The streams (count, streams, channels).
+    void outputs(float* result) {
+        output_kernel<streams>
+            <<<blocks(size_t(points_.count) * streams * p_.channels), 256>>>(points_, p_, parts_, result);
+        check(cudaGetLastError());
+    }
+
+    // Weighted squared error against target, and its gradient: of chunk number 0 written, of others
+    // added.
+    void squared_error(int chunk, const float* target, const float* weight, double mean, float* loss,
+                       float* gradient) {
+        backward(chunk, target, weight, mean, nullptr, loss, gradient);
     }
 
     // The same from given cotangents (count, streams, channels), without a loss.
-    void given(const float* cotangent, float* gradient, bool add) {
-        cotangents(nullptr, nullptr, 1, cotangent, nullptr, gradient, add);
-    }
-
-    // The rest of the gradient, written or added.
-    void backward(float* gradient, bool add) {
-        const int last = p_.hidden_layers, width = p_.width;
-        const size_t layer_stride = size_t(width) * width + width;
-        const dim3 shares(shares_, width_ / 256);
-        const auto output_adjoint = p_.channels == 1
-                                        ? output_adjoint_kernel<Precision, streams, 1>
-                                        : output_adjoint_kernel<Precision, streams, 3>;
-        for (int channel = 0; channel < p_.channels; channel += 3) {
-            output_adjoint<<<shares, 256>>>(points_, p_, vectors_, h(last), x(last), d(last),
-                                            cotangent_, largest_, channel, bias_partial(last),
-                                            partial_);
-        }
-        finish({partial_, shares_, p_.channels, gradient + p_.weight(last + 1), 0, size_t(width), 1},
-               1, 1.0f, nullptr, add);
-        for (int l = last; l > 0; --l) {
-            Ending<Precision> end{h(l - 1), x(l - 1), d(l - 1), nullptr, false, {}, nullptr, points_};
-            end.sums = l > 1 ? bias_partial(l - 1) : partial_;
-            if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
-            if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
-        }
-        if (last == 0) {
-            first_adjoint_kernel<Precision, streams><<<shares, 256>>>(points_, width_, d(0), partial_);
-            finish({bias_partial_, shares_, 1, gradient + p_.bias(0), 0, 0, 1}, 1, p_.omega, largest_,
-                   add);
-            finish({partial_, shares_, 2, gradient, 0, 1, 2}, 1, p_.omega, largest_, add);
-        } else {
-            finish({partial_ + 2 * size_t(width_), shares_, 3, gradient + p_.bias(0), 0, 0, 1}, 1,
-                   p_.omega, largest_, add, 1);
-            finish({partial_, shares_, 3, gradient, 0, 1, 2}, 1, p_.omega, largest_, add, 2);
-            finish({bias_partial(1), shares_, 1, gradient + p_.bias(1), layer_stride, 0, 1}, last,
-                   p_.omega, largest_, add);
-            const size_t bytes = OuterShape<Precision>::bytes;
-            check(cudaFuncSetAttribute(outer_kernel<Precision>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-            outer_kernel<Precision>
-                <<<dim3(splits_, width_ / 128, last * (width_ / column_tile)), outer_threads, bytes>>>(
-                    d(1), h(0), layer_size(), outer_partial_, points_.padded * streams, width_);
-            finish({outer_partial_, splits_, width_, gradient + p_.weight(1), layer_stride,
-                    size_t(width), 1},
-                   last, p_.omega, largest_, add, width);
-        }
-        check(cudaGetLastError());
+    void product(int chunk, const float* cotangent, float* gradient) {
+        backward(chunk, nullptr, nullptr, 1, cotangent, nullptr, gradient);
     }
 
 private:
@@ -1320,36 +1323,74 @@ private:
             a, b, end, tiles, width_);
     }
 
-    void cotangents(const float* target, const float* weight, double mean, const float* given,
-                    float* loss, float* gradient, bool add) {
-        check(cudaMemsetAsync(largest_, 0, sizeof(unsigned)));
-        const int count = blocks(points_.count);
-        cotangent_kernel<streams><<<count, 256>>>(points_, p_.channels, output_, target, weight,
-                                                  float(mean), given, cotangent_, largest_,
-                                                  point_sums_);
-        finish_sums_kernel<<<1 + p_.channels, 256>>>(
-            point_sums_, count, mean, loss, gradient + p_.bias(p_.hidden_layers + 1), add);
-    }
+    void backward(int chunk, const float* target, const float* weight, double mean,
+                  const float* given, float* loss, float* gradient) {
+        const int last = p_.hidden_layers, width = p_.width, count = blocks(points_.count);
+        const bool add = chunk > 0;
+        unsigned* const largest = all_largest_ + chunk;
+        cotangent_kernel<streams><<<count, 256>>>(points_, p_, parts_, target, weight, float(mean),
+                                                  given, cotangent_, largest, point_sums_);
+        finish_sums_kernel<<<1 + p_.channels, 256>>>(point_sums_, count, mean, loss,
+                                                     gradient + p_.bias(last + 1), add);
 
-    // `rows` of the part are wanted, all if 0.
-    void finish(const Part& part, int layers, float factor, const unsigned* largest, bool add,
-                int rows = 0) {
-        finish_kernel<<<dim3(blocks(p_.width, 32), rows ? rows : part.rows, layers), 256>>>(
-            part, p_.width, width_, factor, largest, add);
+        const dim3 shares(shares_, width_ / 256);
+        const auto output_adjoint = p_.channels == 1
+                                        ? output_adjoint_kernel<Precision, streams, 1>
+                                        : output_adjoint_kernel<Precision, streams, 3>;
+        for (int channel = 0; channel < p_.channels; channel += 3) {
+            output_adjoint<<<shares, 256>>>(points_, p_, vectors_, h(last), x(last), d(last),
+                                            cotangent_, largest, channel, bias_partial(last),
+                                            output_partial_);
+        }
+        for (int l = last; l > 0; --l) {
+            Ending<Precision> end{h(l - 1), x(l - 1), d(l - 1), nullptr,  false,
+                                  {},       nullptr,  points_,  vectors_};
+            end.sums = l > 1 ? bias_partial(l - 1) : first_partial_;
+            if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
+            if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
+        }
+        if (last > 0) {
+            const size_t bytes = OuterShape<Precision>::bytes;
+            check(cudaFuncSetAttribute(outer_kernel<Precision>,
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+            outer_kernel<Precision>
+                <<<dim3(splits_, width_ / 128, last * (width_ / column_tile)), outer_threads, bytes>>>(
+                    d(1), h(0), layer_size(), outer_partial_, points_.padded * streams, width_);
+        } else {
+            first_adjoint_kernel<Precision, streams>
+                <<<shares, 256>>>(points_, width_, d(0), first_partial_);
+        }
+
+        const size_t layer = size_t(width) * width + width;
+        float* const first_bias = last > 0 ? first_partial_ + 2 * size_t(width_) : bias_partial(0);
+        const Parts parts{{
+            {outer_partial_, splits_, width_, width, last, p_.omega, true, gradient + p_.weight(1),
+             layer, size_t(width), 1},
+            {bias_partial(1), shares_, 1, 1, last, p_.omega, true, gradient + p_.bias(1), layer, 0, 1},
+            {first_partial_, shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, true, gradient, 0, 1, 2},
+            {first_bias, shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, true, gradient + p_.bias(0), 0, 0, 1},
+            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, false,
+             gradient + p_.weight(last + 1), 0, size_t(width), 1},
+        }};
+        finish_kernel<<<dim3(blocks(width, 32), last * (width + 1) + 3 + p_.channels), 256>>>(
+            parts, width, width_, largest, add);
+        check(cudaGetLastError());
     }
 
     const Parameters p_;
     const bool keep_;
     int processors_ = 0, width_ = 0, splits_ = 0, shares_ = 0;
     int64_t chunk_points_ = 0;
+    int chunks_ = 1;
     size_t plane_ = 0, packed_plane_ = 0, used_ = 0;
-    Points points_;
-    Vectors vectors_;
+    Points points_{};
+    Vectors vectors_{};
+    OutputParts parts_{};
     Piece *h_ = nullptr, *x_ = nullptr, *d_ = nullptr, *packed_ = nullptr;
-    float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *partial_ = nullptr, *output_ = nullptr, *cotangent_ = nullptr;
-    float* output_parts_ = nullptr;
+    float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *first_partial_ = nullptr;
+    float *output_partial_ = nullptr, *output_parts_ = nullptr, *cotangent_ = nullptr;
     double* point_sums_ = nullptr;
-    unsigned* largest_ = nullptr;
+    unsigned* all_largest_ = nullptr;
 };
 
 }  // namespace
