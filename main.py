@@ -114,9 +114,7 @@ def run(options: argparse.Namespace) -> int:
 
     report.write_pictures(folder, task, output, summary, others[-1:])
     if task.derivatives:
-        report.write_derivatives(
-            folder, *training.derivatives(network, engine, (height, width))
-        )
+        report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
     report.write_network(folder, network)
     report.write_metrics(
@@ -174,9 +172,7 @@ def read_inputs(options: argparse.Namespace):
     def read(option, path, size=None):
         try:
             if size is None:
-                size = images.fit_size(
-                    *images.image_size(path), options.sidelength, options.aspect
-                )
+                size = images.fit_size(*images.image_size(path), options.sidelength, options.aspect)
             return images.read_image(path, options.channels, size)
         except images.ImageError as error:
             raise Problem(f"{option}: {error}") from error
@@ -451,8 +447,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
-        help="of the fused engine's matrix products on a GPU. fp16 has the 11 bits of TF32 at twice "
-        "its speed; bf16 has 8; auto: fp16 there, fp32 on a CPU",
+        help="of the fused engine's matrix products on a GPU. fp16 has the 11 bits of TF32 at "
+        "twice its speed; bf16 has 8; auto: fp16 there, fp32 on a CPU",
     )
     group.add_argument(
         "--verbose",
@@ -518,9 +514,7 @@ def number(above: float = -math.inf, at_least: float = -math.inf, at_most: float
         if value <= above:
             raise argparse.ArgumentTypeError(f"{text} must be greater than {above:g}")
         if not at_least <= value <= at_most:
-            raise argparse.ArgumentTypeError(
-                f"{text} must be between {at_least:g} and {at_most:g}"
-            )
+            raise argparse.ArgumentTypeError(f"{text} must be between {at_least:g} and {at_most:g}")
         return value
 
     return convert

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times one training step of this program against plain Jittor, PyTorch and JAX, on the CPU.
+"""Times one training step of this program against plain Jittor, PyTorch and JAX, on CPU or GPU.
 
 Run it with the program's own Python. Every engine works in a process of its own, because Jittor
 needs NumPy 1 and the peers NumPy 2; they take turns, a second at a time and only one of them at
@@ -50,6 +50,10 @@ TARGETS = {
     "laplacian": {"pytorch": 12.0, "jax": 4.5, "peak": 0.70},
 }
 TARGETS_AVX2 = {"fit": {"pytorch": 2.5}}
+# On an H100, than the fastest peer in TF32, whose products have the 11 bits of our default.
+TARGETS_CUDA = {"fit": 4.0, "gradient": 4.0, "laplacian": 8.0}
+BLOCK = 20  # steps on a GPU between two looks at the clock, for which its queue must run dry
+AGREE_CUDA = 1e-2, 1e-2  # as AGREE, for 11 bits
 
 # How the engines are held to AVX2, and the compiler flag that does it for us and for peak.cc.
 AVX2_FLAG = "-mno-avx512f"
@@ -101,16 +105,27 @@ class Case:
         return 6.0 * self.count * weights * (1, 3, 4)[self.order]
 
 
-# ---- the engines: (case, weights and biases, coordinates, target, threads) -> step, version -----
-# A call of step() does one training step, Adam included, and returns the loss before it.
+# ---- the engines --------------------------------------------------------------------------------
+# (case, weights and biases, coordinates, target, device, threads) -> step, version. A call of step() does one training step, Adam included, and returns the loss before it, which need
+# not be known yet: step.wait() waits for all steps. float() of a loss is its value.
 
 
-def fused(case, parameters, coordinates, target, threads, engine="fused", operator="forward"):
+def fused(
+    case,
+    parameters,
+    coordinates,
+    target,
+    device,
+    threads,
+    engine="fused",
+    operator="forward",
+    precision=None,
+):
     """This program, as ``siren/training.py`` does it."""
     sys.path.insert(0, str(HERE.parent))
     from siren import runtime
 
-    runtime.start("cpu")
+    runtime.start(device)
     import jittor as jt
 
     from siren import operators
@@ -118,7 +133,7 @@ def fused(case, parameters, coordinates, target, threads, engine="fused", operat
     from siren.network import Siren
     from siren.optimizer import Adam
 
-    module = choose(engine)
+    module = choose(engine, precision or ("fp32" if device == "cpu" else "fp16"))
     if engine == "fused" and module is choose("reference"):
         raise RuntimeError("the fused engine does not work here")
     network = Siren(case.channels)
@@ -138,18 +153,23 @@ def fused(case, parameters, coordinates, target, threads, engine="fused", operat
             )
         gradients = jt.grad(loss, variables)
         jt.sync([loss, *gradients])
-        value = loss.item()
         optimizer.step(gradients)
         jt.sync(variables)
-        return value
+        return loss
 
     def picture(side):
         from siren.training import picture
 
         picture(network, module, (side, side))
 
+    step.wait = lambda: jt.sync_all(True)
     step.picture = picture
     return step, f"Jittor {jt.__version__}"
+
+
+def fused_fp32(*problem):
+    """This program on a GPU with 22 bits instead of 11."""
+    return fused(*problem, precision="fp32")
 
 
 def jittor_forward(*problem):
@@ -162,13 +182,15 @@ def jittor_autograd(*problem):
     return fused(*problem, engine="reference", operator="autograd")
 
 
-def pytorch(case, parameters, coordinates, target, threads):
+def pytorch(case, parameters, coordinates, target, device, threads, tf32=False, compiled=False):
     """PyTorch eager, derivatives by nested ``torch.autograd.grad`` as in the SIREN paper's code."""
     import torch
 
     torch.set_num_threads(threads)
-    variables = [torch.from_numpy(p).requires_grad_() for p in parameters]
-    coordinates, target = torch.from_numpy(coordinates), torch.from_numpy(target)
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    variables = [torch.from_numpy(p).to(device).requires_grad_() for p in parameters]
+    coordinates = torch.from_numpy(coordinates).to(device)
+    target = torch.from_numpy(target).to(device)
     coordinates.requires_grad_(case.order > 0)
     optimizer = torch.optim.Adam(variables, LEARNING_RATE, fused=True)
     h = case.spacing
@@ -191,23 +213,49 @@ def pytorch(case, parameters, coordinates, target, threads):
         laplacians = [gradient(g[:, 0])[:, 0] * h + gradient(g[:, 1])[:, 1] * h for g in gradients]
         return torch.stack(laplacians, dim=1)[:, None]
 
+    def compute():
+        return (predict() - target).square().mean()
+
+    if compiled:
+        compute = torch.compile(compute)
+
     def step():
         optimizer.zero_grad()
-        loss = (predict() - target).square().mean()
+        loss = compute()
         loss.backward(inputs=variables)
         optimizer.step()
-        return loss.item()
+        return loss.detach()
 
+    step.wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    if device == "cuda":
+        return step, f"PyTorch {torch.__version__} on {torch.cuda.get_device_name()}"
     capability = torch.backends.cpu.get_cpu_capability()
     return step, f"PyTorch {torch.__version__} ({capability})"
 
 
-def jax_jit(case, parameters, coordinates, target, threads):
-    """JAX, one jitted function with donated buffers; folx's forward Laplacian."""
-    import folx
+def pytorch_tf32(*problem):
+    """PyTorch eager with TF32 products."""
+    return pytorch(*problem, tf32=True)
+
+
+def pytorch_compiled(*problem):
+    """``torch.compile`` with TF32 products."""
+    return pytorch(*problem, tf32=True, compiled=True)
+
+
+def jax_jit(case, parameters, coordinates, target, device, threads):
+    """JAX, one jitted function with donated buffers; folx's forward Laplacian. TF32 on a GPU."""
     import jax
     import jax.numpy as jnp
 
+    version = f"JAX {jax.__version__}"
+    if case.order == 2:
+        import folx
+
+        version += f", folx {folx.__version__}"
+    jax.config.update(
+        "jax_default_matmul_precision", "highest" if device == "cpu" else "tensorfloat32"
+    )
     h = case.spacing
     # Reverse mode costs one pass an output, forward mode one an input; for one output reverse wins.
     jacobian = jax.jacrev if case.channels == 1 else jax.jacfwd
@@ -247,10 +295,10 @@ def jax_jit(case, parameters, coordinates, target, threads):
     def step():
         nonlocal state
         loss, state = compiled(state, x, target)
-        jax.block_until_ready(state)
-        return loss.item()
+        return loss
 
-    return step, f"JAX {jax.__version__}, folx {folx.__version__}"
+    step.wait = lambda: jax.block_until_ready(state)
+    return step, version
 
 
 ENGINES = {
@@ -260,7 +308,17 @@ ENGINES = {
     "pytorch": pytorch,
     "jax": jax_jit,
 }
-PEERS = ("pytorch", "jax")
+ENGINES_CUDA = {
+    "ours": fused,
+    "ours-fp32": fused_fp32,
+    "jittor": jittor_forward,
+    "pytorch": pytorch,
+    "pytorch-tf32": pytorch_tf32,
+    "pytorch-compile": pytorch_compiled,
+    "jax": jax_jit,
+}
+PEERS = ("pytorch", "pytorch-tf32", "pytorch-compile", "jax")
+PEERS_TF32 = ("pytorch-tf32", "pytorch-compile", "jax")
 
 
 # ---- the worker's side --------------------------------------------------------------------------
@@ -288,18 +346,22 @@ def work(engine: str) -> None:
                 with np.load(request["file"]) as arrays:
                     parameters = [arrays[f"p{i}"] for i in range(2 * len(WIDTHS))]
                     data = arrays["coordinates"], arrays["target"]
-                case = Case(**request["prepare"])
-                step, version = ENGINES[engine](case, parameters, *data, request["threads"])
+                case, device = Case(**request["prepare"]), request["device"]
+                start = (ENGINES if device == "cpu" else ENGINES_CUDA)[engine]
+                step, version = start(case, parameters, *data, device, request["threads"])
                 del parameters, data
-                answer.update(version=version, losses=[step() for _ in range(WARM_UP)])
+                answer.update(version=version, losses=[float(step()) for _ in range(WARM_UP)])
+                at_once = 1 if device == "cpu" else BLOCK
             elif "picture" in request:
                 step.picture(request["picture"])
             else:
                 answer["steps"], end = [], time.perf_counter() + request["run"]
                 while not answer["steps"] or time.perf_counter() < end:
                     start = time.perf_counter()
-                    step()
-                    answer["steps"].append(time.perf_counter() - start)
+                    for _ in range(at_once):
+                        step()
+                    step.wait()
+                    answer["steps"].append((time.perf_counter() - start) / at_once)
             answer["memory"] = peak_memory()
         except Exception as error:
             message = (str(error).strip().splitlines() or ["no message"])[0]
@@ -413,7 +475,9 @@ def build_peak(options, folder: Path) -> list[str]:
 
 
 def environment(options) -> dict[str, str]:
-    """Variables of the workers: the number of threads, no GPU, and AVX2 if only that is wanted."""
+    """Variables of the workers: threads, a GPU only if wanted, and AVX2 if only that is wanted."""
+    if options.device == "cuda":
+        return {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # or it takes all memory
     variables = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         variables[name] = str(options.threads)
@@ -446,26 +510,35 @@ def measure(entries, options, picture: bool = False) -> list[Result]:
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        peak, peaks, shares, workers = build_peak(options, folder), [], [], []
+        on_cpu = options.device == "cpu"
+        peak = build_peak(options, folder) if on_cpu else []
+        peaks, shares, workers = [], [], []
         for engine, case in entries:
             say(f"{case.name}: {engine} prepares")
             file = folder / "problem.npz"
             write_problem(case, file)
             workers.append(Worker(engine, case, options))
             stack.callback(workers[-1].close)
-            workers[-1].ask(prepare=asdict(case), file=str(file), threads=options.threads)
+            workers[-1].ask(
+                prepare=asdict(case),
+                file=str(file),
+                device=options.device,
+                threads=options.threads,
+            )
         for number in range(options.rounds):
             for worker in workers:
                 if sum(map(sum, worker.result.rounds)) < ENOUGH:
                     say(f"{worker.result.case.name}: round {number + 1}, {worker.result.engine}")
                     worker.ask(run=TURN)
-            answer = subprocess.run(peak, capture_output=True, text=True, check=True)
-            gflops, share = map(float, answer.stdout.split())
-            peaks.append(gflops)
-            shares.append(share)
+            if on_cpu:
+                answer = subprocess.run(peak, capture_output=True, text=True, check=True)
+                gflops, share = map(float, answer.stdout.split())
+                peaks.append(gflops)
+                shares.append(share)
         for worker in workers:
             worker.result.peaks = peaks
-            worker.result.quiet = min(shares) > 0.95 and max(peaks) < 1.1 * min(peaks)
+            if on_cpu:
+                worker.result.quiet = min(shares) > 0.95 and max(peaks) < 1.1 * min(peaks)
             if picture:
                 worker.result.memory_of_steps = worker.result.memory
                 worker.ask(picture=worker.result.case.side)
@@ -481,7 +554,7 @@ def measure(entries, options, picture: bool = False) -> list[Result]:
         )
     for result in results:
         busy = sum(sum(map(sum, other.rounds)) for other in results if other is not result)
-        if result.idle_cpu > 0.02 * busy + 0.1:
+        if on_cpu and result.idle_cpu > 0.02 * busy + 0.1:
             print(
                 f"\nBeware: {result.engine} used {result.idle_cpu:.1f} s of CPU time while others "
                 "were measured."
@@ -511,8 +584,9 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 def disagreement(result: Result, ours: Result) -> str:
     """Why the losses of an engine are not ours, or nothing."""
+    agree = AGREE if ours.peaks else AGREE_CUDA
     for i, (a, b) in enumerate(zip(result.losses, ours.losses)):
-        if not abs(a - b) <= AGREE[i] * abs(b):
+        if not abs(a - b) <= agree[i] * abs(b):
             return f"loss of step {i + 1} is {a:.7g}, ours is {b:.7g}"
     return ""
 
@@ -532,17 +606,18 @@ def show_case(results: list[Result]) -> bool:
         rows.append(
             [
                 r.engine,
-                f"{1e3 * r.step:.1f}",
+                f"{1e3 * r.step:.1f}" if r.peaks else f"{1e3 * r.step:.3f}",
                 f"{r.step / ours.step:.2f}" if ours else "-",
                 f"{r.speed:.1f}",
-                f"{r.speed / r.peak:.1%}",
-                f"{r.memory / 1e6:.0f}",
+                f"{r.speed / r.peak:.1%}" if r.peaks else "-",
+                f"{r.memory / 1e6:.0f}" if r.peaks else "-",
                 str(sum(map(len, r.rounds))),
                 f"{r.losses[0]:.6e}",
             ]
         )
     header = ["engine", "ms/step", "x ours", "GFLOP/s", "of peak", "peak MB", "steps", "first loss"]
-    print(f"\n**{results[0].case.name}** (machine's peak {results[0].peak:.0f} GFLOP/s)\n")
+    peak = f" (machine's peak {results[0].peak:.0f} GFLOP/s)" if results[0].peaks else ""
+    print(f"\n**{results[0].case.name}**{peak}\n")
     print(table(header, rows))
     print("".join(f"\n{note}\n" for note in notes), end="", flush=True)
     return right
@@ -569,6 +644,23 @@ def speed_verdicts(results: list[Result], avx2: bool) -> list[list[str]]:
                 ratio = peer.step / ours.step
                 row = f"{loss}, faster than {what}", f">= {least:g}x", f"{ratio:.2f}x"
                 rows.append(verdict(*row, ratio >= least, ours.quiet))
+    return rows
+
+
+def cuda_verdicts(results: list[Result]) -> list[list[str]]:
+    """Compare the steps at 256x256 gray with the fastest peer in TF32."""
+    measured = {(r.case, r.engine): r for r in results if r.usable}
+    rows = []
+    for loss, least in TARGETS_CUDA.items():
+        ours = measured.get((Case(loss, 256), "ours"))
+        peers = [
+            measured[key] for name in PEERS_TF32 if (key := (Case(loss, 256), name)) in measured
+        ]
+        if ours and peers:
+            peer = min(peers, key=lambda r: r.step)
+            ratio = peer.step / ours.step
+            row = f"{loss}, faster than {peer.engine}", f">= {least:g}x", f"{ratio:.2f}x"
+            rows.append(verdict(*row, ratio >= least))
     return rows
 
 
@@ -632,6 +724,8 @@ def engines(case: Case, options) -> list[str]:
         left_out = {"jittor", "jittor-autograd"}
     elif case.order == 0 or (case.order == 2 and not options.all):  # 0: nothing to differentiate
         left_out = {"jittor-autograd"}
+    if case.order > 0:
+        left_out.add("pytorch-compile")  # which knows no second derivatives
     return [name for name in options.engines.split(",") if name not in left_out]
 
 
@@ -639,8 +733,8 @@ def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
         description="Time one training step (loss, gradient, Adam) of a SIREN of "
-        "2-256-256-256-256-C units by this program's fused CPU engine and by its peers, in turns "
-        "and on the same threads."
+        "2-256-256-256-256-C units by this program's fused engine and by its peers, in turns "
+        "and on the same threads or the same GPU."
     )
     parser.add_argument(
         "--peers",
@@ -649,15 +743,15 @@ def parse() -> argparse.Namespace:
         help="interpreter that has requirements.txt installed (PyTorch, JAX); default: this one. "
         "Peers that it lacks are left out",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all this may use")
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="default: 7")
     parser.add_argument("--quick", action="store_true", help="only 256x256 gray")
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases named so, as in fit")
     parser.add_argument(
         "--engines",
-        default=",".join(ENGINES),
         metavar="LIST",
-        help=f"comma-separated; default: {','.join(ENGINES)}",
+        help=f"comma-separated; default: {','.join(ENGINES)}; cuda: {','.join(ENGINES_CUDA)}",
     )
     parser.add_argument(
         "--all",
@@ -671,9 +765,11 @@ def parse() -> argparse.Namespace:
         "--side", type=int, default=256, metavar="N", help="a trial at another size than 256"
     )
     parser.add_argument("--json", metavar="FILE", help="write every single time there")
-    parser.add_argument("--worker", choices=ENGINES, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = set(options.engines.split(",")) - set(ENGINES)
+    known = ENGINES if options.device == "cpu" else ENGINES_CUDA
+    options.engines = options.engines or ",".join(known)
+    unknown = set(options.engines.split(",")) - set(known)
     if unknown:
         parser.error(f"unknown engines: {', '.join(sorted(unknown))}")
     return options
@@ -700,7 +796,8 @@ def main() -> int:
             if entries:
                 results += (found := measure(entries, options))
                 right = show_case(found) and right
-        rows += speed_verdicts(results, options.avx2)
+        on_cpu = options.device == "cpu"
+        rows += speed_verdicts(results, options.avx2) if on_cpu else cuda_verdicts(results)
     for wanted, measurement in ((options.memory, memory), (options.scaling, scaling)):
         if wanted:
             found, verdicts = measurement(options)

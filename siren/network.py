@@ -45,9 +45,9 @@ class Siren(nn.Module):
     Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
     ``jittor.set_global_seed`` makes the draw repeatable.
 
-    All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of the
-    second, and so on, so that a training step is a few operations on one array. ``layers`` shows them
-    layer by layer.
+    All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
+    the second, and so on, so that a training step is a few operations on one array. ``layers``
+    shows them layer by layer.
     """
 
     def __init__(
@@ -84,9 +84,7 @@ class Siren(nn.Module):
         start = 0
         for fan_in, fan_out in zip(self.widths, self.widths[1:]):
             middle, end = start + fan_out * fan_in, start + fan_out * (fan_in + 1)
-            layers.append(
-                Layer(flat[start:middle].reshape((fan_out, fan_in)), flat[middle:end])
-            )
+            layers.append(Layer(flat[start:middle].reshape((fan_out, fan_in)), flat[middle:end]))
             start = end
         return layers
 

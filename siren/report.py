@@ -108,9 +108,7 @@ def draw_panel(panel: list[Picture]) -> Image.Image:
     """The pictures side by side, each under its caption."""
     font = ImageFont.load_default(FONT_SIZE)
     cells = [_enlarged(picture.image) for picture in panel]
-    captions = [
-        _wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)
-    ]
+    captions = [_wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)]
     line_height = FONT_SIZE + 5
     top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
     width = sum(cell.width for cell in cells) + MARGIN * (len(cells) + 1)

@@ -140,7 +140,8 @@ def _fetch(pending: list[_Pending]) -> list[Epoch]:
     epochs = []
     for p in pending:
         loss, *validation = (next(values) for _ in p.results)
-        epochs.append(Epoch(p.epoch, loss, validation[0] if validation else None, p.psnr, p.seconds))
+        held_out = validation[0] if validation else None
+        epochs.append(Epoch(p.epoch, loss, held_out, p.psnr, p.seconds))
     pending.clear()
     return epochs
 

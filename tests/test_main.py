@@ -121,9 +121,7 @@ def test_metrics_agree_with_scikit_image_on_the_saved_network(finished):
         np.testing.assert_allclose(drawn, (strength / white).clip(0, 1), atol=0.01)
         drawn = pixels(folder / "laplacian.png").reshape(shape)
         white = np.percentile(np.abs(exact[3]), 99.5)
-        np.testing.assert_allclose(
-            drawn, (exact[3].reshape(shape) / white).clip(-1, 1), atol=0.01
-        )
+        np.testing.assert_allclose(drawn, (exact[3].reshape(shape) / white).clip(-1, 1), atol=0.01)
 
 
 def test_history_and_console(finished):

@@ -44,9 +44,7 @@ def test_finite_differences_converge_with_second_order():
         # float32 coordinates would drown the second differences in rounding
         axes = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
         points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
-        u, u_r, u_c, laplacian = (
-            stream.reshape(height, width, 2) for stream in smooth(points)
-        )
+        u, u_r, u_c, laplacian = (stream.reshape(height, width, 2) for stream in smooth(points))
         rows, columns = operators.fd_gradient(u)
         sobel_rows, sobel_columns = operators.sobel_gradient(u)
         only_rows = operators.fd_divergence(rows, 0 * columns)
@@ -89,9 +87,7 @@ def test_divergence_is_the_negative_adjoint_of_the_gradient(shape, seed):
 @given(shapes, st.integers(0, 2**31))
 def test_finite_differences_are_the_same_on_vars(shape, seed):
     image = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    for ours, expected in zip(
-        operators.fd_gradient(jt.array(image)), operators.fd_gradient(image)
-    ):
+    for ours, expected in zip(operators.fd_gradient(jt.array(image)), operators.fd_gradient(image)):
         np.testing.assert_allclose(ours.numpy(), expected, atol=1e-6)
     laplacian = operators.fd_laplacian(jt.array(image)).numpy()
     np.testing.assert_allclose(laplacian, operators.fd_laplacian(image), atol=1e-5)

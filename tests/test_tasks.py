@@ -204,9 +204,7 @@ def test_gradient_through_the_pixel_norm(operator, order):
     direction = rng.normal(size=start.shape).astype(np.float32)
 
     def value():
-        return operators.squared_error(
-            network, x, target, order, shape, operator, reference, norm
-        )
+        return operators.squared_error(network, x, target, order, shape, operator, reference, norm)
 
     slope = (jt.grad(value(), [network.flat])[0].numpy() * direction).sum()
     ends = []

@@ -1,8 +1,8 @@
 """The fused engine: kernels for the CPU (``siren_cpu.h``) and for NVIDIA GPUs (``siren_cuda.h``).
 
-It computes what ``reference`` defines, in one pass over the points. On the CPU activations never leave
-the cache, on a GPU they stay in a buffer of bounded size, so that memory does not grow with the
-number of points; derivatives are recomputed where they are needed again.
+It computes what ``reference`` defines, in one pass over the points. On the CPU activations never
+leave the cache, on a GPU they stay in a buffer of bounded size, so that memory does not grow with
+the number of points; derivatives are recomputed where they are needed again.
 """
 
 from __future__ import annotations
@@ -52,9 +52,14 @@ class Fused:
         return None if np.allclose(values, expected, atol=tolerance) else "it computes wrong values"
 
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
-        """As ``reference.streams``; differentiable in the parameters, not in the coordinates."""
+        """As ``reference.streams``; differentiable in the parameters, not in the coordinates.
+
+        Where no gradients are kept (``jittor.no_grad``) the precision is fp32: what is looked at or
+        saved is what the parameters mean.
+        """
+        precision = "fp32" if jt.flags.no_grad else self.precision
         numbers = _numbers(network, order, scale)
-        output = _Streams()(network.flat, coordinates, numbers, self.precision)
+        output = _Streams()(network.flat, coordinates, numbers, precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
     def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
@@ -111,8 +116,7 @@ class _SquaredError(jt.Function):
         loss, self.gradient = _code(
             [(1,), parameters.shape],
             [parameters, coordinates, target, *weights],
-            "siren::Call(data).loss("
-            f"in0_p, in1_p, in2_p, {pointer}, in1_shape0, out0_p, out1_p);",
+            f"siren::Call(data).loss(in0_p, in1_p, in2_p, {pointer}, in1_shape0, out0_p, out1_p);",
             numbers,
             precision,
         )
