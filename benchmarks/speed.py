@@ -106,8 +106,9 @@ class Case:
 
 
 # ---- the engines --------------------------------------------------------------------------------
-# (case, weights and biases, coordinates, target, device, threads) -> step, version. A call of step() does one training step, Adam included, and returns the loss before it, which need
-# not be known yet: step.wait() waits for all steps. float() of a loss is its value.
+# Each takes (case, weights and biases, coordinates, target, device, threads) and returns step and
+# version. A call of step() does one training step, Adam included, and returns the loss before it,
+# which need not be known yet; float() of it is its value. step.wait() waits for all steps.
 
 
 def fused(

@@ -9,8 +9,9 @@
 // Numbers that enter products are kept as `pieces` 16-bit floats which add up to the number:
 //     fp32: two halves, 22 bits, three products      fp16: one half, 11 bits, TF32's precision
 //     bf16: one bfloat16, 8 bits
-// Sums are float32 always. Half has few exponents, so cotangents are scaled by a power of two that
-// brings their largest to 2^9, derivatives by one that brings those of the first layer near 1.
+// Sums are float32 always. Half reaches from 6e-8 to 65504 only, so cotangents are scaled by a power
+// of two that fits their largest, derivatives by one that brings those of the first layer near 1, and
+// what is too large all the same becomes 65504.
 #pragma once
 
 #include <algorithm>
@@ -67,8 +68,25 @@ struct Matrix {
 
 __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ inline void from_float(float x, __half& y) { y = __float2half_rn(x); }
-__device__ inline void from_float(float x, __nv_bfloat16& y) { y = __float2bfloat16_rn(x); }
+
+// Two floats as neighbouring elements, the first one in the lower half.
+__device__ inline uint32_t to_pieces(float first, float second, __half) {
+    uint32_t result;
+#if CUDART_VERSION >= 12010
+    asm("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
+#else
+    const float most = 65504;  // a NaN stays one
+    if (fabsf(first) > most) first = copysignf(most, first);
+    if (fabsf(second) > most) second = copysignf(most, second);
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
+#endif
+    return result;
+}
+__device__ inline uint32_t to_pieces(float first, float second, __nv_bfloat16) {
+    uint32_t result;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(result) : "f"(second), "f"(first));
+    return result;
+}
 
 // Eight neighbouring elements, 16 bytes of each plane.
 template <class Precision>
@@ -79,14 +97,17 @@ __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, co
     for (int i = 0; i < 8; ++i) rest[i] = x[i];
 #pragma unroll
     for (int piece = 0; piece < Precision::pieces; ++piece) {
-        __align__(16) Piece packed[8];
+        uint4 packed;
+        uint32_t* const pairs = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) {
-            from_float(rest[i], packed[i]);
-            if (piece + 1 < Precision::pieces) rest[i] -= to_float(packed[i]);
+        for (int i = 0; i < 8; i += 2) {
+            pairs[i / 2] = to_pieces(rest[i], rest[i + 1], Piece());
+            if (piece + 1 == Precision::pieces) continue;
+            const Piece* const pair = reinterpret_cast<const Piece*>(&pairs[i / 2]);
+            rest[i] -= to_float(pair[0]);
+            rest[i + 1] -= to_float(pair[1]);
         }
-        *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) =
-            *reinterpret_cast<const uint4*>(packed);
+        *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) = packed;
     }
 }
 
@@ -764,10 +785,15 @@ __global__ void __launch_bounds__(outer_threads, 1)
 
 // ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
 
-__device__ inline float cotangent_scale(const unsigned* largest) {
+// The scale brings the largest cotangent of the outputs to 2^exponent. Derivatives grow from layer to
+// layer, to 1e4 times in a network that has learnt a Laplacian, and so do cotangents going back.
+__host__ __device__ constexpr int cotangent_exponent(int streams) {
+    return streams == 1 ? 9 : streams == 3 ? 6 : 4;
+}
+__device__ inline float cotangent_scale(const unsigned* largest, int streams) {
     const float x = __uint_as_float(*largest);
     if (!(x > 1e-30f) || x > 1e30f) return 1.0f;
-    return exp2f(9.0f - floorf(log2f(x)));
+    return exp2f(cotangent_exponent(streams) - floorf(log2f(x)));
 }
 
 __global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, int chunks) {
@@ -969,7 +995,7 @@ __global__ void __launch_bounds__(256, 2)
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int column = blockIdx.y * 256 + lane * 8;
     const size_t next = size_t(16) * v.width;
-    const float scale = cotangent_scale(largest);
+    const float scale = cotangent_scale(largest, streams);
     float bias[8] = {}, sums[at_once][8] = {};
     const int step = gridDim.x * parts;
     for (int point0 = blockIdx.x * parts + part; point0 < points.padded; point0 += at_a_time * step) {
@@ -1120,7 +1146,8 @@ struct Parts {
 };
 
 // Writes or adds the sums, times factor. Blocks of 256 threads: (32 columns, rows of all parts).
-__global__ void finish_kernel(Parts parts, int columns, int width, const unsigned* largest, bool add) {
+__global__ void finish_kernel(Parts parts, int streams, int columns, int width,
+                              const unsigned* largest, bool add) {
     constexpr int at_once = 8;
     __shared__ float shared[at_once][32];
     const int lane = threadIdx.x % 32, first = threadIdx.x / 32;
@@ -1141,7 +1168,7 @@ __global__ void finish_kernel(Parts parts, int columns, int width, const unsigne
     __syncthreads();
     if (first > 0 || column >= columns) return;
     for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
-    const float factor = part.scaled ? part.factor / cotangent_scale(largest) : part.factor;
+    const float factor = part.scaled ? part.factor / cotangent_scale(largest, streams) : part.factor;
     float& result = part.gradient[layer * part.layer_stride + row * part.row_stride +
                                   column * part.column_stride];
     result = factor * sum + (add ? result : 0.0f);
@@ -1373,7 +1400,7 @@ private:
              gradient + p_.weight(last + 1), 0, size_t(width), 1},
         }};
         finish_kernel<<<dim3(blocks(width, 32), last * (width + 1) + 3 + p_.channels), 256>>>(
-            parts, width, width_, largest, add);
+            parts, streams, width, width_, largest, add);
         check(cudaGetLastError());
     }
 
