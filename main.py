@@ -12,7 +12,7 @@ from siren import recipes, runtime
 from siren.engine import ENGINES
 
 ROOT = Path(__file__).resolve().parent
-TASKS = ("fit", "poisson", "edit", "inpaint")
+TASKS = ("fit", "poisson", "edit", "inpaint", "render")
 DEFAULT_INPUT = {"fit": "camera.png", "poisson": "camera.png", "edit": "camera.png"}
 DEFAULT_INPUT["inpaint"] = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"
@@ -28,7 +28,7 @@ def main() -> int:
     """Run one experiment; returns the exit status."""
     options = parse(sys.argv[1:])
     try:
-        return run(options)
+        return render(options) if options.task == "render" else run(options)
     except Problem as problem:
         print(f"main.py: error: {problem}", file=sys.stderr)
         return BAD_INPUT
@@ -116,7 +116,7 @@ def run(options: argparse.Namespace) -> int:
     if task.derivatives:
         report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
-    report.write_network(folder, network)
+    report.write_network(folder, network, (height, width))
     report.write_metrics(
         folder,
         {
@@ -162,6 +162,43 @@ def run(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return INTERRUPTED
+    return 0
+
+
+def render(options: argparse.Namespace) -> int:
+    """Draw a trained network at any size."""
+    from siren import report
+    from siren.images import write_png
+
+    try:
+        saved = report.read_network(options.network_path)
+    except report.NetworkError as error:
+        raise Problem(f"--network_path: {error}") from error
+    channels = len(saved.layers[-1][1])
+    if channels not in (1, 3):
+        raise Problem(
+            f"--network_path {options.network_path} has {channels} outputs; only 1 (gray) and 3 "
+            "(colour) can be drawn"
+        )
+    check_output(options)
+    runtime.start(options.device, options.verbose)
+    from siren import rendering
+    from siren.engine import choose
+    from siren.network import Siren
+
+    engine = choose(options.engine)
+    network = Siren.of(saved.layers, saved.omega_0)
+    shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
+    print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
+    drawn = {"output.png": rendering.render(network, engine, shape, options.crop)}
+    if options.derivatives:
+        names = "gradient.png", "laplacian.png"
+        both = rendering.render_derivatives(network, engine, shape, options.crop)
+        drawn.update(zip(names, both))
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    for name, picture in drawn.items():
+        write_png(options.output_dir / name, picture)
+    print(f"written to {shown_path(options.output_dir)}")
     return 0
 
 
@@ -256,7 +293,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         choices=TASKS,
         default="fit",
         help="fit: learn every pixel; poisson: learn from the Laplacian alone; edit: blend the "
-        "gradients of two images; inpaint: fill in an image from a few random pixels",
+        "gradients of two images; inpaint: fill in an image from a few random pixels; render: draw "
+        "a trained network at any size",
     )
     group.add_argument(
         "--recipe",
@@ -287,6 +325,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="DIR",
         default=argparse.SUPPRESS,
         help="folder for the results, created if missing (default: outputs/<task>)",
+    )
+
+    group = parser.add_argument_group("render")
+    group.add_argument(
+        "--network_path",
+        type=Path,
+        metavar="NPZ",
+        default=argparse.SUPPRESS,
+        help="the network.npz of an earlier run (default: outputs/fit/network.npz)",
+    )
+    group.add_argument(
+        "--crop",
+        type=number(at_least=-1, at_most=1),
+        nargs=4,
+        default=argparse.SUPPRESS,
+        metavar=("ROW0", "COL0", "ROW1", "COL1"),
+        help="the part to draw, in coordinates: the whole picture is -1 -1 1 1, which is the "
+        "default; --sidelength is that of the part",
+    )
+    group.add_argument(
+        "--derivatives",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="draw the gradient's magnitude and the Laplacian too",
     )
 
     group = parser.add_argument_group("image")
@@ -464,6 +526,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if "ot_image_path" in given:
             named, missing = missing, named
         parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
+    if options.task != "render":
+        for name in ("network_path", "crop", "derivatives"):
+            if name in given:
+                parser.error(f"--{name} is for --task render; add that, or leave it out")
+    else:
+        given.setdefault("network_path", ROOT / "outputs" / "fit" / "network.npz")
+        options.crop = tuple(given.get("crop", (-1.0, -1.0, 1.0, 1.0)))
+        given.setdefault("derivatives", False)
+        options.output_dir = given.get("output_dir", ROOT / "outputs" / "render")
+        row_0, column_0, row_1, column_1 = options.crop
+        if not (row_0 < row_1 and column_0 < column_1):
+            shown = " ".join(f"{value:g}" for value in options.crop)
+            parser.error(f"argument --crop: {shown} is empty; ROW0 < ROW1 and COL0 < COL1 it takes")
+        return options
     for name, value in dataclasses.asdict(recipes.recipe(options.recipe, options.task)).items():
         given.setdefault(name, value)
     options.input_path = given.get("input_path", ROOT / "data" / DEFAULT_INPUT[options.task])
@@ -473,10 +549,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def join_negative(arguments: list[str]) -> list[str]:
-    """Write ``--lr -1e-4`` as ``--lr=-1e-4``; argparse would take ``-1e-4`` for an option."""
+    """Write ``--lr -1e-4`` as ``--lr=-1e-4``; argparse would take ``-1e-4`` for an option.
+
+    It knows -1 and -0.5, of which --crop takes four.
+    """
     joined: list[str] = []
     for argument in arguments:
-        if joined and argument[:1] == "-" and argument[1:2].isdigit():
+        exponent = argument[:1] == "-" and argument[1:2].isdigit() and "e" in argument.lower()
+        if joined and exponent:
             joined[-1] += "=" + argument
         else:
             joined.append(argument)

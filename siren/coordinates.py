@@ -11,8 +11,20 @@ def grid(height: int, width: int) -> np.ndarray:
     Returns float32 of shape (height * width, 2): (row, column) in [-1, 1], both ends included,
     pixels in row-major order.
     """
+    return strip(height, width, 0, height)
+
+
+def strip(height: int, width: int, first: int, last: int, crop=(-1.0, -1.0, 1.0, 1.0)):
+    """Coordinates of rows ``first`` to ``last`` - 1 of a ``height`` x ``width`` view of ``crop``.
+
+    ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]; its corners are the view's corner
+    pixels. Returns float32 ((last - first) * width, 2) in row-major order, as ``grid``.
+    """
+    row_0, column_0, row_1, column_1 = crop
     rows, columns = np.meshgrid(
-        np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
+        np.linspace(row_0, row_1, height)[first:last],
+        np.linspace(column_0, column_1, width),
+        indexing="ij",
     )
     return np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float32)
 

@@ -88,6 +88,20 @@ class Siren(nn.Module):
             start = end
         return layers
 
+    @staticmethod
+    def of(layers, omega_0: float) -> Siren:
+        """The network with these parameters: NumPy pairs (weight, bias) from input to output."""
+        (first, _), *hidden, (output, _) = layers
+        network = Siren(
+            out_features=output.shape[0],
+            in_features=first.shape[1],
+            hidden_features=first.shape[0],
+            hidden_layers=len(hidden),
+            omega_0=omega_0,
+        )
+        network.load(layers)
+        return network
+
     def load(self, layers) -> None:
         """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes."""
         values = flatten(layers)

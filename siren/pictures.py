@@ -17,22 +17,28 @@ class Picture:
     image: np.ndarray
 
 
-def signed(values: np.ndarray) -> tuple[np.ndarray, float]:
+def signed(values: np.ndarray, largest: float | None = None) -> tuple[np.ndarray, float]:
     """Picture of signed ``values`` (height, width, channels): zero is mid-gray.
 
-    Returns (picture in [-1, 1], the size of the values drawn black and white).
+    Returns (picture in [-1, 1], the size of the values drawn black and white); that is ``largest``,
+    or found from the values.
     """
-    largest = float(np.percentile(np.abs(values), PERCENTILE))
+    if largest is None:
+        largest = float(np.percentile(np.abs(values), PERCENTILE))
     return np.clip(values / max(largest, 1e-12), -1, 1).astype(np.float32), largest
 
 
-def magnitude(rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, float]:
+def magnitude(
+    rows: np.ndarray, columns: np.ndarray, largest: float | None = None
+) -> tuple[np.ndarray, float]:
     """Picture of a field's magnitude, channel by channel: zero is black.
 
-    Returns (picture (height, width, channels) in [-1, 1], the magnitude drawn white).
+    Returns (picture (height, width, channels) in [-1, 1], the magnitude drawn white); that is
+    ``largest``, or found from the field.
     """
     size = np.hypot(rows, columns)
-    largest = float(np.percentile(size, PERCENTILE))
+    if largest is None:
+        largest = float(np.percentile(size, PERCENTILE))
     return np.clip(2 * size / max(largest, 1e-12) - 1, -1, 1).astype(np.float32), largest
 
 

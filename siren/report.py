@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -84,15 +85,70 @@ def write_history(folder: Path, history) -> None:
     _write_bytes(folder / "history.csv", text.getvalue().encode())
 
 
-def write_network(folder: Path, network) -> None:
-    """Write network.npz: ``weight_l`` (out, in), ``bias_l`` (out,) of layer l, and ``omega_0``."""
-    arrays = {"omega_0": np.float64(network.omega_0)}
+def write_network(folder: Path, network, shape) -> None:
+    """Write network.npz.
+
+    It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, and ``shape``
+    (height, width), the pixels that it was trained at.
+    """
+    arrays = {"omega_0": np.float64(network.omega_0), "shape": np.int64(shape)}
     for depth, layer in enumerate(network.split(network.flat.numpy())):
         arrays[f"weight_{depth}"] = layer.weight
         arrays[f"bias_{depth}"] = layer.bias
     content = io.BytesIO()
     np.savez(content, **arrays)
     _write_bytes(folder / "network.npz", content.getvalue())
+
+
+class NetworkError(Exception):
+    """A file is no network that this program wrote; the message says why."""
+
+
+@dataclass(frozen=True)
+class SavedNetwork:
+    """What network.npz holds: float32 pairs (weight, bias), omega_0, and (height, width)."""
+
+    layers: list[tuple[np.ndarray, np.ndarray]]
+    omega_0: float
+    shape: tuple[int, int]
+
+
+def read_network(path: Path) -> SavedNetwork:
+    """Read network.npz as ``write_network`` wrote it; nothing in it is executed.
+
+    Raises NetworkError for anything else.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            omega_0, shape = float(file["omega_0"]), file["shape"].tolist()
+            count = sum(name.startswith("weight_") for name in file.files)
+            layers = [(file[f"weight_{i}"], file[f"bias_{i}"]) for i in range(count)]
+    except FileNotFoundError:
+        raise NetworkError(f"there is no file {path}") from None
+    except Exception as error:  # a broken file can raise nearly anything in zipfile and NumPy
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise NetworkError(f"{path} is not a network.npz ({reason[:100]})") from error
+    widths = [weight.shape[1] if weight.ndim == 2 else 0 for weight, _ in layers]
+    widths += [layers[-1][0].shape[0]] if widths and widths[-1] else []
+    fits = (
+        len(layers) >= 2
+        and widths[0] == 2
+        and len(set(widths[1:-1])) == 1
+        and min(widths) > 0
+        and all(
+            weight.shape == (fan_out, fan_in) and bias.shape == (fan_out,)
+            for (weight, bias), fan_in, fan_out in zip(layers, widths, widths[1:])
+        )
+    )
+    if not fits:
+        raise NetworkError(f"{path}: the shapes in it are not those of a SIREN")
+    if not all(p.dtype == np.float32 and np.isfinite(p).all() for pair in layers for p in pair):
+        raise NetworkError(f"{path}: its parameters are not finite float32 numbers")
+    if not (math.isfinite(omega_0) and omega_0 > 0):
+        raise NetworkError(f"{path}: its omega_0 is {omega_0:g}; it must be above 0")
+    if not (len(shape) == 2 and all(1 < n < 1 << 20 for n in shape)):
+        raise NetworkError(f"{path}: its shape is {shape}, which is no picture's")
+    return SavedNetwork(layers, omega_0, tuple(shape))
 
 
 def remove_leftovers(folder: Path, task) -> None:

@@ -296,3 +296,110 @@ def test_bad_input_gets_one_sentence(arguments, option, mentions, broken, tmp_pa
     assert option in line
     assert mentions in line
     assert not (tmp_path / "new").exists()
+
+
+# ---- render -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a fit at 16 x 24 pixels."""
+    folder = tmp_path_factory.mktemp("trained")
+    image = ["--input_path", ROOT / "data/rocket.jpg", "--aspect", "keep"]
+    result = run("--task", "fit", "--output_dir", folder, *SMALL, *image)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def render(trained, folder, *arguments):
+    path = trained / "network.npz"
+    result = run("--task", "render", "--network_path", path, "--output_dir", folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    return np.asarray(Image.open(folder / "output.png"))
+
+
+def test_rendering_at_the_size_of_training_is_the_trainings_picture(trained, tmp_path):
+    expected = np.asarray(Image.open(trained / "output.png"))
+    assert expected.shape == (16, 24)
+    assert (render(trained, tmp_path, "--sidelength", 24) == expected).all()
+
+
+def test_a_crop_is_a_part_of_the_whole(trained, tmp_path):
+    whole = render(trained, tmp_path, "--sidelength", 121)
+    part = render(trained, tmp_path, "--sidelength", 61, "--crop", 0, -1, 1, 0)
+    assert whole.shape == (81, 121)
+    assert part.shape == (41, 61)
+    assert (part == whole[40:, :61]).all()
+    thin = render(trained, tmp_path, "--sidelength", 60, "--crop", -0.5, -1, -0.3, 1)
+    assert thin.shape == (4, 60)
+
+
+def test_rendered_derivatives_are_the_networks(trained, tmp_path):
+    render(trained, tmp_path, "--sidelength", 48, "--derivatives")
+    with np.load(trained / "network.npz") as file:
+        layers = [(file[f"weight_{i}"], file[f"bias_{i}"]) for i in range(5)]
+    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
+    points = grid(32, 48).astype(np.float64)
+    _, rows, columns, laplacian = derivatives(layers, 30.0, points)
+    drawn = pixels(tmp_path / "laplacian.png").ravel()
+    inside = np.abs(drawn) < 0.9
+    assert np.corrcoef(drawn[inside], laplacian.ravel()[inside])[0, 1] > 0.9999
+    drawn = pixels(tmp_path / "gradient.png").ravel()
+    inside = drawn < 0.9
+    assert np.corrcoef(drawn[inside], np.hypot(rows, columns).ravel()[inside])[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "is not a network.npz"),
+        (lambda path: path.write_bytes(b"\x89PNG" + bytes(100)), "is not a network.npz"),
+        (lambda path: path.unlink(), "there is no file"),
+        (lambda path: np.savez(path, omega_0=30.0), "is not a network.npz"),
+        (lambda path: replace(path, weight_1=np.zeros((3, 3), np.float32)), "shapes"),
+        (lambda path: replace(path, bias_0=np.full(32, np.nan, np.float32)), "not finite"),
+        (lambda path: replace(path, omega_0=-1.0), "omega_0"),
+        (lambda path: replace(path, shape=np.array([1])), "no picture's"),
+        (lambda path: replace(path, bias_0=np.array([Trap()], object)), "is not a network.npz"),
+    ],
+)
+def test_files_that_are_no_networks(trained, tmp_path, change, reason):
+    path = tmp_path / "network.npz"
+    path.write_bytes((trained / "network.npz").read_bytes())
+    change(path)
+    result = run("--task", "render", "--network_path", path, "--output_dir", tmp_path / "out")
+    assert result.returncode == 2
+    assert result.stderr.startswith("main.py: error: --network_path: ")
+    assert reason in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    assert not Path("/tmp/siren-trap").exists()
+
+
+class Trap:
+    """What a malicious pickle would do."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/siren-trap"),)
+
+
+def replace(path, **arrays):
+    with np.load(path) as file:
+        content = {name: file[name] for name in file.files}
+    np.savez(path, **{**content, **arrays})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--task", "render", "--crop", "1", "1", "0", "0"], "--crop: 1 1 0 0 is empty"),
+        (["--task", "render", "--crop", "-1", "-2", "0", "0"], "--crop: -2 must be between"),
+        (["--task", "fit", "--crop", "-1", "-1", "0", "0"], "--crop is for --task render"),
+        (["--task", "fit", "--network_path", "a.npz"], "--network_path is for --task render"),
+    ],
+)
+def test_wrong_options_of_render(arguments, reason):
+    result = run(*arguments)
+    assert result.returncode == 2
+    assert reason in result.stderr
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,74 @@
+"""Pictures of a trained network at any size, a strip of rows at a time."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+from siren import pictures
+from siren.coordinates import strip
+from siren.images import to_uint8
+from siren.training import POINTS_AT_ONCE, evaluate
+
+WHOLE = (-1.0, -1.0, 1.0, 1.0)
+SAMPLE = 256  # pixels a side of the small view that tells how strong derivatives are
+
+
+def view_shape(shape, crop, sidelength: int) -> tuple[int, int]:
+    """(height, width) of a view of ``crop`` whose longer side has ``sidelength`` pixels.
+
+    ``shape`` (height, width) is what the network was trained at: its pixels stay square.
+    """
+    row_0, column_0, row_1, column_1 = crop
+    sides = (row_1 - row_0) * shape[0], (column_1 - column_0) * shape[1]
+    return tuple(max(2, round(sidelength * side / max(sides))) for side in sides)
+
+
+def render(network, engine, shape, crop=WHOLE) -> np.ndarray:
+    """The network on a view of ``crop`` of ``shape`` (height, width).
+
+    ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]. Returns uint8 (height, width,
+    channels); beside it memory does not grow with the size.
+    """
+    (picture,) = _strips(network, engine, shape, crop, 0, lambda values: (to_uint8(values),))
+    return picture
+
+
+def render_derivatives(network, engine, shape, crop=WHOLE) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of the gradient's magnitude and of the Laplacian, as ``render``."""
+    sample = _streams(network, engine, (SAMPLE, SAMPLE), crop, (0, SAMPLE), 2)
+    _, white = pictures.magnitude(*sample[1:3])
+    _, strongest = pictures.signed(sample[3])
+
+    def draw(_, rows, columns, laplacian):
+        return (
+            to_uint8(pictures.magnitude(rows, columns, white)[0]),
+            to_uint8(pictures.signed(laplacian, strongest)[0]),
+        )
+
+    return tuple(_strips(network, engine, shape, crop, 2, draw))
+
+
+def _strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
+    height, width = shape
+    at_once = max(1, POINTS_AT_ONCE // width)
+    pictures = []
+    bar = tqdm(total=height, unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty())
+    with bar:
+        for first in range(0, height, at_once):
+            last = min(height, first + at_once)
+            drawn = draw(*_streams(network, engine, shape, crop, (first, last), order))
+            if not pictures:
+                pictures = [np.empty((height, *part.shape[1:]), np.uint8) for part in drawn]
+            for picture, part in zip(pictures, drawn):
+                picture[first:last] = part
+            bar.update(last - first)
+    return pictures
+
+
+def _streams(network, engine, shape, crop, rows, order) -> list[np.ndarray]:
+    """Streams on some rows of a view, derivatives by coordinates: each (rows, width, channels)."""
+    streams = evaluate(network, engine, strip(*shape, *rows, crop), order)
+    return [stream.reshape((rows[1] - rows[0], shape[1], -1)) for stream in streams]
