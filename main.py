@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +26,38 @@ class Problem(Exception):
     """Something that the user can mend; the message is one sentence."""
 
 
+class Failure(Exception):
+    """Something that went wrong with the machine; the message is one sentence."""
+
+
+class Stop:
+    """Within its context, the first Ctrl-C or SIGTERM is a request, the next one interrupts."""
+
+    SIGNALS = signal.SIGINT, signal.SIGTERM
+
+    def __init__(self):
+        self.requested = False
+
+    def __call__(self) -> bool:
+        """Was it asked for?"""
+        return self.requested
+
+    def __enter__(self):
+        """Take the signals over."""
+        self.before = [signal.signal(number, self._handle) for number in self.SIGNALS]
+        return self
+
+    def __exit__(self, *_):
+        """Give them back."""
+        for number, handler in zip(self.SIGNALS, self.before):
+            signal.signal(number, handler)
+
+    def _handle(self, *_):
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+
 def main() -> int:
     """Run one experiment; returns the exit status."""
     options = parse(sys.argv[1:])
@@ -32,7 +66,7 @@ def main() -> int:
     except Problem as problem:
         print(f"main.py: error: {problem}", file=sys.stderr)
         return BAD_INPUT
-    except runtime.RuntimeProblem as problem:
+    except (runtime.RuntimeProblem, Failure) as problem:
         print(f"main.py: error: {problem}", file=sys.stderr)
         return FAILED
     except MemoryError:
@@ -45,18 +79,33 @@ def main() -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Check the input, then train and save."""
+    from siren.checkpoint import FolderInUse, locked
+
     image, other = read_inputs(options)
     check_output(options)
+    folder = options.output_dir
+    try:
+        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            return run_locked(options, image, other)
+    except FolderInUse as error:
+        raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
+    finally:
+        for created in missing:
+            with contextlib.suppress(OSError):  # something was written
+                created.rmdir()
 
+
+def run_locked(options: argparse.Namespace, image, other) -> int:
+    """Train and save, in an output folder that no other run uses."""
     device = runtime.start(options.device, options.verbose)
     import jittor
 
+    from siren import checkpoint, training
     from siren import optimizer as optimizers
-    from siren import report, training
     from siren.engine import choose
-    from siren.metrics import psnr, ssim
     from siren.network import Siren
-    from siren.pictures import Picture
 
     on_gpu = bool(jittor.flags.use_cuda)
     if options.precision == "auto":
@@ -86,12 +135,76 @@ def run(options: argparse.Namespace) -> int:
     else:
         optimizer = optimizers.Adam([network.flat], options.lr)
     schedule = getattr(optimizers, options.schedule)
-    result = training.train(network, task, engine, options.epochs, optimizer, schedule)
+    ours = checkpoint.Checkpoint(options.output_dir, identity(options, device, task))
+    if options.resume:
+        try:
+            ours.state = ours.load()
+        except checkpoint.StateError as error:
+            raise Problem(f"--resume: {error}; leave it out to start anew") from error
+        print(f"resumed at epoch {ours.state.epoch}", flush=True)
+    elif ours.path.exists():
+        print(f"{shown_path(ours.path)} is of an interrupted run, which --resume would continue")
+    with Stop() as stop:
+        try:
+            result = training.train(
+                network, task, engine, options.epochs, optimizer, schedule, ours, stop
+            )
+        except RuntimeError:
+            if stop.requested:  # Jittor's compiler was interrupted too
+                raise KeyboardInterrupt from None
+            raise
     if result.best is None:
+        if result.ended == "interrupted":
+            raise KeyboardInterrupt
         raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
+    try:
+        save(options, task, network, engine, result)
+        if result.ended != "interrupted":
+            ours.remove()
+    except OSError as error:
+        raise Failure(
+            f"the results could not be written to {options.output_dir} ({error.strerror or error})"
+        ) from error
+
+    if result.ended == "diverged":
+        print(
+            f"main.py: warning: the loss was not finite after {result.history[-1].epoch + 1} "
+            f"epochs; saved is the network of epoch {result.best.epoch}; try a smaller --lr",
+            file=sys.stderr,
+        )
+        return DIVERGED
+    if result.ended == "interrupted":
+        how = "; --resume goes on" if ours.path.exists() else ""
+        print(
+            f"main.py: interrupted; saved is the network of epoch {result.best.epoch}{how}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return 0
+
+
+def identity(options: argparse.Namespace, device: str, task) -> dict:
+    """All that a run's network depends on, as JSON can hold it."""
+    from siren.checkpoint import fingerprint
+
+    ignored = ("output_dir", "verbose", "resume", "device")
+    names = [name for name in vars(options) if name not in ignored]
+    data = fingerprint(task.reference, task.coordinates, task.target, *task.held_out)
+    return {
+        **{name: printable(getattr(options, name)) for name in names},
+        "device": device,
+        "data": data,
+    }
+
+
+def save(options: argparse.Namespace, task, network, engine, result) -> None:
+    """Score the network's picture and write the output folder; raises OSError."""
+    from siren import report, training
+    from siren.metrics import psnr, ssim
+    from siren.pictures import Picture
 
     folder = options.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
+    height, width = task.reference.shape[:2]
     output = task.restore(training.picture(network, engine, (height, width)))
 
     def scores(image):
@@ -148,21 +261,6 @@ def run(options: argparse.Namespace) -> int:
     for name, baseline in baseline_scores.items():
         print(f"{name}: PSNR {baseline['psnr']:.2f} dB, SSIM {baseline['ssim']:.3f}")
     print(f"written to {shown_path(folder)}")
-
-    if result.ended == "diverged":
-        print(
-            f"main.py: warning: the loss was not finite after {result.history[-1].epoch + 1} "
-            f"epochs; saved is the network of epoch {result.best.epoch}; try a smaller --lr",
-            file=sys.stderr,
-        )
-        return DIVERGED
-    if result.ended == "interrupted":
-        print(
-            f"main.py: interrupted; saved is the network of epoch {result.best.epoch}",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    return 0
 
 
 def render(options: argparse.Namespace) -> int:
@@ -462,6 +560,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=0.5,
         metavar="SHARE",
         help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only)",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue the interrupted run in --output_dir, given the same options, to the same "
+        "network",
     )
     group.add_argument(
         "--seed",

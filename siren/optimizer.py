@@ -22,6 +22,16 @@ class Adam:
         self.mean = [jt.zeros_like(p).stop_grad() for p in parameters]
         self.square = [jt.zeros_like(p).stop_grad() for p in parameters]
 
+    def state(self) -> list:
+        """The Vars that ``restore`` needs to go on."""
+        return [*self.mean, *self.square]
+
+    def restore(self, arrays, steps: int) -> None:
+        """Go on as if ``steps`` had been done, from the values of ``state()`` then."""
+        self.steps = steps
+        for var, array in zip(self.state(), arrays):
+            var.update(jt.array(array))
+
     def step(self, gradients, factor: float = 1.0):
         """One update at ``factor`` times the learning rate; a gradient for each parameter."""
         self.steps += 1
@@ -57,6 +67,15 @@ class Muon:
         self.stop = self.start + self.count * layer
         self.average = jt.zeros((self.count, self.n, self.n)).stop_grad()
         self.adam = Adam([self.flat], adam_rate)
+
+    def state(self) -> list:
+        """As ``Adam.state``."""
+        return [self.average, *self.adam.state()]
+
+    def restore(self, arrays, steps: int) -> None:
+        """As ``Adam.restore``."""
+        self.average.update(jt.array(arrays[0]))
+        self.adam.restore(arrays[1:], steps)
 
     def step(self, gradients, factor: float = 1.0):
         """One update at ``factor`` times both rates; ``gradients`` has that of ``network.flat``."""

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from siren import pictures
+from siren.files import write_bytes
 from siren.images import to_uint8, write_png
 from siren.pictures import Picture
 
@@ -69,7 +70,7 @@ def write_derivatives(folder: Path, rows, columns, laplacian) -> None:
 def write_metrics(folder: Path, metrics: dict) -> None:
     """Write metrics.json. Numbers that JSON does not know (infinity) become strings."""
     text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False)
-    _write_bytes(folder / "metrics.json", (text + "\n").encode())
+    write_bytes(folder / "metrics.json", (text + "\n").encode())
 
 
 def write_history(folder: Path, history) -> None:
@@ -82,7 +83,7 @@ def write_history(folder: Path, history) -> None:
         quality = "" if state.psnr is None else f"{state.psnr:.4f}"
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
-    _write_bytes(folder / "history.csv", text.getvalue().encode())
+    write_bytes(folder / "history.csv", text.getvalue().encode())
 
 
 def write_network(folder: Path, network, shape) -> None:
@@ -97,7 +98,7 @@ def write_network(folder: Path, network, shape) -> None:
         arrays[f"bias_{depth}"] = layer.bias
     content = io.BytesIO()
     np.savez(content, **arrays)
-    _write_bytes(folder / "network.npz", content.getvalue())
+    write_bytes(folder / "network.npz", content.getvalue())
 
 
 class NetworkError(Exception):
@@ -195,15 +196,6 @@ def _wrap(caption: str, width: int, font) -> list[str]:
         else:
             lines[-1] = longer
     return lines
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _finite(value):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
+from siren.checkpoint import State
 from siren.coordinates import grid, spacing
 from siren.metrics import psnr
 from siren.optimizer import constant
@@ -61,14 +63,20 @@ class Training:
             self.best = state
 
 
-def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> Training:
+def train(
+    network, task, engine, epochs: int, optimizer, schedule=constant, checkpoint=None, stop=None
+) -> Training:
     """Train ``network`` on ``task`` by ``epochs`` full-batch steps of ``optimizer``.
 
     ``schedule``, one of ``siren.optimizer``, gives the factor of the learning rate as a function
     of the share of steps done. The network ends with the parameters of lowest loss (of lowest
     validation loss where the task holds points out); the loss after the last update counts too, so
-    ``epochs + 1`` losses are computed. Ctrl-C and a loss that is not finite end the loop early with
-    the best parameters so far.
+    ``epochs + 1`` losses are computed. Ctrl-C, ``stop()`` being true and a loss that is not finite
+    end the loop early with the best parameters so far.
+
+    ``checkpoint``, a ``siren.checkpoint.Checkpoint``, is where the state is saved from time to time
+    and when the loop is stopped; if it has a state, the training goes on from there, and ends with
+    the same network, bit for bit, as if it had never been interrupted.
     """
     coordinates, target, *held_out = (
         jt.array(array).stop_grad() for array in (task.coordinates, task.target, *task.held_out)
@@ -76,14 +84,53 @@ def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> T
     training = Training()
     best = jt.array(network.flat.numpy())
     lowest = jt.array(np.float32([np.inf]))
-    lowest.sync()  # Jittor cannot compile a fresh one-element array into a later operation
+    first = 0
+    start = time.perf_counter()
+    if checkpoint is not None and checkpoint.state is not None:
+        state = checkpoint.state
+        network.flat.update(jt.array(state.flat))
+        best.update(jt.array(state.best))
+        lowest.update(jt.array(state.lowest))
+        optimizer.restore(state.optimizer, state.epoch)
+        if task.random is not None:
+            task.random.bit_generator.state = json.loads(state.random)
+        for entry in state.history:
+            training.record(Epoch(*entry))
+        first = state.epoch
+        start -= state.seconds
+    # Jittor cannot compile a fresh one-element array into a later operation.
+    jt.sync([network.flat, best, lowest, *optimizer.state()])
     measure_every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
 
-    start = fetched = time.perf_counter()
-    pending: list[_Pending] = []
-    with _Progress(epochs) as progress:
+    def save(epoch):
+        generator = "" if task.random is None else json.dumps(task.random.bit_generator.state)
+        state = State(
+            epoch,
+            network.flat.numpy(),
+            best.numpy(),
+            lowest.numpy(),
+            [var.numpy() for var in optimizer.state()],
+            generator,
+            [list(astuple(state)) for state in training.history],
+            time.perf_counter() - start,
+        )
         try:
-            for epoch in range(epochs + 1):
+            checkpoint.save(state)
+        except OSError as error:
+            reason = error.strerror or error
+            print(f"The state could not be saved ({reason}); training goes on.", file=sys.stderr)
+
+    fetched = start
+    pending: list[_Pending] = []
+    with _Progress(epochs, first) as progress:
+
+        def fetch():
+            for state in _fetch(pending):
+                training.record(state)
+                progress.show(state)
+
+        try:
+            for epoch in range(first, epochs + 1):
                 loss = task.loss(network, coordinates, target, engine)
                 (gradient,) = jt.grad(loss, [network.flat])
                 validation = None
@@ -101,20 +148,23 @@ def train(network, task, engine, epochs: int, optimizer, schedule=constant) -> T
                 now = time.perf_counter()
                 pending.append(_Pending(epoch, results, quality, now - start))
                 if quality is not None or now - fetched > FETCH_EVERY:
-                    states = _fetch(pending)
+                    fetch()
                     fetched = time.perf_counter()
-                    for state in states:
-                        training.record(state)
-                        progress.show(state)
-                    if training.ended == "diverged":
-                        break
-                if epoch < epochs:
+                if epoch < epochs and training.ended == "finished":
                     optimizer.step([gradient], schedule(epoch / epochs))
-                    jt.sync([network.flat])
+                    jt.sync([network.flat, *optimizer.state()])
+                    stopped = stop is not None and stop()
+                    if checkpoint is not None and (stopped or checkpoint.due()):
+                        fetch()
+                        if training.ended == "finished":
+                            save(epoch + 1)
+                    if stopped and training.ended == "finished":
+                        training.ended = "interrupted"
+                if training.ended != "finished":
+                    break
         except KeyboardInterrupt:
             training.ended = "interrupted"
-            for state in _fetch(pending):
-                training.record(state)
+        fetch()
     if training.best is not None:
         network.flat.update(jt.array(best.numpy()))
         network.flat.sync()
@@ -192,13 +242,14 @@ def derivatives(network, engine, shape):
 class _Progress:
     """A bar on a terminal; elsewhere one plain line per ``LINE_EVERY`` epochs."""
 
-    def __init__(self, epochs):
+    def __init__(self, epochs, first):
         self.epochs = epochs
+        self.first = first
         self.bar = None
 
     def __enter__(self):
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.epochs, unit="epoch", dynamic_ncols=True)
+            self.bar = tqdm(total=self.epochs, initial=self.first, unit="epoch", dynamic_ncols=True)
         self.psnr = math.nan
         return self
 

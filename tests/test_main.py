@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -403,3 +404,53 @@ def test_wrong_options_of_render(arguments, reason):
     assert result.returncode == 2
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+# ---- interrupted runs -------------------------------------------------------------------------
+
+LONG = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3000"]
+
+
+def begin(folder, *arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *LONG, "--output_dir", str(folder), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, start_of_line):
+    assert any(line.startswith(start_of_line) for line in process.stdout)
+
+
+def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
+    whole, folder = tmp_path / "whole", tmp_path / "interrupted"
+    assert begin(whole).wait() == 0
+    for number, (from_line, to_line) in enumerate([("epoch 300/", ""), ("resumed", "epoch 2000/")]):
+        process = begin(folder, *["--resume"] * (number > 0))
+        wait_for(process, from_line)
+        if to_line:
+            wait_for(process, to_line)
+        second = begin(folder)
+        errors = second.communicate()[1]
+        assert second.returncode == 2
+        assert f"process {process.pid} is working" in errors
+        process.send_signal((signal.SIGINT, signal.SIGTERM)[number])
+        errors = process.communicate()[1]
+        assert process.returncode == 130
+        assert "--resume goes on" in errors
+        assert json.loads((folder / "metrics.json").read_text())["ended"] == "interrupted"
+    other = begin(folder, "--resume", "--lr", "0.5")
+    assert "--lr 0.5 is not that of the interrupted run, 0.0001" in other.communicate()[1]
+    assert other.returncode == 2
+    process = begin(folder, "--resume")
+    process.communicate()
+    assert process.returncode == 0
+    assert not (folder / "state.npz").exists()
+    with np.load(whole / "network.npz") as one, np.load(folder / "network.npz") as two:
+        assert one.files == two.files
+        assert all((one[name] == two[name]).all() for name in one.files)
+    again = begin(folder, "--resume")
+    assert "there is no interrupted run" in again.communicate()[1]
+    assert again.returncode == 2

@@ -18,6 +18,7 @@ class Task(Protocol):
     target       (N, K, channels) float32: K supervised streams at each of them
     held_out     () or (coordinates (M, 2), pixels (M, 1, channels)): given points that are not
                  trained on, to choose the best epoch by
+    random       the NumPy generator that the loss draws from, or None
     shown        the pictures of the panel's left side: the inputs and what the network saw
     derivatives  highest order of the network's own derivatives worth a picture: 0, 1 or 2
     """
@@ -27,6 +28,7 @@ class Task(Protocol):
     coordinates: np.ndarray
     target: np.ndarray
     held_out: tuple[np.ndarray, ...]
+    random: np.random.Generator | None
     shown: list[Picture]
     derivatives: int
 

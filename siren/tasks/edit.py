@@ -28,6 +28,7 @@ class Edit:
 
     scored = None
     held_out = ()
+    random = None
     derivatives = 1
 
     def __init__(

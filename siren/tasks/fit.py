@@ -22,6 +22,7 @@ class Fit:
         height, width, channels = image.shape
         self.reference = image
         self.prior = prior
+        self.random = prior and prior.random
         self.coordinates = grid(height, width)
         self.target = image.reshape(-1, 1, channels)
         self.shown = [Picture("input: every pixel", image)]

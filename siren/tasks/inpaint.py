@@ -34,6 +34,7 @@ class Inpaint:
         self.reference = image
         self.scored = ~self.given
         self.prior = prior
+        self.random = prior and prior.random
         coordinates, pixels = grid(height, width), image.reshape(-1, 1, channels)
         self.coordinates, self.target = coordinates[training], pixels[training]
         self.held_out = (coordinates[validating], pixels[validating]) if len(validating) else ()

@@ -20,6 +20,7 @@ class Poisson:
 
     scored = None
     held_out = ()
+    random = None
     derivatives = 2
 
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):

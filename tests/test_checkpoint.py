@@ -1,0 +1,192 @@
+"""Runs that are killed, interrupted, doubled or damaged."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from siren import checkpoint, training
+from siren.checkpoint import Checkpoint, FolderInUse, StateError, fingerprint, locked
+from siren.engine import reference
+from siren.images import read_image
+from siren.network import Siren
+from siren.optimizer import Adam, Muon, linear
+from siren.priors import TotalVariation
+from siren.tasks.fit import Fit
+from siren.tasks.inpaint import Inpaint
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def start(image, kind, killed_at=None):
+    """(network, task, optimizer) of a run that ends abruptly when it computes that loss."""
+    jt.set_global_seed(0)
+    if kind == "adam":
+        network, task = Siren(hidden_features=24, hidden_layers=1), Fit(image)
+        optimizer = Adam([network.flat], 1e-3)
+    else:
+        network = Siren(hidden_features=24, hidden_layers=2, omega_0=10.0)
+        task = Inpaint(image, 150, 0, TotalVariation(1e-3, 0), hold_out=0.1)
+        optimizer = Muon(network, reference, 5e-3, 1e-3)
+    original, calls = task.loss, 0
+
+    def loss(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == killed_at:
+            raise Killed
+        return original(*arguments)
+
+    task.loss = loss
+    return network, task, optimizer
+
+
+@pytest.mark.parametrize("kind", ["adam", "muon, prior, held-out points"])
+def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)  # after every epoch
+    image = read_image(data / "camera.png", 1, (14, 18))
+    epochs = 40
+
+    network, task, optimizer = start(image, kind)
+    whole = training.train(network, task, reference, epochs, optimizer, linear)
+    expected = network.flat.numpy()
+
+    for killed_at in (18, 10, 1):  # counted anew in every process
+        network, task, optimizer = start(image, kind, killed_at)
+        ours = Checkpoint(tmp_path, {"lr": 1})
+        ours.state = ours.load() if ours.path.exists() else None
+        with pytest.raises(Killed):
+            training.train(network, task, reference, epochs, optimizer, linear, ours)
+    network, task, optimizer = start(image, kind)
+    ours = Checkpoint(tmp_path, {"lr": 1})
+    ours.state = ours.load()
+    assert ours.state.epoch == 17 + 9
+    result = training.train(network, task, reference, epochs, optimizer, linear, ours)
+    assert (network.flat.numpy() == expected).all()
+    assert result.best.epoch == whole.best.epoch
+    for one, other in zip(result.history, whole.history):
+        assert (one.epoch, one.loss, one.validation, one.psnr) == (
+            other.epoch,
+            other.loss,
+            other.validation,
+            other.psnr,
+        )
+
+
+def test_a_stopped_run_saves_its_state_at_once(data, tmp_path):
+    network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
+    ours, asked = Checkpoint(tmp_path, {}), iter([False, False, True])
+    result = training.train(
+        network, task, reference, 10, optimizer, linear, ours, lambda: next(asked)
+    )
+    assert result.ended == "interrupted"
+    assert [state.epoch for state in result.history] == [0, 1, 2]
+    assert ours.load().epoch == 3
+
+
+def test_a_full_disk_does_not_end_the_training(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full)
+    network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
+    ours = Checkpoint(tmp_path, {})
+    result = training.train(network, task, reference, 3, optimizer, linear, ours)
+    assert result.ended == "finished"
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def saved(tmp_path):
+    ours = Checkpoint(tmp_path, {"lr": 0.1, "data": "a"})
+    array = np.arange(3, dtype=np.float32)
+    ours.save(checkpoint.State(5, array, array, array[:1], [array], "", [[0, 1.0]], 2.5))
+    return ours
+
+
+def test_a_state_of_another_run_is_not_continued(tmp_path):
+    saved(tmp_path)
+    for identity, reason in (
+        ({"lr": 0.2, "data": "a"}, "--lr 0.2 is not that of the interrupted run, 0.1"),
+        ({"lr": 0.1, "data": "b"}, "the input image"),
+    ):
+        with pytest.raises(StateError, match=reason):
+            Checkpoint(tmp_path, identity).load()
+    with pytest.raises(StateError, match="no interrupted run"):
+        Checkpoint(tmp_path / "elsewhere", {}).load()
+
+
+def test_damaged_states_are_refused(tmp_path):
+    ours = saved(tmp_path)
+    content = ours.path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(60):
+        broken = bytearray(content[: rng.integers(0, len(content))])
+        if rng.random() < 0.5:
+            broken = bytearray(content)
+            broken[rng.integers(len(broken))] ^= 1 << rng.integers(8)
+        ours.path.write_bytes(broken)
+        try:
+            assert ours.load().epoch == 5  # a flipped bit that no reader looks at
+        except StateError:
+            refused += 1
+    assert refused > 30
+
+
+def test_a_state_cannot_run_code(tmp_path):
+    ours = saved(tmp_path)
+    record = np.array([Path(tmp_path / "trap")], object)
+    np.savez(ours.path, record=record, allow_pickle=True)
+    with pytest.raises(StateError, match="damaged"):
+        ours.load()
+
+
+def test_fingerprints_tell_arrays_apart():
+    a = np.arange(6, dtype=np.float32)
+    assert fingerprint(a) == fingerprint(a.copy())
+    others = (a + 1, a.reshape(2, 3), a.astype(np.float64), a[:5])
+    assert len({fingerprint(x) for x in (a, *others)}) == 5
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    with locked(tmp_path):
+        reason = f"process {os.getpid()} is working"
+        with pytest.raises(FolderInUse, match=reason), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path):
+    code = (
+        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from siren.checkpoint import locked\n"
+        "with locked(pathlib.Path(sys.argv[2])):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    # By way of a shell: Jittor, in this process, takes a child's violent death for its own.
+    command = shlex.join([sys.executable, "-c", code, root, str(tmp_path)])
+    died = subprocess.run(["sh", "-c", f"{command}; exit $(($? - 128))"])
+    assert died.returncode == 9
+    assert (tmp_path / ".lock").exists()
+    with locked(tmp_path):
+        pass
+
+
+def test_the_record_is_plain_json(tmp_path):
+    with np.load(saved(tmp_path).path) as file:
+        record = json.loads(str(file["record"]))
+    assert record["epoch"] == 5
+    assert record["history"] == [[0, 1.0]]
