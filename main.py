@@ -106,6 +106,7 @@ def run_locked(options: argparse.Namespace, image, other) -> int:
     from siren import optimizer as optimizers
     from siren.engine import choose
     from siren.network import Siren
+    from siren.preview import Preview
 
     on_gpu = bool(jittor.flags.use_cuda)
     if options.precision == "auto":
@@ -144,10 +145,13 @@ def run_locked(options: argparse.Namespace, image, other) -> int:
         print(f"resumed at epoch {ours.state.epoch}", flush=True)
     elif ours.path.exists():
         print(f"{shown_path(ours.path)} is of an interrupted run, which --resume would continue")
+    preview = None
+    if options.preview_every:
+        preview = Preview(options.output_dir, options.preview_every)
     with Stop() as stop:
         try:
             result = training.train(
-                network, task, engine, options.epochs, optimizer, schedule, ours, stop
+                network, task, engine, options.epochs, optimizer, schedule, ours, stop, preview
             )
         except RuntimeError:
             if stop.requested:  # Jittor's compiler was interrupted too
@@ -158,7 +162,7 @@ def run_locked(options: argparse.Namespace, image, other) -> int:
             raise KeyboardInterrupt
         raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
     try:
-        save(options, task, network, engine, result)
+        save(options, task, network, engine, result, preview)
         if result.ended != "interrupted":
             ours.remove()
     except OSError as error:
@@ -187,7 +191,7 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
     """All that a run's network depends on, as JSON can hold it."""
     from siren.checkpoint import fingerprint
 
-    ignored = ("output_dir", "verbose", "resume", "device")
+    ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
     names = [name for name in vars(options) if name not in ignored]
     data = fingerprint(task.reference, task.coordinates, task.target, *task.held_out)
     return {
@@ -197,11 +201,12 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
     }
 
 
-def save(options: argparse.Namespace, task, network, engine, result) -> None:
+def save(options: argparse.Namespace, task, network, engine, result, preview) -> None:
     """Score the network's picture and write the output folder; raises OSError."""
     from siren import report, training
     from siren.metrics import psnr, ssim
     from siren.pictures import Picture
+    from siren.preview import write_curves
 
     folder = options.output_dir
     height, width = task.reference.shape[:2]
@@ -229,6 +234,9 @@ def save(options: argparse.Namespace, task, network, engine, result) -> None:
     if task.derivatives:
         report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
+    curves = write_curves(folder, result.history)
+    if preview is not None:
+        preview.finish(output)
     report.write_network(folder, network, (height, width))
     report.write_metrics(
         folder,
@@ -256,7 +264,7 @@ def save(options: argparse.Namespace, task, network, engine, result) -> None:
             "runtime": dataclasses.asdict(runtime.describe()),
         },
     )
-    report.remove_leftovers(folder, task)
+    report.remove_leftovers(folder, task, preview is not None, curves)
     print(f"{summary}; loss {result.best.loss:.3e} at epoch {result.best.epoch}")
     for name, baseline in baseline_scores.items():
         print(f"{name}: PSNR {baseline['psnr']:.2f} dB, SSIM {baseline['ssim']:.3f}")
@@ -560,6 +568,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=0.5,
         metavar="SHARE",
         help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only)",
+    )
+    group.add_argument(
+        "--preview_every",
+        type=integer(0),
+        default=0,
+        metavar="K",
+        help="refresh preview.png after every K epochs, and make training.gif of them at the end; "
+        "0: neither",
     )
     group.add_argument(
         "--resume",

@@ -152,9 +152,13 @@ def read_network(path: Path) -> SavedNetwork:
     return SavedNetwork(layers, omega_0, tuple(shape))
 
 
-def remove_leftovers(folder: Path, task) -> None:
-    """Remove the pictures of an earlier run of another task that ``task`` does not have."""
+def remove_leftovers(folder: Path, task, previewed: bool, curves: bool) -> None:
+    """Remove the pictures of an earlier run that this one of ``task`` did not make."""
     absent = [] if hasattr(task, "masked") else ["masked.png"]
+    if not previewed:
+        absent += ["preview.png", "training.gif"]
+    if not curves:
+        absent.append("history.png")
     if not task.derivatives:
         absent += ["gradient.png", "laplacian.png"]
     for name in absent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -64,7 +65,15 @@ class Training:
 
 
 def train(
-    network, task, engine, epochs: int, optimizer, schedule=constant, checkpoint=None, stop=None
+    network,
+    task,
+    engine,
+    epochs: int,
+    optimizer,
+    schedule=constant,
+    checkpoint=None,
+    stop=None,
+    preview=None,
 ) -> Training:
     """Train ``network`` on ``task`` by ``epochs`` full-batch steps of ``optimizer``.
 
@@ -73,6 +82,8 @@ def train(
     validation loss where the task holds points out); the loss after the last update counts too, so
     ``epochs + 1`` losses are computed. Ctrl-C, ``stop()`` being true and a loss that is not finite
     end the loop early with the best parameters so far.
+
+    ``preview``, a ``siren.preview.Preview``, is shown the picture from time to time.
 
     ``checkpoint``, a ``siren.checkpoint.Checkpoint``, is where the state is saved from time to time
     and when the loop is stopped; if it has a state, the training goes on from there, and ends with
@@ -114,11 +125,8 @@ def train(
             [list(astuple(state)) for state in training.history],
             time.perf_counter() - start,
         )
-        try:
+        with _told("the state"):
             checkpoint.save(state)
-        except OSError as error:
-            reason = error.strerror or error
-            print(f"The state could not be saved ({reason}); training goes on.", file=sys.stderr)
 
     fetched = start
     pending: list[_Pending] = []
@@ -143,8 +151,14 @@ def train(
                 results = [loss.stop_grad()] + ([] if validation is None else [validation])
                 jt.sync([*results, gradient, best, lowest])
                 quality = None
-                if epoch % measure_every == 0 or epoch == epochs:
-                    quality = score(task, picture(network, engine, task.reference.shape[:2]))
+                measured = epoch % measure_every == 0 or epoch == epochs
+                shown = preview is not None and epoch % preview.every == 0
+                if measured or shown:
+                    output = picture(network, engine, task.reference.shape[:2])
+                    quality = score(task, output)
+                    if shown and np.isfinite(output).all():
+                        with _told("preview.png"):
+                            preview.see(task.restore(output))
                 now = time.perf_counter()
                 pending.append(_Pending(epoch, results, quality, now - start))
                 if quality is not None or now - fetched > FETCH_EVERY:
@@ -169,6 +183,16 @@ def train(
         network.flat.update(jt.array(best.numpy()))
         network.flat.sync()
     return training
+
+
+@contextlib.contextmanager
+def _told(what: str):
+    """A file that cannot be written is no reason to end a training."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"Cannot write {what} ({reason}); training goes on.", file=sys.stderr)
 
 
 @dataclass

@@ -454,3 +454,18 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
     again = begin(folder, "--resume")
     assert "there is no interrupted run" in again.communicate()[1]
     assert again.returncode == 2
+
+
+def test_a_preview_while_it_trains(tmp_path):
+    process = begin(tmp_path, "--preview_every", "50")
+    wait_for(process, "epoch 300/")
+    early = pixels(tmp_path / "preview.png")
+    assert process.wait() == 0
+    late, final = pixels(tmp_path / "preview.png"), pixels(tmp_path / "output.png")
+    assert early.shape == late.shape == final.shape
+    assert np.abs(late - final).mean() < np.abs(early - final).mean()
+    with Image.open(tmp_path / "training.gif") as animation:
+        assert 16 <= animation.n_frames <= 61
+    assert run(*SMALL, "--output_dir", tmp_path).returncode == 0
+    assert not (tmp_path / "preview.png").exists()
+    assert not (tmp_path / "training.gif").exists()

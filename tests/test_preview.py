@@ -1,0 +1,65 @@
+import builtins
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siren import preview
+from siren.preview import Preview, write_curves
+from siren.training import Epoch
+
+
+def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
+    ours = Preview(tmp_path, every=1)
+    for level in (-1, 0, 1):
+        ours.see(np.full((20, 30, 1), level, np.float32))
+        assert np.asarray(Image.open(tmp_path / "preview.png"))[0, 0] == round((level + 1) * 127.5)
+    ours.finish(np.full((20, 30, 1), 0.5, np.float32))
+    with Image.open(tmp_path / "training.gif") as animation:
+        assert animation.size == (30, 20)
+        assert animation.n_frames == 4
+        levels, durations = [], []
+        for number in range(4):
+            animation.seek(number)
+            durations.append(animation.info["duration"])
+            levels.append(animation.convert("L").getpixel((5, 5)))
+    assert levels == pytest.approx([0, 128, 255, 191], abs=2)
+    assert durations == [preview.MILLISECONDS] * 3 + [preview.LAST]
+
+
+@pytest.mark.parametrize("count", [59, 60, 61, 500, 1001])
+def test_an_animation_is_bounded_and_evenly_spaced(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(preview, "write_png", lambda *_: None)
+    ours = Preview(tmp_path, every=1)
+    for number in range(count):
+        ours.see(np.full((300, 8, 3), 2 * (number % 256) / 255 - 1, np.float32))
+    assert len(ours.frames) <= preview.FRAMES
+    assert len(ours.frames) > min(count, preview.FRAMES) // 2 - 1
+    assert all(max(frame.size) <= preview.SIDE for frame in ours.frames)
+    levels = [frame.getpixel((0, 0))[0] for frame in ours.frames]
+    assert levels == [ours.stride * i % 256 for i in range(len(levels))]
+
+
+def history(validation):
+    return [Epoch(i, 1 / (i + 1), validation, 20.0 + i if i % 2 else None, i) for i in range(6)]
+
+
+@pytest.mark.parametrize("validation", [None, 0.3])
+def test_curves_where_matplotlib_is_installed(tmp_path, validation):
+    pytest.importorskip("matplotlib", reason="matplotlib is not required")
+    assert write_curves(tmp_path, history(validation))
+    with Image.open(tmp_path / "history.png") as drawn:
+        assert min(drawn.size) > 300
+
+
+def test_no_curves_without_matplotlib(tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert not write_curves(tmp_path, history(None))
+    assert list(tmp_path.iterdir()) == []
