@@ -1,9 +1,40 @@
 """SIREN on images, in Jittor.
 
 Importing this package prepares the environment so that a following ``import jittor`` succeeds on
-this machine (see ``siren.runtime``); it does not import Jittor itself.
+this machine (see ``siren.runtime``); it does not import Jittor itself. The names of ``_NAMES`` come
+from their modules, and Jittor with them, when they are first used.
 """
 
-from siren.runtime import prepare
+from importlib import import_module
+
+from siren.runtime import prepare, start
+
+_NAMES = {
+    "Adam": "siren.optimizer",
+    "Edit": "siren.tasks.edit",
+    "Fit": "siren.tasks.fit",
+    "Inpaint": "siren.tasks.inpaint",
+    "Muon": "siren.optimizer",
+    "Poisson": "siren.tasks.poisson",
+    "Siren": "siren.network",
+    "choose": "siren.engine",
+    "derivatives": "siren.training",
+    "evaluate": "siren.training",
+    "linear": "siren.optimizer",
+    "picture": "siren.training",
+    "read_image": "siren.images",
+    "read_network": "siren.report",
+    "train": "siren.training",
+    "write_network": "siren.report",
+    "write_png": "siren.images",
+}
+__all__ = ["prepare", "start", *_NAMES]
 
 prepare()
+
+
+def __getattr__(name: str):
+    """Import the module that has ``name``."""
+    if name not in _NAMES:
+        raise AttributeError(f"module 'siren' has no attribute {name!r}")
+    return getattr(import_module(_NAMES[name]), name)

@@ -1,0 +1,72 @@
+"""The README's Python, as a reader would run it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy_siren import value
+
+import siren
+from siren.coordinates import grid
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY, IN_NUMPY, IN_PYTORCH = re.findall(
+    r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf8"), re.DOTALL
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the library's example has been run, with fewer pixels and epochs."""
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "data").symlink_to(ROOT / "data")
+    code = LIBRARY.replace("256", "32").replace("512", "64").replace(" 100,", " 20,")
+    code += "import numpy as np\n"
+    code += "np.savez('results', larger, rows, columns, laplacian, again.flat.numpy())\n"
+    code += "assert (again.flat.numpy() == network.flat.numpy()).all()\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+    return folder
+
+
+def test_the_library(folder):
+    with np.load(folder / "results.npz") as results:
+        larger, rows, columns, laplacian, flat = results.values()
+    assert larger.shape == (64, 64, 1)
+    assert rows.shape == columns.shape == laplacian.shape == (32, 32, 1)
+    saved = siren.read_network(folder / "network.npz")
+    assert saved.shape == (32, 32)
+    assert flat.size == sum(p.size for pair in saved.layers for p in pair)
+    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in saved.layers]
+    expected = value(layers, saved.omega_0, grid(64, 64).astype(np.float64))
+    np.testing.assert_allclose(larger.reshape(-1, 1), expected, atol=1e-4)
+
+
+def test_numpy_draws_the_same_network(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = {}
+    exec(IN_NUMPY, names)
+    assert names["picture"].shape == (256, 256, 1)
+    saved = siren.read_network(folder / "network.npz")
+    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in saved.layers]
+    expected = value(layers, saved.omega_0, grid(256, 256).astype(np.float64))
+    np.testing.assert_allclose(names["picture"].reshape(-1, 1), expected, atol=1e-4)
+
+
+def test_pytorch_draws_the_same_network(folder, monkeypatch):
+    pytest.importorskip("torch", reason="PyTorch is not required")
+    monkeypatch.chdir(folder)
+    in_numpy, in_pytorch = {}, {}
+    exec(IN_NUMPY, in_numpy)
+    exec(IN_PYTORCH, in_pytorch)
+    np.testing.assert_allclose(in_pytorch["picture"].numpy(), in_numpy["picture"], atol=1e-4)
+
+
+def test_all_names_exist():
+    assert all(getattr(siren, name) is not None for name in siren.__all__)
+    with pytest.raises(AttributeError, match="nothing_such"):
+        siren.nothing_such  # noqa: B018
