@@ -81,14 +81,14 @@ def run(options: argparse.Namespace) -> int:
     """Check the input, then train and save."""
     from siren.checkpoint import FolderInUse, locked
 
-    image, other = read_inputs(options)
+    inputs = read_inputs(options)
     check_output(options)
     folder = options.output_dir
     try:
         missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
-            return run_locked(options, image, other)
+            return run_locked(options, *inputs)
     except FolderInUse as error:
         raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
     finally:
@@ -97,7 +97,7 @@ def run(options: argparse.Namespace) -> int:
                 created.rmdir()
 
 
-def run_locked(options: argparse.Namespace, image, other) -> int:
+def run_locked(options: argparse.Namespace, image, other, mask) -> int:
     """Train and save, in an output folder that no other run uses."""
     device = runtime.start(options.device, options.verbose)
     import jittor
@@ -118,7 +118,7 @@ def run_locked(options: argparse.Namespace, image, other) -> int:
         )
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed)
-    task = make_task(options, image, other)
+    task = make_task(options, image, other, mask)
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,
@@ -309,7 +309,10 @@ def render(options: argparse.Namespace) -> int:
 
 
 def read_inputs(options: argparse.Namespace):
-    """The input image and, for edit, the second one: (height, width, channels) float32."""
+    """The input image, the second one of edit, and the mask, or None where there is none.
+
+    Images are (height, width, channels) float32, the mask (height, width) bool.
+    """
     from siren import images
 
     def read(option, path, size=None):
@@ -322,7 +325,13 @@ def read_inputs(options: argparse.Namespace):
 
     image = read("--input_path", options.input_path)
     pixels = image.shape[0] * image.shape[1]
-    if options.task == "inpaint" and options.points >= pixels:
+    mask = None
+    if options.mask_path is not None:
+        mask = read("--mask_path", options.mask_path, image.shape[:2])[..., 0] > 0
+        if mask.all() or not mask.any():
+            shade = "white" if mask.all() else "black"
+            raise Problem(f"--mask_path {options.mask_path} is {shade} everywhere")
+    elif options.task == "inpaint" and options.points >= pixels:
         raise Problem(
             f"--points {options.points} leaves none of the {pixels} pixels to fill in; "
             "give fewer, or a larger --sidelength"
@@ -330,7 +339,7 @@ def read_inputs(options: argparse.Namespace):
     other = None
     if options.task == "edit":
         other = read("--ot_image_path", options.ot_image_path, image.shape[:2])
-    return image, other
+    return image, other, mask
 
 
 def check_output(options: argparse.Namespace) -> None:
@@ -346,7 +355,7 @@ def check_output(options: argparse.Namespace) -> None:
         ) from error
 
 
-def make_task(options: argparse.Namespace, image, other):
+def make_task(options: argparse.Namespace, image, other, mask):
     """The experiment that ``--task`` names."""
     from siren.priors import TotalVariation
 
@@ -365,11 +374,18 @@ def make_task(options: argparse.Namespace, image, other):
         from siren.tasks.edit import Edit
 
         return Edit(
-            image, other, options.operator, options.blend, options.alpha, options.residual_norm
+            image,
+            other,
+            options.operator,
+            options.blend,
+            options.alpha,
+            options.residual_norm,
+            mask,
+            tuple(options.offset),
         )
     from siren.tasks.inpaint import Inpaint
 
-    return Inpaint(image, options.points, options.seed, prior, options.hold_out)
+    return Inpaint(image, options.points, options.seed, prior, options.hold_out, mask)
 
 
 # ---- arguments ------------------------------------------------------------------------------
@@ -424,6 +440,22 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="second image of edit, resized to the first (default: data/rocket.jpg, where "
         "--input_path is not given either)",
+    )
+    group.add_argument(
+        "--mask_path",
+        type=Path,
+        metavar="IMG",
+        default=None,
+        help="inpaint: white where pixels are missing, instead of --points random ones that are "
+        "given; edit: white where the second image is cloned into the first",
+    )
+    group.add_argument(
+        "--offset",
+        type=integer(-16384, 16384),
+        nargs=2,
+        default=(0, 0),
+        metavar=("ROWS", "COLS"),
+        help="edit with --mask_path: how far the second image and the mask are moved, in pixels",
     )
     group.add_argument(
         "--output_dir",
@@ -646,6 +678,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if "ot_image_path" in given:
             named, missing = missing, named
         parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
+    if options.mask_path is not None and options.task not in ("inpaint", "edit"):
+        parser.error("--mask_path is for --task inpaint and --task edit; leave it out")
+    if any(options.offset) and (options.task != "edit" or options.mask_path is None):
+        parser.error("--offset is for --task edit with a --mask_path; leave it out")
     if options.task != "render":
         for name in ("network_path", "crop", "derivatives"):
             if name in given:
@@ -730,6 +766,8 @@ def shown_path(path: Path) -> str:
 
 def printable(value):
     """An option's value as JSON can hold it."""
+    if isinstance(value, tuple):
+        return list(value)
     return shown_path(value) if isinstance(value, Path) else value
 
 

@@ -499,7 +499,7 @@ def test_any_bytes_give_a_picture_or_an_image_error(tmp_path, colour, capfd, cap
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for sample in _samples(colour):
-            for case in range(30):
+            for case in range(110):
                 path.write_bytes(_with_valid_checksums(_mutated(sample, random)))
                 if case == 0:
                     path.write_bytes(sample)

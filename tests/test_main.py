@@ -469,3 +469,45 @@ def test_a_preview_while_it_trains(tmp_path):
     assert run(*SMALL, "--output_dir", tmp_path).returncode == 0
     assert not (tmp_path / "preview.png").exists()
     assert not (tmp_path / "training.gif").exists()
+
+
+# ---- masks ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mask(tmp_path):
+    """A mask with a white square, 48 x 48 as a user may have drawn it."""
+    white = np.zeros((48, 48), np.uint8)
+    white[12:24, 16:32] = 255
+    Image.fromarray(white).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def test_masks_from_the_command_line(mask, tmp_path):
+    result = run(*SMALL, "--task", "inpaint", "--mask_path", mask, "--output_dir", tmp_path / "a")
+    assert result.returncode == 0, result.stderr
+    given = np.asarray(Image.open(tmp_path / "a" / "masked.png"))
+    assert (given[6:12, 8:16] == 128).all()
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["points"] == 24 * 24 - 48
+    edit = ["--task", "edit", "--mask_path", mask, "--offset", 3, -4]
+    result = run(*SMALL, *edit, "--output_dir", tmp_path / "b")
+    assert result.returncode == 0, result.stderr
+    options = json.loads((tmp_path / "b" / "metrics.json").read_text())["options"]
+    assert options["offset"] == [3, -4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--task", "fit", "--mask_path", "a.png"], "--mask_path is for --task inpaint"),
+        (["--task", "edit", "--offset", "1", "2"], "--offset is for --task edit with"),
+        (["--task", "inpaint", "--mask_path", "nothing.png"], "--mask_path: 'nothing.png' does"),
+        (["--task", "inpaint", "--mask_path", "white.png"], "white.png is white everywhere"),
+    ],
+)
+def test_wrong_masks(arguments, reason, tmp_path):
+    Image.new("L", (9, 9), 255).save(tmp_path / "white.png")
+    result = run(*arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert reason in result.stderr
+    assert len(result.stderr.splitlines()) == 1

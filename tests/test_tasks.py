@@ -9,7 +9,7 @@ from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed
 from siren.priors import TotalVariation
-from siren.tasks.edit import Edit, blend_fields
+from siren.tasks.edit import Edit, blend_fields, moved
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
@@ -271,3 +271,63 @@ def test_pictures_of_derivatives_and_errors():
     picture, largest = absolute_error(np.float32([[[3.0], [0.0]]]), np.float32([[[1.0], [0.5]]]))
     assert largest == 2
     assert picture[..., 0].tolist() == [[1, -0.5]]
+
+
+# ---- masks --------------------------------------------------------------------------------------
+
+
+def test_inpaint_with_a_mask_fills_in_what_is_missing(two_images):
+    image, _ = two_images
+    missing = np.zeros(image.shape[:2], bool)
+    missing[3:9, 4:10] = True
+    task = Inpaint(image, points=1, seed=0, hold_out=0.1, missing=missing)
+    assert (task.given == ~missing).all()
+    assert (task.scored == missing).all()
+    count = image[..., 0].size - 36
+    assert len(task.coordinates) == count - int(0.1 * count)
+    assert len(task.held_out[0]) == int(0.1 * count)
+    assert (task.masked[~missing] == image[~missing]).all()
+    for _, filled in task.baselines():
+        np.testing.assert_allclose(filled[~missing], image[~missing], atol=1e-5)
+
+
+def test_moving_a_picture():
+    array = np.arange(12).reshape(3, 4)
+    assert moved(array, (0, 0)).tolist() == array.tolist()
+    assert moved(array, (1, -2), -1).tolist() == [[-1] * 4, [2, 3, -1, -1], [6, 7, -1, -1]]
+    assert moved(array, (1, -2)).tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
+    assert moved(array, (9, 9), 0).tolist() == np.zeros((3, 4)).tolist()
+
+
+def test_cloning_a_region_of_the_image_itself_changes_nothing(two_images):
+    image, other = two_images
+    region = np.zeros(image.shape[:2], bool)
+    region[4:11, 3:9] = True
+    for blend in ("mixed", "average"):
+        task = Edit(image, image, "fd", blend, 0.0, region=region)
+        np.testing.assert_allclose(task.reference, image, atol=1e-5)
+        assert loss(task, Painted(image)) < 1e-10
+    # pure cloning: inside the region the composite has the other's gradient, outside the image's
+    task = Edit(image, other, "fd", "average", 0.0, region=region)
+    exact = Edit(image, other, "fd", "average", 0.0)
+    inside = task.target.reshape(*image.shape[:2], 2, -1)[region]
+    assert (inside == exact.target.reshape(*image.shape[:2], 2, -1)[region]).all()
+    own = Edit(image, image, "fd", "average", 0.0)
+    outside = task.target.reshape(*image.shape[:2], 2, -1)[~region]
+    assert (outside == own.target.reshape(*image.shape[:2], 2, -1)[~region]).all()
+    difference = (task.reference - image)[~region].mean(0)
+    np.testing.assert_allclose(difference, 0, atol=1e-5)
+    np.testing.assert_allclose(task.restore(task.reference + 0.4), task.reference, atol=1e-5)
+
+
+def test_an_offset_moves_the_region_and_its_image(two_images):
+    image, other = two_images
+    region = np.zeros(image.shape[:2], bool)
+    region[4:8, 3:7] = True
+    task = Edit(image, other, "fd", "average", 0.0, region=region, offset=(3, -2))
+    assert (~task.outside).sum() == 16
+    assert (~task.outside)[7:11, 1:5].all()
+    gradients = task.target.reshape(*image.shape[:2], 2, -1)
+    rows, columns = operators.fd_gradient(other)
+    np.testing.assert_allclose(gradients[7:10, 1:4, 0], rows[4:7, 3:6], atol=1e-6)
+    np.testing.assert_allclose(gradients[7:10, 1:4, 1], columns[4:7, 3:6], atol=1e-6)

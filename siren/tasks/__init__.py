@@ -45,10 +45,12 @@ class Task(Protocol):
         ...
 
 
-def with_mean_of(output: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def with_mean_of(output: np.ndarray, reference: np.ndarray, where=None) -> np.ndarray:
     """``output`` moved to the mean of ``reference``, channel by channel; nothing is stretched.
 
-    A gradient or a Laplacian determines a picture up to such a constant.
+    A gradient or a Laplacian determines a picture up to such a constant. ``where``, a bool mask
+    (height, width), says which pixels' mean is meant; None: all.
     """
-    shift = reference.mean((0, 1), dtype=np.float64) - output.mean((0, 1), dtype=np.float64)
+    where = np.ones(output.shape[:2], bool) if where is None else where
+    shift = reference[where].mean(0, dtype=np.float64) - output[where].mean(0, dtype=np.float64)
     return (output + shift).astype(np.float32)

@@ -21,9 +21,13 @@ class Edit:
                   (section 4.1 of the paper)
     residual_norm one of ``operators.NORMS``: how the error of the field is measured
     alpha         share of ``image``, in [0, 1]; for ``mixed`` it only sets the mean
+    region        None, or a bool mask (height, width) of the part of ``other`` that is cloned into
+                  ``image``: outside of it the field is that of ``image`` alone
+    offset        (rows, columns) by which ``other`` and ``region`` are moved before
 
     The reference is the least-squares solution for the forward-difference field, by the direct
-    solver, with the mean ``alpha * mean(image) + (1 - alpha) * mean(other)``.
+    solver, with the mean ``alpha * mean(image) + (1 - alpha) * mean(other)``, or, given a region,
+    with the mean of ``image`` outside.
     """
 
     scored = None
@@ -39,16 +43,28 @@ class Edit:
         blend: str,
         alpha: float,
         residual_norm: str = "operator",
+        region: np.ndarray | None = None,
+        offset: tuple[int, int] = (0, 0),
     ):
         height, width, channels = image.shape
+        mean = alpha * image + (1 - alpha) * other
+        if region is not None:
+            other, region = moved(other, offset), moved(region, offset, False)
+            mean = image
+        self.outside = None if region is None else ~region
         self.operator = operator
         self.norm = operators.ResidualNorm((height, width), residual_norm)
 
         def field(gradient):
-            return blend_fields(gradient(image), gradient(other), blend, alpha)
+            own = gradient(image)
+            blended = blend_fields(own, gradient(other), blend, alpha)
+            if region is None:
+                return blended
+            inside = region[..., None]
+            return tuple(np.where(inside, both, alone) for both, alone in zip(blended, own))
 
         composite = solvers.solve_gradient(*field(operators.fd_gradient))
-        self.reference = with_mean_of(composite, alpha * image + (1 - alpha) * other)
+        self.reference = with_mean_of(composite, mean, self.outside)
 
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
         rows, columns = field(gradient)
@@ -59,7 +75,9 @@ class Edit:
         picture, largest = pictures.magnitude(rows, columns)
         self.shown = [
             Picture("image 1", image),
-            Picture("image 2", other),
+            Picture("image 2", other)
+            if region is None
+            else Picture("region of image 2", np.where(region[..., None], other, np.float32(-1))),
             Picture(f"given: {blend} gradient, white is {largest:.2g}", picture),
             Picture("direct solution", self.reference),
         ]
@@ -77,7 +95,23 @@ class Edit:
 
     def restore(self, output: np.ndarray) -> np.ndarray:
         """Restore the mean, which a gradient does not carry."""
-        return with_mean_of(output, self.reference)
+        return with_mean_of(output, self.reference, self.outside)
+
+
+def moved(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:
+    """``array`` (height, width, ...) moved by (rows, columns).
+
+    What comes in from outside is ``fill``, or, for None, the nearest pixel.
+    """
+    height, width = array.shape[:2]
+    rows, columns = (np.arange(n) - by for n, by in zip((height, width), offset))
+    result = array[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
+    if fill is not None:
+        inside = (rows == np.clip(rows, 0, height - 1))[:, None] & (
+            columns == np.clip(columns, 0, width - 1)
+        )
+        result = np.where(inside, result, fill)
+    return result
 
 
 def blend_fields(field, other, blend: str, alpha: float):

@@ -18,13 +18,28 @@ class Inpaint:
     prior     one of ``siren.priors``, added to the loss, or None
     hold_out  share of the *given* pixels, in [0, 1), that are not trained on but tell the best
               epoch
+    missing   None, or a bool mask (height, width) that is neither all true nor all false: the
+              pixels to fill in, instead of all but ``points`` random ones
     """
 
     derivatives = 0
 
-    def __init__(self, image: np.ndarray, points: int, seed: int, prior=None, hold_out=0.0):
+    def __init__(
+        self,
+        image: np.ndarray,
+        points: int,
+        seed: int,
+        prior=None,
+        hold_out: float = 0.0,
+        missing: np.ndarray | None = None,
+    ):
         height, width, channels = image.shape
-        chosen = np.random.default_rng(seed).choice(height * width, points, replace=False)
+        random = np.random.default_rng(seed)
+        if missing is None:
+            chosen = random.choice(height * width, points, replace=False)
+        else:
+            chosen = random.permutation(np.flatnonzero(~missing))
+            points = len(chosen)
         validating, training = np.split(chosen, [int(hold_out * points)])
         given = np.zeros(height * width, bool)
         given[chosen] = True
