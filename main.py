@@ -99,6 +99,9 @@ def run(options: argparse.Namespace) -> int:
 
 def run_locked(options: argparse.Namespace, image, other, mask) -> int:
     """Train and save, in an output folder that no other run uses."""
+    from siren.files import remove_unfinished
+
+    remove_unfinished(options.output_dir)
     device = runtime.start(options.device, options.verbose)
     import jittor
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+# What write_bytes here and images.write_png call a file before it is whole.
+_UNFINISHED = re.compile(r"\.(.+-\d+|[0-9a-f]{16}\.tmp)")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -17,3 +21,10 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a killed run was writing; nobody else may be writing into ``folder``."""
+    for path in folder.iterdir():
+        if _UNFINISHED.fullmatch(path.name):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,79 @@
+"""A run that is killed again and again, at random moments, loses nothing and ends the same."""
+
+import json
+import random
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+KILLS = 50
+# As main.py, but for a state every twentieth of a second instead of every thirty seconds.
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from siren import checkpoint; "
+    "checkpoint.SAVE_EVERY = 0.05; import main; sys.exit(main.main())"
+)
+OPTIONS = [
+    *("--task", "inpaint", "--recipe", "tuned", "--points", "200", "--sidelength", "24"),
+    *("--hidden_features", "32", "--epochs", "600", "--device", "cpu", "--preview_every", "100"),
+]
+
+
+def start(folder, *arguments):
+    """Start a run by way of a shell: Jittor takes a child's violent death for its own."""
+    command = [sys.executable, "-c", PROGRAM, str(ROOT), *OPTIONS, "--output_dir", str(folder)]
+    script = f"{shlex.join([*command, *arguments])} & echo $!; wait $!; exit $(($? % 128))"
+    return subprocess.Popen(
+        ["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def check(folder):
+    """Whatever lies in the folder is whole."""
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue  # the lock, and files that were being written
+        if path.suffix == ".npz":
+            with np.load(path) as file:
+                assert all(np.isfinite(file[name]).all() for name in file.files if name != "record")
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix in (".png", ".gif"):
+            Image.open(path).load()
+
+
+def test_fifty_kills(tmp_path):
+    rng = random.Random(5)
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    began = time.monotonic()
+    process = start(whole)
+    pid = process.stdout.readline()
+    assert process.wait() == 0
+    longest = time.monotonic() - began
+    kills = resumed = finished = 0
+    while kills < KILLS:
+        has_state = (folder / "state.npz").exists()
+        resumed += has_state
+        process = start(folder, *["--resume"] * has_state)
+        pid = process.stdout.readline().strip()
+        try:
+            process.wait(timeout=rng.uniform(0.3, 1.0) * longest)
+        except subprocess.TimeoutExpired:
+            subprocess.run(["kill", "-9", pid], check=False)
+            kills += 1
+        status = process.wait()
+        assert status in (0, 9)
+        if status == 0:
+            finished += 1
+            with np.load(whole / "network.npz") as one, np.load(folder / "network.npz") as two:
+                assert all((one[name] == two[name]).all() for name in one.files)
+            assert {p.name for p in folder.iterdir()} == {p.name for p in whole.iterdir()}
+        if folder.exists():
+            check(folder)
+    assert resumed > KILLS // 4
+    assert finished > 1
