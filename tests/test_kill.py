@@ -50,13 +50,14 @@ def check(folder):
 def test_fifty_kills(tmp_path):
     rng = random.Random(5)
     whole, folder = tmp_path / "whole", tmp_path / "killed"
-    began = time.monotonic()
-    process = start(whole)
-    pid = process.stdout.readline()
-    assert process.wait() == 0
-    longest = time.monotonic() - began
+    for _ in range(2):  # Jittor compiles in the first one, the second one tells how long it takes
+        began = time.monotonic()
+        assert start(whole).wait() == 0
+        longest = time.monotonic() - began
     kills = resumed = finished = 0
-    while kills < KILLS:
+    for _ in range(2 * KILLS):
+        if kills == KILLS:
+            break
         has_state = (folder / "state.npz").exists()
         resumed += has_state
         process = start(folder, *["--resume"] * has_state)
@@ -75,5 +76,6 @@ def test_fifty_kills(tmp_path):
             assert {p.name for p in folder.iterdir()} == {p.name for p in whole.iterdir()}
         if folder.exists():
             check(folder)
+    assert kills > KILLS // 2
     assert resumed > KILLS // 4
     assert finished > 1
