@@ -426,13 +426,14 @@ def wait_for(process, start_of_line):
 
 def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
-    assert begin(whole).wait() == 0
+    many = ["--epochs", "12000"]  # so that a second run meets the first one still at work
+    assert begin(whole, *many).wait() == 0
     for number, (from_line, to_line) in enumerate([("epoch 300/", ""), ("resumed", "epoch 2000/")]):
-        process = begin(folder, *["--resume"] * (number > 0))
+        process = begin(folder, *many, *["--resume"] * (number > 0))
         wait_for(process, from_line)
         if to_line:
             wait_for(process, to_line)
-        second = begin(folder)
+        second = begin(folder, *many)
         errors = second.communicate()[1]
         assert second.returncode == 2
         assert f"process {process.pid} is working" in errors
@@ -441,17 +442,17 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
         assert process.returncode == 130
         assert "--resume goes on" in errors
         assert json.loads((folder / "metrics.json").read_text())["ended"] == "interrupted"
-    other = begin(folder, "--resume", "--lr", "0.5")
+    other = begin(folder, *many, "--resume", "--lr", "0.5")
     assert "--lr 0.5 is not that of the interrupted run, 0.0001" in other.communicate()[1]
     assert other.returncode == 2
-    process = begin(folder, "--resume")
+    process = begin(folder, *many, "--resume")
     process.communicate()
     assert process.returncode == 0
     assert not (folder / "state.npz").exists()
     with np.load(whole / "network.npz") as one, np.load(folder / "network.npz") as two:
         assert one.files == two.files
         assert all((one[name] == two[name]).all() for name in one.files)
-    again = begin(folder, "--resume")
+    again = begin(folder, *many, "--resume")
     assert "there is no interrupted run" in again.communicate()[1]
     assert again.returncode == 2
 
