@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "muon.h"
+#include "numbers.h"
 #include "siren_cpu.h"
 
 namespace siren {
@@ -29,19 +30,8 @@ struct Layers {
     }
 };
 
-// The network's shape and the wanted derivatives, from the numbers that jt.code carries along.
-struct Call {
-    int width, hidden_layers, channels, order;
-    float omega, scale[2];
-
-    template <class Data>
-    explicit Call(Data& data)
-        : width(int(data["width"])),
-          hidden_layers(int(data["hidden_layers"])),
-          channels(int(data["channels"])),
-          order(int(data["order"])),
-          omega(float(data["omega_0"])),
-          scale{float(data["scale_row"]), float(data["scale_column"])} {}
+struct Call : Numbers {
+    using Numbers::Numbers;
 
     template <class Work>
     void with_network(const float* parameters, const Work& work) const {

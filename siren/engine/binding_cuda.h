@@ -3,21 +3,13 @@
 // combinations would take a minute.
 #pragma once
 
+#include "numbers.h"
 #include "siren_cuda.h"
 
 namespace siren {
 
-struct Call {
-    int width, hidden_layers, channels;
-    float omega, scale[2];
-
-    template <class Data>
-    explicit Call(Data& data)
-        : width(int(data["width"])),
-          hidden_layers(int(data["hidden_layers"])),
-          channels(int(data["channels"])),
-          omega(float(data["omega_0"])),
-          scale{float(data["scale_row"]), float(data["scale_column"])} {}
+struct Call : Numbers {
+    using Numbers::Numbers;
 
     void streams(const float* parameters, const float* coordinates, int64_t n, float* output) const {
         Pass pass(network(parameters), scale, n, false);

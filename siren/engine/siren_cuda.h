@@ -222,7 +222,6 @@ struct Parameters {
         const size_t rows = layer <= hidden_layers ? width : channels;
         return weight(layer) + rows * (layer == 0 ? 2 : width);
     }
-    __host__ __device__ size_t size() const { return bias(hidden_layers + 1) + channels; }
 };
 
 // Points and streams of a chunk, and the derivatives' units. `inverse` takes streams as they are kept
@@ -980,6 +979,18 @@ __global__ void finish_sums_kernel(const double* sums, int shares, double mean, 
     *result = float(blockIdx.x == 0 ? mean * sum : sum) + (add ? *result : 0.0f);
 }
 
+// A block of 256 threads, of which each has sums of 8 of 256 columns over one of 8 parts of the rows:
+// the sum over the parts of column threadIdx.x.
+__device__ inline float sum_of_parts(const float (&sums)[8], float (&shared)[8][256]) {
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < 8; ++j) shared[threadIdx.x / 32][threadIdx.x % 32 * 8 + j] = sums[j];
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < 8; ++i) sum += shared[i][threadIdx.x];
+    return sum;
+}
+
 // Cotangents of the output to those of the last sine layer's input, d; sums of d's value rows to
 // bias_partial[block]; and for `at_once` channels from `channel` on, the output weights' gradient to
 // partial[block][channel]. Blocks of 256 threads: (share of points, 256 columns). Only the first
@@ -1060,22 +1071,19 @@ __global__ void __launch_bounds__(256, 2)
             for (int s = 0; s < streams; ++s) store8(d, offset + s * next, g[s]);
         }
     }
+    const int own = blockIdx.y * 256 + threadIdx.x;
+    if (channel == 0) bias_partial[size_t(blockIdx.x) * v.width + own] = sum_of_parts(bias, shared);
 #pragma unroll
-    for (int q = channel > 0 ? 0 : -1; q < at_once; ++q) {
-        if (channel + q >= p.channels) break;
-        __syncthreads();
-#pragma unroll
-        for (int j = 0; j < 8; ++j) shared[part][lane * 8 + j] = q < 0 ? bias[j] : sums[max(q, 0)][j];
-        __syncthreads();
-        float sum = 0;
-        for (int i = 0; i < parts; ++i) sum += shared[i][threadIdx.x];
-        const size_t row = q < 0 ? blockIdx.x : size_t(blockIdx.x) * p.channels + channel + q;
-        (q < 0 ? bias_partial : partial)[row * v.width + blockIdx.y * 256 + threadIdx.x] = sum;
+    for (int q = 0; q < at_once; ++q) {
+        if (channel + q >= p.channels) continue;
+        const size_t row = size_t(blockIdx.x) * p.channels + channel + q;
+        partial[row * v.width + own] = sum_of_parts(sums[q], shared);
     }
 }
 
-// The first layer's weights, where no product ends with their sums: partial[block][q][column] = sum over rows of a share of what the weights'
-// column q, 0 or 1, was multiplied by, times d. Blocks of 256 threads: (share, 256 columns).
+// The first layer's weights, where no product ends with their sums: partial[block][q][column] = sum
+// over the points of a share of what the weights' column q, 0 or 1, was multiplied by, times d.
+// Blocks of 256 threads: (share, 256 columns).
 template <class Precision, int streams>
 __global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision> d, float* partial) {
     constexpr int parts = 8, unrolled = 4;
@@ -1118,13 +1126,8 @@ __global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision>
     }
 #pragma unroll
     for (int q = 0; q < 2; ++q) {
-        __syncthreads();
-#pragma unroll
-        for (int j = 0; j < 8; ++j) shared[part][lane * 8 + j] = sums[q][j];
-        __syncthreads();
-        float sum = 0;
-        for (int i = 0; i < parts; ++i) sum += shared[i][threadIdx.x];
-        partial[(size_t(blockIdx.x) * 2 + q) * width + blockIdx.y * 256 + threadIdx.x] = sum;
+        partial[(size_t(blockIdx.x) * 2 + q) * width + blockIdx.y * 256 + threadIdx.x] =
+            sum_of_parts(sums[q], shared);
     }
 }
 
@@ -1140,9 +1143,8 @@ struct Part {
     size_t layer_stride, row_stride, column_stride;
 };
 
-constexpr int max_parts = 5;
 struct Parts {
-    Part part[max_parts];
+    Part part[5];
 };
 
 // Writes or adds the sums, times factor. Blocks of 256 threads: (32 columns, rows of all parts).
