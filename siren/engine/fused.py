@@ -43,13 +43,13 @@ class Fused:
             expected = np.sin(network.omega_0 * (expected @ weight.T + bias))
         expected = expected @ output.weight.T + output.bias
         try:
-            (values,) = self.streams(network, jt.array(points), 0)
+            with jt.no_grad():  # the kernel that pictures need anyway
+                (values,) = self.streams(network, jt.array(points), 0)
             values = values.numpy()
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if "error" in line.lower()]
             return (lines or ["Jittor cannot run it"])[-1].strip()
-        tolerance = {"fp32": 1e-5, "fp16": 1e-2, "bf16": 1e-1}[self.precision]
-        return None if np.allclose(values, expected, atol=tolerance) else "it computes wrong values"
+        return None if np.allclose(values, expected, atol=1e-5) else "it computes wrong values"
 
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
         """As ``reference.streams``; differentiable in the parameters, not in the coordinates.
