@@ -164,17 +164,18 @@ def train(
                 if quality is not None or now - fetched > FETCH_EVERY:
                     fetch()
                     fetched = time.perf_counter()
-                if epoch < epochs and training.ended == "finished":
-                    optimizer.step([gradient], schedule(epoch / epochs))
-                    jt.sync([network.flat, *optimizer.state()])
-                    stopped = stop is not None and stop()
-                    if checkpoint is not None and (stopped or checkpoint.due()):
-                        fetch()
-                        if training.ended == "finished":
-                            save(epoch + 1)
-                    if stopped and training.ended == "finished":
-                        training.ended = "interrupted"
-                if training.ended != "finished":
+                if training.ended == "diverged" or epoch == epochs:
+                    break
+                optimizer.step([gradient], schedule(epoch / epochs))
+                jt.sync([network.flat, *optimizer.state()])
+                stopped = stop is not None and stop()
+                if checkpoint is not None and (stopped or checkpoint.due()):
+                    fetch()
+                    if training.ended == "diverged":
+                        break
+                    save(epoch + 1)
+                if stopped:
+                    training.ended = "interrupted"
                     break
         except KeyboardInterrupt:
             training.ended = "interrupted"
