@@ -82,19 +82,13 @@ def run(options: argparse.Namespace) -> int:
     from siren.checkpoint import FolderInUse, locked
 
     inputs = read_inputs(options)
-    check_output(options)
-    folder = options.output_dir
-    try:
-        missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
-            return run_locked(options, *inputs)
-    except FolderInUse as error:
-        raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-    finally:
-        for created in missing:
-            with contextlib.suppress(OSError):  # something was written
-                created.rmdir()
+    with contextlib.ExitStack() as stack:
+        open_output(stack, options)
+        try:
+            stack.enter_context(locked(options.output_dir))
+        except FolderInUse as error:
+            raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
+        return run_locked(options, *inputs)
 
 
 def run_locked(options: argparse.Namespace, image, other, mask) -> int:
@@ -164,14 +158,10 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
         if result.ended == "interrupted":
             raise KeyboardInterrupt
         raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
-    try:
+    with writing(options):
         save(options, task, network, engine, result, preview)
         if result.ended != "interrupted":
             ours.remove()
-    except OSError as error:
-        raise Failure(
-            f"the results could not be written to {options.output_dir} ({error.strerror or error})"
-        ) from error
 
     if result.ended == "diverged":
         print(
@@ -289,24 +279,25 @@ def render(options: argparse.Namespace) -> int:
             f"--network_path {options.network_path} has {channels} outputs; only 1 (gray) and 3 "
             "(colour) can be drawn"
         )
-    check_output(options)
-    runtime.start(options.device, options.verbose)
-    from siren import rendering
-    from siren.engine import choose
-    from siren.network import Siren
+    with contextlib.ExitStack() as stack:
+        open_output(stack, options)
+        runtime.start(options.device, options.verbose)
+        from siren import rendering
+        from siren.engine import choose
+        from siren.network import Siren
 
-    engine = choose(options.engine)
-    network = Siren.of(saved.layers, saved.omega_0)
-    shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
-    print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
-    drawn = {"output.png": rendering.render(network, engine, shape, options.crop)}
-    if options.derivatives:
-        names = "gradient.png", "laplacian.png"
-        both = rendering.render_derivatives(network, engine, shape, options.crop)
-        drawn.update(zip(names, both))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    for name, picture in drawn.items():
-        write_png(options.output_dir / name, picture)
+        engine = choose(options.engine)
+        network = Siren.of(saved.layers, saved.omega_0)
+        shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
+        print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
+        drawn = {"output.png": rendering.render(network, engine, shape, options.crop)}
+        if options.derivatives:
+            names = "gradient.png", "laplacian.png"
+            both = rendering.render_derivatives(network, engine, shape, options.crop)
+            drawn.update(zip(names, both))
+        with writing(options):
+            for name, picture in drawn.items():
+                write_png(options.output_dir / name, picture)
     print(f"written to {shown_path(options.output_dir)}")
     return 0
 
@@ -345,16 +336,27 @@ def read_inputs(options: argparse.Namespace):
     return image, other, mask
 
 
-def check_output(options: argparse.Namespace) -> None:
-    """Find out before training that the output folder cannot be written."""
-    from siren import report
+def open_output(stack: contextlib.ExitStack, options: argparse.Namespace) -> None:
+    """Find out early if the output folder can be written; it exists within ``stack``."""
+    from siren.files import writable
 
     try:
-        report.check_folder(options.output_dir)
+        stack.enter_context(writable(options.output_dir))
     except OSError as error:
         reason = error.strerror or error
         raise Problem(
             f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def writing(options: argparse.Namespace):
+    """Within its context, what cannot be written is a failure of the machine."""
+    try:
+        yield
+    except OSError as error:
+        raise Failure(
+            f"the results could not be written to {options.output_dir} ({error.strerror or error})"
         ) from error
 
 

@@ -88,7 +88,6 @@ class Checkpoint:
         self.saved = time.monotonic()  # also if it fails: the next try is not at once
         content = io.BytesIO()
         np.savez(content, record=np.array(json.dumps(record)), **arrays)
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_bytes(self.path, content.getvalue())
 
     def load(self) -> State:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+WHOLE = (-1.0, -1.0, 1.0, 1.0)  # a crop that is the whole picture
+
 
 def grid(height: int, width: int) -> np.ndarray:
     """Coordinates of all pixels of a ``height`` x ``width`` image.
@@ -14,7 +16,7 @@ def grid(height: int, width: int) -> np.ndarray:
     return strip(height, width, 0, height)
 
 
-def strip(height: int, width: int, first: int, last: int, crop=(-1.0, -1.0, 1.0, 1.0)):
+def strip(height: int, width: int, first: int, last: int, crop=WHOLE) -> np.ndarray:
     """Coordinates of rows ``first`` to ``last`` - 1 of a ``height`` x ``width`` view of ``crop``.
 
     ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]; its corners are the view's corner

@@ -6,9 +6,9 @@ black and 1 is white (`x / 127.5 - 1` of an 8-bit value x); there are 1 or 3 cha
 
 from __future__ import annotations
 
+import io
 import logging
 import os
-import secrets
 import stat
 import warnings
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from siren.files import write_bytes
 
 #: Larger pictures are refused from their header alone, before any memory is spent on them.
 MAX_PIXELS = 2**27
@@ -167,16 +169,9 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
         raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
     pixels = image if image.dtype == np.uint8 else to_uint8(image)
 
-    path = Path(path)
-    # Not tempfile: its files are readable by their owner only, and would stay so.
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(file, format="PNG")
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
+    write_bytes(Path(path), content.getvalue())
 
 
 @contextmanager

@@ -8,11 +8,10 @@ import numpy as np
 from tqdm import tqdm
 
 from siren import pictures
-from siren.coordinates import strip
+from siren.coordinates import WHOLE, strip
 from siren.images import to_uint8
 from siren.training import POINTS_AT_ONCE, evaluate
 
-WHOLE = (-1.0, -1.0, 1.0, 1.0)
 SAMPLE = 256  # pixels a side of the small view that tells how strong derivatives are
 
 

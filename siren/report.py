@@ -5,12 +5,10 @@ Every file is written aside and renamed, so that a reader never sees half of one
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +23,6 @@ from siren.pictures import Picture
 CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
 FONT_SIZE = 15
 MARGIN = 8
-
-
-def check_folder(folder: Path) -> None:
-    """Raise OSError if ``folder`` cannot be created or written into; leaves nothing behind."""
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    finally:
-        for created in missing:
-            with contextlib.suppress(OSError):
-                created.rmdir()
 
 
 def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=()) -> None:
