@@ -116,6 +116,7 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed)
     task = make_task(options, image, other, mask)
+    batch = make_batch(options, len(task.points))
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,
@@ -125,7 +126,7 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
     height, width = image.shape[:2]
     print(
         f"{options.task}: {shown_path(options.input_path)} at {height} x {width}, "
-        f"{len(task.coordinates)} points, {options.epochs} epochs, device {device}",
+        f"{len(task.points)} points, {options.epochs} epochs, device {device}",
         flush=True,
     )
     if options.optimizer == "muon":
@@ -148,7 +149,16 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
     with Stop() as stop:
         try:
             result = training.train(
-                network, task, engine, options.epochs, optimizer, schedule, ours, stop, preview
+                network,
+                task,
+                engine,
+                options.epochs,
+                optimizer,
+                schedule,
+                ours,
+                stop,
+                preview,
+                batch,
             )
         except RuntimeError:
             if stop.requested:  # Jittor's compiler was interrupted too
@@ -186,7 +196,8 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
 
     ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
     names = [name for name in vars(options) if name not in ignored]
-    data = fingerprint(task.reference, task.coordinates, task.target, *task.held_out)
+    held_out = [] if task.held_out is None else task.held_out.arrays()
+    data = fingerprint(task.reference, *task.points.arrays(), *held_out)
     return {
         **{name: printable(getattr(options, name)) for name in names},
         "device": device,
@@ -237,7 +248,7 @@ def save(options: argparse.Namespace, task, network, engine, result, preview) ->
             "options": {name: printable(value) for name, value in vars(options).items()},
             "height": height,
             "width": width,
-            "points": len(task.coordinates),
+            "points": len(task.points),
             "ended": result.ended,
             "epochs": result.history[-1].epoch,
             "best_epoch": result.best.epoch,
@@ -393,6 +404,20 @@ def make_task(options: argparse.Namespace, image, other, mask):
     return Inpaint(image, options.points, options.seed, prior, options.hold_out, mask)
 
 
+def make_batch(options: argparse.Namespace, count: int):
+    """What ``--batch_points`` means for ``count`` points: None for all of them."""
+    from siren.points import Batch
+
+    if options.batch_points is None:
+        return None
+    if options.batch_points > count:
+        raise Problem(
+            f"--batch_points {options.batch_points} is more than the {count} points that are "
+            "trained on; leave it out, which takes them all"
+        )
+    return Batch(options.batch_points, options.seed)
+
+
 # ---- arguments ------------------------------------------------------------------------------
 
 
@@ -529,7 +554,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=integer(1),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="full-batch steps (default: 1000; tuned: 100, inpaint 200)",
+        help="training steps (default: 1000; tuned: 100, inpaint 200)",
+    )
+    group.add_argument(
+        "--batch_points",
+        type=integer(1),
+        default=None,
+        metavar="N",
+        help="points that a step looks at: N random ones, spread evenly, instead of all",
     )
     group.add_argument(
         "--optimizer",

@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from siren.files import write_bytes
 
 #: Larger pictures are refused from their header alone, before any memory is spent on them.
-MAX_PIXELS = 2**27
+MAX_PIXELS = 2**28
 #: The shorter side of a fitted picture has at least this many pixels.
 MIN_SIDE = 8
 
@@ -94,6 +94,30 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], channels, axis=2)
     return pixels
+
+
+def compact(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 `values` in 8 or 16 bits where nothing is lost: (numbers, levels).
+
+    `levels[numbers]` is `values`, bit for bit. The numbers are uint8 for the pixels of an 8-bit
+    picture as `read_image` gives them, uint16 for those of a 16-bit one; for anything else they are
+    the values themselves and there are no levels.
+    """
+    for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
+        levels = (np.arange(white + 1) * (255 / white)).astype(np.float32)
+        levels /= np.float32(127.5)
+        levels -= 1
+        numbers = np.empty(values.size, kind)
+        flat = values.reshape(-1)
+        for first in range(0, values.size, 1 << 20):  # the picture may be large
+            part = flat[first : first + (1 << 20)]
+            ours = np.rint((np.clip(part, -1, 1) + 1) * np.float32(white / 2)).astype(kind)
+            if (levels[ours] != part).any():
+                break
+            numbers[first : first + len(part)] = ours
+        else:
+            return numbers.reshape(values.shape), levels
+    return values, None
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -186,7 +210,12 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
             raise ImageError(f"{name} is not a regular file")
         if status.st_size == 0:
             raise ImageError(f"{name} is empty")
-        with open(path, "rb") as file, _quiet(), Image.open(file, formats=_FORMATS) as picture:
+        with (
+            _limit(),
+            _quiet(),
+            open(path, "rb") as file,
+            Image.open(file, "r", _FORMATS) as picture,
+        ):
             if min(picture.size) < 1:
                 raise ImageError(f"{name} is a picture without pixels")
             if picture.width * picture.height > MAX_PIXELS:
@@ -224,6 +253,17 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _limit() -> Iterator[None]:
+    """Let Pillow refuse a picture above `MAX_PIXELS`; it raises at twice what it is told."""
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 @contextmanager

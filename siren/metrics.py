@@ -8,6 +8,7 @@ import numpy as np
 
 PEAK = 2.0  # from black, -1, to white, 1
 _WINDOW = 7  # pixels a side of SSIM's window
+_ROWS = 512  # at a time: float64 copies of a large picture and their like would not fit
 
 
 def psnr(
@@ -29,10 +30,17 @@ def psnr(
     image, reference = _pair(image, reference)
     if mask is not None:
         mask = _checked_mask(mask, image.shape)
-        image, reference = image[mask], reference[mask]
-    if image.size == 0:
+    total, count = 0.0, 0
+    for first in range(0, len(image) if image.ndim else 1, _ROWS):
+        part = slice(first, first + _ROWS) if image.ndim else ()
+        difference = np.subtract(image[part], reference[part], dtype=np.float64)
+        if mask is not None:
+            difference = difference[mask[part]]
+        total += float(np.sum(difference**2))
+        count += difference.size
+    if count == 0:
         raise ValueError("there is no pixel to compare")
-    error = float(np.mean((image - reference) ** 2))
+    error = total / count
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
@@ -57,6 +65,24 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
         raise ValueError(
             f"SSIM needs at least {_WINDOW} x {_WINDOW} pixels, not an array of {image.shape}"
         )
+    if mask is not None:
+        mask = _checked_mask(mask, image.shape)
+    total, count = 0.0, 0
+    for first in range(0, len(image) - _WINDOW + 1, _ROWS):
+        part = slice(first, first + _ROWS + _WINDOW - 1)
+        similarity = _similarity(image[part].astype(np.float64), reference[part].astype(np.float64))
+        if mask is not None:
+            border = _WINDOW // 2
+            similarity = similarity[mask[part][border:-border, border:-border]]
+        total += float(np.sum(similarity))
+        count += similarity.size
+    if count == 0:
+        raise ValueError("the mask has no pixel whose window lies inside the image")
+    return total / count
+
+
+def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """SSIM of every window inside float64 images: (H, W, ...) to (H - 6, W - 6, ...)."""
     mean_x, mean_y = _window_mean(image), _window_mean(reference)
     count = _WINDOW**2
     unbiased = count / (count - 1)
@@ -67,18 +93,12 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    similarity = luminance * structure
-    if mask is not None:
-        border = _WINDOW // 2
-        similarity = similarity[_checked_mask(mask, image.shape)[border:-border, border:-border]]
-    if similarity.size == 0:
-        raise ValueError("the mask has no pixel whose window lies inside the image")
-    return float(np.mean(similarity))
+    return luminance * structure
 
 
 def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, of one shape."""
-    image, reference = np.asarray(image, np.float64), np.asarray(reference, np.float64)
+    """Both as arrays of one shape."""
+    image, reference = np.asarray(image), np.asarray(reference)
     if image.shape != reference.shape:
         raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")
     return image, reference

@@ -199,27 +199,47 @@ def squared_error(network, coordinates, target, order, shape, operator, engine, 
 
     Returns a differentiable scalar Var.
     """
+    if operator == "forward" and pointwise(operator, norm):
+        return engine.squared_error(network, coordinates, target, order, spacing(*shape))
+    predicted = seen(network, coordinates, order, shape, operator, engine)
+    return judge(predicted, target, order, shape, operator, norm)
+
+
+def pointwise(operator: str, norm=None) -> bool:
+    """Whether ``squared_error`` is a mean over points, and so can be had of any of them."""
+    return operator != "fd" and (norm is None or norm.name == "operator")
+
+
+def seen(network, coordinates, order, shape, operator, engine):
+    """What ``squared_error`` looks at, at any points: a Var (n, streams, channels).
+
+    It is the gradient or the Laplacian, for ``fd`` the values that it will be taken from.
+    """
     scale = spacing(*shape)
-    in_operator_norm = norm is None or norm.name == "operator"
-    if operator == "forward" and in_operator_norm:
-        return engine.squared_error(network, coordinates, target, order, scale)
     if operator == "forward":
-        predicted = engine.streams(network, coordinates, order, scale)[1:]
-        predicted = predicted if order == 1 else predicted[2]
+        streams = engine.streams(network, coordinates, order, scale)
+        streams = streams[1:] if order == 1 else streams[3:]
     elif operator == "autograd":
         points = coordinates.clone().start_grad()
         derivative = {1: autograd_gradient, 2: autograd_laplacian}[order]
-        predicted = derivative(network, points, scale)
+        streams = derivative(network, points, scale)
+        streams = streams if order == 1 else [streams]
     else:
-        (values,) = engine.streams(network, coordinates, 0)
-        image = values.reshape((*shape, -1))
-        derivative = {1: fd_gradient, 2: fd_laplacian}[order]
-        predicted = derivative(image)
-    components = predicted if order == 1 else [predicted]
+        streams = engine.streams(network, coordinates, 0)
+    return jt.stack(list(streams), dim=1)
+
+
+def judge(seen, target, order, shape, operator, norm=None):
+    """``squared_error``, given what is ``seen`` on the whole grid (any points if pointwise)."""
     channels = target.shape[2]
-    predicted = jt.stack([component.reshape((-1, channels)) for component in components], dim=1)
+    predicted = seen
+    if operator == "fd":
+        derivative = {1: fd_gradient, 2: fd_laplacian}[order]
+        components = derivative(seen.reshape((*shape, channels)))
+        components = components if order == 1 else [components]
+        predicted = jt.stack([c.reshape((-1, channels)) for c in components], dim=1)
     residual = predicted - target
-    if in_operator_norm:
+    if norm is None or norm.name == "operator":
         return residual.sqr().mean()
     components = [residual[:, k].reshape((*shape, channels)) for k in range(residual.shape[1])]
     return norm(fd_divergence(*components) if order == 1 else components[0])

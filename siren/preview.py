@@ -75,8 +75,8 @@ def write_curves(folder: Path, history) -> bool:
     epochs = [state.epoch for state in history]
     losses.plot(epochs, [state.loss for state in history], label="loss", color="tab:blue")
     if history[0].validation is not None:
-        held_out = [state.validation for state in history]
-        losses.plot(epochs, held_out, label="loss of held-out points", color="tab:cyan")
+        judged = [(s.epoch, s.validation) for s in history if s.validation is not None]
+        losses.plot(*zip(*judged), label="loss that chooses the best epoch", color="tab:cyan")
     losses.set(xlabel="epoch", ylabel="loss", yscale="log")
     quality = losses.twinx()
     measured = [(state.epoch, state.psnr) for state in history if state.psnr is not None]

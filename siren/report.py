@@ -21,6 +21,7 @@ from siren.images import to_uint8, write_png
 from siren.pictures import Picture
 
 CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
+LARGEST = 1024  # pixels: and reduced to at most this one
 FONT_SIZE = 15
 MARGIN = 8
 
@@ -152,7 +153,7 @@ def remove_leftovers(folder: Path, task, previewed: bool, curves: bool) -> None:
 def draw_panel(panel: list[Picture]) -> Image.Image:
     """The pictures side by side, each under its caption."""
     font = ImageFont.load_default(FONT_SIZE)
-    cells = [_enlarged(picture.image) for picture in panel]
+    cells = [_sized(picture.image) for picture in panel]
     captions = [_wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)]
     line_height = FONT_SIZE + 5
     top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
@@ -168,9 +169,18 @@ def draw_panel(panel: list[Picture]) -> Image.Image:
     return sheet
 
 
-def _enlarged(image: np.ndarray) -> Image.Image:
-    """As an RGB picture at least ``CELL`` wide: each pixel becomes a square of whole pixels."""
-    pixels = np.broadcast_to(to_uint8(image), (*image.shape[:2], 3))
+def _sized(image: np.ndarray) -> Image.Image:
+    """As an RGB picture from ``CELL`` to ``LARGEST`` wide.
+
+    Each pixel becomes a square of whole pixels, or a square of whole pixels becomes one.
+    """
+    pixels = to_uint8(image)
+    reduction = math.ceil(image.shape[1] / LARGEST)
+    if reduction > 1:
+        gray = pixels.shape[2] == 1
+        small = Image.fromarray(pixels[..., 0] if gray else pixels).reduce(reduction)
+        return small.convert("RGB")
+    pixels = np.broadcast_to(pixels, (*image.shape[:2], 3))
     factor = math.ceil(CELL / image.shape[1])
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1), "RGB")
 

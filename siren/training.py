@@ -14,21 +14,27 @@ import numpy as np
 from tqdm import tqdm
 
 from siren.checkpoint import State
-from siren.coordinates import grid, spacing
+from siren.coordinates import spacing, strip
+from siren.gradient import POINTS_AT_ONCE as LARGE
+from siren.gradient import Gradient
 from siren.metrics import psnr
 from siren.optimizer import constant
+from siren.points import Loaded, stratified
+from siren.tasks import at
 
 FETCH_EVERY = 0.05  # seconds between two looks at the losses, for which a GPU's queue must run dry
 LINE_EVERY = 100  # epochs between two progress lines where output is not a terminal
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
+SAMPLE = 1 << 16  # points of a fixed sample, where judging by all of them would take too long
 
 
 @dataclass
 class Epoch:
     """State after ``epoch`` updates.
 
-    ``validation`` is the loss on points held out, None where there are none; ``psnr`` is in dB,
-    None if it was not measured.
+    ``validation`` is the loss on the points that choose the best epoch; None where there are none,
+    and, in a training by batches, where it was not measured. ``psnr`` is in dB, None if it was not
+    measured.
     """
 
     epoch: int
@@ -43,8 +49,8 @@ class Training:
     """How a training went.
 
     ended    "finished", "interrupted" (Ctrl-C) or "diverged" (the loss was not finite)
-    best     the epoch whose parameters the network now has: the one of lowest validation loss if
-             points were held out, else of lowest loss; None where not a single loss was finite
+    best     the epoch whose parameters the network now has: the one of lowest validation loss
+             where that was measured, else of lowest loss; None where not a single loss was finite
     history  one ``Epoch`` for each loss computed
     """
 
@@ -60,6 +66,8 @@ class Training:
             self.ended = "diverged"
             return
         self.history.append(state)
+        if self.history[0].validation is not None and state.validation is None:
+            return  # the loss of a batch says little
         if self.best is None or criterion(state) < criterion(self.best):
             self.best = state
 
@@ -74,8 +82,9 @@ def train(
     checkpoint=None,
     stop=None,
     preview=None,
+    batch=None,
 ) -> Training:
-    """Train ``network`` on ``task`` by ``epochs`` full-batch steps of ``optimizer``.
+    """Train ``network`` on ``task`` by ``epochs`` steps of ``optimizer``.
 
     ``schedule``, one of ``siren.optimizer``, gives the factor of the learning rate as a function
     of the share of steps done. The network ends with the parameters of lowest loss (of lowest
@@ -88,10 +97,16 @@ def train(
     ``checkpoint``, a ``siren.checkpoint.Checkpoint``, is where the state is saved from time to time
     and when the loop is stopped; if it has a state, the training goes on from there, and ends with
     the same network, bit for bit, as if it had never been interrupted.
+
+    ``batch``, a ``siren.points.Batch``, is the subset of the points that each step looks at; None:
+    all of them. The best epoch of such a training is one of those whose PSNR is measured. It is
+    chosen by a fixed sample of the points held out or, where there are none, of all (unless the
+    loss is one of the whole grid, which is exact in any case). The PSNR is then that of a fixed
+    sample too, as it is for large pictures; ``score`` has it of all.
     """
-    coordinates, target, *held_out = (
-        jt.array(array).stop_grad() for array in (task.coordinates, task.target, *task.held_out)
-    )
+    gradient_of = Gradient(network, task, engine, batch)
+    judges = _judges(task, batch)
+    pixels = None if batch is None and task.reference[..., 0].size <= LARGE else _sample(task)
     training = Training()
     best = jt.array(network.flat.numpy())
     lowest = jt.array(np.float32([np.inf]))
@@ -139,26 +154,28 @@ def train(
 
         try:
             for epoch in range(first, epochs + 1):
-                loss = task.loss(network, coordinates, target, engine)
-                (gradient,) = jt.grad(loss, [network.flat])
+                measured = epoch % measure_every == 0 or epoch == epochs
+                loss, gradient = gradient_of(epoch)
                 validation = None
-                if held_out:
-                    validation = engine.squared_error(network, *held_out, order=0)
-                judged = loss if validation is None else validation
-                better = judged.reshape((1,)) < lowest
-                best.update(jt.ternary(better.broadcast(best), network.flat, best))
-                lowest.update(jt.ternary(better, judged.reshape((1,)), lowest))
+                if judges is not None and (batch is None or measured):
+                    validation = task.loss(network, *judges, engine).stop_grad()
+                judged = loss if judges is None else validation
+                if judged is not None:
+                    better = judged.reshape((1,)) < lowest
+                    best.update(jt.ternary(better.broadcast(best), network.flat, best))
+                    lowest.update(jt.ternary(better, judged.reshape((1,)), lowest))
                 results = [loss.stop_grad()] + ([] if validation is None else [validation])
                 jt.sync([*results, gradient, best, lowest])
                 quality = None
-                measured = epoch % measure_every == 0 or epoch == epochs
                 shown = preview is not None and epoch % preview.every == 0
-                if measured or shown:
+                if shown or (measured and pixels is None):
                     output = picture(network, engine, task.reference.shape[:2])
                     quality = score(task, output)
                     if shown and np.isfinite(output).all():
                         with _told("preview.png"):
                             preview.see(task.restore(output))
+                elif measured:
+                    quality = _sampled_score(task, network, engine, pixels)
                 now = time.perf_counter()
                 pending.append(_Pending(epoch, results, quality, now - start))
                 if quality is not None or now - fetched > FETCH_EVERY:
@@ -235,6 +252,34 @@ def score(task, output: np.ndarray) -> float:
     return psnr(task.restore(output), task.reference, mask=task.scored)
 
 
+def _judges(task, batch):
+    """Coordinates and targets, as Vars, of the points that choose the best epoch, or None."""
+    points = task.held_out
+    if points is None:
+        if batch is None or not task.pointwise:
+            return None
+        points = task.points
+    return Loaded(points).at(stratified(len(points), min(len(points), SAMPLE), 0.5))
+
+
+def _sample(task) -> np.ndarray:
+    """Numbers of the pixels, spread over all that are scored, by which progress is measured."""
+    count = task.reference[..., 0].size
+    if task.scored is None:
+        return stratified(count, min(count, SAMPLE), 0.5)
+    scored = np.flatnonzero(task.scored)
+    return scored[stratified(len(scored), min(len(scored), SAMPLE), 0.5)]
+
+
+def _sampled_score(task, network, engine, pixels: np.ndarray) -> float:
+    """``score`` of some pixels (n,) alone."""
+    axes = [np.linspace(-1, 1, n) for n in task.reference.shape[:2]]
+    rows, columns = np.divmod(pixels, len(axes[1]))
+    points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
+    (values,) = evaluate(network, engine, points, order=0)
+    return psnr(task.restore(values, pixels), at(task.reference, pixels))
+
+
 def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1.0)):
     """The network's streams (value, gradient, Laplacian up to ``order``) at ``coordinates`` (N, 2).
 
@@ -251,8 +296,7 @@ def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1
 
 def picture(network, engine, shape) -> np.ndarray:
     """The network on the pixel grid of ``shape`` (height, width): (height, width, channels)."""
-    (values,) = evaluate(network, engine, grid(*shape), order=0)
-    return values.reshape((*shape, -1))
+    return _on_grid(network, engine, shape, 0)[0]
 
 
 def derivatives(network, engine, shape):
@@ -260,8 +304,22 @@ def derivatives(network, engine, shape):
 
     Returns (along rows, along columns, Laplacian), each (height, width, channels).
     """
-    _, *streams = evaluate(network, engine, grid(*shape), order=2, scale=spacing(*shape))
-    return tuple(stream.reshape((*shape, -1)) for stream in streams)
+    return tuple(_on_grid(network, engine, shape, 2, spacing(*shape))[1:])
+
+
+def _on_grid(network, engine, shape, order: int, scale=(1.0, 1.0)) -> list[np.ndarray]:
+    """Streams on the pixel grid of ``shape``, each (height, width, channels), by strips of rows."""
+    height, width = shape
+    at_once = max(1, POINTS_AT_ONCE // width)
+    whole: list[np.ndarray] = []
+    for first in range(0, height, at_once):
+        last = min(height, first + at_once)
+        streams = evaluate(network, engine, strip(height, width, first, last), order, scale)
+        if not whole:
+            whole = [np.empty((height, width, stream.shape[1]), np.float32) for stream in streams]
+        for picture, stream in zip(whole, streams):
+            picture[first:last] = stream.reshape((last - first, width, -1))
+    return whole
 
 
 class _Progress:

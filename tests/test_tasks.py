@@ -41,7 +41,9 @@ class Painted:
 
 
 def loss(task, engine, network=None):
-    return task.loss(network, jt.array(task.coordinates), jt.array(task.target), engine).item()
+    return task.loss(
+        network, jt.array(task.points.coordinates), jt.array(task.points.target), engine
+    ).item()
 
 
 def test_fit_is_pixel_mse(two_images):
@@ -60,12 +62,12 @@ def test_inpaint_gives_distinct_pixels_and_scores_the_others(two_images):
     assert (task.scored == ~task.given).all()
     assert (task.masked[task.given] == image[task.given]).all()
     assert (task.masked[~task.given] == 0).all()  # mid-gray
-    assert task.target.shape == (100, 1, channels)
+    assert task.points.target.shape == (100, 1, channels)
 
     # each coordinate belongs to its value
-    rows = np.rint((task.coordinates[:, 0] + 1) / spacing(height, width)[0]).astype(int)
-    columns = np.rint((task.coordinates[:, 1] + 1) / spacing(height, width)[1]).astype(int)
-    assert (image[rows, columns] == task.target[:, 0]).all()
+    rows = np.rint((task.points.coordinates[:, 0] + 1) / spacing(height, width)[0]).astype(int)
+    columns = np.rint((task.points.coordinates[:, 1] + 1) / spacing(height, width)[1]).astype(int)
+    assert (image[rows, columns] == task.points.target[:, 0]).all()
     assert len(set(zip(rows, columns))) == 100
 
     again, another = Inpaint(image, 100, seed=7), Inpaint(image, 100, seed=8)
@@ -80,7 +82,7 @@ def test_poisson_target_is_the_laplacian_of_every_channel(two_images):
 
     for channel in range(image.shape[2]):
         expected = ndimage.laplace(image[..., channel], mode="nearest").ravel()
-        np.testing.assert_allclose(task.target[:, 0, channel], expected, atol=1e-5)
+        np.testing.assert_allclose(task.points.target[:, 0, channel], expected, atol=1e-5)
     assert loss(task, Painted(image)) < 1e-12
     # a constant is invisible to the loss, and put right by restore
     assert loss(task, Painted(image + 0.3)) < 1e-12
@@ -129,8 +131,8 @@ def test_edit_target_of_the_exact_operators_is_sobel(two_images):
     task = Edit(image, other, "forward", "average", 0.5)
     rows, columns = operators.sobel_gradient((image + other) / 2)
     channels = image.shape[2]
-    np.testing.assert_allclose(task.target[:, 0], rows.reshape(-1, channels), atol=1e-5)
-    np.testing.assert_allclose(task.target[:, 1], columns.reshape(-1, channels), atol=1e-5)
+    np.testing.assert_allclose(task.points.target[:, 0], rows.reshape(-1, channels), atol=1e-5)
+    np.testing.assert_allclose(task.points.target[:, 1], columns.reshape(-1, channels), atol=1e-5)
 
 
 @pytest.mark.parametrize("operator", operators.OPERATORS)
@@ -255,8 +257,8 @@ def test_baselines(two_images):
     task = Edit(image, other, "forward", "mixed", 0.5)
     assert task.baselines()[0][1] is task.reference
     task = Inpaint(image, 100, seed=0, hold_out=0.1)
-    assert len(task.coordinates) + len(task.held_out[0]) == 100
-    assert not set(map(tuple, task.coordinates)) & set(map(tuple, task.held_out[0]))
+    assert len(task.points.coordinates) + len(task.held_out.coordinates) == 100
+    assert not set(map(tuple, task.points.coordinates)) & set(map(tuple, task.held_out.coordinates))
     for _, filled in task.baselines():
         np.testing.assert_allclose(filled[task.given], image[task.given], atol=1e-3)
 
@@ -284,8 +286,8 @@ def test_inpaint_with_a_mask_fills_in_what_is_missing(two_images):
     assert (task.given == ~missing).all()
     assert (task.scored == missing).all()
     count = image[..., 0].size - 36
-    assert len(task.coordinates) == count - int(0.1 * count)
-    assert len(task.held_out[0]) == int(0.1 * count)
+    assert len(task.points.coordinates) == count - int(0.1 * count)
+    assert len(task.held_out.coordinates) == int(0.1 * count)
     assert (task.masked[~missing] == image[~missing]).all()
     for _, filled in task.baselines():
         np.testing.assert_allclose(filled[~missing], image[~missing], atol=1e-5)
@@ -310,11 +312,11 @@ def test_cloning_a_region_of_the_image_itself_changes_nothing(two_images):
     # pure cloning: inside the region the composite has the other's gradient, outside the image's
     task = Edit(image, other, "fd", "average", 0.0, region=region)
     exact = Edit(image, other, "fd", "average", 0.0)
-    inside = task.target.reshape(*image.shape[:2], 2, -1)[region]
-    assert (inside == exact.target.reshape(*image.shape[:2], 2, -1)[region]).all()
+    inside = task.points.target.reshape(*image.shape[:2], 2, -1)[region]
+    assert (inside == exact.points.target.reshape(*image.shape[:2], 2, -1)[region]).all()
     own = Edit(image, image, "fd", "average", 0.0)
-    outside = task.target.reshape(*image.shape[:2], 2, -1)[~region]
-    assert (outside == own.target.reshape(*image.shape[:2], 2, -1)[~region]).all()
+    outside = task.points.target.reshape(*image.shape[:2], 2, -1)[~region]
+    assert (outside == own.points.target.reshape(*image.shape[:2], 2, -1)[~region]).all()
     difference = (task.reference - image)[~region].mean(0)
     np.testing.assert_allclose(difference, 0, atol=1e-5)
     np.testing.assert_allclose(task.restore(task.reference + 0.4), task.reference, atol=1e-5)
@@ -327,7 +329,7 @@ def test_an_offset_moves_the_region_and_its_image(two_images):
     task = Edit(image, other, "fd", "average", 0.0, region=region, offset=(3, -2))
     assert (~task.outside).sum() == 16
     assert (~task.outside)[7:11, 1:5].all()
-    gradients = task.target.reshape(*image.shape[:2], 2, -1)
+    gradients = task.points.target.reshape(*image.shape[:2], 2, -1)
     rows, columns = operators.fd_gradient(other)
     np.testing.assert_allclose(gradients[7:10, 1:4, 0], rows[4:7, 3:6], atol=1e-6)
     np.testing.assert_allclose(gradients[7:10, 1:4, 1], columns[4:7, 3:6], atol=1e-6)

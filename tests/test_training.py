@@ -95,7 +95,7 @@ def test_the_best_epoch_is_chosen_by_held_out_pixels(data):
     validations = [state.validation for state in result.history]
     assert result.best.validation == min(validations)
     assert result.best.loss > min(state.loss for state in result.history)  # it overfits
-    x, pixels = task.held_out
+    x, pixels = task.held_out.coordinates, task.held_out.target
     output = value(layers_of(network), 30.0, x.astype(np.float64))
     assert ((output - pixels[:, 0]) ** 2).mean() == pytest.approx(min(validations), rel=1e-3)
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from siren.pictures import Picture
+from siren.points import Points
 
 
 class Task(Protocol):
@@ -14,43 +15,66 @@ class Task(Protocol):
 
     reference    (height, width, channels) float32 in [-1, 1]: what the result is scored against
     scored       (height, width) bool mask of the pixels that are scored, or None for all
-    coordinates  (N, 2) float32: the points trained on
-    target       (N, K, channels) float32: K supervised streams at each of them
-    held_out     () or (coordinates (M, 2), pixels (M, 1, channels)): given points that are not
-                 trained on, to choose the best epoch by
-    random       the NumPy generator that the loss draws from, or None
+    points       what is trained on
+    held_out     given points that are not trained on, to choose the best epoch by, or None
+    pointwise    whether the loss is a mean over points, so that any of them can be taken; else it
+                 is one of the grid as a whole, ``judge`` of ``seen``
+    prior        one of ``siren.priors``, which is added to the loss, or None
+    random       the NumPy generator that the prior draws from, or None
     shown        the pictures of the panel's left side: the inputs and what the network saw
     derivatives  highest order of the network's own derivatives worth a picture: 0, 1 or 2
     """
 
     reference: np.ndarray
     scored: np.ndarray | None
-    coordinates: np.ndarray
-    target: np.ndarray
-    held_out: tuple[np.ndarray, ...]
+    points: Points
+    held_out: Points | None
+    pointwise: bool
+    prior: Any
     random: np.random.Generator | None
     shown: list[Picture]
     derivatives: int
 
     def loss(self, network: Any, coordinates: Any, target: Any, engine: Any) -> Any:
-        """Loss as a scalar Var; ``coordinates`` and ``target`` are the task's own, as Vars."""
+        """Loss without prior as a scalar Var, given coordinates and target of points as Vars.
+
+        All of ``points``, or, where the loss is pointwise, any.
+        """
+        ...
+
+    def seen(self, network: Any, coordinates: Any, engine: Any) -> Any:
+        """What a loss of the whole grid looks at, at any points, as a Var; only there."""
+        ...
+
+    def judge(self, seen: Any, target: Any) -> Any:
+        """The loss of the whole grid, given what is seen at all of ``points``; only there."""
         ...
 
     def baselines(self) -> list[tuple[str, np.ndarray]]:
         """Pictures that classical methods make of the same data, by name."""
         ...
 
-    def restore(self, output: np.ndarray) -> np.ndarray:
-        """Add to the network's picture what the loss cannot carry; same shape."""
+    def restore(self, output: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
+        """Add to the network's picture what the loss cannot carry; same shape.
+
+        Given numbers of ``pixels`` (n,), ``output`` is (n, channels), and what has to be added is
+        estimated from them.
+        """
         ...
+
+
+def at(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+    """``picture`` (height, width, ...), or (n, ...) of it given numbers of pixels (n,)."""
+    return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]
 
 
 def with_mean_of(output: np.ndarray, reference: np.ndarray, where=None) -> np.ndarray:
     """``output`` moved to the mean of ``reference``, channel by channel; nothing is stretched.
 
     A gradient or a Laplacian determines a picture up to such a constant. ``where``, a bool mask
-    (height, width), says which pixels' mean is meant; None: all.
+    (height, width), says which pixels' mean is meant; None: all. Instead of pictures there may be
+    some of their pixels (n, channels).
     """
-    where = np.ones(output.shape[:2], bool) if where is None else where
+    where = np.ones(output.shape[:-1], bool) if where is None or not where.any() else where
     shift = reference[where].mean(0, dtype=np.float64) - output[where].mean(0, dtype=np.float64)
     return (output + shift).astype(np.float32)

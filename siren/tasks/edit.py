@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from siren import operators, pictures, solvers
-from siren.coordinates import grid
 from siren.pictures import Picture
-from siren.tasks import with_mean_of
+from siren.points import Points
+from siren.tasks import at, with_mean_of
 
 
 class Edit:
@@ -31,8 +31,8 @@ class Edit:
     """
 
     scored = None
-    held_out = ()
-    random = None
+    held_out = None
+    prior = random = None
     derivatives = 1
 
     def __init__(
@@ -68,10 +68,9 @@ class Edit:
 
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
         rows, columns = field(gradient)
-        self.coordinates = grid(height, width)
-        self.target = np.stack(
-            [rows.reshape(-1, channels), columns.reshape(-1, channels)], axis=1
-        ).astype(np.float32)
+        self.pointwise = operators.pointwise(operator, self.norm)
+        both = [rows.reshape(-1, channels), columns.reshape(-1, channels)]
+        self.points = Points((height, width), np.stack(both, axis=1).astype(np.float32))
         picture, largest = pictures.magnitude(rows, columns)
         self.shown = [
             Picture("image 1", image),
@@ -89,13 +88,24 @@ class Edit:
             network, coordinates, target, 1, shape, self.operator, engine, self.norm
         )
 
+    def seen(self, network, coordinates, engine):
+        """As ``operators.seen``."""
+        shape = self.reference.shape[:2]
+        return operators.seen(network, coordinates, 1, shape, self.operator, engine)
+
+    def judge(self, seen, target):
+        """As ``operators.judge``."""
+        shape = self.reference.shape[:2]
+        return operators.judge(seen, target, 1, shape, self.operator, self.norm)
+
     def baselines(self):
         """The direct solution, which is also the reference."""
         return [("direct", self.reference)]
 
-    def restore(self, output: np.ndarray) -> np.ndarray:
+    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a gradient does not carry."""
-        return with_mean_of(output, self.reference, self.outside)
+        outside = None if self.outside is None else at(self.outside, pixels)
+        return with_mean_of(output, at(self.reference, pixels), outside)
 
 
 def moved(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren.coordinates import grid
 from siren.pictures import Picture
+from siren.points import Points
 
 
 class Fit:
@@ -15,7 +15,8 @@ class Fit:
     """
 
     scored = None
-    held_out = ()
+    held_out = None
+    pointwise = True
     derivatives = 0
 
     def __init__(self, image: np.ndarray, prior=None):
@@ -23,19 +24,17 @@ class Fit:
         self.reference = image
         self.prior = prior
         self.random = prior and prior.random
-        self.coordinates = grid(height, width)
-        self.target = image.reshape(-1, 1, channels)
+        self.points = Points((height, width), image.reshape(-1, 1, channels))
         self.shown = [Picture("input: every pixel", image)]
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the pixels."""
-        loss = engine.squared_error(network, coordinates, target, order=0)
-        return loss if self.prior is None else loss + self.prior(network, engine)
+        return engine.squared_error(network, coordinates, target, order=0)
 
     def baselines(self):
         """Nothing is missing from a fit's data."""
         return []
 
-    def restore(self, output: np.ndarray) -> np.ndarray:
+    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """A fit carries everything."""
         return output

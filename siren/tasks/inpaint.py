@@ -7,6 +7,7 @@ import numpy as np
 from siren import solvers
 from siren.coordinates import grid
 from siren.pictures import Picture
+from siren.points import Points
 
 
 class Inpaint:
@@ -22,6 +23,7 @@ class Inpaint:
               pixels to fill in, instead of all but ``points`` random ones
     """
 
+    pointwise = True
     derivatives = 0
 
     def __init__(
@@ -50,9 +52,11 @@ class Inpaint:
         self.scored = ~self.given
         self.prior = prior
         self.random = prior and prior.random
-        coordinates, pixels = grid(height, width), image.reshape(-1, 1, channels)
-        self.coordinates, self.target = coordinates[training], pixels[training]
-        self.held_out = (coordinates[validating], pixels[validating]) if len(validating) else ()
+        values = image.reshape(-1, 1, channels)
+        self.points, held_out = (
+            Points((height, width), values[pixels], pixels) for pixels in (training, validating)
+        )
+        self.held_out = held_out if len(held_out) else None
         share = 100 * points / given.size
         self.shown = [
             Picture("image", image),
@@ -61,8 +65,7 @@ class Inpaint:
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the given pixels."""
-        loss = engine.squared_error(network, coordinates, target, order=0)
-        return loss if self.prior is None else loss + self.prior(network, engine)
+        return engine.squared_error(network, coordinates, target, order=0)
 
     def baselines(self):
         """Interpolation of the same pixels, four ways."""
@@ -74,6 +77,6 @@ class Inpaint:
             for method in solvers.INTERPOLATIONS
         ]
 
-    def restore(self, output: np.ndarray) -> np.ndarray:
+    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """The values themselves were trained on."""
         return output

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from siren import operators, pictures, solvers
-from siren.coordinates import grid
 from siren.pictures import Picture
-from siren.tasks import with_mean_of
+from siren.points import Points
+from siren.tasks import at, with_mean_of
 
 
 class Poisson:
@@ -19,8 +19,8 @@ class Poisson:
     """
 
     scored = None
-    held_out = ()
-    random = None
+    held_out = None
+    prior = random = None
     derivatives = 2
 
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
@@ -29,8 +29,8 @@ class Poisson:
         self.operator = operator
         self.norm = operators.ResidualNorm((height, width), residual_norm)
         self.reference = image
-        self.coordinates = grid(height, width)
-        self.target = laplacian.reshape(-1, 1, channels)
+        self.pointwise = operators.pointwise(operator, self.norm)
+        self.points = Points((height, width), laplacian.reshape(-1, 1, channels))
         picture, largest = pictures.signed(laplacian)
         self.shown = [
             Picture("image", image),
@@ -44,11 +44,21 @@ class Poisson:
             network, coordinates, target, 2, shape, self.operator, engine, self.norm
         )
 
+    def seen(self, network, coordinates, engine):
+        """As ``operators.seen``."""
+        shape = self.reference.shape[:2]
+        return operators.seen(network, coordinates, 2, shape, self.operator, engine)
+
+    def judge(self, seen, target):
+        """As ``operators.judge``."""
+        shape = self.reference.shape[:2]
+        return operators.judge(seen, target, 2, shape, self.operator, self.norm)
+
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""
-        laplacian = self.target.reshape(self.reference.shape)
+        laplacian = self.points.target.reshape(self.reference.shape)
         return [("direct", self.restore(solvers.solve_poisson(laplacian)))]
 
-    def restore(self, output: np.ndarray) -> np.ndarray:
+    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a Laplacian does not carry."""
-        return with_mean_of(output, self.reference)
+        return with_mean_of(output, at(self.reference, pixels))

@@ -1,0 +1,258 @@
+"""Points by strips and by batches: the same gradient, exactly or in the mean."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+from numpy_siren import relative_error
+from PIL import Image
+
+from siren import checkpoint, gradient, points, training
+from siren.checkpoint import Checkpoint
+from siren.engine import reference
+from siren.engine.fused import Fused
+from siren.gradient import Gradient
+from siren.images import compact, read_image
+from siren.network import Siren
+from siren.optimizer import Adam, linear
+from siren.points import Batch, Points, stratified
+from siren.priors import TotalVariation
+from siren.tasks.edit import Edit
+from siren.tasks.fit import Fit
+from siren.tasks.inpaint import Inpaint
+from siren.tasks.poisson import Poisson
+
+ROOT = Path(__file__).resolve().parent.parent
+SHAPE = 12, 15
+KINDS = {
+    "fit": lambda a, b: Fit(a),
+    "fit, prior": lambda a, b: Fit(a, TotalVariation(0.1, 0)),
+    "inpaint": lambda a, b: Inpaint(a, 120, 0),
+    "poisson": lambda a, b: Poisson(a, "forward"),
+    "poisson, autograd": lambda a, b: Poisson(a, "autograd"),
+    "poisson, fd, pixel": lambda a, b: Poisson(a, "fd", "pixel"),
+    "edit": lambda a, b: Edit(a, b, "forward", "mixed", 0.5),
+    "edit, fd": lambda a, b: Edit(a, b, "fd", "mixed", 0.5),
+    "edit, energy": lambda a, b: Edit(a, b, "forward", "mixed", 0.5, "energy"),
+}
+
+
+@pytest.fixture
+def images(data):
+    return [read_image(data / name, 1, SHAPE) for name in ("camera.png", "rocket.jpg")]
+
+
+def network():
+    jt.set_global_seed(1)
+    return Siren(hidden_features=16, hidden_layers=1, omega_0=10.0)
+
+
+def whole(kind, images):
+    """Loss and gradient by one call of the task's own loss."""
+    net, task = network(), KINDS[kind](*images)
+    x, target = jt.array(task.points.coordinates), jt.array(task.points.target)
+    loss = task.loss(net, x, target, reference)
+    if task.prior is not None:
+        loss = loss + task.prior(net, reference)
+    (slope,) = jt.grad(loss, [net.flat])
+    return loss.item(), slope.numpy()
+
+
+def stepwise(kind, images, batch=None, engine=reference, step=0):
+    net, task = network(), KINDS[kind](*images)
+    loss, slope = Gradient(net, task, engine, batch)(step)
+    return loss.item(), slope.numpy()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strips_add_up_to_the_whole(images, monkeypatch, kind):
+    loss, slope = whole(kind, images)
+    one = stepwise(kind, images)
+    monkeypatch.setattr(gradient, "POINTS_AT_ONCE", 37)
+    many = stepwise(kind, images)
+    for ours in (one, many):
+        assert ours[0] == pytest.approx(loss, rel=1e-5)
+        assert relative_error(ours[1], slope) < 1e-5
+
+
+def test_strips_with_the_fused_engine(images, monkeypatch):
+    for kind in ("fit", "poisson, fd, pixel", "edit"):
+        loss, slope = whole(kind, images)
+        monkeypatch.setattr(gradient, "POINTS_AT_ONCE", 37)
+        ours = stepwise(kind, images, engine=Fused())
+        assert ours[0] == pytest.approx(loss, rel=1e-4)
+        assert relative_error(ours[1], slope) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_cycle_through_all_strata_has_the_whole_gradient(images, monkeypatch, kind):
+    """If every stratum is gone through once, the mean over batches is exact."""
+    loss, slope = whole(kind, images)
+    monkeypatch.setattr(gradient, "POINTS_AT_ONCE", 13)
+    count = len(KINDS[kind](*images).points)
+    size = 4
+    assert count % size == 0
+
+    class Turn(Batch):
+        def numbers(self, count, step):
+            return stratified(count, self.points, (step + 0.5) / size)
+
+    net, task = network(), KINDS[kind](*images)
+    of_batch = Gradient(net, task, reference, Turn(count // size, 0))
+    if task.prior is not None:
+        task.prior.random.bit_generator.state = np.random.default_rng(0).bit_generator.state
+    losses, slopes = [], []
+    for step in range(size):
+        value, part = of_batch(step)
+        losses.append(value.item())
+        slopes.append(part.numpy().astype(np.float64))
+        if task.prior is not None:  # the same points each time, as in the whole
+            task.prior.random = np.random.default_rng(0)
+    assert np.mean(losses) == pytest.approx(loss, rel=1e-5)
+    assert relative_error(np.mean(slopes, 0), slope) < 1e-4
+    assert relative_error(slopes[0], slope) > 1e-3  # one batch is not the whole
+
+
+def test_every_point_is_drawn_equally_often():
+    """Also where the strata are not whole: exactly, by going through all that can be drawn."""
+    for count, chosen in ((12, 4), (13, 4), (7, 7), (10, 3), (1000, 999)):
+        steps = 4000
+        drawn = np.zeros(count)
+        for step in range(steps):
+            numbers = stratified(count, chosen, (step + 0.5) / steps)
+            assert (np.diff(numbers) >= 0).all()
+            np.add.at(drawn, numbers, 1 / steps)
+        np.testing.assert_allclose(drawn, chosen / count, atol=2 / steps)
+
+
+def test_the_mean_gradient_of_random_batches_is_the_whole_one(images):
+    """With strata of unequal length: 300 of them are about sqrt(300) times nearer than one."""
+    _, slope = whole("fit", images)
+    net, task = network(), KINDS["fit"](*images)
+    of_batch = Gradient(net, task, reference, Batch(77, 5))
+    slopes = np.array([of_batch(step)[1].numpy() for step in range(300)], np.float64)
+    one = np.sqrt(((slopes - slope) ** 2).sum(1).mean())
+    assert np.linalg.norm(slopes.mean(0) - slope) < one / 9
+    assert one > 0.02 * np.linalg.norm(slope)
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    draw = [Batch(5, seed).numbers(100, step) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert (draw[0] == draw[1]).all()
+    assert (draw[0] != draw[2]).any()
+    assert (draw[0] != draw[3]).any()
+
+
+def test_points_are_held_compactly(data, tmp_path):
+    image = read_image(data / "camera.png", 1, SHAPE)
+    task = Fit(image)
+    assert task.points.values.dtype == np.uint8
+    assert (task.points.target[:, 0] == image.reshape(-1, 1)).all()
+    deep = np.random.default_rng(0).integers(0, 65536, SHAPE).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    image = read_image(tmp_path / "deep.png", 1)
+    numbers, levels = compact(image)
+    assert numbers.dtype == np.uint16
+    assert (numbers[..., 0] == deep).all()
+    assert (levels[numbers] == image).all()
+    values = np.float32([[0.1234567]])
+    numbers, levels = compact(values)
+    assert levels is None
+    assert numbers is values
+
+
+def test_loaded_points_are_the_points(images):
+    rng = np.random.default_rng(0)
+    for ours in (
+        Points(SHAPE, images[0].reshape(-1, 1, 1)),
+        Points(SHAPE, rng.normal(size=(180, 2, 3)).astype(np.float32)),
+        Points(SHAPE, images[0].reshape(-1, 1, 1)[[5, 170, 7]], np.array([5, 170, 7])),
+    ):
+        which = rng.integers(0, len(ours), 20)
+        x, target = points.Loaded(ours).at(which)
+        assert (x.numpy() == ours.coordinates[which]).all()
+        assert (target.numpy() == ours.target[which]).all()
+
+
+@pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])
+def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(training, "SAMPLE", 50)
+
+    def train(ours=None, stop=None):
+        net, task = network(), KINDS[kind](*images)
+        optimizer = Adam([net.flat], 1e-3)
+        result = training.train(
+            net, task, reference, 60, optimizer, linear, ours, stop, batch=Batch(40, 3)
+        )
+        return net.flat.numpy(), result
+
+    expected, straight = train()
+    asked = iter([False] * 11 + [True])
+    train(Checkpoint(tmp_path, {}), lambda: next(asked))
+    ours = Checkpoint(tmp_path, {})
+    ours.state = ours.load()
+    assert ours.state.epoch == 12
+    resumed, result = train(ours)
+    assert (resumed == expected).all()
+    assert result.best.epoch == straight.best.epoch
+    assert [s.loss for s in result.history] == [s.loss for s in straight.history]
+    assert all(s.psnr is not None for s in result.history[::5])
+    if kind == "edit, fd":  # the loss of a whole grid is exact
+        assert result.best.loss == min(s.loss for s in result.history)
+    else:
+        measured = [s for s in result.history if s.validation is not None]
+        assert len(measured) < len(result.history)
+        assert result.best.validation == min(s.validation for s in measured)
+
+
+def test_the_sampled_psnr_is_near_that_of_all(images, monkeypatch):
+    monkeypatch.setattr(training, "SAMPLE", 170)
+    for kind in ("fit", "poisson", "edit", "inpaint"):
+        net, task = network(), KINDS[kind](*images)
+        pixels = training._sample(task)
+        if task.scored is not None:
+            assert task.scored.ravel()[pixels].all()
+        ours = training._sampled_score(task, net, reference, pixels)
+        exact = training.score(task, training.picture(net, reference, SHAPE))
+        assert ours == pytest.approx(exact, abs=0.3)
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), "--device", "cpu", *arguments],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "recipe"),
+    [
+        ("fit", "report"),
+        ("poisson", "report"),
+        ("poisson", "tuned"),
+        ("edit", "tuned"),
+        ("inpaint", "tuned"),
+    ],
+)
+def test_tasks_and_recipes_in_batches(tmp_path, task, recipe):
+    size = ["--sidelength", "20", "--hidden_features", "16", "--points", "150", "--epochs", "3"]
+    result = run(
+        "--task", task, "--recipe", recipe, *size, "--batch_points", "64", "--output_dir", tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["options"]["batch_points"] == 64
+    assert np.isfinite(metrics["psnr"])
+
+
+def test_too_large_a_batch_is_refused(tmp_path):
+    result = run("--sidelength", "8", "--batch_points", "65", "--output_dir", tmp_path / "x")
+    assert result.returncode == 2
+    assert "--batch_points 65 is more than the 64 points" in result.stderr
+    assert not (tmp_path / "x").exists()
