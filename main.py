@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import dataclasses
 import math
+import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from siren import recipes, runtime
@@ -61,6 +63,21 @@ class Stop:
 def main() -> int:
     """Run one experiment; returns the exit status."""
     options = parse(sys.argv[1:])
+    status = None
+    try:
+        status = run_guarded(options)
+    finally:
+        # A process of several that simply ended would wait for the others, which wait for it.
+        if runtime.process_count() > 1 and status not in (0, DIVERGED, INTERRUPTED):
+            if status is None:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(FAILED if status is None else status)
+    return status
+
+
+def run_guarded(options: argparse.Namespace) -> int:
+    """Run one experiment; what goes wrong is one sentence and an exit status."""
     try:
         return render(options) if options.task == "render" else run(options)
     except Problem as problem:
@@ -80,30 +97,33 @@ def main() -> int:
 def run(options: argparse.Namespace) -> int:
     """Check the input, then train and save."""
     from siren.checkpoint import FolderInUse, locked
+    from siren.files import remove_unfinished
 
-    inputs = read_inputs(options)
+    inputs = list(read_inputs(options))
+    if runtime.process_number() > 0:  # the first one writes, and talks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for good)
+        return run_locked(options, inputs)
     with contextlib.ExitStack() as stack:
         open_output(stack, options)
         try:
             stack.enter_context(locked(options.output_dir))
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        return run_locked(options, *inputs)
+        remove_unfinished(options.output_dir)
+        return run_locked(options, inputs)
 
 
-def run_locked(options: argparse.Namespace, image, other, mask) -> int:
-    """Train and save, in an output folder that no other run uses."""
-    from siren.files import remove_unfinished
-
-    remove_unfinished(options.output_dir)
+def run_locked(options: argparse.Namespace, inputs: list) -> int:
+    """Train and save, in an output folder that no other run uses; empties ``inputs``."""
     device = runtime.start(options.device, options.verbose)
     import jittor
 
-    from siren import checkpoint, training
+    from siren import checkpoint, ranks, training
     from siren import optimizer as optimizers
     from siren.engine import choose
     from siren.network import Siren
     from siren.preview import Preview
+    from siren.tasks import only_train
 
     on_gpu = bool(jittor.flags.use_cuda)
     if options.precision == "auto":
@@ -114,8 +134,10 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
             "--device cuda why there is none"
         )
     engine = choose(options.engine, options.precision)
-    jittor.set_global_seed(options.seed)
-    task = make_task(options, image, other, mask)
+    jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
+    task = make_task(options, *inputs)
+    height, width = inputs[0].shape[:2]
+    inputs.clear()
     batch = make_batch(options, len(task.points))
     network = Siren(
         out_features=options.channels,
@@ -123,7 +145,6 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
         hidden_layers=options.hidden_layers,
         omega_0=options.omega_0,
     )
-    height, width = image.shape[:2]
     print(
         f"{options.task}: {shown_path(options.input_path)} at {height} x {width}, "
         f"{len(task.points)} points, {options.epochs} epochs, device {device}",
@@ -135,9 +156,17 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
         optimizer = optimizers.Adam([network.flat], options.lr)
     schedule = getattr(optimizers, options.schedule)
     ours = checkpoint.Checkpoint(options.output_dir, identity(options, device, task))
+    names = ranks.disagreements({**ours.identity, "resume": options.resume})
+    if names:
+        what = "the image" if names == ["data"] else "--" + ", --".join(names)
+        raise Problem(f"the processes do not agree on {what}; start all of them with the same")
+    if ranks.number() > 0:
+        only_train(task, ranks.share(len(task.points)))
     if options.resume:
         try:
-            ours.state = ours.load()
+            ours.state = ours.load(
+                ranks.of_the_first(ours.content() if not ranks.number() else b"")
+            )
         except checkpoint.StateError as error:
             raise Problem(f"--resume: {error}; leave it out to start anew") from error
         print(f"resumed at epoch {ours.state.epoch}", flush=True)
@@ -164,6 +193,8 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
             if stop.requested:  # Jittor's compiler was interrupted too
                 raise KeyboardInterrupt from None
             raise
+    if ranks.number() > 0:
+        return 0  # which waits for the first one
     if result.best is None:
         if result.ended == "interrupted":
             raise KeyboardInterrupt
@@ -277,6 +308,8 @@ def save(options: argparse.Namespace, task, network, engine, result, preview) ->
 
 def render(options: argparse.Namespace) -> int:
     """Draw a trained network at any size."""
+    if runtime.process_count() > 1:
+        raise Problem("--task render draws in one process; start it without mpirun")
     from siren import report
     from siren.images import write_png
 

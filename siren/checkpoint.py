@@ -90,18 +90,26 @@ class Checkpoint:
         np.savez(content, record=np.array(json.dumps(record)), **arrays)
         write_bytes(self.path, content.getvalue())
 
-    def load(self) -> State:
-        """The saved state; StateError if there is none, or one of another run."""
+    def content(self) -> bytes:
+        """The saved state as it is; StateError if there is none."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            raise StateError(f"there is no interrupted run in {self.folder}") from None
+        except OSError as error:
+            raise StateError(f"{self.path} cannot be read ({error.strerror or error})") from error
+
+    def load(self, content: bytes | None = None) -> State:
+        """The state in ``content``, by default the saved one; StateError as for another run's."""
+        content = self.content() if content is None else content
+        try:
+            with np.load(io.BytesIO(content), allow_pickle=False) as file:
                 record = json.loads(str(file["record"]))
                 count = sum(name.startswith("optimizer_") for name in file.files)
                 optimizer = [file[f"optimizer_{i}"] for i in range(count)]
                 arrays = {name: file[name] for name in ("flat", "best", "lowest")}
             identity = record.pop("identity")
             state = State(**record, **arrays, optimizer=optimizer)
-        except FileNotFoundError:
-            raise StateError(f"there is no interrupted run in {self.folder}") from None
         except Exception as error:  # a broken file can raise nearly anything in zipfile and NumPy
             raise StateError(f"{self.path} is damaged ({type(error).__name__})") from error
         for name, value in self.identity.items():

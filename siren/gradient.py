@@ -1,11 +1,16 @@
-"""Loss and gradient of one step, over as many points as there are: a strip of them at a time."""
+"""Loss and gradient of one step, over as many points as there are: a strip of them at a time.
+
+Several processes (``siren.ranks``) share the points, and add up what they find.
+"""
 
 from __future__ import annotations
 
 import jittor as jt
 import numpy as np
 
+from siren import ranks
 from siren.points import Batch, Loaded
+from siren.priors import POINTS as PRIOR_POINTS
 
 POINTS_AT_ONCE = 1 << 20  # coordinates and targets of more points are made anew, strip by strip
 
@@ -27,48 +32,56 @@ class Gradient:
         self.task = task
         self.engine = engine
         self.batch = batch
-        self.points = Loaded(task.points)
         self.count = len(task.points)
-        self.everything = None
-        if batch is None and self.count <= POINTS_AT_ONCE:
+        self.share = ranks.share(self.count)
+        self.points = Loaded(task.points, self.share)
+        self.target = self.everything = None
+        if batch is None and self.count <= POINTS_AT_ONCE and ranks.count() == 1:
             self.everything = self.points.at(np.arange(self.count))
+        elif not task.pointwise:
+            self.target = self._gathered([self.points.at(np.arange(*_ends(self.share)))[1]])
 
     def __call__(self, step: int):
         """(loss, gradient) as Vars, a scalar and the shape of ``network.flat``, for that step."""
-        prior = self.task.prior and self.task.prior(self.network, self.engine)
+        share = ranks.share(PRIOR_POINTS)
+        prior = self.task.prior and self.task.prior(self.network, self.engine, share)
         if self.everything is not None:
             loss = self.task.loss(self.network, *self.everything, self.engine)
             loss = loss if prior is None else loss + prior
             return loss, self._gradient(loss)
-        numbers = np.arange(self.count)
+        total, numbers = self.count, np.arange(*_ends(self.share))
         if self.batch is not None:
-            numbers = self.batch.numbers(self.count, step)
-        if self.task.pointwise:
-            loss, gradient = self._mean_over_points(numbers)
-        else:
-            loss, gradient = self._of_the_grid(numbers)
+            total, drawn = self.batch.points, self.batch.numbers(self.count, step)
+            numbers = drawn[slice(*np.searchsorted(drawn, _ends(self.share)))]
+        find = self._mean_over_points if self.task.pointwise else self._of_the_grid
+        loss, gradient = find(numbers, total)
         if prior is not None:
             loss, gradient = loss + prior, gradient + self._gradient(prior)
-        return loss, gradient
+        if ranks.count() == 1:
+            return loss, gradient
+        both = ranks.summed(jt.concat([gradient, loss.reshape((1,))], dim=0))
+        both.sync()
+        return both[-1:], both[:-1]
 
     def _gradient(self, loss):
         return jt.grad(loss, [self.network.flat])[0]
 
-    def _mean_over_points(self, numbers):
-        parts = []
+    def _mean_over_points(self, numbers, total):
+        parts = [jt.zeros((1,)), jt.zeros(self.network.flat.shape)] if len(numbers) == 0 else []
         for strip in _strips(numbers):
             part = self.task.loss(self.network, *self.points.at(strip), self.engine)
-            share = len(strip) / len(numbers)
+            share = len(strip) / total
             parts = _added(parts, [share * part, share * self._gradient(part)])
         return parts
 
-    def _of_the_grid(self, numbers):
+    def _of_the_grid(self, numbers, total):
         seen = self._seen()
-        loss = self.task.judge(seen, self.points.at(np.arange(self.count))[1])
+        loss = self.task.judge(seen, self.target)
         (slope,) = jt.grad(loss, [seen])
-        slope = slope.stop_grad() * (self.count / len(numbers))
+        slope = slope.stop_grad() * (self.count / total)
+        loss = loss.stop_grad() / ranks.count()  # all of them have the whole one
         jt.sync([loss, slope])
-        parts = []
+        parts = [jt.zeros(self.network.flat.shape)] if len(numbers) == 0 else []
         for strip in _strips(numbers):
             coordinates, _ = self.points.at(strip)
             seen = self.task.seen(self.network, coordinates, self.engine)
@@ -79,12 +92,25 @@ class Gradient:
     def _seen(self):
         """What the loss of the grid looks at, of all points, as a Var without history."""
         parts = []
-        for strip in _strips(np.arange(self.count)):
+        for strip in _strips(np.arange(*_ends(self.share))):
             coordinates, _ = self.points.at(strip)
             seen = self.task.seen(self.network, coordinates, self.engine).stop_grad()
             seen.sync()
             parts.append(seen)
-        return jt.concat(parts, dim=0).start_grad()
+        return self._gathered(parts).start_grad()
+
+    def _gathered(self, parts):
+        """All processes' ``parts`` of their shares of the points, as one Var."""
+        if ranks.count() > 1:
+            first, last = _ends(self.share)
+            shape = parts[0].shape[1:]
+            parts = [jt.zeros((first, *shape)), *parts, jt.zeros((self.count - last, *shape))]
+            parts = [part for part in parts if part.shape[0]]
+        return ranks.summed(jt.concat(parts, dim=0))
+
+
+def _ends(share: range) -> tuple[int, int]:
+    return share.start, share.stop
 
 
 def _strips(numbers):

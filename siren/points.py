@@ -24,10 +24,19 @@ class Points:
         self.shape = shape
         self.values, self.levels = compact(values)
         self.pixels = None if pixels is None else pixels.astype(np.int32)
+        self.count = len(values)
+        self.kept = range(self.count)
 
     def __len__(self) -> int:
         """N."""
-        return len(self.values)
+        return self.count
+
+    def keep(self, share: range) -> None:
+        """Forget all points but those of ``share``; they keep their numbers."""
+        mine = slice(share.start, share.stop)
+        self.values = self.values[mine].copy()
+        self.pixels = None if self.pixels is None else self.pixels[mine].copy()
+        self.kept = share
 
     @property
     def target(self) -> np.ndarray:
@@ -48,26 +57,33 @@ class Points:
 class Loaded:
     """``Points`` as Vars, from which coordinates and targets are made where they are wanted.
 
-    A point takes the bytes of its values, and four where ``pixels`` are listed.
+    A point takes the bytes of its values, and four where ``pixels`` are listed. Only those of
+    ``share``, a range of their numbers, are taken over; None: all.
     """
 
-    def __init__(self, points: Points):
+    def __init__(self, points: Points, share: range | None = None):
         height, width = points.shape
+        share = range(len(points)) if share is None else share
+        mine = slice(share.start - points.kept.start, share.stop - points.kept.start)
+        self.first = share.start
         self.width = width
         self.rows, self.columns = (
             jt.array(np.linspace(-1, 1, n).astype(np.float32)).stop_grad() for n in (height, width)
         )
-        self.values = jt.array(points.values).stop_grad()
+        self.values = jt.array(points.values[mine]).stop_grad()
         self.levels = None if points.levels is None else jt.array(points.levels).stop_grad()
-        self.pixels = None if points.pixels is None else jt.array(points.pixels).stop_grad()
+        self.pixels = None if points.pixels is None else jt.array(points.pixels[mine]).stop_grad()
 
     def at(self, numbers: np.ndarray):
         """Coordinates (n, 2) and targets (n, K, channels), float32 Vars, of points (n,)."""
-        index = jt.array(numbers.astype(np.int32))
+        index = jt.array((numbers - self.first).astype(np.int32))
         values = self.values[index]
         if self.levels is not None:
             values = self.levels[values.int32()]
-        pixels = index if self.pixels is None else self.pixels[index]
+        if self.pixels is None:
+            pixels = jt.array(numbers.astype(np.int32))
+        else:
+            pixels = self.pixels[index]
         rows, columns = self.rows[pixels // self.width], self.columns[pixels % self.width]
         return jt.stack([rows, columns], dim=1).stop_grad(), values.stop_grad()
 

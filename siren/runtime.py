@@ -97,6 +97,8 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
         settings["log_silent"] = "0" if verbose else "1"
     if "OMPI_COMM_WORLD_SIZE" not in user:
         settings["use_mpi"] = "0"
+    elif process_count() > 1:
+        settings["OMP_NUM_THREADS"] = str(_threads_of_a_process(user))
 
     cuda = _find_cuda() if device != "cpu" else _Cuda()
     settings["nvcc_path"] = cuda.nvcc  # empty: a CPU build
@@ -145,6 +147,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         _check_python()
         _check_numpy()
         _check_compiler()
+        _check_mpi()
         reason = _find_cuda().reason if device != "cpu" else ""
         if reason and device == "cuda":
             raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
@@ -182,6 +185,16 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         # Jittor builds machine code for sm_90 at most; with PTX beside it newer GPUs can run it.
         jt.flags.nvcc_flags = jt.flags.nvcc_flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")
     return "cuda" if use_cuda else "cpu"
+
+
+def process_count() -> int:
+    """How many processes mpirun has started; 1 without it."""
+    return int(_user_environment().get("OMPI_COMM_WORLD_SIZE", 1))
+
+
+def process_number() -> int:
+    """Which of them this one is, from 0."""
+    return int(_user_environment().get("OMPI_COMM_WORLD_RANK", 0))
 
 
 def describe() -> Environment:
@@ -243,7 +256,28 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def _threads_of_a_process(user: dict[str, str]) -> int:
+    """Threads for one of several processes: the processors it is bound to, or an equal part."""
+    processes = int(user.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    return max(1, min(len(os.sched_getaffinity(0)), (os.cpu_count() or 1) // processes))
+
+
 # ---- the machine: interpreter, NumPy, compiler ------------------------------------------------
+
+
+def _check_mpi() -> None:
+    user = _user_environment()
+    if "OMPI_COMM_WORLD_SIZE" not in user:
+        return
+    if user.get("use_mpi", "1") != "1":
+        raise RuntimeProblem(
+            "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
+        )
+    if not shutil.which(user.get("mpicc_path") or "mpicc"):
+        raise RuntimeProblem(
+            "mpicc is missing, with which Jittor compiles its part for several processes; install "
+            "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."
+        )
 
 
 def _check_python() -> None:

@@ -13,6 +13,7 @@ import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
+from siren import ranks
 from siren.checkpoint import State
 from siren.coordinates import spacing, strip
 from siren.gradient import POINTS_AT_ONCE as LARGE
@@ -23,6 +24,7 @@ from siren.points import Loaded, stratified
 from siren.tasks import at
 
 FETCH_EVERY = 0.05  # seconds between two looks at the losses, for which a GPU's queue must run dry
+AGREE_EVERY = 20  # steps on GPUs after which several processes ask each other whether to stop
 LINE_EVERY = 100  # epochs between two progress lines where output is not a terminal
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
 SAMPLE = 1 << 16  # points of a fixed sample, where judging by all of them would take too long
@@ -103,9 +105,14 @@ def train(
     chosen by a fixed sample of the points held out or, where there are none, of all (unless the
     loss is one of the whole grid, which is exact in any case). The PSNR is then that of a fixed
     sample too, as it is for large pictures; ``score`` has it of all.
+
+    Several processes (``siren.ranks``) do this together on equal tasks. They end with the same
+    parameters, of which the first one, that alone measures and saves, knows the best.
     """
     gradient_of = Gradient(network, task, engine, batch)
-    judges = _judges(task, batch)
+    alone, chief = ranks.count() == 1, ranks.number() == 0
+    agree_every = AGREE_EVERY if jt.flags.use_cuda else 1
+    judges = _judges(task, batch) if chief else None
     pixels = None if batch is None and task.reference[..., 0].size <= LARGE else _sample(task)
     training = Training()
     best = jt.array(network.flat.numpy())
@@ -154,7 +161,7 @@ def train(
 
         try:
             for epoch in range(first, epochs + 1):
-                measured = epoch % measure_every == 0 or epoch == epochs
+                measured = chief and (epoch % measure_every == 0 or epoch == epochs)
                 loss, gradient = gradient_of(epoch)
                 validation = None
                 if judges is not None and (batch is None or measured):
@@ -167,7 +174,7 @@ def train(
                 results = [loss.stop_grad()] + ([] if validation is None else [validation])
                 jt.sync([*results, gradient, best, lowest])
                 quality = None
-                shown = preview is not None and epoch % preview.every == 0
+                shown = chief and preview is not None and epoch % preview.every == 0
                 if shown or (measured and pixels is None):
                     output = picture(network, engine, task.reference.shape[:2])
                     quality = score(task, output)
@@ -178,15 +185,19 @@ def train(
                     quality = _sampled_score(task, network, engine, pixels)
                 now = time.perf_counter()
                 pending.append(_Pending(epoch, results, quality, now - start))
-                if quality is not None or now - fetched > FETCH_EVERY:
+                # Several processes look at the same epochs, and so see the same end.
+                together = epoch % agree_every == 0
+                if together if not alone else quality is not None or now - fetched > FETCH_EVERY:
                     fetch()
                     fetched = time.perf_counter()
                 if training.ended == "diverged" or epoch == epochs:
                     break
                 optimizer.step([gradient], schedule(epoch / epochs))
                 jt.sync([network.flat, *optimizer.state()])
-                stopped = stop is not None and stop()
-                if checkpoint is not None and (stopped or checkpoint.due()):
+                if not (alone or together):
+                    continue
+                stopped = ranks.any_of(stop is not None and stop())
+                if chief and checkpoint is not None and (stopped or checkpoint.due()):
                     fetch()
                     if training.ended == "diverged":
                         break

@@ -192,9 +192,12 @@ def test_help_is_complete_and_quick():
     result = run("--help", cwd="/")
     print(f"--help took {time.perf_counter() - started:.2f} s")
     assert result.returncode == 0
-    options = "task batch_points input_path output_dir channels sidelength epochs lr ot_image_path points "
+    options = "task input_path output_dir channels sidelength epochs lr ot_image_path points "
     options += "operator blend alpha aspect omega_0 hidden_features hidden_layers seed device "
-    options += "recipe optimizer muon_lr schedule residual_norm prior prior_weight hold_out engine "
+    options += (
+        "batch_points recipe optimizer muon_lr schedule residual_norm prior prior_weight hold_out "
+    )
+    options += "engine "
     for option in (options + "verbose").split():
         assert f"--{option}" in result.stdout
     defaults = ("256", "1000", "0.0001", "5000", "30; tuned", "data/camera.png", "outputs/<task>")

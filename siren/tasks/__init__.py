@@ -63,6 +63,16 @@ class Task(Protocol):
         ...
 
 
+def only_train(task: Task, share: range) -> None:
+    """Let ``task`` forget its pictures and all points but those of ``share``.
+
+    This is for a process of several that does nothing but train; ``reference`` keeps its shape.
+    """
+    task.points.keep(share)
+    task.reference = np.broadcast_to(np.float32(-1), task.reference.shape)
+    task.scored, task.held_out, task.shown = None, None, []
+
+
 def at(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
     """``picture`` (height, width, ...), or (n, ...) of it given numbers of pixels (n,)."""
     return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]

@@ -45,11 +45,8 @@ class Inpaint:
         validating, training = np.split(chosen, [int(hold_out * points)])
         given = np.zeros(height * width, bool)
         given[chosen] = True
-        self.given = given.reshape(height, width)
-        self.masked = np.where(self.given[..., None], image, np.float32(0))
-
         self.reference = image
-        self.scored = ~self.given
+        self.scored = ~given.reshape(height, width)
         self.prior = prior
         self.random = prior and prior.random
         values = image.reshape(-1, 1, channels)
@@ -62,6 +59,16 @@ class Inpaint:
             Picture("image", image),
             Picture(f"given: {points} pixels ({share:.1f} %)", self.masked),
         ]
+
+    @property
+    def given(self) -> np.ndarray:
+        """Mask (height, width) of the given pixels."""
+        return ~self.scored
+
+    @property
+    def masked(self) -> np.ndarray:
+        """The given pixels on mid-gray."""
+        return np.where(self.given[..., None], self.reference, np.float32(0))
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the given pixels."""

@@ -1,0 +1,149 @@
+"""Two processes on one machine give what one gives, and end together whatever happens."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.skipif(
+    not (shutil.which("mpirun") and shutil.which("mpicc")),
+    reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
+)
+# As main.py, but for a state every tenth of a second; each process leaves its number.
+PROGRAM = (
+    "import os, pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); from siren import checkpoint; "
+    "pathlib.Path(sys.argv.pop(1), 'pid-' + os.environ.get('OMPI_COMM_WORLD_RANK', '0'))"
+    ".write_text(str(os.getpid())); "
+    "checkpoint.SAVE_EVERY = 0.1; import main; sys.exit(main.main())"
+)
+SMALL = ["--device", "cpu", "--hidden_features", "32", "--omega_0", "10"]
+ENVIRONMENT = {
+    **os.environ,
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def start(pids, *groups):
+    """One process for each list of arguments of main.py."""
+    command = ["mpirun", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "60"]
+    for group in groups:
+        program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids)]
+        command += ["-np", "1", *program, *map(str, group), ":"]
+    return subprocess.Popen(
+        command[:-1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=500)
+    return process.returncode, out, err
+
+
+def parameters(folder):
+    with np.load(folder / "network.npz") as file:
+        return np.concatenate([file[name].ravel() for name in sorted(file.files)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--task", "fit", "--sidelength", "21"],
+        ["--task", "fit", "--sidelength", "21", "--batch_points", "101"],
+        ["--task", "inpaint", "--recipe", "tuned", "--sidelength", "24", "--points", "201"],
+        ["--task", "poisson", "--recipe", "tuned", "--sidelength", "20"],
+        ["--task", "edit", "--sidelength", "20"],
+    ],
+    ids=" ".join,
+)
+def test_two_processes_are_as_good_as_one(tmp_path, options):
+    for count in (1, 2):
+        group = [*SMALL, *options, "--epochs", "8", "--output_dir", tmp_path / str(count)]
+        status, out, err = finish(start(tmp_path, *[group] * count))
+        assert status == 0, err
+        assert out.count("output: PSNR") == out.count("epoch 8/8") == 1
+    one, two = (parameters(tmp_path / name) for name in "12")
+    assert np.abs(one - two).max() < 2e-4 * np.abs(one).max()
+    scores = [json.loads((tmp_path / n / "metrics.json").read_text())["psnr"] for n in "12"]
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)
+    assert {p.name for p in (tmp_path / "1").iterdir()} == {
+        p.name for p in (tmp_path / "2").iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "named"),
+    [
+        (["--lr", "1e-3"], ["--lr", "1e-4"], "--lr;"),
+        ([], ["--seed", "3", "--batch_points", "9"], "--seed"),
+        ([], ["--input_path", "data/flower.jpg"], "--input_path"),
+    ],
+)
+def test_processes_that_disagree_are_refused(tmp_path, one, other, named):
+    common = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
+    status, _, err = finish(start(tmp_path, common + one, common + other))
+    assert status == 2
+    assert "the processes do not agree on" in err
+    assert named in err
+    assert "Traceback" not in err
+
+
+LONG = [*SMALL, "--task", "inpaint", "--recipe", "tuned", "--sidelength", "24", "--points", "200"]
+
+
+def begun(tmp_path, folder, epochs, *more):
+    """Two processes, once a state is there; (mpirun, their numbers)."""
+    group = [*LONG, "--epochs", epochs, "--output_dir", folder, *more]
+    process = start(tmp_path, group, group)
+    for _ in range(3000):
+        if (folder / "state.npz").exists() or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    assert process.poll() is None, process.communicate()
+    return process, [int((tmp_path / f"pid-{rank}").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, number):
+    folder, epochs = tmp_path / "out", 1500
+    process, pids = begun(tmp_path, folder, epochs)
+    os.kill(pids[1], number)
+    status, _, err = finish(process)
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    if number == signal.SIGKILL:
+        assert status not in (0, None)
+        assert "signal 9" in err
+    else:
+        assert status == 130
+        assert "interrupted" in err
+        assert "--resume goes on" in err
+    group = [*LONG, "--epochs", epochs, "--output_dir"]
+    status, out, err = finish(start(tmp_path, *[[*group, folder, "--resume"]] * 2))
+    assert status == 0, err
+    assert out.count("resumed at epoch") == 1
+    status, _, err = finish(start(tmp_path, *[[*group, tmp_path / "whole"]] * 2))
+    assert status == 0, err
+    assert (parameters(folder) == parameters(tmp_path / "whole")).all()
+
+
+def test_a_process_that_fails_ends_the_others(tmp_path):
+    common = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
+    status, _, err = finish(start(tmp_path, common, [*common, "--input_path", tmp_path / "none"]))
+    assert status == 2
+    assert "does not exist" in err
