@@ -33,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-WIDTHS = [2, 256, 256, 256, 256]  # and the channels
+HIDDEN = 4  # layers of sines
 OMEGA = 30.0
 LEARNING_RATE = 1e-4
 LOSSES = ("fit", "gradient", "laplacian")  # the position is the order of the derivative
@@ -75,13 +75,20 @@ class Case:
     side: int
     channels: int = 1
     points: int = 0  # 0: all pixels
+    width: int = 256
+
+    @property
+    def widths(self) -> list[int]:
+        """Units of every layer, inputs and outputs included."""
+        return [2, *[self.width] * HIDDEN, self.channels]
 
     @property
     def name(self) -> str:
         """What the tables call it."""
         colour = {1: "gray", 3: "colour"}[self.channels]
         some = f"{self.points} points of " if self.points else ""
-        return f"{self.loss}, {some}{self.side}x{self.side} {colour}"
+        wide = f", {self.width} wide" if self.width != 256 else ""
+        return f"{self.loss}, {some}{self.side}x{self.side} {colour}{wide}"
 
     @property
     def order(self) -> int:
@@ -101,7 +108,7 @@ class Case:
     @property
     def flops(self) -> float:
         """Matrix work: a forward pass and twice that backward, for each stream (1, 3 or 4)."""
-        weights = sum(a * b for a, b in zip(WIDTHS, [*WIDTHS[1:], self.channels]))
+        weights = sum(a * b for a, b in zip(self.widths, self.widths[1:]))
         return 6.0 * self.count * weights * (1, 3, 4)[self.order]
 
 
@@ -137,7 +144,7 @@ def fused(
     module = choose(engine, precision or ("fp32" if device == "cpu" else "fp16"))
     if engine == "fused" and module is choose("reference"):
         raise RuntimeError("the fused engine does not work here")
-    network = Siren(case.channels)
+    network = Siren(case.channels, hidden_features=case.width)
     network.load(zip(parameters[::2], parameters[1::2]))
     variables = [network.flat]
     jt.sync(variables)
@@ -345,7 +352,7 @@ def work(engine: str) -> None:
         try:
             if "prepare" in request:
                 with np.load(request["file"]) as arrays:
-                    parameters = [arrays[f"p{i}"] for i in range(2 * len(WIDTHS))]
+                    parameters = [arrays[f"p{i}"] for i in range(2 * (HIDDEN + 1))]
                     data = arrays["coordinates"], arrays["target"]
                 case, device = Case(**request["prepare"]), request["device"]
                 start = (ENGINES if device == "cpu" else ENGINES_CUDA)[engine]
@@ -489,7 +496,7 @@ def write_problem(case: Case, file: Path) -> None:
     """Weights as SIREN draws them, coordinates, and a target of the size of what they predict."""
     random = np.random.default_rng(0)
     arrays = {}
-    for i, (inputs, outputs) in enumerate(zip(WIDTHS, [*WIDTHS[1:], case.channels])):
+    for i, (inputs, outputs) in enumerate(zip(case.widths, case.widths[1:])):
         bound = np.sqrt(6 / inputs) / OMEGA if i else 1 / inputs
         arrays[f"p{2 * i}"] = random.uniform(-bound, bound, (outputs, inputs))
         arrays[f"p{2 * i + 1}"] = random.uniform(-1, 1, outputs) / np.sqrt(inputs)
@@ -667,7 +674,7 @@ def cuda_verdicts(results: list[Result]) -> list[list[str]]:
 
 def memory(options) -> tuple[list[Result], list[list[str]]]:
     """Peak memory of a fit at 2048x2048 and at 256x256; returns the results and the verdict."""
-    cases = [Case("fit", 256), Case("fit", 2048)]
+    cases = [Case("fit", side, width=options.width) for side in (256, 2048)]
     options = argparse.Namespace(**{**vars(options), "rounds": 1})
     results = measure([("ours", case) for case in cases], options, picture=True)
     if not all(r.usable for r in results):
@@ -690,7 +697,9 @@ def memory(options) -> tuple[list[Result], list[list[str]]]:
 
 def scaling(options) -> tuple[list[Result], list[list[str]]]:
     """Time per point from 128x128 to 2048x2048; returns the results and the verdict."""
-    results = measure([("ours", Case("fit", 128 << i)) for i in range(5)], options)
+    results = measure(
+        [("ours", Case("fit", 128 << i, width=options.width)) for i in range(5)], options
+    )
     if not all(r.usable for r in results):
         return results, []
     per_point = [r.step / r.case.count for r in results]
@@ -712,9 +721,10 @@ def cases(options) -> list[Case]:
     """The cases that the options select."""
     side = options.side
     sizes = [(side, 1)] if options.quick else [(side, 1), (side, 3), (2 * side, 1)]
-    found = [Case(loss, side, channels) for side, channels in sizes for loss in LOSSES]
+    width = options.width
+    found = [Case(loss, side, channels, 0, width) for side, channels in sizes for loss in LOSSES]
     if not options.quick:
-        found.append(Case("fit", side, points=5000))
+        found.append(Case("fit", side, points=5000, width=width))
     return [case for case in found if options.only in case.name]
 
 
@@ -734,8 +744,8 @@ def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(
         description="Time one training step (loss, gradient, Adam) of a SIREN of "
-        "2-256-256-256-256-C units by this program's fused engine and by its peers, in turns "
-        "and on the same threads or the same GPU."
+        "2-256-256-256-256-C units (--width) by this program's fused engine and by its peers, in "
+        "turns and on the same threads or the same GPU."
     )
     parser.add_argument(
         "--peers",
@@ -764,6 +774,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scaling", action="store_true", help="instead: time per point by size")
     parser.add_argument(
         "--side", type=int, default=256, metavar="N", help="a trial at another size than 256"
+    )
+    parser.add_argument(
+        "--width", type=int, default=256, metavar="N", help="units of a hidden layer, not 256"
     )
     parser.add_argument("--json", metavar="FILE", help="write every single time there")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
