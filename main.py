@@ -8,9 +8,13 @@ import dataclasses
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from siren import runtime
 from siren.options import BAD_INPUT, ROOT, parse
+
+if TYPE_CHECKING:
+    import numpy as np
 
 FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit statuses, beside 0 and BAD_INPUT
 
@@ -21,6 +25,21 @@ class Problem(Exception):
 
 class Failure(Exception):
     """Something that went wrong with the machine; the message is one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The pictures of a run: (height, width, channels) float32, the mask (height, width) bool.
+
+    other  the second one of edit, or None
+    mask   or None
+    bits   8 or 16, the depth that the results deserve
+    """
+
+    image: np.ndarray
+    other: np.ndarray | None
+    mask: np.ndarray | None
+    bits: int
 
 
 class Stop:
@@ -81,10 +100,10 @@ def run(options: argparse.Namespace) -> int:
             stack.enter_context(locked(options.output_dir))
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        return run_locked(options, *inputs)
+        return run_locked(options, inputs)
 
 
-def run_locked(options: argparse.Namespace, image, other, mask) -> int:
+def run_locked(options: argparse.Namespace, inputs: Inputs) -> int:
     """Train and save, in an output folder that no other run uses."""
     from siren.files import remove_unfinished
 
@@ -108,14 +127,14 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
         )
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed)
-    task = make_task(options, image, other, mask)
+    task = make_task(options, inputs)
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,
         hidden_layers=options.hidden_layers,
         omega_0=options.omega_0,
     )
-    height, width = image.shape[:2]
+    height, width = inputs.image.shape[:2]
     print(
         f"{options.task}: {shown_path(options.input_path)} at {height} x {width}, "
         f"{len(task.coordinates)} points, {options.epochs} epochs, device {device}",
@@ -152,7 +171,7 @@ def run_locked(options: argparse.Namespace, image, other, mask) -> int:
             raise KeyboardInterrupt
         raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
     with writing(options):
-        save(options, task, network, engine, result, preview)
+        save(options, task, inputs.bits, network, engine, result, preview)
         if result.ended != "interrupted":
             ours.remove()
 
@@ -187,7 +206,7 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
     }
 
 
-def save(options: argparse.Namespace, task, network, engine, result, preview) -> None:
+def save(options: argparse.Namespace, task, bits, network, engine, result, preview) -> None:
     """Score the network's picture and write the output folder; raises OSError."""
     from siren import report, training
     from siren.metrics import psnr, ssim
@@ -216,14 +235,14 @@ def save(options: argparse.Namespace, task, network, engine, result, preview) ->
         if image is not task.reference  # which is shown already
     ]
 
-    report.write_pictures(folder, task, output, summary, others[-1:])
+    report.write_pictures(folder, task, output, summary, others[-1:], bits)
     if task.derivatives:
         report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
     curves = write_curves(folder, result.history)
     if preview is not None:
         preview.finish(output)
-    report.write_network(folder, network, (height, width))
+    report.write_network(folder, network, (height, width), bits)
     report.write_metrics(
         folder,
         {
@@ -283,7 +302,7 @@ def render(options: argparse.Namespace) -> int:
         network = Siren.of(saved.layers, saved.omega_0)
         shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
         print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
-        drawn = {"output.png": rendering.render(network, engine, shape, options.crop)}
+        drawn = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
         if options.derivatives:
             names = "gradient.png", "laplacian.png"
             both = rendering.render_derivatives(network, engine, shape, options.crop)
@@ -295,17 +314,19 @@ def render(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_inputs(options: argparse.Namespace):
-    """The input image, the second one of edit, and the mask, or None where there is none.
-
-    Images are (height, width, channels) float32, the mask (height, width) bool.
-    """
+def read_inputs(options: argparse.Namespace) -> Inputs:
+    """All pictures that ``options`` name, checked."""
     from siren import images
 
+    bits = 8
+
     def read(option, path, size=None):
+        nonlocal bits
         try:
             if size is None:
                 size = images.fit_size(*images.image_size(path), options.sidelength, options.aspect)
+            if option != "--mask_path":
+                bits = max(bits, images.bit_depth(path))
             return images.read_image(path, options.channels, size)
         except images.ImageError as error:
             raise Problem(f"{option}: {error}") from error
@@ -326,7 +347,7 @@ def read_inputs(options: argparse.Namespace):
     other = None
     if options.task == "edit":
         other = read("--ot_image_path", options.ot_image_path, image.shape[:2])
-    return image, other, mask
+    return Inputs(image, other, mask, bits)
 
 
 def open_output(stack: contextlib.ExitStack, options: argparse.Namespace) -> None:
@@ -353,10 +374,11 @@ def writing(options: argparse.Namespace):
         ) from error
 
 
-def make_task(options: argparse.Namespace, image, other, mask):
+def make_task(options: argparse.Namespace, inputs: Inputs):
     """The experiment that ``--task`` names."""
     from siren.priors import TotalVariation
 
+    image, mask = inputs.image, inputs.mask
     prior = None
     if options.prior == "tv":
         prior = TotalVariation(options.prior_weight, options.seed)
@@ -373,7 +395,7 @@ def make_task(options: argparse.Namespace, image, other, mask):
 
         return Edit(
             image,
-            other,
+            inputs.other,
             options.operator,
             options.blend,
             options.alpha,
