@@ -41,6 +41,32 @@ class Inputs:
     mask: np.ndarray | None
     bits: int
 
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        from siren.checkpoint import fingerprint
+
+        pictures = (self.image, self.other, self.mask)
+        return fingerprint(*(picture for picture in pictures if picture is not None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    status   its exit status
+    ended    as ``training.Training`` has it, or why there was no training
+    psnr, ssim, seconds  of its result, in dB and of training; None where there is none
+    """
+
+    status: int
+    ended: str
+    psnr: float | None = None
+    ssim: float | None = None
+    seconds: float | None = None
+
+
+EXPECTED = (Problem, Failure, runtime.RuntimeProblem, MemoryError)
+
 
 class Stop:
     """Within its context, the first Ctrl-C or SIGTERM is a request, the next one interrupts."""
@@ -71,44 +97,174 @@ class Stop:
 
 
 def main() -> int:
-    """Run one experiment; returns the exit status."""
+    """Run what the command line asks for; returns the exit status."""
     options = parse(sys.argv[1:])
     try:
-        return render(options) if options.task == "render" else run(options)
-    except Problem as problem:
-        print(f"main.py: error: {problem}", file=sys.stderr)
-        return BAD_INPUT
-    except (runtime.RuntimeProblem, Failure) as problem:
-        print(f"main.py: error: {problem}", file=sys.stderr)
-        return FAILED
-    except MemoryError:
-        print("main.py: error: not enough memory; try a smaller --sidelength", file=sys.stderr)
-        return FAILED
+        if options.task == "render":
+            return render(options)
+        runs = runs_of(options)
+        return run(runs[0]).status if len(runs) == 1 else run_several(options, runs)
+    except EXPECTED as error:
+        return explained(error).status
     except KeyboardInterrupt:
         print("main.py: interrupted before training; nothing was written", file=sys.stderr)
         return INTERRUPTED
 
 
-def run(options: argparse.Namespace) -> int:
-    """Check the input, then train and save."""
-    from siren.checkpoint import FolderInUse, locked
+def explained(error: Exception, subject: str = "") -> Outcome:
+    """The outcome of a run that ended in one of ``EXPECTED``, after telling the user."""
+    sentence = str(error)
+    if isinstance(error, MemoryError):
+        sentence = "not enough memory; try a smaller --sidelength"
+    print(f"main.py: error: {subject}{sentence}", file=sys.stderr)
+    return Outcome(BAD_INPUT if isinstance(error, Problem) else FAILED, f"failed: {sentence}")
+
+
+def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of one run for each picture; of several, each has a folder of its own."""
+    from siren.images import ImageError
+    from siren.several import find_pictures, folder_names
+
+    try:
+        pictures = find_pictures(options.input_path)
+    except ImageError as error:
+        raise Problem(f"--input_path: {error}") from error
+    folders = [options.output_dir]
+    if len(pictures) > 1:
+        folders = [options.output_dir / name for name in folder_names(pictures)]
+    return [
+        argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
+        for picture, folder in zip(pictures, folders)
+    ]
+
+
+def run_several(options: argparse.Namespace, runs: list[argparse.Namespace]) -> int:
+    """Run one after the other, whatever becomes of each, and write a summary of all.
+
+    ``options`` are those of the whole call. Bad input is found before the first one trains.
+    """
+    from siren import several
+
+    outcomes = [check_ahead(each) for each in runs]
+    with output_folder(options):
+        start_jittor(options)
+        with Stop() as stop:
+            for number, each in enumerate(runs):
+                if stop():
+                    break
+                if outcomes[number] is not None:
+                    continue
+                image = shown_path(each.input_path)
+                print(f"== {number + 1} of {len(runs)}: {image}", flush=True)
+                try:
+                    outcomes[number] = run(each, stop)
+                except EXPECTED as error:
+                    outcomes[number] = explained(error, f"{image}: ")
+                except KeyboardInterrupt:
+                    outcomes[number] = Outcome(INTERRUPTED, "interrupted")
+                    break
+        left = outcomes.count(None)
+        outcomes = [outcome or Outcome(INTERRUPTED, "not begun") for outcome in outcomes]
+        rows = [
+            several.Row(
+                shown_path(each.input_path),
+                shown(each.output_dir.name),
+                each.task,
+                outcome.psnr,
+                outcome.ssim,
+                outcome.seconds,
+                shown(outcome.ended),
+            )
+            for each, outcome in zip(runs, outcomes)
+        ]
+        print(several.table(rows))
+        with writing(options):
+            several.write_summary(options.output_dir, rows)
+    if left:
+        print(f"main.py: {left} of {len(runs)} not begun; --resume goes on", file=sys.stderr)
+    statuses = [outcome.status for outcome in outcomes if outcome.status]
+    return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
+
+
+def check_ahead(options: argparse.Namespace) -> Outcome | None:
+    """Find bad input of one of several runs; returns its outcome if --resume finds it done.
+
+    ``options.resume`` is left true only where there is an interrupted run.
+    """
+    from siren import checkpoint, report
 
     inputs = read_inputs(options)
+    if not options.resume:
+        return None
+    asked = asked_for(options)
+    if options.precision == "auto":
+        del asked["precision"]  # what that means is known only when the device is
+    earlier = checkpoint.Checkpoint(options.output_dir, asked)
+    options.resume = earlier.path.exists()
+    try:
+        if options.resume:
+            earlier.load()
+            return None
+        metrics = report.read_metrics(options.output_dir)
+        if metrics is None or metrics["ended"] == "interrupted":
+            return None
+        earlier.identity["data"] = inputs.fingerprint()
+        earlier.compare({**metrics["options"], "data": metrics["inputs"]})
+    except checkpoint.StateError as error:
+        raise Problem(
+            f"--resume: {shown_path(options.output_dir)}: {error}; leave it out to start anew"
+        ) from error
+    return Outcome(
+        DIVERGED if metrics["ended"] == "diverged" else 0,
+        metrics["ended"],
+        metrics["psnr"],
+        metrics["ssim"],
+        metrics["seconds"],
+    )
+
+
+def run(options: argparse.Namespace, stop: Stop | None = None) -> Outcome:
+    """Check the input, then train and save.
+
+    ``stop`` is what looks after signals already, if anything does.
+    """
+    inputs = read_inputs(options)
+    with output_folder(options):
+        return run_locked(options, inputs, stop)
+
+
+@contextlib.contextmanager
+def output_folder(options: argparse.Namespace):
+    """Within its context the output folder exists and no other run uses it."""
+    from siren.checkpoint import FolderInUse, locked
+    from siren.files import remove_unfinished
+
     with contextlib.ExitStack() as stack:
         open_output(stack, options)
         try:
             stack.enter_context(locked(options.output_dir))
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        return run_locked(options, inputs)
+        remove_unfinished(options.output_dir)
+        yield
 
 
-def run_locked(options: argparse.Namespace, inputs: Inputs) -> int:
-    """Train and save, in an output folder that no other run uses."""
-    from siren.files import remove_unfinished
-
-    remove_unfinished(options.output_dir)
+def start_jittor(options: argparse.Namespace) -> str:
+    """Import Jittor; returns the device, and decides ``options.precision`` by it."""
     device = runtime.start(options.device, options.verbose)
+    if options.precision == "auto":
+        options.precision = "fp16" if device == "cuda" else "fp32"
+    elif options.precision != "fp32" and device != "cuda":
+        raise Problem(
+            f"--precision {options.precision} is for a GPU; leave it out, or find out with "
+            "--device cuda why there is none"
+        )
+    return device
+
+
+def run_locked(options: argparse.Namespace, inputs: Inputs, stop: Stop | None) -> Outcome:
+    """Train and save, in an output folder that no other run uses."""
+    device = start_jittor(options)
     import jittor
 
     from siren import checkpoint, training
@@ -117,14 +273,6 @@ def run_locked(options: argparse.Namespace, inputs: Inputs) -> int:
     from siren.network import Siren
     from siren.preview import Preview
 
-    on_gpu = bool(jittor.flags.use_cuda)
-    if options.precision == "auto":
-        options.precision = "fp16" if on_gpu else "fp32"
-    elif options.precision != "fp32" and not on_gpu:
-        raise Problem(
-            f"--precision {options.precision} is for a GPU; leave it out, or find out with "
-            "--device cuda why there is none"
-        )
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed)
     task = make_task(options, inputs)
@@ -157,7 +305,7 @@ def run_locked(options: argparse.Namespace, inputs: Inputs) -> int:
     preview = None
     if options.preview_every:
         preview = Preview(options.output_dir, options.preview_every)
-    with Stop() as stop:
+    with contextlib.nullcontext(stop) if stop else Stop() as stop:
         try:
             result = training.train(
                 network, task, engine, options.epochs, optimizer, schedule, ours, stop, preview
@@ -166,48 +314,52 @@ def run_locked(options: argparse.Namespace, inputs: Inputs) -> int:
             if stop.requested:  # Jittor's compiler was interrupted too
                 raise KeyboardInterrupt from None
             raise
-    if result.best is None:
-        if result.ended == "interrupted":
-            raise KeyboardInterrupt
-        raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
-    with writing(options):
-        save(options, task, inputs.bits, network, engine, result, preview)
-        if result.ended != "interrupted":
-            ours.remove()
+        if result.best is None:
+            if result.ended == "interrupted":
+                raise KeyboardInterrupt
+            raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
+        with writing(options):
+            score = save(options, task, inputs, network, engine, result, preview)
+            if result.ended != "interrupted":
+                ours.remove()
 
+    status = 0
     if result.ended == "diverged":
+        status = DIVERGED
         print(
             f"main.py: warning: the loss was not finite after {result.history[-1].epoch + 1} "
             f"epochs; saved is the network of epoch {result.best.epoch}; try a smaller --lr",
             file=sys.stderr,
         )
-        return DIVERGED
     if result.ended == "interrupted":
+        status = INTERRUPTED
         how = "; --resume goes on" if ours.path.exists() else ""
         print(
             f"main.py: interrupted; saved is the network of epoch {result.best.epoch}{how}",
             file=sys.stderr,
         )
-        return INTERRUPTED
-    return 0
+    return Outcome(status, result.ended, **score, seconds=result.history[-1].seconds)
+
+
+def asked_for(options: argparse.Namespace) -> dict:
+    """The options that a run's network depends on, as JSON can hold them."""
+    ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
+    return {name: printable(value) for name, value in vars(options).items() if name not in ignored}
 
 
 def identity(options: argparse.Namespace, device: str, task) -> dict:
     """All that a run's network depends on, as JSON can hold it."""
     from siren.checkpoint import fingerprint
 
-    ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
-    names = [name for name in vars(options) if name not in ignored]
     data = fingerprint(task.reference, task.coordinates, task.target, *task.held_out)
-    return {
-        **{name: printable(getattr(options, name)) for name in names},
-        "device": device,
-        "data": data,
-    }
+    return {**asked_for(options), "device": device, "data": data}
 
 
-def save(options: argparse.Namespace, task, bits, network, engine, result, preview) -> None:
-    """Score the network's picture and write the output folder; raises OSError."""
+def save(options, task, inputs: Inputs, network, engine, result, preview) -> dict[str, float]:
+    """Score the network's picture and write the output folder; raises OSError.
+
+    Returns its "psnr" in dB and its "ssim".
+    """
     from siren import report, training
     from siren.metrics import psnr, ssim
     from siren.pictures import Picture
@@ -235,18 +387,19 @@ def save(options: argparse.Namespace, task, bits, network, engine, result, previ
         if image is not task.reference  # which is shown already
     ]
 
-    report.write_pictures(folder, task, output, summary, others[-1:], bits)
+    report.write_pictures(folder, task, output, summary, others[-1:], inputs.bits)
     if task.derivatives:
         report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
     curves = write_curves(folder, result.history)
     if preview is not None:
         preview.finish(output)
-    report.write_network(folder, network, (height, width), bits)
+    report.write_network(folder, network, (height, width), inputs.bits)
     report.write_metrics(
         folder,
         {
             "options": {name: printable(value) for name, value in vars(options).items()},
+            "inputs": inputs.fingerprint(),
             "height": height,
             "width": width,
             "points": len(task.coordinates),
@@ -274,6 +427,7 @@ def save(options: argparse.Namespace, task, bits, network, engine, result, previ
     for name, baseline in baseline_scores.items():
         print(f"{name}: PSNR {baseline['psnr']:.2f} dB, SSIM {baseline['ssim']:.3f}")
     print(f"written to {shown_path(folder)}")
+    return score
 
 
 def render(options: argparse.Namespace) -> int:
@@ -409,11 +563,15 @@ def make_task(options: argparse.Namespace, inputs: Inputs):
 
 
 def shown_path(path: Path) -> str:
-    """``path`` relative to the program where it lies inside it."""
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)
+    """``path`` relative to the program where it lies inside it, as text that can be written."""
+    with contextlib.suppress(ValueError):
+        path = path.resolve().relative_to(ROOT)
+    return shown(str(path))
+
+
+def shown(text: str) -> str:
+    """``text`` without what cannot be written, as a file's name may have it."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def printable(value):

@@ -28,7 +28,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options with every default filled in; leaves with status 2 on a bad one."""
+    """Options with every default filled in; leaves with status 2 on a bad one.
+
+    ``input_path`` is a list of files and folders.
+    """
     parser = Parser(
         prog="main.py",
         description="Train a SIREN (sine-activated coordinate network) on an image.",
@@ -56,17 +59,20 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     group.add_argument(
         "--input_path",
         type=Path,
+        nargs="+",
+        action="extend",
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF) (default: data/camera.png; "
-        "inpaint: data/flower.jpg)",
+        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them; of several, each "
+        "has its own folder in --output_dir, and summary.csv compares them (default: "
+        "data/camera.png; inpaint: data/flower.jpg)",
     )
     group.add_argument(
         "--ot_image_path",
         type=Path,
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="second image of edit, resized to the first (default: data/rocket.jpg, where "
+        help="second image of edit, resized to (each) first one (default: data/rocket.jpg, where "
         "--input_path is not given either)",
     )
     group.add_argument(
@@ -241,7 +247,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--resume",
         action="store_true",
         help="continue the interrupted run in --output_dir, given the same options, to the same "
-        "network",
+        "network; of several images, those that are done are skipped",
     )
     group.add_argument(
         "--seed",
@@ -326,7 +332,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         return options
     for name, value in dataclasses.asdict(recipes.recipe(options.recipe, options.task)).items():
         given.setdefault(name, value)
-    options.input_path = given.get("input_path", ROOT / "data" / DEFAULT_INPUT[options.task])
+    options.input_path = given.get("input_path", [ROOT / "data" / DEFAULT_INPUT[options.task]])
     options.ot_image_path = given.get("ot_image_path", ROOT / "data" / DEFAULT_OTHER)
     options.output_dir = given.get("output_dir", ROOT / "outputs" / options.task)
     return options

@@ -58,6 +58,19 @@ def write_metrics(folder: Path, metrics: dict) -> None:
     write_bytes(folder / "metrics.json", (text + "\n").encode())
 
 
+def read_metrics(folder: Path) -> dict | None:
+    """What ``write_metrics`` wrote of a whole run, or None if there is nothing of the kind."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
+        kinds = {"options": dict, "ended": str, "inputs": str}
+        fits = all(isinstance(metrics[name], kind) for name, kind in kinds.items())
+        for name in ("psnr", "ssim", "seconds"):
+            metrics[name] = float(metrics[name])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return metrics if fits else None
+
+
 def write_history(folder: Path, history) -> None:
     """Write history.csv: one line an epoch; the PSNR in dB only where it was measured."""
     text = io.StringIO()

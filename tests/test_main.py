@@ -223,6 +223,7 @@ def broken(tmp_path_factory):
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
     Image.new("L", (1000, 10)).save(folder / "narrow.png")
     (folder / "file").write_text("")
+    (folder / "none").mkdir()
     return folder
 
 
@@ -231,7 +232,9 @@ BAD = [
     (["--input_path", "{broken}/empty.png"], "--input_path", "empty"),
     (["--input_path", "{broken}/text.png"], "--input_path", "text.png"),
     (["--input_path", "{broken}/truncated.png"], "--input_path", "truncated.png"),
-    (["--input_path", "{broken}"], "--input_path", "folder"),
+    (["--input_path", "{broken}"], "--input_path", "bomb.png"),
+    (["--input_path", "{broken}/none"], "--input_path", "without pictures"),
+    (["--input_path", "{data}/camera.png", "{broken}/text.png"], "--input_path", "text.png"),
     (["--input_path", "{broken}/bomb.png"], "--input_path", "pixels"),
     (["--input_path", "{broken}/narrow.png", "--aspect", "keep"], "--input_path", "at least 8"),
     (["--task", "paint"], "--task", "paint"),
@@ -470,7 +473,7 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
         assert "--resume goes on" in errors
         assert json.loads((folder / "metrics.json").read_text())["ended"] == "interrupted"
     other = begin(folder, *many, "--resume", "--lr", "0.5")
-    assert "--lr 0.5 is not that of the interrupted run, 0.0001" in other.communicate()[1]
+    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.communicate()[1]
     assert other.returncode == 2
     process = begin(folder, *many, "--resume")
     process.communicate()
