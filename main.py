@@ -243,9 +243,11 @@ def output_folder(options: argparse.Namespace):
         open_output(stack, options)
         try:
             stack.enter_context(locked(options.output_dir))
+            remove_unfinished(options.output_dir)
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        remove_unfinished(options.output_dir)
+        except OSError as error:  # a full disk may have room for names, but for no content
+            raise unwritable(options, error) from error
         yield
 
 
@@ -511,10 +513,15 @@ def open_output(stack: contextlib.ExitStack, options: argparse.Namespace) -> Non
     try:
         stack.enter_context(writable(options.output_dir))
     except OSError as error:
-        reason = error.strerror or error
-        raise Problem(
-            f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
-        ) from error
+        raise unwritable(options, error) from error
+
+
+def unwritable(options: argparse.Namespace, error: OSError) -> Problem:
+    """What to tell where the output folder cannot be written."""
+    reason = error.strerror or error
+    return Problem(
+        f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
+    )
 
 
 @contextlib.contextmanager
