@@ -5,23 +5,20 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import math
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from siren import recipes, runtime
-from siren.engine import ENGINES
+from siren import runtime
+from siren.options import BAD_INPUT, ROOT, parse
 
-ROOT = Path(__file__).resolve().parent
-TASKS = ("fit", "poisson", "edit", "inpaint", "render")
-DEFAULT_INPUT = {"fit": "camera.png", "poisson": "camera.png", "edit": "camera.png"}
-DEFAULT_INPUT["inpaint"] = "flower.jpg"
-DEFAULT_OTHER = "rocket.jpg"
+if TYPE_CHECKING:
+    import numpy as np
 
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses
+FAILED, DIVERGED, INTERRUPTED = 1, 3, 130  # exit statuses, beside 0 and BAD_INPUT
 
 
 class Problem(Exception):
@@ -30,6 +27,55 @@ class Problem(Exception):
 
 class Failure(Exception):
     """Something that went wrong with the machine; the message is one sentence."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """The pictures of a run: (height, width, channels) float32, the mask (height, width) bool.
+
+    other  the second one of edit, or None
+    mask   or None
+    bits   8 or 16, the depth that the results deserve
+    """
+
+    image: np.ndarray
+    other: np.ndarray | None
+    mask: np.ndarray | None
+    bits: int
+
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        from siren.checkpoint import fingerprint
+
+        pictures = (self.image, self.other, self.mask)
+        return fingerprint(*(picture for picture in pictures if picture is not None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What is remembered of ``Inputs`` that are not kept: their hash, and the depth in bits."""
+
+    fingerprint: str
+    bits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    status   its exit status
+    ended    as ``training.Training`` has it, or why there was no training
+    psnr, ssim, seconds  of its result, in dB and of training; None where there is none
+    """
+
+    status: int
+    ended: str
+    psnr: float | None = None
+    ssim: float | None = None
+    seconds: float | None = None
+
+
+EXPECTED = (Problem, Failure, runtime.RuntimeProblem, MemoryError)
 
 
 class Stop:
@@ -61,8 +107,10 @@ class Stop:
 
 
 def main() -> int:
-    """Run one experiment; returns the exit status."""
+    """Run what the command line asks for; returns the exit status."""
     options = parse(sys.argv[1:])
+    if runtime.process_number() > 0:  # the first one writes, and talks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for good)
     status = None
     try:
         status = run_guarded(options)
@@ -77,45 +125,184 @@ def main() -> int:
 
 
 def run_guarded(options: argparse.Namespace) -> int:
-    """Run one experiment; what goes wrong is one sentence and an exit status."""
+    """Run what is asked for; what goes wrong is one sentence and an exit status."""
     try:
-        return render(options) if options.task == "render" else run(options)
-    except Problem as problem:
-        print(f"main.py: error: {problem}", file=sys.stderr)
-        return BAD_INPUT
-    except (runtime.RuntimeProblem, Failure) as problem:
-        print(f"main.py: error: {problem}", file=sys.stderr)
-        return FAILED
-    except MemoryError:
-        print("main.py: error: not enough memory; try a smaller --sidelength", file=sys.stderr)
-        return FAILED
+        if options.task == "render":
+            return render(options)
+        runs = runs_of(options)
+        return run(runs[0]).status if len(runs) == 1 else run_several(options, runs)
+    except EXPECTED as error:
+        return explained(error).status
     except KeyboardInterrupt:
         print("main.py: interrupted before training; nothing was written", file=sys.stderr)
         return INTERRUPTED
 
 
-def run(options: argparse.Namespace) -> int:
-    """Check the input, then train and save."""
+def explained(error: Exception, subject: str = "") -> Outcome:
+    """The outcome of a run that ended in one of ``EXPECTED``, after telling the user."""
+    sentence = str(error)
+    if isinstance(error, MemoryError):
+        sentence = "not enough memory; try a smaller --sidelength"
+    print(f"main.py: error: {subject}{sentence}", file=sys.stderr)
+    return Outcome(BAD_INPUT if isinstance(error, Problem) else FAILED, f"failed: {sentence}")
+
+
+def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of one run for each picture; of several, each has a folder of its own."""
+    from siren.images import ImageError
+    from siren.several import find_pictures, folder_names
+
+    try:
+        pictures = find_pictures(options.input_path)
+    except ImageError as error:
+        raise Problem(f"--input_path: {error}") from error
+    if len(pictures) > 1 and runtime.process_count() > 1:
+        raise Problem(
+            f"--input_path names {len(pictures)} pictures; under mpirun give one at a time"
+        )
+    folders = [options.output_dir]
+    if len(pictures) > 1:
+        folders = [options.output_dir / name for name in folder_names(pictures)]
+    return [
+        argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
+        for picture, folder in zip(pictures, folders)
+    ]
+
+
+def run_several(options: argparse.Namespace, runs: list[argparse.Namespace]) -> int:
+    """Run one after the other, whatever becomes of each, and write a summary of all.
+
+    ``options`` are those of the whole call. Bad input is found before the first one trains.
+    """
+    from siren import several
+
+    outcomes = [check_ahead(each) for each in runs]
+    with output_folder(options):
+        start_jittor(options)
+        with Stop() as stop:
+            for number, each in enumerate(runs):
+                if stop():
+                    break
+                if outcomes[number] is not None:
+                    continue
+                image = shown_path(each.input_path)
+                print(f"== {number + 1} of {len(runs)}: {image}", flush=True)
+                try:
+                    outcomes[number] = run(each, stop)
+                except EXPECTED as error:
+                    outcomes[number] = explained(error, f"{image}: ")
+                except KeyboardInterrupt:
+                    outcomes[number] = Outcome(INTERRUPTED, "interrupted")
+                    break
+        left = outcomes.count(None)
+        outcomes = [outcome or Outcome(INTERRUPTED, "not begun") for outcome in outcomes]
+        rows = [
+            several.Row(
+                shown_path(each.input_path),
+                shown(each.output_dir.name),
+                each.task,
+                outcome.psnr,
+                outcome.ssim,
+                outcome.seconds,
+                shown(outcome.ended),
+            )
+            for each, outcome in zip(runs, outcomes)
+        ]
+        print(several.table(rows))
+        with writing(options):
+            several.write_summary(options.output_dir, rows)
+    if left:
+        print(f"main.py: {left} of {len(runs)} not begun; --resume goes on", file=sys.stderr)
+    statuses = [outcome.status for outcome in outcomes if outcome.status]
+    return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
+
+
+def check_ahead(options: argparse.Namespace) -> Outcome | None:
+    """Find bad input of one of several runs; returns its outcome if --resume finds it done.
+
+    ``options.resume`` is left true only where there is an interrupted run.
+    """
+    from siren import checkpoint, report
+
+    inputs = read_inputs(options)
+    if not options.resume:
+        return None
+    asked = asked_for(options)
+    if options.precision == "auto":
+        del asked["precision"]  # what that means is known only when the device is
+    earlier = checkpoint.Checkpoint(options.output_dir, asked)
+    options.resume = earlier.path.exists()
+    try:
+        if options.resume:
+            earlier.load()
+            return None
+        metrics = report.read_metrics(options.output_dir)
+        if metrics is None or metrics["ended"] == "interrupted":
+            return None
+        earlier.identity["data"] = inputs.fingerprint()
+        earlier.compare({**metrics["options"], "data": metrics["inputs"]})
+    except checkpoint.StateError as error:
+        raise Problem(
+            f"--resume: {shown_path(options.output_dir)}: {error}; leave it out to start anew"
+        ) from error
+    return Outcome(
+        DIVERGED if metrics["ended"] == "diverged" else 0,
+        metrics["ended"],
+        metrics["psnr"],
+        metrics["ssim"],
+        metrics["seconds"],
+    )
+
+
+def run(options: argparse.Namespace, stop: Stop | None = None) -> Outcome:
+    """Check the input, then train and save.
+
+    ``stop`` is what looks after signals already, if anything does.
+    """
+    inputs = [read_inputs(options)]
+    if runtime.process_number() > 0:
+        return run_locked(options, inputs, stop)
+    with output_folder(options):
+        return run_locked(options, inputs, stop)
+
+
+@contextlib.contextmanager
+def output_folder(options: argparse.Namespace):
+    """Within its context the output folder exists and no other run uses it."""
     from siren.checkpoint import FolderInUse, locked
     from siren.files import remove_unfinished
 
-    inputs = list(read_inputs(options))
-    if runtime.process_number() > 0:  # the first one writes, and talks
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for good)
-        return run_locked(options, inputs)
     with contextlib.ExitStack() as stack:
         open_output(stack, options)
         try:
             stack.enter_context(locked(options.output_dir))
+            remove_unfinished(options.output_dir)
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        remove_unfinished(options.output_dir)
-        return run_locked(options, inputs)
+        except OSError as error:  # a full disk may have room for names, but for no content
+            raise unwritable(options, error) from error
+        yield
 
 
-def run_locked(options: argparse.Namespace, inputs: list) -> int:
-    """Train and save, in an output folder that no other run uses; empties ``inputs``."""
+def start_jittor(options: argparse.Namespace) -> str:
+    """Import Jittor; returns the device, and decides ``options.precision`` by it."""
     device = runtime.start(options.device, options.verbose)
+    if options.precision == "auto":
+        options.precision = "fp16" if device == "cuda" else "fp32"
+    elif options.precision != "fp32" and device != "cuda":
+        raise Problem(
+            f"--precision {options.precision} is for a GPU; leave it out, or find out with "
+            "--device cuda why there is none"
+        )
+    return device
+
+
+def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | None) -> Outcome:
+    """Train and save, in an output folder that no other run uses.
+
+    The only one of ``inputs`` is taken out, so that its memory is free once the task is made.
+    """
+    device = start_jittor(options)
     import jittor
 
     from siren import checkpoint, ranks, training
@@ -125,19 +312,13 @@ def run_locked(options: argparse.Namespace, inputs: list) -> int:
     from siren.preview import Preview
     from siren.tasks import only_train
 
-    on_gpu = bool(jittor.flags.use_cuda)
-    if options.precision == "auto":
-        options.precision = "fp16" if on_gpu else "fp32"
-    elif options.precision != "fp32" and not on_gpu:
-        raise Problem(
-            f"--precision {options.precision} is for a GPU; leave it out, or find out with "
-            "--device cuda why there is none"
-        )
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
-    task = make_task(options, *inputs)
-    height, width = inputs[0].shape[:2]
-    inputs.clear()
+    given = inputs.pop()
+    height, width = given.image.shape[:2]
+    origin = Origin(given.fingerprint(), given.bits)
+    task = make_task(options, given)
+    del given
     batch = make_batch(options, len(task.points))
     network = Siren(
         out_features=options.channels,
@@ -165,7 +346,7 @@ def run_locked(options: argparse.Namespace, inputs: list) -> int:
     if options.resume:
         try:
             ours.state = ours.load(
-                ranks.of_the_first(ours.content() if not ranks.number() else b"")
+                ranks.of_the_first(ours.content() if ranks.number() == 0 else b"")
             )
         except checkpoint.StateError as error:
             raise Problem(f"--resume: {error}; leave it out to start anew") from error
@@ -175,7 +356,7 @@ def run_locked(options: argparse.Namespace, inputs: list) -> int:
     preview = None
     if options.preview_every:
         preview = Preview(options.output_dir, options.preview_every)
-    with Stop() as stop:
+    with contextlib.nullcontext(stop) if stop else Stop() as stop:
         try:
             result = training.train(
                 network,
@@ -193,51 +374,55 @@ def run_locked(options: argparse.Namespace, inputs: list) -> int:
             if stop.requested:  # Jittor's compiler was interrupted too
                 raise KeyboardInterrupt from None
             raise
-    if ranks.number() > 0:
-        return 0  # which waits for the first one
-    if result.best is None:
-        if result.ended == "interrupted":
-            raise KeyboardInterrupt
-        raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
-    with writing(options):
-        save(options, task, network, engine, result, preview)
-        if result.ended != "interrupted":
-            ours.remove()
+        if ranks.number() > 0:
+            return Outcome(0, result.ended)  # the first one saves
+        if result.best is None:
+            if result.ended == "interrupted":
+                raise KeyboardInterrupt
+            raise Problem(f"--lr {options.lr:g} gives no finite loss at all; try a smaller one")
+        with writing(options):
+            score = save(options, task, origin, network, engine, result, preview)
+            if result.ended != "interrupted":
+                ours.remove()
 
+    status = 0
     if result.ended == "diverged":
+        status = DIVERGED
         print(
             f"main.py: warning: the loss was not finite after {result.history[-1].epoch + 1} "
             f"epochs; saved is the network of epoch {result.best.epoch}; try a smaller --lr",
             file=sys.stderr,
         )
-        return DIVERGED
     if result.ended == "interrupted":
+        status = INTERRUPTED
         how = "; --resume goes on" if ours.path.exists() else ""
         print(
             f"main.py: interrupted; saved is the network of epoch {result.best.epoch}{how}",
             file=sys.stderr,
         )
-        return INTERRUPTED
-    return 0
+    return Outcome(status, result.ended, **score, seconds=result.history[-1].seconds)
+
+
+def asked_for(options: argparse.Namespace) -> dict:
+    """The options that a run's network depends on, as JSON can hold them."""
+    ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
+    return {name: printable(value) for name, value in vars(options).items() if name not in ignored}
 
 
 def identity(options: argparse.Namespace, device: str, task) -> dict:
     """All that a run's network depends on, as JSON can hold it."""
     from siren.checkpoint import fingerprint
 
-    ignored = ("output_dir", "verbose", "resume", "device", "preview_every")
-    names = [name for name in vars(options) if name not in ignored]
     held_out = [] if task.held_out is None else task.held_out.arrays()
     data = fingerprint(task.reference, *task.points.arrays(), *held_out)
-    return {
-        **{name: printable(getattr(options, name)) for name in names},
-        "device": device,
-        "data": data,
-    }
+    return {**asked_for(options), "device": device, "data": data}
 
 
-def save(options: argparse.Namespace, task, network, engine, result, preview) -> None:
-    """Score the network's picture and write the output folder; raises OSError."""
+def save(options, task, origin: Origin, network, engine, result, preview) -> dict[str, float]:
+    """Score the network's picture and write the output folder; raises OSError.
+
+    Returns its "psnr" in dB and its "ssim".
+    """
     from siren import report, training
     from siren.metrics import psnr, ssim
     from siren.pictures import Picture
@@ -265,18 +450,19 @@ def save(options: argparse.Namespace, task, network, engine, result, preview) ->
         if image is not task.reference  # which is shown already
     ]
 
-    report.write_pictures(folder, task, output, summary, others[-1:])
+    report.write_pictures(folder, task, output, summary, others[-1:], origin.bits)
     if task.derivatives:
         report.write_derivatives(folder, *training.derivatives(network, engine, (height, width)))
     report.write_history(folder, result.history)
     curves = write_curves(folder, result.history)
     if preview is not None:
         preview.finish(output)
-    report.write_network(folder, network, (height, width))
+    report.write_network(folder, network, (height, width), origin.bits)
     report.write_metrics(
         folder,
         {
             "options": {name: printable(value) for name, value in vars(options).items()},
+            "inputs": origin.fingerprint,
             "height": height,
             "width": width,
             "points": len(task.points),
@@ -304,6 +490,7 @@ def save(options: argparse.Namespace, task, network, engine, result, preview) ->
     for name, baseline in baseline_scores.items():
         print(f"{name}: PSNR {baseline['psnr']:.2f} dB, SSIM {baseline['ssim']:.3f}")
     print(f"written to {shown_path(folder)}")
+    return score
 
 
 def render(options: argparse.Namespace) -> int:
@@ -334,7 +521,7 @@ def render(options: argparse.Namespace) -> int:
         network = Siren.of(saved.layers, saved.omega_0)
         shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
         print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
-        drawn = {"output.png": rendering.render(network, engine, shape, options.crop)}
+        drawn = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
         if options.derivatives:
             names = "gradient.png", "laplacian.png"
             both = rendering.render_derivatives(network, engine, shape, options.crop)
@@ -346,17 +533,19 @@ def render(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_inputs(options: argparse.Namespace):
-    """The input image, the second one of edit, and the mask, or None where there is none.
-
-    Images are (height, width, channels) float32, the mask (height, width) bool.
-    """
+def read_inputs(options: argparse.Namespace) -> Inputs:
+    """All pictures that ``options`` name, checked."""
     from siren import images
 
+    bits = 8
+
     def read(option, path, size=None):
+        nonlocal bits
         try:
             if size is None:
                 size = images.fit_size(*images.image_size(path), options.sidelength, options.aspect)
+            if option != "--mask_path":
+                bits = max(bits, images.bit_depth(path))
             return images.read_image(path, options.channels, size)
         except images.ImageError as error:
             raise Problem(f"{option}: {error}") from error
@@ -377,7 +566,7 @@ def read_inputs(options: argparse.Namespace):
     other = None
     if options.task == "edit":
         other = read("--ot_image_path", options.ot_image_path, image.shape[:2])
-    return image, other, mask
+    return Inputs(image, other, mask, bits)
 
 
 def open_output(stack: contextlib.ExitStack, options: argparse.Namespace) -> None:
@@ -387,10 +576,15 @@ def open_output(stack: contextlib.ExitStack, options: argparse.Namespace) -> Non
     try:
         stack.enter_context(writable(options.output_dir))
     except OSError as error:
-        reason = error.strerror or error
-        raise Problem(
-            f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
-        ) from error
+        raise unwritable(options, error) from error
+
+
+def unwritable(options: argparse.Namespace, error: OSError) -> Problem:
+    """What to tell where the output folder cannot be written."""
+    reason = error.strerror or error
+    return Problem(
+        f"--output_dir {options.output_dir} cannot be written ({reason}); name another folder"
+    )
 
 
 @contextlib.contextmanager
@@ -404,10 +598,11 @@ def writing(options: argparse.Namespace):
         ) from error
 
 
-def make_task(options: argparse.Namespace, image, other, mask):
+def make_task(options: argparse.Namespace, inputs: Inputs):
     """The experiment that ``--task`` names."""
     from siren.priors import TotalVariation
 
+    image, mask = inputs.image, inputs.mask
     prior = None
     if options.prior == "tv":
         prior = TotalVariation(options.prior_weight, options.seed)
@@ -424,7 +619,7 @@ def make_task(options: argparse.Namespace, image, other, mask):
 
         return Edit(
             image,
-            other,
+            inputs.other,
             options.operator,
             options.blend,
             options.alpha,
@@ -451,387 +646,16 @@ def make_batch(options: argparse.Namespace, count: int):
     return Batch(options.batch_points, options.seed)
 
 
-# ---- arguments ------------------------------------------------------------------------------
-
-
-class Parser(argparse.ArgumentParser):
-    """Ends with one sentence instead of the usage lines."""
-
-    def error(self, message):
-        """Print ``message`` and leave with status 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
-
-
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options with every default filled in; leaves with status 2 on a bad one."""
-    parser = Parser(
-        prog="main.py",
-        description="Train a SIREN (sine-activated coordinate network) on an image.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
-    group = parser.add_argument_group("what to do")
-    group.add_argument("-h", "--help", action="help", help="show this and leave")
-    group.add_argument(
-        "--task",
-        choices=TASKS,
-        default="fit",
-        help="fit: learn every pixel; poisson: learn from the Laplacian alone; edit: blend the "
-        "gradients of two images; inpaint: fill in an image from a few random pixels; render: draw "
-        "a trained network at any size",
-    )
-    group.add_argument(
-        "--recipe",
-        choices=recipes.NAMES,
-        default="report",
-        help="defaults of the options below. report: the course report's; tuned: what we know to "
-        "be better, in a tenth of the steps",
-    )
-    group.add_argument(
-        "--input_path",
-        type=Path,
-        metavar="IMG",
-        default=argparse.SUPPRESS,
-        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF) (default: data/camera.png; "
-        "inpaint: data/flower.jpg)",
-    )
-    group.add_argument(
-        "--ot_image_path",
-        type=Path,
-        metavar="IMG",
-        default=argparse.SUPPRESS,
-        help="second image of edit, resized to the first (default: data/rocket.jpg, where "
-        "--input_path is not given either)",
-    )
-    group.add_argument(
-        "--mask_path",
-        type=Path,
-        metavar="IMG",
-        default=None,
-        help="inpaint: white where pixels are missing, instead of --points random ones that are "
-        "given; edit: white where the second image is cloned into the first",
-    )
-    group.add_argument(
-        "--offset",
-        type=integer(-16384, 16384),
-        nargs=2,
-        default=(0, 0),
-        metavar=("ROWS", "COLS"),
-        help="edit with --mask_path: how far the second image and the mask are moved, in pixels",
-    )
-    group.add_argument(
-        "--output_dir",
-        type=Path,
-        metavar="DIR",
-        default=argparse.SUPPRESS,
-        help="folder for the results, created if missing (default: outputs/<task>)",
-    )
-
-    group = parser.add_argument_group("render")
-    group.add_argument(
-        "--network_path",
-        type=Path,
-        metavar="NPZ",
-        default=argparse.SUPPRESS,
-        help="the network.npz of an earlier run (default: outputs/fit/network.npz)",
-    )
-    group.add_argument(
-        "--crop",
-        type=number(at_least=-1, at_most=1),
-        nargs=4,
-        default=argparse.SUPPRESS,
-        metavar=("ROW0", "COL0", "ROW1", "COL1"),
-        help="the part to draw, in coordinates: the whole picture is -1 -1 1 1, which is the "
-        "default; --sidelength is that of the part",
-    )
-    group.add_argument(
-        "--derivatives",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="draw the gradient's magnitude and the Laplacian too",
-    )
-
-    group = parser.add_argument_group("image")
-    group.add_argument(
-        "--channels",
-        type=integer(1),
-        choices=(1, 3),
-        default=1,
-        help="1: gray, 3: colour",
-    )
-    group.add_argument(
-        "--sidelength",
-        type=integer(8, 16384),
-        default=256,
-        metavar="PIXELS",
-        help="the image is resized to this many pixels a side",
-    )
-    group.add_argument(
-        "--aspect",
-        choices=("square", "keep"),
-        default="square",
-        help="square: both sides are --sidelength; keep: the longer one is",
-    )
-    group.add_argument(
-        "--points",
-        type=integer(1),
-        default=5000,
-        metavar="PIXELS",
-        help="inpaint: how many random pixels are given",
-    )
-
-    group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs",
-        type=integer(1),
-        default=argparse.SUPPRESS,
-        metavar="N",
-        help="training steps (default: 1000; tuned: 100, inpaint 200)",
-    )
-    group.add_argument(
-        "--batch_points",
-        type=integer(1),
-        default=None,
-        metavar="N",
-        help="points that a step looks at: N random ones, spread evenly, instead of all",
-    )
-    group.add_argument(
-        "--optimizer",
-        choices=("adam", "muon"),
-        default=argparse.SUPPRESS,
-        help="muon: Muon on the hidden matrices, Adam on the rest (default: adam; tuned: muon)",
-    )
-    group.add_argument(
-        "--lr",
-        type=number(above=0),
-        default=argparse.SUPPRESS,
-        metavar="RATE",
-        help="learning rate of Adam (default: 0.0001; tuned: 0.001)",
-    )
-    group.add_argument(
-        "--muon_lr",
-        type=number(above=0),
-        default=5e-3,
-        metavar="RATE",
-        help="learning rate of Muon",
-    )
-    group.add_argument(
-        "--schedule",
-        choices=("constant", "linear", "cosine"),
-        default=argparse.SUPPRESS,
-        help="of both learning rates over the run; linear and cosine end at 0 (default: constant; "
-        "tuned: linear)",
-    )
-    group.add_argument(
-        "--operator",
-        choices=("forward", "autograd", "fd"),
-        default=argparse.SUPPRESS,
-        help="poisson and edit: how the network is differentiated. forward: exact, derivatives "
-        "carried forward; autograd: exact, by jittor.grad (slow); fd: finite differences "
-        "(default: forward; tuned: fd)",
-    )
-    group.add_argument(
-        "--residual_norm",
-        choices=("operator", "energy", "pixel"),
-        default=argparse.SUPPRESS,
-        help="poisson and edit: how the residual is measured. operator: as it is; energy, pixel: "
-        "as the error of the gradient or of the pixels that it stands for (default: operator; "
-        "tuned: pixel)",
-    )
-    group.add_argument(
-        "--prior",
-        choices=("none", "tv"),
-        default=argparse.SUPPRESS,
-        help="fit and inpaint: tv adds --prior_weight times the total variation of the picture "
-        "(default: none; tuned: tv for inpaint)",
-    )
-    group.add_argument(
-        "--prior_weight", type=number(above=0), default=5e-4, metavar="W", help="weight of --prior"
-    )
-    group.add_argument(
-        "--hold_out",
-        type=number(at_least=0, at_most=0.9),
-        default=argparse.SUPPRESS,
-        metavar="SHARE",
-        help="inpaint: share of the given pixels that choose the best epoch instead of being "
-        "trained on (default: 0; tuned: 0.05)",
-    )
-    group.add_argument(
-        "--blend",
-        choices=("mixed", "average"),
-        default="mixed",
-        help="edit: the gradient field. mixed: the larger gradient at every pixel; average: "
-        "--alpha times the first plus 1 - alpha times the second",
-    )
-    group.add_argument(
-        "--alpha",
-        type=number(at_least=0, at_most=1),
-        default=0.5,
-        metavar="SHARE",
-        help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only)",
-    )
-    group.add_argument(
-        "--preview_every",
-        type=integer(0),
-        default=0,
-        metavar="K",
-        help="refresh preview.png after every K epochs, and make training.gif of them at the end; "
-        "0: neither",
-    )
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="continue the interrupted run in --output_dir, given the same options, to the same "
-        "network",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer(0, 2**31 - 1),
-        default=0,
-        metavar="N",
-        help="of the network's initial weights and of the pixels given to inpaint",
-    )
-
-    group = parser.add_argument_group("network")
-    group.add_argument(
-        "--omega_0",
-        type=number(above=0),
-        default=argparse.SUPPRESS,
-        metavar="W",
-        help="frequency of the sine activations sin(omega_0 z) (default: 30; tuned: 10 for "
-        "inpaint)",
-    )
-    group.add_argument(
-        "--hidden_features", type=integer(1), default=256, metavar="N", help="units a layer"
-    )
-    group.add_argument(
-        "--hidden_layers",
-        type=integer(0),
-        default=3,
-        metavar="N",
-        help="sine layers after the first one",
-    )
-
-    group = parser.add_argument_group("machine")
-    group.add_argument(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto: the NVIDIA GPU if a working one is there",
-    )
-    group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default="fused",
-        help="fused: kernels of our own for CPUs and GPUs; reference: the same in plain Jittor "
-        "operations (slow)",
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "fp16", "bf16"),
-        default="auto",
-        help="of the fused engine's matrix products on a GPU. fp16 has the 11 bits of TF32 at "
-        "twice its speed; bf16 has 8; auto: fp16 there, fp32 on a CPU",
-    )
-    group.add_argument(
-        "--verbose",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="show Jittor's own messages",
-    )
-
-    options = parser.parse_args(join_negative(arguments), argparse.Namespace(verbose=False))
-    given = vars(options)
-    if options.task == "edit" and ("input_path" in given) != ("ot_image_path" in given):
-        named, missing = "--input_path", "--ot_image_path"
-        if "ot_image_path" in given:
-            named, missing = missing, named
-        parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
-    if options.mask_path is not None and options.task not in ("inpaint", "edit"):
-        parser.error("--mask_path is for --task inpaint and --task edit; leave it out")
-    if any(options.offset) and (options.task != "edit" or options.mask_path is None):
-        parser.error("--offset is for --task edit with a --mask_path; leave it out")
-    if options.task != "render":
-        for name in ("network_path", "crop", "derivatives"):
-            if name in given:
-                parser.error(f"--{name} is for --task render; add that, or leave it out")
-    else:
-        given.setdefault("network_path", ROOT / "outputs" / "fit" / "network.npz")
-        options.crop = tuple(given.get("crop", (-1.0, -1.0, 1.0, 1.0)))
-        given.setdefault("derivatives", False)
-        options.output_dir = given.get("output_dir", ROOT / "outputs" / "render")
-        row_0, column_0, row_1, column_1 = options.crop
-        if not (row_0 < row_1 and column_0 < column_1):
-            shown = " ".join(f"{value:g}" for value in options.crop)
-            parser.error(f"argument --crop: {shown} is empty; ROW0 < ROW1 and COL0 < COL1 it takes")
-        return options
-    for name, value in dataclasses.asdict(recipes.recipe(options.recipe, options.task)).items():
-        given.setdefault(name, value)
-    options.input_path = given.get("input_path", ROOT / "data" / DEFAULT_INPUT[options.task])
-    options.ot_image_path = given.get("ot_image_path", ROOT / "data" / DEFAULT_OTHER)
-    options.output_dir = given.get("output_dir", ROOT / "outputs" / options.task)
-    return options
-
-
-def join_negative(arguments: list[str]) -> list[str]:
-    """Write ``--lr -1e-4`` as ``--lr=-1e-4``; argparse would take ``-1e-4`` for an option.
-
-    It knows -1 and -0.5, of which --crop takes four.
-    """
-    joined: list[str] = []
-    for argument in arguments:
-        exponent = argument[:1] == "-" and argument[1:2].isdigit() and "e" in argument.lower()
-        if joined and exponent:
-            joined[-1] += "=" + argument
-        else:
-            joined.append(argument)
-    return joined
-
-
-def integer(at_least: int, at_most: float = math.inf):
-    """Argument type: an integer in a range."""
-
-    def convert(text):
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not at_least <= value <= at_most:
-            limits = f"at least {at_least}"
-            if at_most < math.inf:
-                limits += f" and at most {at_most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {limits}")
-        return value
-
-    return convert
-
-
-def number(above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf):
-    """Argument type: a finite number in a range."""
-
-    def convert(text):
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text} is not finite")
-        if value <= above:
-            raise argparse.ArgumentTypeError(f"{text} must be greater than {above:g}")
-        if not at_least <= value <= at_most:
-            raise argparse.ArgumentTypeError(f"{text} must be between {at_least:g} and {at_most:g}")
-        return value
-
-    return convert
-
-
 def shown_path(path: Path) -> str:
-    """``path`` relative to the program where it lies inside it."""
-    try:
-        return str(path.resolve().relative_to(ROOT))
-    except ValueError:
-        return str(path)
+    """``path`` relative to the program where it lies inside it, as text that can be written."""
+    with contextlib.suppress(ValueError):
+        path = path.resolve().relative_to(ROOT)
+    return shown(str(path))
+
+
+def shown(text: str) -> str:
+    """``text`` without what cannot be written, as a file's name may have it."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def printable(value):

@@ -112,14 +112,18 @@ class Checkpoint:
             state = State(**record, **arrays, optimizer=optimizer)
         except Exception as error:  # a broken file can raise nearly anything in zipfile and NumPy
             raise StateError(f"{self.path} is damaged ({type(error).__name__})") from error
+        self.compare(identity)
+        return state
+
+    def compare(self, identity: dict) -> None:
+        """Raise StateError if an earlier run's ``identity`` is not this one's."""
         for name, value in self.identity.items():
             if identity.get(name) != value:
                 raise StateError(
-                    f"--{name} {value} is not that of the interrupted run, {identity.get(name)}"
-                    if not name.startswith("data")
-                    else "the input image is not that of the interrupted run"
+                    f"--{name} {value} is not that of the earlier run, {identity.get(name)}"
+                    if name != "data"
+                    else "the input image is not that of the earlier run"
                 )
-        return state
 
     def remove(self) -> None:
         """Forget the state: the run is complete."""

@@ -9,8 +9,12 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import stat
+import struct
+import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +32,9 @@ MIN_SIDE = 8
 # Named one by one because Pillow would otherwise also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
+
+# How Pillow calls pixels of 16 bits a channel that it cuts down to 8: L is little, B big endian.
+_DEEP = re.compile(r"(RGBA?|LA);16([LBN])")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # what undoes each EXIF orientation; 1 is upright already
@@ -52,9 +59,10 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     PNG, JPEG, WebP, BMP, TIFF, PPM and the first frame of a GIF are read, in every colour mode
     that Pillow knows. EXIF orientation is applied; transparency is composited on white.
 
-    White is 255 in 8-bit pictures and 65535 in 16-bit gray ones (which keep their precision).
-    A floating-point TIFF says nothing about its white: it is taken to be 1 where no value exceeds
-    2 and 255 otherwise, and values beyond black or white are clipped.
+    White is 255 in 8-bit pictures and 65535 in 16-bit ones, which keep their precision (but for
+    PPM in colour, which is read at 8 bits). A floating-point TIFF says nothing about its white: it
+    is taken to be 1 where no value exceeds 2 and 255 otherwise, and values beyond black or white
+    are clipped.
 
     Args:
         path: an existing regular file.
@@ -74,26 +82,38 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     if size is not None and min(size) < 1:
         raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
     with _opened(path) as picture:
+        deep_colour = _DEEP.fullmatch(_raw_mode(picture))
         picture.load()
         orientation = _orientation(picture)
         if picture.mode.startswith("I") or picture.mode == "F":
-            picture = _deep_gray(picture, path)
+            parts = [_deep_gray(picture, path)]
+        elif deep_colour:
+            parts = _deep_colour(picture, path, channels)
         else:
-            picture = _opaque_rgb(picture)
+            parts = [_opaque_rgb(picture)]
             if channels == 1:
-                picture = picture.convert("L")
+                parts = [parts[0].convert("L")]
         if orientation in _UPRIGHT:
-            picture = picture.transpose(_UPRIGHT[orientation])
-        if size is not None and picture.size != (size[1], size[0]):
-            picture = picture.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        pixels = np.array(picture, dtype=np.float32)
+            parts = [part.transpose(_UPRIGHT[orientation]) for part in parts]
+        if size is not None and parts[0].size != (size[1], size[0]):
+            side = size[1], size[0]
+            parts = [part.resize(side, Image.Resampling.BICUBIC) for part in parts]
+        pixels = np.dstack([np.asarray(part, np.float32) for part in parts])
 
     np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
     pixels /= np.float32(127.5)
     pixels -= 1
-    if pixels.ndim == 2:
-        pixels = np.repeat(pixels[:, :, None], channels, axis=2)
-    return pixels
+    return np.repeat(pixels, channels // pixels.shape[2], axis=2)
+
+
+def bit_depth(path: str | Path) -> int:
+    """Bits of each value that `read_image(path, ...)` would return: 8, or 16 where there are more.
+
+    Raises ImageError where the header cannot be read.
+    """
+    with _opened(path) as picture:
+        gray = picture.mode.startswith("I") or picture.mode == "F"
+        return 16 if gray or _DEEP.fullmatch(_raw_mode(picture)) else 8
 
 
 def compact(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -164,23 +184,31 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """Map [-1, 1] to 0..255: clipped, rounded to nearest; same shape, uint8.
+    """`to_integers` at 8 bits."""
+    return to_integers(image, 8)
 
-    It inverts `read_image` exactly for 8-bit pictures. NaN, which has no gray, is a ValueError.
+
+def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
+    """Map [-1, 1] to 0..255 (8 bits, uint8) or 0..65535 (16 bits, uint16); same shape.
+
+    Clipped, and rounded to nearest: it inverts `read_image` exactly for pictures of as many bits.
+    NaN, which has no gray, is a ValueError.
     """
     image = np.asarray(image)
     if np.isnan(image).any():
         raise ValueError("the image holds values that are not numbers (NaN)")
-    return np.rint((np.clip(image, -1, 1) + 1) * 127.5).astype(np.uint8)
+    white, kind = {8: (255, np.uint8), 16: (65535, np.uint16)}[bits]
+    return np.rint((np.clip(image, -1, 1) + 1) * (white / 2)).astype(kind)
 
 
-def write_png(path: str | Path, image: np.ndarray) -> None:
+def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
     """Write `image` as a PNG so that `path` is at any time the old file or the whole new one.
 
     Args:
         path: the file to create or replace; its folder must exist.
-        image: (height, width), (height, width, 1) or (height, width, 3); uint8 as it is, any
-            other type from [-1, 1] by `to_uint8`.
+        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 as they
+            are, any other type from [-1, 1] by `to_integers`.
+        bits: 8 or 16, of each value of the file; only for images in [-1, 1].
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
@@ -191,11 +219,29 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
         image = image[:, :, 0]
     if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
         raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
-    pixels = image if image.dtype == np.uint8 else to_uint8(image)
-
+    pixels = image if image.dtype in (np.uint8, np.uint16) else to_integers(image, bits)
+    if pixels.dtype == np.uint16:
+        write_bytes(Path(path), _deep_png(pixels))
+        return
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
     write_bytes(Path(path), content.getvalue())
+
+
+def _deep_png(pixels: np.ndarray) -> bytes:
+    """A 16-bit PNG of uint16 (height, width) or (height, width, 3), which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)  # filter 2: minus the row above
+    filtered[:, 1:] = rows
+    filtered[1:, 1:] -= rows[:-1]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data]
+        parts.append(struct.pack(">I", zlib.crc32(kind + data)))
+    return b"".join(parts)
 
 
 @contextmanager
@@ -289,6 +335,47 @@ def _orientation(picture: Image.Image) -> int:
         return orientation if orientation in _UPRIGHT else 1
     except Exception:  # a picture whose EXIF block is broken is still a picture
         return 1
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    """How Pillow is about to unpack the pixels of a picture that is not loaded yet."""
+    how = picture.tile[0][3] if picture.tile else ""
+    return str(how[0] if isinstance(how, tuple) and how else how)
+
+
+def _deep_colour(picture: Image.Image, path: str | Path, channels: int) -> list[Image.Image]:
+    """The channels of a 16-bit colour (or transparent gray) picture, as `_deep_gray`.
+
+    `picture` is loaded, and of each value Pillow has taken the high byte. A second look at the
+    file with the order of the bytes reversed gives the low ones.
+    """
+    with _opened(path) as again:
+        kind, order = _DEEP.fullmatch(_raw_mode(again)).groups()
+        if order == "N":
+            order = sys.byteorder[0].upper()
+        reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
+        if kind == "LA":  # is known in one order only; read its bytes as four channels instead
+            reverse = "RGBA"
+        for number, tile in enumerate(again.tile):
+            how = (reverse, *tile[3][1:]) if isinstance(tile[3], tuple) else reverse
+            named = hasattr(tile, "_replace")  # since Pillow 11
+            again.tile[number] = tile._replace(args=how) if named else (*tile[:3], how)
+        again.load()
+        low = np.asarray(again)
+    if kind == "LA":
+        values = low[..., ::2] * np.float32(256) + low[..., 1::2]
+    else:
+        values = np.asarray(picture) * np.float32(256) + low
+    clear = picture.info.get("transparency")  # of a PNG: the one colour that is transparent
+    if isinstance(clear, tuple) and len(clear) == values.shape[2]:
+        values[(values == clear).all(axis=2)] = 65535
+    if values.shape[2] in (2, 4):
+        share = values[..., -1:] / np.float32(65535)
+        values = values[..., :-1] * share + 65535 * (1 - share)
+    if channels == 1 and values.shape[2] == 3:
+        values = values @ np.float32([[0.299], [0.587], [0.114]])
+    values *= np.float32(255 / 65535)
+    return [Image.fromarray(values[..., i]) for i in range(values.shape[2])]
 
 
 def _opaque_rgb(picture: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from siren import pictures
 from siren.coordinates import WHOLE, strip
-from siren.images import to_uint8
+from siren.images import to_integers, to_uint8
 from siren.training import POINTS_AT_ONCE, evaluate
 
 SAMPLE = 256  # pixels a side of the small view that tells how strong derivatives are
@@ -25,13 +25,17 @@ def view_shape(shape, crop, sidelength: int) -> tuple[int, int]:
     return tuple(max(2, round(sidelength * side / max(sides))) for side in sides)
 
 
-def render(network, engine, shape, crop=WHOLE) -> np.ndarray:
+def render(network, engine, shape, crop=WHOLE, bits: int = 8) -> np.ndarray:
     """The network on a view of ``crop`` of ``shape`` (height, width).
 
-    ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]. Returns uint8 (height, width,
-    channels); beside it memory does not grow with the size.
+    ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]. Returns (height, width, channels),
+    uint8 or, for 16 ``bits``, uint16; beside it memory does not grow with the size.
     """
-    (picture,) = _strips(network, engine, shape, crop, 0, lambda values: (to_uint8(values),))
+
+    def draw(values):
+        return (to_integers(values, bits),)
+
+    (picture,) = _strips(network, engine, shape, crop, 0, draw)
     return picture
 
 
@@ -60,7 +64,7 @@ def _strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
             last = min(height, first + at_once)
             drawn = draw(*_streams(network, engine, shape, crop, (first, last), order))
             if not pictures:
-                pictures = [np.empty((height, *part.shape[1:]), np.uint8) for part in drawn]
+                pictures = [np.empty((height, *part.shape[1:]), part.dtype) for part in drawn]
             for picture, part in zip(pictures, drawn):
                 picture[first:last] = part
             bar.update(last - first)

@@ -26,11 +26,12 @@ FONT_SIZE = 15
 MARGIN = 8
 
 
-def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=()) -> None:
+def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=(), bits=8) -> None:
     """Write output.png, reference.png, panel.png and, for inpaint, masked.png.
 
     ``output`` is the restored picture (height, width, channels); ``summary`` its caption;
-    ``others`` are ``Picture``s of classical methods to show beside it.
+    ``others`` are ``Picture``s of classical methods to show beside it; ``bits``, 8 or 16, is the
+    depth of all but the panel.
     """
     error, largest = pictures.absolute_error(output, task.reference)
     panel = [
@@ -39,11 +40,11 @@ def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=
         Picture(summary, output),
         Picture(f"|error|: white is {largest:.2g}", error),
     ]
-    write_png(folder / "output.png", output)
-    write_png(folder / "reference.png", task.reference)
+    write_png(folder / "output.png", output, bits)
+    write_png(folder / "reference.png", task.reference, bits)
     write_png(folder / "panel.png", np.asarray(draw_panel(panel)))
     if hasattr(task, "masked"):
-        write_png(folder / "masked.png", task.masked)
+        write_png(folder / "masked.png", task.masked, bits)
 
 
 def write_derivatives(folder: Path, rows, columns, laplacian) -> None:
@@ -56,6 +57,19 @@ def write_metrics(folder: Path, metrics: dict) -> None:
     """Write metrics.json. Numbers that JSON does not know (infinity) become strings."""
     text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False)
     write_bytes(folder / "metrics.json", (text + "\n").encode())
+
+
+def read_metrics(folder: Path) -> dict | None:
+    """What ``write_metrics`` wrote of a whole run, or None if there is nothing of the kind."""
+    try:
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
+        kinds = {"options": dict, "ended": str, "inputs": str}
+        fits = all(isinstance(metrics[name], kind) for name, kind in kinds.items())
+        for name in ("psnr", "ssim", "seconds"):
+            metrics[name] = float(metrics[name])
+    except (OSError, ValueError, TypeError, LookupError):
+        return None
+    return metrics if fits else None
 
 
 def write_history(folder: Path, history) -> None:
@@ -71,13 +85,14 @@ def write_history(folder: Path, history) -> None:
     write_bytes(folder / "history.csv", text.getvalue().encode())
 
 
-def write_network(folder: Path, network, shape) -> None:
+def write_network(folder: Path, network, shape, bits: int = 8) -> None:
     """Write network.npz.
 
-    It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, and ``shape``
-    (height, width), the pixels that it was trained at.
+    It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, ``shape``
+    (height, width), the pixels that it was trained at, and ``bits``, 8 or 16, the depth of these.
     """
     arrays = {"omega_0": np.float64(network.omega_0), "shape": np.int64(shape)}
+    arrays["bits"] = np.int64(bits)
     for depth, layer in enumerate(network.split(network.flat.numpy())):
         arrays[f"weight_{depth}"] = layer.weight
         arrays[f"bias_{depth}"] = layer.bias
@@ -92,11 +107,12 @@ class NetworkError(Exception):
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """What network.npz holds: float32 pairs (weight, bias), omega_0, and (height, width)."""
+    """What network.npz holds: float32 pairs (weight, bias), omega_0, (height, width), and bits."""
 
     layers: list[tuple[np.ndarray, np.ndarray]]
     omega_0: float
     shape: tuple[int, int]
+    bits: int
 
 
 def read_network(path: Path) -> SavedNetwork:
@@ -107,6 +123,7 @@ def read_network(path: Path) -> SavedNetwork:
     try:
         with np.load(path, allow_pickle=False) as file:
             omega_0, shape = float(file["omega_0"]), file["shape"].tolist()
+            bits = int(file["bits"]) if "bits" in file.files else 8  # as older ones are
             count = sum(name.startswith("weight_") for name in file.files)
             layers = [(file[f"weight_{i}"], file[f"bias_{i}"]) for i in range(count)]
     except FileNotFoundError:
@@ -134,7 +151,9 @@ def read_network(path: Path) -> SavedNetwork:
         raise NetworkError(f"{path}: its omega_0 is {omega_0:g}; it must be above 0")
     if not (len(shape) == 2 and all(1 < n < 1 << 20 for n in shape)):
         raise NetworkError(f"{path}: its shape is {shape}, which is no picture's")
-    return SavedNetwork(layers, omega_0, tuple(shape))
+    if bits not in (8, 16):
+        raise NetworkError(f"{path}: its bits are {bits}; there can be 8 or 16")
+    return SavedNetwork(layers, omega_0, tuple(shape), bits)
 
 
 def remove_leftovers(folder: Path, task, previewed: bool, curves: bool) -> None:

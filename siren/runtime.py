@@ -547,14 +547,17 @@ def _core_is_missing(verbose: bool) -> bool:
 def _announce_first_compilation() -> None:
     from jittor_utils import lock
 
+    expected = "a few minutes" if _setting("nvcc_path") else "about two minutes"
     # Jittor holds this lock while it compiles; a second process waits for it inside the import.
     with open(lock.lock_path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            _say("Another process is compiling Jittor's core; waiting until it is done ...")
+            _say(
+                f"Another process is compiling Jittor's core, {expected} in all; "
+                "waiting until it is done ..."
+            )
             return
-    expected = "a few minutes" if _setting("nvcc_path") else "about two minutes"
     _say(f"Jittor compiles its core once on this machine: {expected} ...")
 
 

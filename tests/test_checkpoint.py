@@ -117,7 +117,7 @@ def saved(tmp_path):
 def test_a_state_of_another_run_is_not_continued(tmp_path):
     saved(tmp_path)
     for identity, reason in (
-        ({"lr": 0.2, "data": "a"}, "--lr 0.2 is not that of the interrupted run, 0.1"),
+        ({"lr": 0.2, "data": "a"}, "--lr 0.2 is not that of the earlier run, 0.1"),
         ({"lr": 0.1, "data": "b"}, "the input image"),
     ):
         with pytest.raises(StateError, match=reason):

@@ -9,10 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile  # comes with scikit-image
 from PIL import Image, PngImagePlugin
 
 from siren import images
-from siren.images import ImageError, fit_size, image_size, read_image, to_uint8, write_png
+from siren.images import (
+    ImageError,
+    bit_depth,
+    fit_size,
+    image_size,
+    read_image,
+    to_integers,
+    to_uint8,
+    write_png,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 PICTURES = sorted(p for p in DATA.iterdir() if p.suffix in (".png", ".jpg"))
@@ -168,6 +178,84 @@ def _write_pgm16(folder, ramp):
     height, width = ramp.shape
     path.write_bytes(b"P5 %d %d 65535\n" % (width, height) + ramp.astype(">u2").tobytes())
     return path
+
+
+def _deep(height, width, channels):
+    """Values (height, width, channels), uint16, whose low bytes are as wild as the high ones."""
+    return np.random.default_rng(height).integers(0, 65536, (height, width, channels), np.uint16)
+
+
+def _write_deep_png(path, values, *chunks):
+    """A 16-bit PNG of 1 to 4 channels with filter 0, not by the program's own writer."""
+    height, width, channels = values.shape
+    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    lines = values.astype(">u2").reshape(height, -1)
+    raw = b"".join(b"\0" + line.tobytes() for line in lines)
+    path.write_bytes(
+        _png(width, height, *chunks, depth=16, colour_type=colour_type, content=zlib.compress(raw))
+    )
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_deep_png_in_colour_and_with_transparency(tmp_path, channels):
+    values = _deep(9, 7, channels)
+    path = _write_deep_png(tmp_path / "p.png", values)
+    assert bit_depth(path) == 16
+    expected = values.astype(np.float64)
+    if channels in (2, 4):
+        share = expected[..., -1:] / 65535
+        expected = expected[..., :-1] * share + 65535 * (1 - share)
+    image = read_image(path, 3)
+    assert image.dtype == np.float32 and image.shape == (9, 7, 3)
+    np.testing.assert_allclose((image + 1) * 32767.5, expected + np.zeros(3), atol=0.02)
+    gray = expected @ [0.299, 0.587, 0.114] if channels > 2 else expected[..., 0]
+    np.testing.assert_allclose((read_image(path, 1)[..., 0] + 1) * 32767.5, gray, atol=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_transparent_colour_of_a_deep_png_is_white(tmp_path, channels):
+    values = _deep(5, 6, channels)
+    clear = struct.pack(f">{channels}H", *values[2, 3])
+    path = _write_deep_png(tmp_path / "p.png", values, (b"tRNS", clear))
+    image = to_integers(read_image(path, channels), 16)
+    values[2, 3] = 65535
+    np.testing.assert_array_equal(image, values)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib"}, {"rowsperstrip": 2}])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_deep_tiff_in_colour(tmp_path, order, how, channels):
+    values = _deep(9, 7, channels)
+    values[..., 3:] = 65535
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, values, photometric="rgb", byteorder=order, **how)
+    assert bit_depth(path) == 16
+    np.testing.assert_array_equal(to_integers(read_image(path, 3), 16), values[..., :3])
+
+
+def test_deep_colour_is_turned_and_resized_like_any_other(save, colour, tmp_path):
+    deep = tmp_path / "deep.tif"
+    tag = (0x0112, 3, 1, 6, True)  # turned by a quarter
+    tifffile.imwrite(deep, colour.astype(np.uint16) * 257, photometric="rgb", extratags=[tag])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    flat = save(colour, "flat.tif", exif=exif)
+    assert image_size(deep) == image_size(flat) == (26, 18)
+    for channels in (1, 3):
+        for size in (None, (13, 9), (40, 30)):
+            one, two = (read_image(path, channels, size) for path in (deep, flat))
+            np.testing.assert_allclose(one, two, atol=1.5 / 127.5)
+
+
+def test_bit_depth_of_other_pictures(save, colour, tmp_path):
+    assert bit_depth(save(colour)) == bit_depth(save(colour, "p.jpg")) == 8
+    assert bit_depth(save(colour, "p.tif")) == bit_depth(save(colour[..., 0], "p.gif")) == 8
+    assert bit_depth(save(colour[..., 0].astype(np.uint16))) == 16
+    assert bit_depth(save(colour[..., 0].astype(np.float32), "f.tif")) == 16
+    with pytest.raises(ImageError, match="does not exist"):
+        bit_depth(tmp_path / "none.png")
 
 
 def test_resized_deep_edges_do_not_overshoot(save):
@@ -348,11 +436,11 @@ def test_truncated(save, name):
         read_image(path, 3)
 
 
-def _png(width, height, *chunks):
-    """A PNG that claims a size, followed by `chunks` of (type, data)."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+def _png(width, height, *chunks, depth=8, colour_type=0, content=b""):
+    """A PNG that claims a size, followed by `chunks` of (type, data), and its `content`."""
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in ((b"IHDR", header), *chunks, (b"IDAT", b""), (b"IEND", b"")):
+    for kind, body in ((b"IHDR", header), *chunks, (b"IDAT", content), (b"IEND", b"")):
         data += struct.pack(">I", len(body)) + kind + body
         data += struct.pack(">I", zlib.crc32(kind + body))
     return data
@@ -454,6 +542,11 @@ def _samples(colour):
         buffer = io.BytesIO()
         picture.save(buffer, format=kind, **options)
         yield buffer.getvalue()
+    values = colour.astype(np.uint16) * 200
+    yield images._deep_png(values)
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, values, photometric="rgb", compression="zlib")
+    yield buffer.getvalue()
 
 
 def _mutated(data, random):
@@ -533,6 +626,57 @@ def test_fit_size():
         fit_size(100, 100, 7, "square")
     with pytest.raises(ValueError, match="aspect"):
         fit_size(100, 100, 256, "stretch")
+
+
+def test_to_integers_inverts_reading_at_16_bits():
+    levels = np.arange(65536)
+    image = (levels.astype(np.float32) / np.float32(32767.5) - 1).reshape(256, 256, 1)
+    integers = to_integers(image, 16)
+    assert integers.dtype == np.uint16
+    np.testing.assert_array_equal(integers.ravel(), levels)
+    np.testing.assert_array_equal(to_integers(np.array([-3, 3.0]), 16), [0, 65535])
+
+
+def _decode(data):
+    """The values of a PNG, by the book (filters 0 and 2 only)."""
+    chunks, at = {}, 8
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        kind, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        assert zlib.crc32(kind + body) == struct.unpack(">I", data[at + 8 + length :][:4])[0]
+        chunks[kind] = body
+        at += 12 + length
+    width, height, depth, colour_type, *rest = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert (depth, rest) == (16, [0, 0, 0])
+    channels = {0: 1, 2: 3}[colour_type]
+    raw = zlib.decompress(chunks[b"IDAT"])
+    stride = 1 + 2 * width * channels
+    above, rows = bytes(stride - 1), []
+    assert len(raw) == stride * height
+    for first in range(0, len(raw), stride):
+        assert raw[first] in (0, 2)
+        line = raw[first + 1 : first + stride]
+        if raw[first] == 2:
+            line = bytes((a + b) % 256 for a, b in zip(line, above))
+        above = line
+        rows.append(np.frombuffer(line, ">u2"))
+    return np.array(rows).reshape(height, width, channels)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1), (5, 7, 3), (1, 1), (1, 4, 3)])
+def test_write_png_at_16_bits(tmp_path, shape):
+    values = np.random.default_rng(4).integers(0, 65536, shape, dtype=np.uint16)
+    for image in (values, values / 32767.5 - 1):
+        write_png(tmp_path / "p.png", image, 16)
+        decoded = _decode((tmp_path / "p.png").read_bytes())
+        np.testing.assert_array_equal(decoded, values.reshape(decoded.shape))
+        assert decoded.shape[:2] == shape[:2]
+        channels = decoded.shape[2]
+        read = to_integers(read_image(tmp_path / "p.png", channels), 16)
+        np.testing.assert_array_equal(read, decoded)
+        with Image.open(tmp_path / "p.png") as picture:  # what others make of it
+            assert picture.mode == ("RGB" if channels == 3 else "I;16")
+            picture.load()
 
 
 def test_to_uint8_inverts_reading_and_rounds_to_nearest():

@@ -17,7 +17,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from siren.coordinates import grid, spacing
-from siren.images import read_image
+from siren.images import read_image, write_png
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--sidelength", "24", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
@@ -226,6 +226,7 @@ def broken(tmp_path_factory):
     Image.new("1", (20000, 20000)).save(folder / "bomb.png")
     Image.new("L", (1000, 10)).save(folder / "narrow.png")
     (folder / "file").write_text("")
+    (folder / "none").mkdir()
     return folder
 
 
@@ -234,7 +235,9 @@ BAD = [
     (["--input_path", "{broken}/empty.png"], "--input_path", "empty"),
     (["--input_path", "{broken}/text.png"], "--input_path", "text.png"),
     (["--input_path", "{broken}/truncated.png"], "--input_path", "truncated.png"),
-    (["--input_path", "{broken}"], "--input_path", "folder"),
+    (["--input_path", "{broken}"], "--input_path", "bomb.png"),
+    (["--input_path", "{broken}/none"], "--input_path", "without pictures"),
+    (["--input_path", "{data}/camera.png", "{broken}/text.png"], "--input_path", "text.png"),
     (["--input_path", "{broken}/bomb.png"], "--input_path", "pixels"),
     (["--input_path", "{broken}/narrow.png", "--aspect", "keep"], "--input_path", "at least 8"),
     (["--task", "paint"], "--task", "paint"),
@@ -364,6 +367,7 @@ def test_rendered_derivatives_are_the_networks(trained, tmp_path):
         (lambda path: replace(path, bias_0=np.full(32, np.nan, np.float32)), "not finite"),
         (lambda path: replace(path, omega_0=-1.0), "omega_0"),
         (lambda path: replace(path, shape=np.array([1])), "no picture's"),
+        (lambda path: replace(path, bits=12), "its bits are 12"),
         (lambda path: replace(path, bias_0=np.array([Trap()], object)), "is not a network.npz"),
     ],
 )
@@ -409,6 +413,32 @@ def test_wrong_options_of_render(arguments, reason):
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_16_bit_picture_gives_16_bit_results(channels, tmp_path):
+    deep = tmp_path / "deep.png"
+    ramp = np.arange(24 * 24 * channels).reshape(24, 24, channels) * 37.0
+    write_png(deep, ramp / ramp.max() * 2 - 1, bits=16)
+    inpaint = ["--task", "inpaint", "--points", 100, "--channels", channels]
+    result = run(*SMALL, *inpaint, "--input_path", deep, "--output_dir", tmp_path / "a")
+    assert result.returncode == 0, result.stderr
+    network = ["--task", "render", "--network_path", tmp_path / "a" / "network.npz"]
+    result = run(*network, "--sidelength", 24, "--derivatives", "--output_dir", tmp_path / "b")
+    assert result.returncode == 0, result.stderr
+
+    depths = {path: path.read_bytes()[24] for path in tmp_path.glob("[ab]/*.png")}
+    valued = ("output.png", "reference.png", "masked.png")
+    assert len(depths) == 7 + (tmp_path / "a" / "history.png").exists()
+    assert all(depth == (16 if path.name in valued else 8) for path, depth in depths.items())
+    reference = read_image(tmp_path / "a" / "reference.png", channels)
+    assert (reference == read_image(deep, channels)).all()
+    saved = np.load(tmp_path / "a" / "network.npz")
+    layers = [(saved[f"weight_{i}"], saved[f"bias_{i}"]) for i in range(5)]
+    expected = value(layers, saved["omega_0"], grid(24, 24)).reshape(24, 24, channels)
+    for folder in ("a", "b"):
+        output = read_image(tmp_path / folder / "output.png", channels)
+        np.testing.assert_allclose(output, expected.clip(-1, 1), atol=1e-4)
+
+
 # ---- interrupted runs -------------------------------------------------------------------------
 
 LONG = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3000"]
@@ -446,7 +476,7 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
         assert "--resume goes on" in errors
         assert json.loads((folder / "metrics.json").read_text())["ended"] == "interrupted"
     other = begin(folder, *many, "--resume", "--lr", "0.5")
-    assert "--lr 0.5 is not that of the interrupted run, 0.0001" in other.communicate()[1]
+    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.communicate()[1]
     assert other.returncode == 2
     process = begin(folder, *many, "--resume")
     process.communicate()

@@ -345,6 +345,24 @@ def test_the_corrected_header_asks_for_attributes_of_the_right_device():
 # ---- the import -------------------------------------------------------------------------------
 
 
+def test_the_first_compilation_is_announced_with_its_length(tmp_path):
+    code = """
+        import fcntl
+        from siren import runtime
+        print(runtime._core_is_missing(False))
+        runtime._announce_first_compilation()
+        from jittor_utils import lock
+        with open(lock.lock_path, "w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            runtime._announce_first_compilation()
+    """
+    result = run_python(code, HOME=str(tmp_path), nvcc_path="")
+    assert result.stdout.splitlines() == ["True"]
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Jittor compiles its core once on this machine: about two minutes")
+    assert "Another process" in second and "about two minutes" in second
+
+
 def test_jittor_starts_quietly_and_leaves_ctrl_c_to_python():
     result = run_python(
         """

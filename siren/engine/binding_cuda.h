@@ -23,8 +23,8 @@ struct Call : Numbers {
                  float* gradient) const {
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
-            pass.forward(coordinates + 2 * begin, count);
-            pass.product(chunk, cotangent + begin * stream_count * channels, gradient);
+            pass.product(chunk, coordinates + 2 * begin, count,
+                         cotangent + begin * stream_count * channels, gradient);
         });
     }
 
@@ -34,8 +34,8 @@ struct Call : Numbers {
         const double mean = 1.0 / (double(n) * supervised * channels);
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
-            pass.forward(coordinates + 2 * begin, count);
-            pass.squared_error(chunk, target + begin * supervised * channels,
+            pass.squared_error(chunk, coordinates + 2 * begin, count,
+                               target + begin * supervised * channels,
                                weight ? weight + begin : nullptr, mean, loss, gradient);
         });
     }

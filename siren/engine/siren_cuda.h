@@ -232,6 +232,13 @@ struct Points {
     float scale[2], inverse[4];
 };
 
+// What is differentiated: mean sum of weight (output - target)^2 over points (1 or 2 of the streams,
+// see binding.h; weight may be null), or, if it is not null, the product of outputs and `given`.
+struct Error {
+    const float *target, *weight, *given;
+    float mean;
+};
+
 // Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.
 struct Vectors {
     float* data;
@@ -376,23 +383,16 @@ __host__ __device__ inline int packed_row(int n) {
 // different banks.
 constexpr int padding = 8;
 
-// Weights that fit are stationary: a block has all of them in shared memory, and two groups of warps,
-// one of which multiplies while the other ends its tile. Others pass by, a step at a time.
-template <class Precision, int streams, bool stationary>
+template <class Precision, int streams>
 struct ProductShape {
-    static constexpr int groups = stationary ? 2 : 1;
-    static constexpr int group_threads = stationary ? 128 : 256;
-    static constexpr int threads = groups * group_threads;
-    static constexpr int rows = group_threads / 128 * 16 * fragments(streams);  // of a group's tile
-    static constexpr int depth = stationary ? 64 : depth_tile;                  // of a step
+    static constexpr int threads = 256;
+    static constexpr int rows = 2 * 16 * fragments(streams);  // of a tile
     static constexpr int stages = Precision::pieces == 1 ? 4 : 3;
-    static constexpr int stride_a = depth + padding;
-    static constexpr int stride_b = (stationary ? column_tile : depth) + padding;
-    static constexpr int plane_a = rows * stride_a, plane_b = column_tile * stride_b;
-    static constexpr int stage = Precision::pieces * (plane_a + (stationary ? 0 : plane_b));
-    static constexpr int elements = groups * stages * stage + (stationary ? plane_b : 0);
+    static constexpr int stride = depth_tile + padding;
+    static constexpr int plane_a = rows * stride, plane_b = column_tile * stride;
+    static constexpr int stage = Precision::pieces * (plane_a + plane_b);
     static constexpr int shares = threads / 128;  // of sums, in each block
-    static constexpr size_t bytes = elements * sizeof(typename Precision::Piece) +
+    static constexpr size_t bytes = stages * stage * sizeof(typename Precision::Piece) +
                                     3 * shares * column_tile * sizeof(float);
 };
 
@@ -415,36 +415,30 @@ struct Ending {
     Vectors vectors;  // first adjoint
 };
 
-// The gridDim.x blocks' groups take tiles of rows in turn; blockIdx.y is the tile of columns.
-template <class Precision, int streams, bool stationary, End kind>
+// The gridDim.x blocks take tiles of rows in turn; blockIdx.y is the tile of columns.
+template <class Precision, int streams, End kind>
 __global__ void __launch_bounds__(256, 1)
     product_kernel(Matrix<Precision> a, Matrix<Precision> b, Ending<Precision> end, int tiles,
                    int width) {
     typedef typename Precision::Piece Piece;
-    typedef ProductShape<Precision, streams, stationary> Shape;
+    typedef ProductShape<Precision, streams> Shape;
     constexpr int F = fragments(streams);
     constexpr bool first = kind == End::first_adjoint, adjoint = kind == End::adjoint || first;
     constexpr int sum_rows = first ? 3 : 1;
     extern __shared__ __align__(16) unsigned char shared_memory[];
-    const int thread = threadIdx.x % Shape::group_threads;
-    const int group = threadIdx.x / Shape::group_threads;
-    Piece* const all_b = reinterpret_cast<Piece*>(shared_memory);  // if stationary
-    Piece* const shared =
-        all_b + (stationary ? Shape::plane_b : 0) + group * Shape::stages * Shape::stage;
-    const int lane = thread % 32, warp = thread / 32;
+    Piece* const shared = reinterpret_cast<Piece*>(shared_memory);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_row = warp / 4 * 16 * F, warp_column = warp % 4 * 64;
     const int column0 = blockIdx.y * column_tile;
-    const int steps = width / Shape::depth;
-    const int first_tile = blockIdx.x * Shape::groups + group;
-    const int tile_step = gridDim.x * Shape::groups;
+    const int steps = width / depth_tile;
+    const int first_tile = blockIdx.x, tile_step = gridDim.x;
     const int total = (max(tiles - first_tile, 0) + tile_step - 1) / tile_step * steps;
 
-    const auto copy_rows = [&](const Piece* source, int rows, int depth, Piece* destination,
-                               int stride, int index, int threads) {
-        const int vectors = depth / 8;
-        for (int i = index; i < rows * vectors; i += threads) {
+    const auto copy_rows = [&](const Piece* source, int rows, Piece* destination) {
+        constexpr int vectors = depth_tile / 8;
+        for (int i = threadIdx.x; i < rows * vectors; i += Shape::threads) {
             const int row = i / vectors, k = i % vectors * 8;
-            copy16(destination + row * stride + k, source + size_t(row) * width + k);
+            copy16(destination + row * Shape::stride + k, source + size_t(row) * width + k);
         }
     };
     int fetched = 0, fetched_step = 0;
@@ -452,17 +446,13 @@ __global__ void __launch_bounds__(256, 1)
     const auto fetch = [&] {
         if (fetched < total) {
             Piece* const stage = shared + fetched % Shape::stages * Shape::stage;
-            const int k = fetched_step * Shape::depth;
+            const int k = fetched_step * depth_tile;
 #pragma unroll
             for (int piece = 0; piece < Precision::pieces; ++piece) {
                 copy_rows(a.data + piece * a.plane + fetched_row * width + k, Shape::rows,
-                          Shape::depth, stage + piece * Shape::plane_a, Shape::stride_a, thread,
-                          Shape::group_threads);
-                if (stationary) continue;
+                          stage + piece * Shape::plane_a);
                 copy_rows(b.data + piece * b.plane + size_t(column0) * width + k, column_tile,
-                          Shape::depth,
-                          stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b,
-                          Shape::stride_b, thread, Shape::group_threads);
+                          stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b);
             }
         }
         commit_copies();
@@ -474,31 +464,23 @@ __global__ void __launch_bounds__(256, 1)
     };
 
     // Each of a warp's first four lanes has 16 columns to itself.
-    float* const own_sums = reinterpret_cast<float*>(reinterpret_cast<Piece*>(shared_memory) +
-                                                     Shape::elements) +
-                            threadIdx.x / 32 * 64 * sum_rows + lane * 8;
+    float* const own_sums = reinterpret_cast<float*>(shared + Shape::stages * Shape::stage) +
+                            warp * 64 * sum_rows + lane * 8;
     if (adjoint && lane < 4) {
         for (int q = 0; q < 2 * sum_rows; ++q) {
             for (int j = 0; j < 8; ++j) own_sums[q * 32 + j] = 0;
         }
-    }
-    if (stationary) {
-        copy_rows(b.data, column_tile, column_tile, all_b, Shape::stride_b, threadIdx.x,
-                  Shape::threads);
-        commit_copies();
-        wait_copies<0>();
-        __syncthreads();
     }
     float sums[F][8][4];
     for (int number = 0; number < Shape::stages - 1; ++number) fetch();
     int tile = first_tile, step = 0;
     for (int number = 0; number < total; ++number) {
         wait_copies<Shape::stages - 2>();
-        asm volatile("bar.sync %0, %1;\n" ::"r"(group + 1), "n"(Shape::group_threads) : "memory");
+        __syncthreads();
         fetch();
         if (step == 0) {
             if (adjoint && !first) {  // what the end will read should be on its way
-                for (int i = thread; i < Shape::rows * 4; i += Shape::group_threads) {
+                for (int i = threadIdx.x; i < Shape::rows * 4; i += Shape::threads) {
                     const int row = i / 4;
                     const size_t at = (size_t(tile) * Shape::rows + row) * width + column0 + i % 4 * 64;
 #pragma unroll
@@ -520,21 +502,21 @@ __global__ void __launch_bounds__(256, 1)
             }
         }
         const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        const Piece* const a_row = stage + (warp_row + lane % 16) * Shape::stride_a + lane / 16 * 8;
+        const Piece* const a_row = stage + (warp_row + lane % 16) * Shape::stride + lane / 16 * 8;
         const Piece* const b_row =
-            (stationary ? all_b + step * Shape::depth : stage + Precision::pieces * Shape::plane_a) +
-            (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride_b + lane / 8 % 2 * 8;
+            stage + Precision::pieces * Shape::plane_a +
+            (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride + lane / 8 % 2 * 8;
 #pragma unroll
-        for (int k = 0; k < Shape::depth; k += 16) {
+        for (int k = 0; k < depth_tile; k += 16) {
             multiply_step<Precision, F>(
                 sums,
                 [&](int piece, int i, uint32_t (&r)[4]) {
                     load_matrices<false>(
-                        r, a_row + piece * Shape::plane_a + i * 16 * Shape::stride_a + k);
+                        r, a_row + piece * Shape::plane_a + i * 16 * Shape::stride + k);
                 },
                 [&](int piece, int pair, uint32_t (&r)[4]) {
                     load_matrices<false>(
-                        r, b_row + piece * Shape::plane_b + pair * 16 * Shape::stride_b + k);
+                        r, b_row + piece * Shape::plane_b + pair * 16 * Shape::stride + k);
                 });
         }
         if (++step < steps) continue;
@@ -659,7 +641,7 @@ __global__ void __launch_bounds__(256, 1)
         tile += tile_step;
     }
     if (adjoint && lane < 4) {
-        const size_t share = blockIdx.x * Shape::shares + threadIdx.x / 128;
+        const size_t share = blockIdx.x * Shape::shares + warp / 4;
         for (int q = 0; q < sum_rows; ++q) {
             float* const result =
                 end.sums + (share * sum_rows + q) * width + column0 + warp_column + lane * 8;
@@ -703,32 +685,35 @@ __global__ void __launch_bounds__(outer_threads, 1)
     const int begin = int(int64_t(all_steps) * blockIdx.x / gridDim.x);
     const int total = int(int64_t(all_steps) * (blockIdx.x + 1) / gridDim.x) - begin;
 
-    const auto fetch = [&](int number) {
-        if (number < total) {
-            Piece* const stage = shared + number % Shape::stages * Shape::stage;
-            const size_t row0 = size_t(begin + number) * depth_tile;
+    // A thread copies the same column of every 16th row of D's and every 8th of H's.
+    const int row_a = threadIdx.x / 16, column_a = threadIdx.x % 16 * 8;
+    const int row_b = threadIdx.x / 32, column_b = threadIdx.x % 32 * 8;
+    const Piece* next_a = d.data + (size_t(begin) * depth_tile + row_a) * width + blockIdx.y * 128 +
+                          column_a;
+    const Piece* next_b = h.data + (size_t(begin) * depth_tile + row_b) * width + column0 + column_b;
+    int fetched = 0;
+    const auto fetch = [&] {
+        if (fetched < total) {
+            Piece* const stage = shared + fetched % Shape::stages * Shape::stage;
 #pragma unroll
             for (int piece = 0; piece < Precision::pieces; ++piece) {
-                const Piece* const source_a =
-                    d.data + piece * d.plane + row0 * width + blockIdx.y * 128;
-                Piece* const a_shared = stage + piece * Shape::plane_a;
-                for (int i = threadIdx.x; i < depth_tile * 16; i += outer_threads) {
-                    const int row = i / 16, column = i % 16 * 8;
-                    copy16(a_shared + row * Shape::stride_a + column,
-                           source_a + size_t(row) * width + column);
+                Piece* const a = stage + piece * Shape::plane_a + row_a * Shape::stride_a + column_a;
+                Piece* const b = stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b +
+                                 row_b * Shape::stride_b + column_b;
+#pragma unroll
+                for (int i = 0; i < depth_tile; i += 16) {
+                    copy16(a + i * Shape::stride_a, next_a + piece * d.plane + size_t(i) * width);
                 }
-                const Piece* const source_b =
-                    h.data + piece * h.plane + row0 * width + column0;
-                Piece* const b_shared =
-                    stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b;
-                for (int i = threadIdx.x; i < depth_tile * 32; i += outer_threads) {
-                    const int row = i / 32, column = i % 32 * 8;
-                    copy16(b_shared + row * Shape::stride_b + column,
-                           source_b + size_t(row) * width + column);
+#pragma unroll
+                for (int i = 0; i < depth_tile; i += 8) {
+                    copy16(b + i * Shape::stride_b, next_b + piece * h.plane + size_t(i) * width);
                 }
             }
+            next_a += size_t(depth_tile) * width;
+            next_b += size_t(depth_tile) * width;
         }
         commit_copies();
+        ++fetched;
     };
 
     float sums[4][8][4];
@@ -740,28 +725,67 @@ __global__ void __launch_bounds__(outer_threads, 1)
             for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
         }
     }
-    for (int number = 0; number < Shape::stages - 1; ++number) fetch(number);
-    for (int number = 0; number < total; ++number) {
-        wait_copies<Shape::stages - 2>();
-        __syncthreads();
-        fetch(number + Shape::stages - 1);
+    const int a_offset =
+        (lane / 16 * 8 + lane % 8) * Shape::stride_a + warp_row + lane / 8 % 2 * 8;
+    const int b_offset = Precision::pieces * Shape::plane_a + lane % 16 * Shape::stride_b +
+                         warp_column + lane / 16 * 8;
+    const auto load_a = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
         const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        const Piece* const a_row = stage + (lane / 16 * 8 + lane % 8) * Shape::stride_a + warp_row +
-                                   lane / 8 % 2 * 8;
-        const Piece* const b_row = stage + Precision::pieces * Shape::plane_a +
-                                   lane % 16 * Shape::stride_b + warp_column + lane / 16 * 8;
+        load_matrices<true>(r, stage + a_offset + piece * Shape::plane_a + k * Shape::stride_a + i * 16);
+    };
+    const auto load_b = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
+        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
+        load_matrices<true>(r,
+                            stage + b_offset + piece * Shape::plane_b + k * Shape::stride_b + pair * 16);
+    };
+    if (Precision::pieces == 1) {  // operands are loaded a step of 16 ahead
+        uint32_t a[2][4][4], b[2][4][4];
+        const auto load = [&](int buffer, int number, int k) {
 #pragma unroll
-        for (int k = 0; k < depth_tile; k += 16) {
-            multiply_step<Precision, 4>(
-                sums,
-                [&](int piece, int i, uint32_t (&r)[4]) {
-                    load_matrices<true>(
-                        r, a_row + piece * Shape::plane_a + k * Shape::stride_a + i * 16);
-                },
-                [&](int piece, int pair, uint32_t (&r)[4]) {
-                    load_matrices<true>(
-                        r, b_row + piece * Shape::plane_b + k * Shape::stride_b + pair * 16);
-                });
+            for (int i = 0; i < 4; ++i) {
+                load_a(number, k, 0, i, a[buffer][i]);
+                load_b(number, k, 0, i, b[buffer][i]);
+            }
+        };
+        const auto multiply = [&](int buffer) {
+#pragma unroll
+            for (int pair = 0; pair < 4; ++pair) {
+                const uint32_t (&right)[4] = b[buffer][pair];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    multiply_add(sums[i][2 * pair], a[buffer][i], right[0], right[1], Piece());
+                    multiply_add(sums[i][2 * pair + 1], a[buffer][i], right[2], right[3], Piece());
+                }
+            }
+        };
+        for (int i = 0; i < Shape::stages; ++i) fetch();
+        wait_copies<Shape::stages - 1>();
+        __syncthreads();
+        if (total > 0) load(0, 0, 0);
+#pragma unroll 1
+        for (int number = 0; number < total; ++number) {
+            load(1, number, 16);
+            multiply(0);
+            wait_copies<Shape::stages - 2>();
+            __syncthreads();
+            fetch();
+            if (number + 1 < total) load(0, number + 1, 0);
+            multiply(1);
+        }
+    } else {
+        for (int i = 0; i < Shape::stages - 1; ++i) fetch();
+#pragma unroll 1
+        for (int number = 0; number < total; ++number) {
+            wait_copies<Shape::stages - 2>();
+            __syncthreads();
+            fetch();
+#pragma unroll
+            for (int k = 0; k < depth_tile; k += 16) {
+                multiply_step<Precision, 4>(
+                    sums,
+                    [&](int piece, int i, uint32_t (&r)[4]) { load_a(number, k, piece, i, r); },
+                    [&](int piece, int pair, uint32_t (&r)[4]) { load_b(number, k, piece, pair, r); });
+            }
         }
     }
     float* const result =
@@ -787,7 +811,7 @@ __global__ void __launch_bounds__(outer_threads, 1)
 // The scale brings the largest cotangent of the outputs to 2^exponent. Derivatives grow from layer to
 // layer, to 1e4 times in a network that has learnt a Laplacian, and so do cotangents going back.
 __host__ __device__ constexpr int cotangent_exponent(int streams) {
-    return streams == 1 ? 9 : streams == 3 ? 6 : 4;
+    return streams == 1 ? 8 : streams == 3 ? 5 : 3;
 }
 __device__ inline float cotangent_scale(const unsigned* largest, int streams) {
     const float x = __uint_as_float(*largest);
@@ -907,27 +931,25 @@ __device__ inline void keep_largest(float x, unsigned* largest) {
     if (threadIdx.x % 32 == 0) atomicMax(largest, bits);
 }
 
-// Sum over a block of 256 threads, for thread 0.
+// Sum over a block, for thread 0.
 __device__ inline double block_sum(double x) {
-    __shared__ double warps[8];
+    __shared__ double warps[32];
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
     __syncthreads();
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
     __syncthreads();
     if (threadIdx.x != 0) return 0;
-    for (int i = 1; i < 8; ++i) x += warps[i];
+    for (int i = 1; i < blockDim.x / 32; ++i) x += warps[i];
     return x;
 }
 
 // From outputs to the cotangents (count, streams, channels) of the squared error, in the units of the
 // streams as they are kept. sums[block] has the block's share of the loss, before the mean, and of
-// the output biases' gradient: 1 + channels numbers. Without a target, cotangents are `given`.
+// the output biases' gradient: 1 + channels numbers.
 template <int streams>
 __global__ void cotangent_kernel(Points points, Parameters p, OutputParts output,
-                                 const float* target, const float* weight, float mean,
-                                 const float* given, float* cotangent, unsigned* largest,
-                                 double* sums) {
+                                 Error error, float* cotangent, unsigned* largest, double* sums) {
     const int channels = p.channels;
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
     const int point = blockIdx.x * blockDim.x + threadIdx.x;
@@ -935,20 +957,20 @@ __global__ void cotangent_kernel(Points points, Parameters p, OutputParts output
     double loss = 0;
     float most = 0;
     if (point < points.count) {
-        const float w = weight ? weight[point] : 1.0f;
+        const float w = error.weight ? error.weight[point] : 1.0f;
 #pragma unroll
         for (int s = 0; s < streams; ++s) {
             for (int c = 0; c < channels; ++c) {
                 const size_t i = start + s * channels + c;
                 float g = 0;
-                if (!target) {
-                    g = given[i] * points.inverse[s];
+                if (error.given) {
+                    g = error.given[i] * points.inverse[s];
                 } else if (s >= first) {
                     const size_t k = size_t(point) * supervised + s - first;
                     const float residual = output_value<streams>(points, p, output, point, s, c) -
-                                           target[k * channels + c];
+                                           error.target[k * channels + c];
                     loss += double(w * residual) * residual;
-                    g = 2 * mean * w * residual * points.inverse[s];
+                    g = 2 * error.mean * w * residual * points.inverse[s];
                 }
                 most = fmaxf(most, fabsf(g));
                 cotangent[i] = g;
@@ -1144,16 +1166,18 @@ struct Part {
 };
 
 struct Parts {
-    Part part[5];
+    Part part[4];
 };
 
-// Writes or adds the sums, times factor. Blocks of 256 threads: (32 columns, rows of all parts).
+// Writes or adds the sums, times factor. Blocks of 256 threads: (256 / at_once columns, rows of all
+// parts); `at_once` threads share the work for a column.
+template <int at_once>
 __global__ void finish_kernel(Parts parts, int streams, int columns, int width,
                               const unsigned* largest, bool add) {
-    constexpr int at_once = 8;
-    __shared__ float shared[at_once][32];
-    const int lane = threadIdx.x % 32, first = threadIdx.x / 32;
-    const int column = blockIdx.x * 32 + lane;
+    constexpr int block_columns = 256 / at_once;
+    __shared__ float shared[at_once][block_columns];
+    const int lane = threadIdx.x % block_columns, first = threadIdx.x / block_columns;
+    const int column = blockIdx.x * block_columns + lane;
     int index = blockIdx.y, number = 0;
     while (index >= parts.part[number].wanted * parts.part[number].layers) {
         index -= parts.part[number].wanted * parts.part[number].layers;
@@ -1162,7 +1186,7 @@ __global__ void finish_kernel(Parts parts, int streams, int columns, int width,
     const Part part = parts.part[number];
     const int row = index % part.wanted, layer = index / part.wanted;
     float sum = 0;
-#pragma unroll 4
+#pragma unroll 8
     for (int share = first; share < part.count; share += at_once) {
         sum += part.shares[((size_t(layer) * part.count + share) * part.rows + row) * width + column];
     }
@@ -1175,6 +1199,10 @@ __global__ void finish_kernel(Parts parts, int streams, int columns, int width,
                                   column * part.column_stride];
     result = factor * sum + (add ? result : 0.0f);
 }
+
+// ---- All layers in one kernel -------------------------------------------------------------------------
+
+#include "chain_cuda.h"
 
 // ---- One pass over all points -----------------------------------------------------------------------
 
@@ -1202,6 +1230,11 @@ inline Workspace& workspace() {
     return shared;
 }
 
+template <class Kernel>
+void allow_shared_memory(Kernel kernel, size_t bytes) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
+}
+
 inline int blocks(size_t items, int threads = 256) { return int((items + threads - 1) / threads); }
 
 template <class Precision, int streams>
@@ -1218,6 +1251,8 @@ public:
         check(cudaGetDevice(&device));
         check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device));
         width_ = (p_.width + column_tile - 1) / column_tile * column_tile;
+        shares_ = 2 * processors_;
+        if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(Chained());
         const float unit = p_.omega * std::max(std::abs(scale[0]), std::abs(scale[1]));
         const float kappa = unit > 0 ? std::exp2(std::round(std::log2(2 / unit))) : 1.0f;
         for (int i = 0; i < 2; ++i) points_.scale[i] = kappa * scale[i];
@@ -1237,7 +1272,6 @@ public:
         const int column_tiles = width_ / column_tile;
         splits_ = std::max(1, processors_ / (2 * column_tiles * column_tiles *
                                              std::max(1, p_.hidden_layers)));
-        shares_ = 2 * processors_;
         // Measured first, then laid out.
         for (int turn = 0; turn < 2; ++turn) {
             char* const start =
@@ -1253,8 +1287,9 @@ public:
                 first_partial_ = take<float>(start, size_t(shares_) * 3 * width_);
                 output_partial_ = take<float>(start, size_t(shares_) * p_.channels * width_);
                 cotangent_ = take<float>(start, values);
-                point_sums_ = take<double>(start, blocks(chunk_points_) * (1 + p_.channels));
-                all_largest_ = take<unsigned>(start, chunks);
+                point_sums_ = take<double>(start, std::max(blocks(chunk_points_), shares_) *
+                                                      (1 + p_.channels));
+                all_largest_ = take<unsigned>(start, 2 * chunks);
             }
             output_parts_ = take<float>(start, width_ / 32 * values);
             packed_plane_ = size_t(2 * p_.hidden_layers) * width_ * width_;
@@ -1263,7 +1298,7 @@ public:
             vectors_.data = take<float>(start, size_t(3 + p_.hidden_layers + p_.channels) * width_);
         }
         pack_vectors_kernel<<<dim3(blocks(width_), 3 + p_.hidden_layers + p_.channels), 256>>>(
-            p_, vectors_, all_largest_, keep ? chunks_ : 0);
+            p_, vectors_, all_largest_, keep ? 2 * chunks_ : 0);
         if (p_.hidden_layers > 0) {
             pack_matrices_kernel<Precision>
                 <<<dim3(blocks(width_ / 8, 32), width_, 2 * p_.hidden_layers), 32>>>(
@@ -1276,9 +1311,7 @@ public:
 
     // Evaluates points (count, 2), at most chunk_points().
     void forward(const float* coordinates, int count) {
-        points_.coordinates = coordinates;
-        points_.count = count;
-        points_.padded = (count + group - 1) / group * group;
+        take_points(coordinates, count);
         const int last = p_.hidden_layers;
         parts_ = {output_parts_, vectors_.output(last, 0), p_.channels, points_.padded * streams,
                   width_ / 32};
@@ -1301,16 +1334,19 @@ public:
         check(cudaGetLastError());
     }
 
-    // Weighted squared error against target, and its gradient: of chunk number 0 written, of others
-    // added.
-    void squared_error(int chunk, const float* target, const float* weight, double mean, float* loss,
-                       float* gradient) {
-        backward(chunk, target, weight, mean, nullptr, loss, gradient);
+    // Weighted squared error against target, and its gradient, at points (count, 2): of chunk number 0
+    // written, of others added.
+    void squared_error(int chunk, const float* coordinates, int count, const float* target,
+                       const float* weight, double mean, float* loss, float* gradient) {
+        differentiate(chunk, coordinates, count, {target, weight, nullptr, float(mean)}, mean, loss,
+                      gradient);
     }
 
     // The same from given cotangents (count, streams, channels), without a loss.
-    void product(int chunk, const float* cotangent, float* gradient) {
-        backward(chunk, nullptr, nullptr, 1, cotangent, nullptr, gradient);
+    void product(int chunk, const float* coordinates, int count, const float* cotangent,
+                 float* gradient) {
+        differentiate(chunk, coordinates, count, {nullptr, nullptr, cotangent, 1}, 1, nullptr,
+                      gradient);
     }
 
 private:
@@ -1319,6 +1355,11 @@ private:
         T* const result = reinterpret_cast<T*>(start + used_);
         used_ += (count * sizeof(T) + 255) / 256 * 256;
         return result;
+    }
+    void take_points(const float* coordinates, int count) {
+        points_.coordinates = coordinates;
+        points_.count = count;
+        points_.padded = (count + group - 1) / group * group;
     }
     size_t layer_size() const { return Precision::pieces * plane_; }
     // Planes are one after the other within a layer.
@@ -1333,35 +1374,64 @@ private:
 
     template <End kind>
     void product(Rows a, Rows b, const Ending<Precision>& end) {
-        if (Precision::pieces == 1 && width_ == column_tile) {
-            product_by<Precision::pieces == 1, kind>(a, b, end);
-        } else {
-            product_by<false, kind>(a, b, end);
-        }
-    }
-
-    template <bool stationary, End kind>
-    void product_by(Rows a, Rows b, const Ending<Precision>& end) {
-        typedef ProductShape<Precision, streams, stationary> Shape;
-        const auto kernel = product_kernel<Precision, streams, stationary, kind>;
+        typedef ProductShape<Precision, streams> Shape;
+        const auto kernel = product_kernel<Precision, streams, kind>;
         const int tiles = points_.padded * streams / Shape::rows;
-        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   int(Shape::bytes)));
+        allow_shared_memory(kernel, Shape::bytes);
         // As many blocks as have shares of the bias, even if there are fewer tiles.
         kernel<<<dim3(processors_, width_ / column_tile), Shape::threads, Shape::bytes>>>(
             a, b, end, tiles, width_);
     }
 
-    void backward(int chunk, const float* target, const float* weight, double mean,
-                  const float* given, float* loss, float* gradient) {
-        const int last = p_.hidden_layers, width = p_.width, count = blocks(points_.count);
+    void differentiate(int chunk, const float* coordinates, int count, const Error& error,
+                       double mean, float* loss, float* gradient) {
+        const int last = p_.hidden_layers, width = p_.width;
         const bool add = chunk > 0;
         unsigned* const largest = all_largest_ + chunk;
-        cotangent_kernel<streams><<<count, 256>>>(points_, p_, parts_, target, weight, float(mean),
-                                                  given, cotangent_, largest, point_sums_);
-        finish_sums_kernel<<<1 + p_.channels, 256>>>(point_sums_, count, mean, loss,
+        int sums = processors_;
+        if (chained_) {
+            take_points(coordinates, count);
+            chain(error, largest, all_largest_ + chunks_ + chunk, Chained());
+        } else {
+            forward(coordinates, count);
+            sums = blocks(count);
+            backward(error, largest);
+        }
+        finish_sums_kernel<<<1 + p_.channels, 256>>>(point_sums_, sums, mean, loss,
                                                      gradient + p_.bias(last + 1), add);
+        if (last > 0) {
+            const size_t bytes = OuterShape<Precision>::bytes;
+            allow_shared_memory(outer_kernel<Precision>, bytes);
+            outer_kernel<Precision>
+                <<<dim3(splits_, width_ / 128, last * (width_ / column_tile)), outer_threads, bytes>>>(
+                    d(1), h(0), layer_size(), outer_partial_, points_.padded * streams, width_);
+        }
 
+        const size_t layer = size_t(width) * width + width;
+        float* const first_bias = last > 0 ? first_partial_ + 2 * size_t(width_) : bias_partial(0);
+        if (last > 0) {
+            const Parts products{{{outer_partial_, splits_, width_, width, last, p_.omega, true,
+                                   gradient + p_.weight(1), layer, size_t(width), 1}}};
+            finish_kernel<1><<<dim3(blocks(width), last * width), 256>>>(products, streams, width, width_,
+                                                                         largest, add);
+        }
+        const Parts sums_of_rows{{
+            {bias_partial(1), shares_, 1, 1, last, p_.omega, true, gradient + p_.bias(1), layer, 0, 1},
+            {first_partial_, shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, true, gradient, 0, 1, 2},
+            {first_bias, shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, true, gradient + p_.bias(0), 0, 0, 1},
+            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, false,
+             gradient + p_.weight(last + 1), 0, size_t(width), 1},
+        }};
+        finish_kernel<32><<<dim3(blocks(width, 8), last + 3 + p_.channels), 256>>>(
+            sums_of_rows, streams, width, width_, largest, add);
+        check(cudaGetLastError());
+    }
+
+    // Layer by layer; the sums of the last and the first layer with them.
+    void backward(const Error& error, unsigned* largest) {
+        const int last = p_.hidden_layers;
+        cotangent_kernel<streams><<<blocks(points_.count), 256>>>(points_, p_, parts_, error,
+                                                                  cotangent_, largest, point_sums_);
         const dim3 shares(shares_, width_ / 256);
         const auto output_adjoint = p_.channels == 1
                                         ? output_adjoint_kernel<Precision, streams, 1>
@@ -1378,36 +1448,44 @@ private:
             if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
             if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
         }
-        if (last > 0) {
-            const size_t bytes = OuterShape<Precision>::bytes;
-            check(cudaFuncSetAttribute(outer_kernel<Precision>,
-                                       cudaFuncAttributeMaxDynamicSharedMemorySize, int(bytes)));
-            outer_kernel<Precision>
-                <<<dim3(splits_, width_ / 128, last * (width_ / column_tile)), outer_threads, bytes>>>(
-                    d(1), h(0), layer_size(), outer_partial_, points_.padded * streams, width_);
-        } else {
+        if (last == 0) {
             first_adjoint_kernel<Precision, streams>
                 <<<shares, 256>>>(points_, width_, d(0), first_partial_);
         }
+    }
 
-        const size_t layer = size_t(width) * width + width;
-        float* const first_bias = last > 0 ? first_partial_ + 2 * size_t(width_) : bias_partial(0);
-        const Parts parts{{
-            {outer_partial_, splits_, width_, width, last, p_.omega, true, gradient + p_.weight(1),
-             layer, size_t(width), 1},
-            {bias_partial(1), shares_, 1, 1, last, p_.omega, true, gradient + p_.bias(1), layer, 0, 1},
-            {first_partial_, shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, true, gradient, 0, 1, 2},
-            {first_bias, shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, true, gradient + p_.bias(0), 0, 0, 1},
-            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, false,
-             gradient + p_.weight(last + 1), 0, size_t(width), 1},
-        }};
-        finish_kernel<<<dim3(blocks(width, 32), last * (width + 1) + 3 + p_.channels), 256>>>(
-            parts, streams, width, width_, largest, add);
-        check(cudaGetLastError());
+    // Whether there is a kernel for all layers in this precision.
+    typedef std::integral_constant<bool, Precision::pieces == 1> Chained;
+
+    void prepare_chain(std::false_type) {}
+    void prepare_chain(std::true_type) {
+        typedef ChainShape<Precision, streams> Shape;
+        const auto kernel = chain_kernel<Precision, streams>;
+        const size_t bytes = Shape::bytes(p_.hidden_layers, p_.channels);
+        int device = 0, most_bytes = 0;
+        check(cudaGetDevice(&device));
+        check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+        chained_ = bytes <= size_t(most_bytes) && p_.channels <= Shape::most_channels;
+        if (chained_) allow_shared_memory(kernel, bytes);
+    }
+
+    void chain(const Error&, unsigned*, unsigned*, std::false_type) {}
+    void chain(const Error& error, unsigned* largest, unsigned* arrived, std::true_type) {
+        typedef ChainShape<Precision, streams> Shape;
+        ChainArguments<Precision> arguments{
+            points_,           p_,           vectors_, Rows{packed_, packed_plane_},
+            h(0),              x(0),         d(0),     layer_size(),
+            error,             largest,      arrived,  bias_partial_,
+            first_partial_,    output_partial_, shares_, point_sums_};
+        void* list[] = {&arguments};
+        check(cudaLaunchCooperativeKernel(
+            reinterpret_cast<const void*>(chain_kernel<Precision, streams>), dim3(processors_),
+            dim3(Shape::threads), list, Shape::bytes(p_.hidden_layers, p_.channels), cudaStream_t(0)));
     }
 
     const Parameters p_;
     const bool keep_;
+    bool chained_ = false;
     int processors_ = 0, width_ = 0, splits_ = 0, shares_ = 0;
     int64_t chunk_points_ = 0;
     int chunks_ = 1;

@@ -1,0 +1,134 @@
+"""Disks that are full or read-only, as the file system itself has it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from siren.report import read_network
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = 4096
+FIT = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk, pages):
+    """Leave room for so many pages."""
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(PAGE))
+        except OSError:
+            file.truncate(file.tell() - pages * PAGE)
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def complains(result, *statuses):
+    assert result.returncode in statuses
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("main.py"))
+    assert "Traceback" not in result.stderr
+    return line
+
+
+@pytest.mark.parametrize(("pages", "status"), [(0, 2), (1, 1), (3, 1)])
+def test_a_full_disk_while_results_are_saved(disk, pages, status):
+    folder = disk / "run"
+    assert run(*FIT, "--output_dir", folder).returncode == 0
+    before = content(folder)
+    fill(disk, pages)
+    line = complains(run(*FIT, "--seed", 7, "--output_dir", folder), status)
+    assert str(folder) in line
+    assert "No space left" in line
+    after = content(folder)
+    assert after.keys() == before.keys()
+    assert after["network.npz"] == before["network.npz"]
+    if pages == 0:
+        assert after == before
+    read_network(folder / "network.npz")
+    for path in folder.glob("*.png"):
+        Image.open(path).load()
+
+
+def test_a_full_disk_and_nothing_there_before(disk):
+    fill(disk, 2)
+    line = complains(run(*FIT, "--output_dir", disk / "new" / "run"), 1, 2)
+    assert "No space left" in line
+    left = disk / "new" / "run"
+    assert not left.exists() or not [p for p in left.iterdir() if p.name.startswith(".")]
+
+
+def test_a_full_disk_while_it_renders(disk, tmp_path):
+    assert run(*FIT, "--output_dir", tmp_path / "trained").returncode == 0
+    network = ["--task", "render", "--network_path", tmp_path / "trained" / "network.npz"]
+    folder = disk / "drawn"
+    assert run(*network, "--sidelength", 24, "--output_dir", folder).returncode == 0
+    before = content(folder)
+    fill(disk, 2)
+    line = complains(run(*network, "--sidelength", 512, "--output_dir", folder), 1)
+    assert "No space left" in line
+    assert content(folder) == before
+
+
+def test_a_full_disk_while_several_are_trained(disk):
+    pictures = ROOT / "data" / "camera.png", ROOT / "data" / "rocket.jpg"
+    fill(disk, 3)
+    result = run(*FIT, "--input_path", *pictures, "--output_dir", disk / "all")
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert "No space left" in result.stderr
+    assert not list((disk / "all").rglob(".*"))
+
+
+def test_a_read_only_file_system_even_for_root(disk, tmp_path):
+    assert run(*FIT, "--output_dir", disk / "run").returncode == 0
+    before = content(disk / "run")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    render = ["--task", "render", "--network_path", disk / "run" / "network.npz"]
+    for arguments in (FIT, render):
+        for folder in (disk / "run", disk / "new"):
+            result = run(*arguments, "--output_dir", folder)
+            line = complains(result, 2)
+            assert "--output_dir" in line
+            assert "Read-only file system" in line
+            assert result.stdout == ""
+    assert content(disk / "run") == before
+    assert run(*render, "--sidelength", 24, "--output_dir", tmp_path / "out").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["output.png", "network.npz", "metrics.json"])
+def test_a_folder_where_a_result_goes(tmp_path, name):
+    (tmp_path / name).mkdir()
+    line = complains(run(*FIT, "--output_dir", tmp_path), 1)
+    assert "could not be written" in line
+    assert (tmp_path / name).is_dir()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]

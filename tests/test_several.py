@@ -1,0 +1,228 @@
+"""Several pictures in one call."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from siren.images import ImageError
+from siren.several import Row, find_pictures, folder_names, table
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
+
+
+def begin(*arguments):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments):
+    process = begin(*arguments)
+    process.output, process.errors = process.communicate(timeout=600)
+    return process
+
+
+def summary(folder):
+    with (folder / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def same_network(one, two):
+    with np.load(one / "network.npz") as first, np.load(two / "network.npz") as second:
+        return all((first[name] == second[name]).all() for name in first.files)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three pictures, and of things that are none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, name in enumerate(("b.PNG", "a.jpg", "c.tif")):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((48, 36), Image.Resampling.BICUBIC).save(folder / name)
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "._a.jpg").write_bytes(b"what macOS leaves")
+    (folder / "folder.png").mkdir()
+    return folder
+
+
+# ---- which pictures, and where to -------------------------------------------------------------
+
+
+def test_the_pictures_of_a_folder_are_sorted_and_nothing_else_is(photos):
+    names = [path.name for path in find_pictures([photos])]
+    assert names == ["a.jpg", "b.PNG", "c.tif"]
+
+
+def test_files_keep_their_order_and_are_one_picture_however_often_named(photos, tmp_path):
+    other = tmp_path / "z.png"
+    (tmp_path / "link").symlink_to(photos)
+    paths = [other, photos / "c.tif", photos, tmp_path / "link", photos / ".." / "z.png"]
+    assert [path.name for path in find_pictures(paths)] == ["z.png", "c.tif", "a.jpg", "b.PNG"]
+
+
+def test_a_folder_without_pictures(photos):
+    with pytest.raises(ImageError, match="folder without pictures"):
+        find_pictures([photos, photos / "folder.png"])
+
+
+def test_every_picture_has_a_folder_of_its_own():
+    paths = ["x/a.png", "y/a.jpg", "a-2.png", ".png", ".hidden.png", "summary.csv.png", "b.c.png"]
+    names = folder_names([Path(path) for path in paths])
+    assert names[:4] == ["a", "a-2", "a-2-2", "png"]
+    assert names[4:] == ["hidden", "summary.csv-2", "b.c"]
+    many = folder_names([Path(path) for path in ("a.x", "a-3.x", "a-2.x") * 7])
+    assert len(set(many)) == 21
+    assert not any(name.startswith(".") for name in names)
+
+
+def test_the_table_is_aligned():
+    rows = [
+        Row("long/name.png", "long", "fit", 9.876, 0.5, 1234.5, "finished"),
+        Row("b", "b", "inpaint", None, None, None, "not begun"),
+    ]
+    head, first, second = table(rows).splitlines()
+    assert first.split() == ["long/name.png", "fit", "9.88", "dB", "0.500", "1234.5", "finished"]
+    assert first.index("finished") == second.index("not begun") == head.index("status")
+    assert first.index("fit") == second.index("inpaint") == head.index("task")
+
+
+# ---- runs -------------------------------------------------------------------------------------
+
+
+def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
+    inpaint = ["--task", "inpaint", "--points", 100, "--recipe", "tuned", *SMALL]
+    result = run(*inpaint, "--input_path", photos / "c.tif", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.errors
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"a", "b", "c", "summary.csv"}
+    rows = summary(tmp_path / "o")
+    assert [row["folder"] for row in rows] == ["c", "a", "b"]
+    assert [Path(row["image"]).name for row in rows] == ["c.tif", "a.jpg", "b.PNG"]
+    for row in rows:
+        folder = tmp_path / "o" / row["folder"]
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert metrics["options"]["input_path"] == row["image"]
+        assert float(row["psnr"]) == metrics["psnr"]
+        assert float(row["ssim"]) == metrics["ssim"]
+        assert float(row["seconds"]) == metrics["seconds"]
+        assert (row["task"], row["status"]) == ("inpaint", "finished")
+        alone = tmp_path / "alone" / row["folder"]
+        assert run(*inpaint, "--input_path", row["image"], "--output_dir", alone).returncode == 0
+        assert same_network(folder, alone)
+        assert {p.name for p in folder.iterdir()} == {p.name for p in alone.iterdir()}
+    shown = result.output.splitlines()[-3:]
+    assert [line.split()[0] for line in shown] == [row["image"] for row in rows]
+
+
+def test_a_folder_of_one_picture_is_a_single_run(photos, tmp_path):
+    (photos / "a.jpg").unlink()
+    (photos / "b.PNG").unlink()
+    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.errors
+    assert (tmp_path / "o" / "output.png").exists()
+    assert not (tmp_path / "o" / "summary.csv").exists()
+
+
+def test_one_second_image_for_all_of_edit(photos, tmp_path):
+    pair = ["--input_path", photos / "a.jpg", photos / "b.PNG", "--ot_image_path", photos / "c.tif"]
+    result = run("--task", "edit", *SMALL, *pair, "--output_dir", tmp_path)
+    assert result.returncode == 0, result.errors
+    for name in ("a", "b"):
+        options = json.loads((tmp_path / name / "metrics.json").read_text())["options"]
+        assert options["ot_image_path"] == str(photos / "c.tif")
+
+
+def test_bad_input_is_found_before_anything_is_trained(photos, tmp_path):
+    (photos / "z.png").write_text("no picture")
+    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 2
+    (line,) = result.errors.splitlines()
+    assert "z.png" in line
+    assert result.output == ""
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_others_run_when_one_cannot(photos, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "a").write_text("in the way")
+    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 2
+    assert "a.jpg: --output_dir" in result.errors
+    assert "Traceback" not in result.errors
+    statuses = [row["status"] for row in summary(tmp_path / "o")]
+    assert statuses[0].startswith("failed: --output_dir")
+    assert statuses[1:] == ["finished", "finished"]
+    assert (tmp_path / "o" / "a").read_text() == "in the way"
+
+
+def test_all_are_run_though_each_diverges(photos, tmp_path):
+    wild = ["--epochs", 30, "--lr", 1e30]
+    result = run(*SMALL, *wild, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 3
+    assert [row["status"] for row in summary(tmp_path / "o")] == ["diverged"] * 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_call_resumes_where_it_was(photos, tmp_path, number):
+    many = [*SMALL, "--epochs", "3000", "--input_path", photos]
+    whole, folder = tmp_path / "whole", tmp_path / "interrupted"
+    assert run(*many, "--output_dir", whole).returncode == 0
+    process = begin(*many, "--output_dir", folder)
+    assert any(line.startswith("== 2 of 3") for line in process.stdout)
+    assert any(line.startswith("epoch 300/") for line in process.stdout)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert "1 of 3 not begun; --resume goes on" in errors
+    statuses = [row["status"] for row in summary(folder)]
+    assert statuses == ["finished", "interrupted", "not begun"]
+    assert (folder / "b" / "state.npz").exists()
+    assert not (folder / "c").exists()
+
+    other = run(*many, "--output_dir", folder, "--resume", "--lr", "0.5")
+    assert other.returncode == 2
+    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.errors
+    assert len(other.errors.splitlines()) == 1
+
+    finished = (folder / "a" / "network.npz").stat().st_mtime_ns
+    again = run(*many, "--output_dir", folder, "--resume")
+    assert again.returncode == 0, again.errors
+    assert again.output.count("resumed at epoch") == 1
+    assert (folder / "a" / "network.npz").stat().st_mtime_ns == finished
+    assert [row["status"] for row in summary(folder)] == ["finished"] * 3
+    for name in "abc":
+        assert same_network(whole / name, folder / name)
+        assert {p.name for p in (whole / name).iterdir()} == {
+            p.name for p in (folder / name).iterdir()
+        }
+    nothing_left = run(*many, "--output_dir", folder, "--resume")
+    assert nothing_left.returncode == 0
+    assert "==" not in nothing_left.output
+
+    Image.new("L", (40, 40)).save(photos / "a.jpg")
+    changed = run(*many, "--output_dir", folder, "--resume")
+    assert changed.returncode == 2
+    assert "the input image is not that of the earlier run" in changed.errors
+
+
+def test_names_that_are_no_text(photos, tmp_path):
+    odd = os.fsdecode(bytes(photos) + b"/\xff.png")
+    (photos / "b.PNG").rename(odd)
+    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.errors
+    assert len(summary(tmp_path / "o")) == 3
