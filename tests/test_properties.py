@@ -171,8 +171,8 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
             plan = main.make_task(each, read)
             assert plan.reference.shape == read.image.shape
             assert plan.reference.shape[2] == each.channels
-            assert len(plan.coordinates) == len(plan.target) >= 1
-            assert np.abs(plan.coordinates).max() <= 1
+            assert len(plan.points) == len(plan.points.target) >= 1
+            assert np.abs(plan.points.coordinates).max() <= 1
             assert np.isfinite(plan.target).all()
 
     check()
