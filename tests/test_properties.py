@@ -173,7 +173,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
             assert plan.reference.shape[2] == each.channels
             assert len(plan.points) == len(plan.points.target) >= 1
             assert np.abs(plan.points.coordinates).max() <= 1
-            assert np.isfinite(plan.target).all()
+            assert np.isfinite(plan.points.target).all()
 
     check()
     assert seen["refused"] > 40  # the options are neither too good nor too bad
