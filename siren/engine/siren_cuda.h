@@ -12,6 +12,8 @@
 // Sums are float32 always. Half reaches from 6e-8 to 65504 only, so cotangents are scaled by a power
 // of two that fits their largest, derivatives by one that brings those of the first layer near 1, and
 // what is too large all the same becomes 65504.
+//
+// Training steps of networks 256 wide in 16 bits go all the way in one kernel, see chain_cuda.h.
 #pragma once
 
 #include <algorithm>
