@@ -215,22 +215,10 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
         const auto multiply_by = [&](int buffer) {
 #pragma unroll
             for (int pair = 0; pair < 4; ++pair) {
-#pragma unroll
-                for (int i = 0; i < F; ++i) {
-                    const uint32_t(&right)[4] = b[buffer][pair];
-                    multiply_add(sums[i][2 * pair], a[buffer][i], right[0], right[1], Piece());
-                    multiply_add(sums[i][2 * pair + 1], a[buffer][i], right[2], right[3], Piece());
-                }
+                multiply_pair<Piece>(sums, a[buffer], b[buffer][pair], pair);
             }
         };
-#pragma unroll
-        for (int i = 0; i < F; ++i) {
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
-            }
-        }
+        clear(sums);
         wait_copies<Shape::stages - 1>();
         __syncthreads();
         load(0, 0);

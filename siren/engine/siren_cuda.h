@@ -341,6 +341,29 @@ __device__ inline void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint3
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+template <int rows>
+__device__ inline void clear(float (&sums)[rows][8][4]) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
+        }
+    }
+}
+
+// sums += A B for two fragments of 8 columns, `pair`, whose operands are in registers.
+template <class Piece, int rows>
+__device__ inline void multiply_pair(float (&sums)[rows][8][4], const uint32_t (&a)[rows][4],
+                                     const uint32_t (&b)[4], int pair) {
+#pragma unroll
+    for (int i = 0; i < rows; ++i) {
+        multiply_add(sums[i][2 * pair], a[i], b[0], b[1], Piece());
+        multiply_add(sums[i][2 * pair + 1], a[i], b[2], b[3], Piece());
+    }
+}
+
 // One step of depth 16 for a warp: sums[i][j] += A_i B_j for its fragments i of rows and its 8 of
 // columns. load_a(piece, i, registers) and load_b(piece, pair of columns, registers) fetch fragments.
 template <class Precision, int rows, class LoadA, class LoadB>
@@ -361,11 +384,7 @@ __device__ inline void multiply_step(float (&sums)[rows][8][4], const LoadA& loa
             load_b(piece_b, pair, b);
 #pragma unroll
             for (int piece_a = 0; piece_a < Precision::pieces - piece_b; ++piece_a) {
-#pragma unroll
-                for (int i = 0; i < rows; ++i) {
-                    multiply_add(sums[i][2 * pair], a[piece_a][i], b[0], b[1], Piece());
-                    multiply_add(sums[i][2 * pair + 1], a[piece_a][i], b[2], b[3], Piece());
-                }
+                multiply_pair<Piece>(sums, a[piece_a], b, pair);
             }
         }
     }
@@ -494,14 +513,7 @@ __global__ void __launch_bounds__(256, 1)
                     }
                 }
             }
-#pragma unroll
-            for (int i = 0; i < F; ++i) {
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-#pragma unroll
-                    for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
-                }
-            }
+            clear(sums);
         }
         const Piece* const stage = shared + number % Shape::stages * Shape::stage;
         const Piece* const a_row = stage + (warp_row + lane % 16) * Shape::stride + lane / 16 * 8;
@@ -719,14 +731,7 @@ __global__ void __launch_bounds__(outer_threads, 1)
     };
 
     float sums[4][8][4];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-#pragma unroll
-            for (int k = 0; k < 4; ++k) sums[i][j][k] = 0;
-        }
-    }
+    clear(sums);
     const int a_offset =
         (lane / 16 * 8 + lane % 8) * Shape::stride_a + warp_row + lane / 8 % 2 * 8;
     const int b_offset = Precision::pieces * Shape::plane_a + lane % 16 * Shape::stride_b +
@@ -752,12 +757,7 @@ __global__ void __launch_bounds__(outer_threads, 1)
         const auto multiply = [&](int buffer) {
 #pragma unroll
             for (int pair = 0; pair < 4; ++pair) {
-                const uint32_t (&right)[4] = b[buffer][pair];
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    multiply_add(sums[i][2 * pair], a[buffer][i], right[0], right[1], Piece());
-                    multiply_add(sums[i][2 * pair + 1], a[buffer][i], right[2], right[3], Piece());
-                }
+                multiply_pair<Piece>(sums, a[buffer], b[buffer][pair], pair);
             }
         };
         for (int i = 0; i < Shape::stages; ++i) fetch();
