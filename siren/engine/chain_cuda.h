@@ -72,20 +72,6 @@ __device__ inline void sum_over_rows(float (&x)[8]) {
     }
 }
 
-// Eight floats, rounded.
-template <class Precision>
-__device__ inline uint4 pack8(const float* x) {
-    typedef typename Precision::Piece Piece;
-    return make_uint4(to_pieces(x[0], x[1], Piece()), to_pieces(x[2], x[3], Piece()),
-                      to_pieces(x[4], x[5], Piece()), to_pieces(x[6], x[7], Piece()));
-}
-template <class Precision>
-__device__ inline void unpack8(const uint4& packed, float* x) {
-    const auto* const pieces = reinterpret_cast<const typename Precision::Piece*>(&packed);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = to_float(pieces[j]);
-}
-
 template <class Precision, int streams>
 __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision> c) {
     typedef typename Precision::Piece Piece;
@@ -297,7 +283,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                     }
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
-                        const uint4 packed = pack8<Precision>(h[s]);
+                        const uint4 packed = pack8<Piece>(h[s]);
                         in_tile(f + s, half, side) = packed;
                         in_memory(c.h, 0, f + s, half, side) = packed;
                     }
@@ -337,8 +323,8 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                         }
 #pragma unroll
                         for (int s = 0; s < streams; ++s) {
-                            const uint4 h = pack8<Precision>(all_h[s]);
-                            const uint4 x = pack8<Precision>(all_x[s]);
+                            const uint4 h = pack8<Piece>(all_h[s]);
+                            const uint4 x = pack8<Piece>(all_x[s]);
                             in_tile(f + s, half, side) = h;
                             if (keep) kept_x(f + s, half, side) = x;
                             if (keep && streams > 1 && s == 0) kept_s(f, half, side) = h;
@@ -432,7 +418,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
 #pragma unroll
                     for (int i = 0; i < F; ++i) {
                         float h[8];
-                        unpack8<Precision>(in_tile(i, half, side), h);
+                        unpack8<Piece>(in_tile(i, half, side), h);
                         const float g = outputs[(own_row + i * 16 + half * 8) * 8 + q];
 #pragma unroll
                         for (int j = 0; j < 8; ++j) total_h[j] = fmaf(g, h[j], total_h[j]);
@@ -457,7 +443,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                         const float* const cotangents =
                             outputs + (own_row + (f + s) * 16 + half * 8) * 8;
                         float h[8];
-                        unpack8<Precision>(in_tile(f + s, half, side), h);
+                        unpack8<Piece>(in_tile(f + s, half, side), h);
 #pragma unroll
                         for (int j = 0; j < 8; ++j) {
                             total_h[j] = fmaf(cotangents[0], h[j], total_h[j]);
@@ -489,7 +475,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                     }
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
-                        const uint4 packed = pack8<Precision>(g[s]);
+                        const uint4 packed = pack8<Piece>(g[s]);
                         in_tile(f + s, half, side) = packed;
                         in_memory(c.d, layers, f + s, half, side) = packed;
                     }
@@ -511,10 +497,10 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
 #pragma unroll
                     for (int f = 0; f < F; f += streams) {
                         float sine[8] = {}, all_x[streams][8], g[streams][8];
-                        if (streams > 1) unpack8<Precision>(kept_s(f, half, side), sine);
+                        if (streams > 1) unpack8<Piece>(kept_s(f, half, side), sine);
 #pragma unroll
                         for (int s = 0; s < streams; ++s) {
-                            unpack8<Precision>(kept_x(f + s, half, side), all_x[s]);
+                            unpack8<Piece>(kept_x(f + s, half, side), all_x[s]);
                         }
                         if (l > 2) {  // those of the layer below, in time for the next turn
 #pragma unroll
@@ -541,7 +527,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                         }
 #pragma unroll
                         for (int s = 0; s < streams; ++s) {
-                            const uint4 packed = pack8<Precision>(g[s]);
+                            const uint4 packed = pack8<Piece>(g[s]);
                             in_tile(f + s, half, side) = packed;
                             in_memory(c.d, l - 1, f + s, half, side) = packed;
                         }

@@ -90,7 +90,20 @@ __device__ inline uint32_t to_pieces(float first, float second, __nv_bfloat16) {
     return result;
 }
 
-// Eight neighbouring elements, 16 bytes of each plane.
+// Eight neighbouring elements of a plane, 16 bytes.
+template <class Piece>
+__device__ inline uint4 pack8(const float* x) {
+    return make_uint4(to_pieces(x[0], x[1], Piece()), to_pieces(x[2], x[3], Piece()),
+                      to_pieces(x[4], x[5], Piece()), to_pieces(x[6], x[7], Piece()));
+}
+template <class Piece>
+__device__ inline void unpack8(const uint4& packed, float* x) {
+    const Piece* const pieces = reinterpret_cast<const Piece*>(&packed);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) x[j] = to_float(pieces[j]);
+}
+
+// Eight neighbouring elements of all planes.
 template <class Precision>
 __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, const float* x) {
     typedef typename Precision::Piece Piece;
@@ -99,17 +112,13 @@ __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, co
     for (int i = 0; i < 8; ++i) rest[i] = x[i];
 #pragma unroll
     for (int piece = 0; piece < Precision::pieces; ++piece) {
-        uint4 packed;
-        uint32_t* const pairs = reinterpret_cast<uint32_t*>(&packed);
-#pragma unroll
-        for (int i = 0; i < 8; i += 2) {
-            pairs[i / 2] = to_pieces(rest[i], rest[i + 1], Piece());
-            if (piece + 1 == Precision::pieces) continue;
-            const Piece* const pair = reinterpret_cast<const Piece*>(&pairs[i / 2]);
-            rest[i] -= to_float(pair[0]);
-            rest[i + 1] -= to_float(pair[1]);
-        }
+        const uint4 packed = pack8<Piece>(rest);
         *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) = packed;
+        if (piece + 1 == Precision::pieces) continue;
+        float taken[8];
+        unpack8<Piece>(packed, taken);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) rest[i] -= taken[i];
     }
 }
 
@@ -129,11 +138,10 @@ struct Raw8 {
         typedef typename Precision::Piece Piece;
 #pragma unroll
         for (int piece = 0; piece < Precision::pieces; ++piece) {
-            const Piece* packed = reinterpret_cast<const Piece*>(&pieces[piece]);
+            float part[8];
+            unpack8<Piece>(pieces[piece], part);
 #pragma unroll
-            for (int i = 0; i < 8; ++i) {
-                x[i] = piece == 0 ? to_float(packed[i]) : x[i] + to_float(packed[i]);
-            }
+            for (int i = 0; i < 8; ++i) x[i] = piece == 0 ? part[i] : x[i] + part[i];
         }
     }
 };
