@@ -260,6 +260,32 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
             x[1] = coordinates[2 * point + 1];
         };
 
+        // From sines, x as sine() left it and cotangents g of h to d of layer l, which is written and
+        // added to total_d.
+        const auto end_adjoint = [&](int l, int f, int half, int side, const float(&sines)[8],
+                                     const auto& x, const auto& g, float(&total_d)[8]) {
+            float d[streams][8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                float all_x[streams], value[streams];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    all_x[s] = x(s, j);
+                    value[s] = g(s, j);
+                }
+                sine_adjoint<streams>(sines[j], all_x, value);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) d[s][j] = value[s];
+                total_d[j] += value[0];
+            }
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                const uint4 packed = pack8<Piece>(d[s]);
+                in_tile(f + s, half, side) = packed;
+                in_memory(c.d, l, f + s, half, side) = packed;
+            }
+        };
+
         // The first layer.
 #pragma unroll
         for (int side = 0; side < 2; ++side) {
@@ -437,7 +463,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
             for (int half = 0; half < 2; ++half) {
 #pragma unroll
                 for (int f = 0; f < F; f += streams) {
-                    float sine[8], g[streams][8];
+                    float sine[8], all_g[streams][8];
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
                         const float* const cotangents =
@@ -447,7 +473,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
 #pragma unroll
                         for (int j = 0; j < 8; ++j) {
                             total_h[j] = fmaf(cotangents[0], h[j], total_h[j]);
-                            g[s][j] = scale * cotangents[0] * w0[j];
+                            all_g[s][j] = scale * cotangents[0] * w0[j];
                             if (s == 0) sine[j] = h[j];
                         }
 #pragma unroll 1
@@ -456,29 +482,15 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                             vector(output_vector + q, side, w);
 #pragma unroll
                             for (int j = 0; j < 8; ++j) {
-                                g[s][j] = fmaf(scale * cotangents[q], w[j], g[s][j]);
+                                all_g[s][j] = fmaf(scale * cotangents[q], w[j], all_g[s][j]);
                             }
                         }
                     }
-#pragma unroll
-                    for (int j = 0; j < 8; ++j) {
-                        float x[streams], value[streams];
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            x[s] = sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                            value[s] = g[s][j];
-                        }
-                        sine_adjoint<streams>(sine[j], x, value);
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) g[s][j] = value[s];
-                        total_d[j] += value[0];
-                    }
-#pragma unroll
-                    for (int s = 0; s < streams; ++s) {
-                        const uint4 packed = pack8<Piece>(g[s]);
-                        in_tile(f + s, half, side) = packed;
-                        in_memory(c.d, layers, f + s, half, side) = packed;
-                    }
+                    const auto x = [&](int s, int j) {
+                        return sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
+                    };
+                    const auto g = [&](int s, int j) { return all_g[s][j]; };
+                    end_adjoint(layers, f, half, side, sine, x, g, total_d);
                 }
             }
             add_sums(c.output_partial, share * channels, side, total_h);
@@ -496,7 +508,7 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                 for (int half = 0; half < 2; ++half) {
 #pragma unroll
                     for (int f = 0; f < F; f += streams) {
-                        float sine[8] = {}, all_x[streams][8], g[streams][8];
+                        float sine[8] = {}, all_x[streams][8];
                         if (streams > 1) unpack8<Piece>(kept_s(f, half, side), sine);
 #pragma unroll
                         for (int s = 0; s < streams; ++s) {
@@ -512,25 +524,11 @@ __global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision>
                                 copy16(&kept_s(f, half, side), &in_memory(c.h, l - 2, f, half, side));
                             }
                         }
-#pragma unroll
-                        for (int j = 0; j < 8; ++j) {
-                            float x[streams], value[streams];
-#pragma unroll
-                            for (int s = 0; s < streams; ++s) {
-                                x[s] = all_x[s][j];
-                                value[s] = sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                            }
-                            sine_adjoint<streams>(sine[j], x, value);
-#pragma unroll
-                            for (int s = 0; s < streams; ++s) g[s][j] = value[s];
-                            total_d[j] += value[0];
-                        }
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            const uint4 packed = pack8<Piece>(g[s]);
-                            in_tile(f + s, half, side) = packed;
-                            in_memory(c.d, l - 1, f + s, half, side) = packed;
-                        }
+                        const auto x = [&](int s, int j) { return all_x[s][j]; };
+                        const auto g = [&](int s, int j) {
+                            return sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
+                        };
+                        end_adjoint(l - 1, f, half, side, sine, x, g, total_d);
                     }
                 }
                 add_sums(c.bias_partial, (l - 1) * c.shares + share, side, total_d);
