@@ -112,13 +112,17 @@ __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, co
     for (int i = 0; i < 8; ++i) rest[i] = x[i];
 #pragma unroll
     for (int piece = 0; piece < Precision::pieces; ++piece) {
-        const uint4 packed = pack8<Piece>(rest);
-        *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) = packed;
-        if (piece + 1 == Precision::pieces) continue;
-        float taken[8];
-        unpack8<Piece>(packed, taken);
+        uint4 packed;
+        uint32_t* const pairs = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
-        for (int i = 0; i < 8; ++i) rest[i] -= taken[i];
+        for (int i = 0; i < 8; i += 2) {  // a pair's rest at once, or registers would not suffice
+            pairs[i / 2] = to_pieces(rest[i], rest[i + 1], Piece());
+            if (piece + 1 == Precision::pieces) continue;
+            const Piece* const pair = reinterpret_cast<const Piece*>(&pairs[i / 2]);
+            rest[i] -= to_float(pair[0]);
+            rest[i + 1] -= to_float(pair[1]);
+        }
+        *reinterpret_cast<uint4*>(matrix.data + piece * matrix.plane + offset) = packed;
     }
 }
 
