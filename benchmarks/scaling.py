@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from speed import peak_memory, table
 
 HERE = Path(__file__).resolve().parent
 SMALL = 512  # pixels a side that --sizes compares with
@@ -68,12 +69,6 @@ def timed(work, seconds: float, at_least: int = 3) -> list[float]:
         work(len(times))
         times.append(time.perf_counter() - start)
     return times
-
-
-def peak_memory() -> int:
-    """Largest resident size of this process so far, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="utf8")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def loopback_bytes() -> int:
@@ -166,16 +161,23 @@ def processes(options) -> None:
     for _ in range(options.rounds):  # in turns: a noisy machine is noisy for all of them
         for case in cases:
             found[case].append(launch(options, *case))
-    print("| processes | threads each | points | ms a step | ns a point | sum, ms | peak MB |")
-    print("| --: | --: | --: | --: | --: | --: | --: |")
+    rows = []
     for (count, part, height), answers in found.items():
         points = height * options.side
         seconds, adding = median(answers, "seconds"), median(answers, "communication")
-        print(
-            f"| {count} | {part} | {height}x{options.side} | {1e3 * seconds:.1f} | "
-            f"{1e9 * seconds / points:.0f} | {1e3 * adding:.2f} | "
-            f"{median(answers, 'memory') / 1e6:.0f} |"
+        rows.append(
+            [
+                str(count),
+                str(part),
+                f"{height}x{options.side}",
+                f"{1e3 * seconds:.1f}",
+                f"{1e9 * seconds / points:.0f}",
+                f"{1e3 * adding:.2f}",
+                f"{median(answers, 'memory') / 1e6:.0f}",
+            ]
         )
+    header = ["processes", "threads each", "points", "ms a step", "ns a point", "sum in ms", "peak MB"]
+    print(table(header, rows))
 
 
 def traffic(options) -> None:

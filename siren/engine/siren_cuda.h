@@ -945,16 +945,16 @@ __device__ inline void keep_largest(float x, unsigned* largest) {
     if (threadIdx.x % 32 == 0) atomicMax(largest, bits);
 }
 
-// Sum over a block, for thread 0.
+// Sum over a block of 256 threads, for thread 0.
 __device__ inline double block_sum(double x) {
-    __shared__ double warps[32];
+    __shared__ double warps[8];
 #pragma unroll
     for (int offset = 16; offset > 0; offset /= 2) x += __shfl_down_sync(0xffffffffu, x, offset);
     __syncthreads();
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
     __syncthreads();
     if (threadIdx.x != 0) return 0;
-    for (int i = 1; i < blockDim.x / 32; ++i) x += warps[i];
+    for (int i = 1; i < 8; ++i) x += warps[i];
     return x;
 }
 
@@ -1266,7 +1266,7 @@ public:
         check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device));
         width_ = (p_.width + column_tile - 1) / column_tile * column_tile;
         shares_ = 2 * processors_;
-        if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(Chained());
+        if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(device, Chained());
         const float unit = p_.omega * std::max(std::abs(scale[0]), std::abs(scale[1]));
         const float kappa = unit > 0 ? std::exp2(std::round(std::log2(2 / unit))) : 1.0f;
         for (int i = 0; i < 2; ++i) points_.scale[i] = kappa * scale[i];
@@ -1471,13 +1471,12 @@ private:
     // Whether there is a kernel for all layers in this precision.
     typedef std::integral_constant<bool, Precision::pieces == 1> Chained;
 
-    void prepare_chain(std::false_type) {}
-    void prepare_chain(std::true_type) {
+    void prepare_chain(int, std::false_type) {}
+    void prepare_chain(int device, std::true_type) {
         typedef ChainShape<Precision, streams> Shape;
         const auto kernel = chain_kernel<Precision, streams>;
         const size_t bytes = Shape::bytes(p_.hidden_layers, p_.channels);
-        int device = 0, most_bytes = 0;
-        check(cudaGetDevice(&device));
+        int most_bytes = 0;
         check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
         chained_ = bytes <= size_t(most_bytes) && p_.channels <= Shape::most_channels;
         if (chained_) allow_shared_memory(kernel, bytes);

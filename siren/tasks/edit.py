@@ -8,9 +8,10 @@ from siren import operators, pictures, solvers
 from siren.pictures import Picture
 from siren.points import Points
 from siren.tasks import at, with_mean_of
+from siren.tasks.derivatives import OfDerivatives
 
 
-class Edit:
+class Edit(OfDerivatives):
     """Gradient mean squared error, in pixel units, against a field blended from two images.
 
     image, other  (height, width, channels) float32 in [-1, 1], of the same shape
@@ -52,8 +53,7 @@ class Edit:
             other, region = moved(other, offset), moved(region, offset, False)
             mean = image
         self.outside = None if region is None else ~region
-        self.operator = operator
-        self.norm = operators.ResidualNorm((height, width), residual_norm)
+        super().__init__((height, width), 1, operator, residual_norm)
 
         def field(gradient):
             own = gradient(image)
@@ -68,7 +68,6 @@ class Edit:
 
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
         rows, columns = field(gradient)
-        self.pointwise = operators.pointwise(operator, self.norm)
         both = [rows.reshape(-1, channels), columns.reshape(-1, channels)]
         self.points = Points((height, width), np.stack(both, axis=1).astype(np.float32))
         picture, largest = pictures.magnitude(rows, columns)
@@ -80,23 +79,6 @@ class Edit:
             Picture(f"given: {blend} gradient, white is {largest:.2g}", picture),
             Picture("direct solution", self.reference),
         ]
-
-    def loss(self, network, coordinates, target, engine):
-        """Mean squared error of both gradient components."""
-        shape = self.reference.shape[:2]
-        return operators.squared_error(
-            network, coordinates, target, 1, shape, self.operator, engine, self.norm
-        )
-
-    def seen(self, network, coordinates, engine):
-        """As ``operators.seen``."""
-        shape = self.reference.shape[:2]
-        return operators.seen(network, coordinates, 1, shape, self.operator, engine)
-
-    def judge(self, seen, target):
-        """As ``operators.judge``."""
-        shape = self.reference.shape[:2]
-        return operators.judge(seen, target, 1, shape, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution, which is also the reference."""

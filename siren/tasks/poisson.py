@@ -8,9 +8,10 @@ from siren import operators, pictures, solvers
 from siren.pictures import Picture
 from siren.points import Points
 from siren.tasks import at, with_mean_of
+from siren.tasks.derivatives import OfDerivatives
 
 
-class Poisson:
+class Poisson(OfDerivatives):
     """Mean squared error of the Laplacian, in pixel units, on every pixel of ``image``.
 
     ``image`` is (height, width, channels). ``operator``, one of ``operators.OPERATORS``, computes
@@ -26,33 +27,14 @@ class Poisson:
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
         height, width, channels = image.shape
         laplacian = operators.fd_laplacian(image)
-        self.operator = operator
-        self.norm = operators.ResidualNorm((height, width), residual_norm)
+        super().__init__((height, width), 2, operator, residual_norm)
         self.reference = image
-        self.pointwise = operators.pointwise(operator, self.norm)
         self.points = Points((height, width), laplacian.reshape(-1, 1, channels))
         picture, largest = pictures.signed(laplacian)
         self.shown = [
             Picture("image", image),
             Picture(f"given: its Laplacian, white is {largest:.2g}", picture),
         ]
-
-    def loss(self, network, coordinates, target, engine):
-        """Mean squared error of the Laplacian."""
-        shape = self.reference.shape[:2]
-        return operators.squared_error(
-            network, coordinates, target, 2, shape, self.operator, engine, self.norm
-        )
-
-    def seen(self, network, coordinates, engine):
-        """As ``operators.seen``."""
-        shape = self.reference.shape[:2]
-        return operators.seen(network, coordinates, 2, shape, self.operator, engine)
-
-    def judge(self, seen, target):
-        """As ``operators.judge``."""
-        shape = self.reference.shape[:2]
-        return operators.judge(seen, target, 2, shape, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""
