@@ -176,8 +176,8 @@ def processes(options) -> None:
                 f"{median(answers, 'memory') / 1e6:.0f}",
             ]
         )
-    header = ["processes", "threads each", "points", "ms a step", "ns a point", "sum in ms", "peak MB"]
-    print(table(header, rows))
+    times = ["ms a step", "ns a point", "sum in ms"]
+    print(table(["processes", "threads each", "points", *times, "peak MB"], rows))
 
 
 def traffic(options) -> None:

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
+from program import ROOT, run
 
 from siren.report import read_network
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGE = 4096
 FIT = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
-
-
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
 
 
 @pytest.fixture

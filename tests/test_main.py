@@ -14,23 +14,13 @@ import numpy as np
 import pytest
 from numpy_siren import derivatives, value
 from PIL import Image
+from program import ROOT, run
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from siren.coordinates import grid, spacing
 from siren.images import read_image, write_png
 
-ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--sidelength", "24", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
-
-
-def run(*arguments, cwd=ROOT):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=600,
-    )
 
 
 def pixels(path):

@@ -1,15 +1,13 @@
 """Points by strips and by batches: the same gradient, exactly or in the mean."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import jittor as jt
 import numpy as np
 import pytest
 from numpy_siren import relative_error
 from PIL import Image
+from program import run
 
 from siren import checkpoint, gradient, points, training
 from siren.checkpoint import Checkpoint
@@ -26,7 +24,6 @@ from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE = 12, 15
 KINDS = {
     "fit": lambda a, b: Fit(a),
@@ -222,14 +219,6 @@ def test_the_sampled_psnr_is_near_that_of_all(images, monkeypatch):
         assert ours == pytest.approx(exact, abs=0.3)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(ROOT / "main.py"), "--device", "cpu", *arguments],
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.mark.parametrize(
     ("task", "recipe"),
     [
@@ -243,7 +232,17 @@ def run(*arguments):
 def test_tasks_and_recipes_in_batches(tmp_path, task, recipe):
     size = ["--sidelength", "20", "--hidden_features", "16", "--points", "150", "--epochs", "3"]
     result = run(
-        "--task", task, "--recipe", recipe, *size, "--batch_points", "64", "--output_dir", tmp_path
+        "--device",
+        "cpu",
+        "--task",
+        task,
+        "--recipe",
+        recipe,
+        *size,
+        "--batch_points",
+        "64",
+        "--output_dir",
+        tmp_path,
     )
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -252,7 +251,16 @@ def test_tasks_and_recipes_in_batches(tmp_path, task, recipe):
 
 
 def test_too_large_a_batch_is_refused(tmp_path):
-    result = run("--sidelength", "8", "--batch_points", "65", "--output_dir", tmp_path / "x")
+    result = run(
+        "--device",
+        "cpu",
+        "--sidelength",
+        "8",
+        "--batch_points",
+        "65",
+        "--output_dir",
+        tmp_path / "x",
+    )
     assert result.returncode == 2
     assert "--batch_points 65 is more than the 64 points" in result.stderr
     assert not (tmp_path / "x").exists()
