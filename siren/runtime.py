@@ -181,9 +181,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         jt.flags.use_cuda = int(use_cuda)
     except RuntimeError as error:
         raise RuntimeProblem(f"The GPU cannot be used: {_last_line(error)}.") from error
-    if use_cuda and _find_cuda().capability > 90:
-        # Jittor builds machine code for sm_90 at most; with PTX beside it newer GPUs can run it.
-        jt.flags.nvcc_flags = jt.flags.nvcc_flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")
+    if use_cuda:
+        jt.flags.nvcc_flags = _for_capability(jt.flags.nvcc_flags)
     return "cuda" if use_cuda else "cpu"
 
 
@@ -459,6 +458,18 @@ def _capability(driver: ctypes.CDLL, index: int) -> int:
     driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
     driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
     return major.value * 10 + minor.value
+
+
+def _for_capability(flags: str) -> str:
+    """The flags of nvcc, of which Jittor knows those for sm_90 at most, for the GPU that is there."""
+    cuda = _find_cuda()
+    if cuda.capability > 90:  # with PTX beside the machine code newer GPUs can run it
+        return flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")
+    if "=compute_90 " in flags and cuda.version >= 12000:  # with instructions that only Hopper has
+        return flags.replace("=compute_90 ", "=compute_90a ").replace(
+            "-code=sm_90 ", "-code=sm_90a -DSIREN_HOPPER "
+        )
+    return flags
 
 
 def _why_nvcc_fails(nvcc: str, compiler: str) -> str:

@@ -290,6 +290,35 @@ def test_why_a_gpu_is_not_used(monkeypatch, tmp_path, driver, version, reason):
     assert found.nvcc == ""
     assert reason in found.reason
 
+@pytest.mark.parametrize(
+    "version, capability, flags, wanted",
+    [
+        (12040, 80, " -arch=compute_80  -code=sm_80 ", " -arch=compute_80  -code=sm_80 "),
+        (11080, 90, " -arch=compute_90  -code=sm_90 ", " -arch=compute_90  -code=sm_90 "),
+        (
+            13000,
+            90,
+            " -arch=compute_90  -code=sm_90 ",
+            " -arch=compute_90a  -code=sm_90a -DSIREN_HOPPER ",
+        ),
+        (
+            13000,
+            90,
+            " -arch=compute_80  -code=sm_80  -code=sm_90 ",
+            " -arch=compute_80  -code=sm_80  -code=sm_90 ",
+        ),
+        (
+            13000,
+            120,
+            " -arch=compute_90  -code=sm_90 ",
+            " -arch=compute_90  -code=sm_90,compute_90 ",
+        ),
+    ],
+)
+def test_flags_fit_the_gpu(monkeypatch, version, capability, flags, wanted):
+    monkeypatch.setattr(runtime, "_find_cuda", lambda: runtime._Cuda("nvcc", version, capability))
+    assert runtime._for_capability(flags) == wanted
+
 
 def test_a_missing_runtime_library_is_named(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda", without=["lib64/libcudart.so"])

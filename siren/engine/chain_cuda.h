@@ -1,588 +1,816 @@
-// A training step's way through the whole network in one kernel, where a row's activations fit: for
-// networks 256 wide, in 16-bit precision, on processors with enough shared memory. Included by
-// siren_cuda.h.
+// A training step's way through the whole network in one kernel, and the outer products that follow it,
+// on Hopper processors: for networks 256 wide, in 16-bit precision. Included by siren_cuda.h.
 //
-// A block takes tiles of rows forward through all layers, computes the loss, and takes them back. What
-// enters the next product stays in shared memory, as does x of the last layer but one until the way
-// back; weights pass by, from the L2 cache. Written to memory is what the outer products need, h and
-// d, and x of the layers below.
+// Blocks go in pairs, called clusters, which read weights together. A block has two groups of four warps
+// and a thread that fetches weights. Each group takes tiles of 64 rows forward through all layers,
+// computes the loss, and takes them back; while one group multiplies, the other computes sines. Both
+// multiply by the same weights, one after the other, and these are then replaced by the next layer's.
 //
-// The scale of the cotangents must be known before any of them is rounded. The blocks agree on it after
+// Written to memory is what the outer products need, h and d, as tiles of 64 rows: four blocks of 64
+// columns, as products read them (see hopper_cuda.h). Such copies need no thread's time. Each thread
+// keeps x for the way back in a place of its own, which stays in the L2 cache.
+//
+// The scale of the cotangents must be known before any of them is rounded. The groups agree on it after
 // their first tiles, which are spread over all points.
-//
-// The code for a tile's end is long, because registers cannot be indexed at run time, and a block
-// passes through all of it: it must fit into the instruction cache.
 #pragma once
 
-template <class Precision, int streams>
-struct ChainShape {
-    static constexpr int threads = 256, width = column_tile;
-    static constexpr int most_channels = 4;
-    static constexpr int F = fragments(streams), rows = 2 * 16 * F;  // of a tile
-    static constexpr int stages = 3, stride = width + padding;
-    static constexpr int tile = rows * stride, stage = width * depth_tile, output = 8 * stride;
-    static constexpr int kept_x = 4 * F, kept_s = streams == 1 ? 0 : 4 * (F / streams);
+// What is in shared memory for each row of a tile: small operands for sums over the rows, and the
+// cotangents of the outputs.
+template <class Precision>
+struct ChainRows {
+    // Columns 2 q and 2 q + 1, which add up, are for
+    // channel q's cotangents,
+    typename Precision::Piece cotangents[64 * 8];
+    // and the first layer's inputs: q = 0, 1 those of its weights' columns, q = 2 that of its bias.
+    typename Precision::Piece inputs[64 * 8];
+    float all_cotangents[64][4];
+    // What the outputs should be, or their given cotangents, and weights of points; the first of these
+    // is for the thread that has copied it.
+    float wanted[64][4], weights[64][4];
+    float2 coordinates[2][64];  // of the points of this tile and the next
+    float biases[4];            // of the output
+};
 
-    static constexpr size_t bytes(int hidden_layers, int channels) {
-        return (tile + stages * stage + output) * sizeof(typename Precision::Piece) +
-               (kept_x + kept_s) * threads * sizeof(uint4) +
-               sizeof(float) *
-                   (size_t(3 + hidden_layers + channels) * width + 4 * rows + rows * 8);
+// With derivatives, a point has four rows, of which four neighbouring lanes' two threads have two each;
+// these exchange half of their columns, and then each thread has all streams of one point.
+template <class Precision, int streams, int channels>
+struct ChainShape {
+    typedef typename Precision::Piece Piece;
+    static constexpr int width = column_tile, rows = 64;  // of a tile
+    static constexpr int rows_of_point = streams == 1 ? 1 : 4, points = rows / rows_of_point;
+    static constexpr int cluster = 2, groups = 2;
+    static constexpr int group_threads = 128, threads = (groups + 1) * group_threads;
+    static constexpr int shares = groups;  // of sums, in each block
+    static constexpr int block_bytes = rows * block_columns * sizeof(Piece);
+    static constexpr int tile_bytes = 4 * block_bytes;
+    static constexpr int stages = 4, stage_bytes = width * block_columns * sizeof(Piece);
+    static constexpr int steps = 16;  // of 16 columns, in which an end takes a tile
+    // 16-byte pieces a thread keeps of a layer.
+    static constexpr int kept = streams == 4 ? steps + steps / 4 : steps;
+
+    // A thread has eight numbers of a step: one stream of eight points' columns, or all of two.
+    static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
+    static constexpr int points_of_thread = streams == 1 ? 2 : 1;
+    __device__ static constexpr int number(int item, int stream) { return 2 * stream + item; }
+    __device__ static constexpr int column(int item) {
+        return streams == 1 ? item / 4 * 2 + item % 2 : item;
+    }
+    __device__ static constexpr int point(int item) { return streams == 1 ? item / 2 % 2 : 0; }
+
+    static constexpr size_t bytes(int hidden_layers) {
+        return stages * stage_bytes + groups * tile_bytes + width * 8 * sizeof(Piece) +
+               groups * sizeof(ChainRows<Precision>) +
+               (3 + hidden_layers + channels) * width * sizeof(float) + 2 * stages * sizeof(uint64_t);
+    }
+    static constexpr size_t kept_bytes(int hidden_layers, int blocks) {
+        return size_t(blocks) * groups * (hidden_layers - 1) * kept * group_threads * sizeof(uint4);
     }
 };
 
-// Where things are; layers of h, x and d lie `layer_size` elements apart.
+// Where things are; layers of h and d lie `layer_size` elements apart.
 template <class Precision>
 struct ChainArguments {
     Points points;
     Parameters parameters;
     Vectors vectors;
-    Matrix<Precision> weights;  // packed
-    Matrix<Precision> h, x, d;
+    const typename Precision::Piece* weights;  // see operand_place()
+    typename Precision::Piece *h, *d;
     size_t layer_size;
+    uint4* kept;
     Error error;
-    unsigned *largest, *arrived;  // zero at the start
-    float *bias_partial, *first_partial, *output_partial;  // as finish_kernel wants them
-    int shares;
-    double* point_sums;
+    unsigned *largest, *arrived;           // zero at the start
+    float *first_partial, *output_partial;  // as finish_kernel wants them
+    double* point_sums;                     // of each share, 1 + channels
 };
 
-// All blocks wait here for all; `arrived` counts them.
-__device__ inline void wait_for_all_blocks(unsigned* arrived) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();
-        atomicAdd(arrived, 1);
-        while (atomicAdd(arrived, 0) < gridDim.x) __nanosleep(100);
-        __threadfence();
-    }
-    __syncthreads();
+// x as the sum of two pieces.
+template <class Piece>
+__device__ inline void split(float x, Piece& high, Piece& low) {
+    const uint32_t first = to_pieces(x, 0, Piece());
+    high = *reinterpret_cast<const Piece*>(&first);
+    const uint32_t second = to_pieces(x - to_float(high), 0, Piece());
+    low = *reinterpret_cast<const Piece*>(&second);
 }
 
-// Sums of eight numbers over the lanes l, l + 4, ... of a warp: x[0] of lane l becomes that of number l / 4.
-__device__ inline void sum_over_rows(float (&x)[8]) {
-#pragma unroll
-    for (int n = 4; n > 0; n /= 2) {
-        const bool upper = threadIdx.x & 4 * n;
-#pragma unroll
-        for (int k = 0; k < n; ++k) {
-            const float mine = upper ? x[k + n] : x[k], other = upper ? x[k] : x[k + n];
-            x[k] = mine + __shfl_xor_sync(0xffffffffu, other, 4 * n);
-        }
-    }
-}
-
-template <class Precision, int streams>
-__global__ void __launch_bounds__(256, 1) chain_kernel(ChainArguments<Precision> c) {
-    typedef typename Precision::Piece Piece;
-    typedef ChainShape<Precision, streams> Shape;
-    constexpr int F = Shape::F, width = Shape::width, rows = Shape::rows, stride = Shape::stride;
-    constexpr int supervised = streams == 3 ? 2 : 1, first_supervised = streams - supervised;
-    static_assert(Precision::pieces == 1, "rows would not fit");
-    const int layers = c.parameters.hidden_layers, channels = c.parameters.channels;
-    const int vectors = 3 + layers + channels;
-
-    extern __shared__ __align__(16) unsigned char shared_memory[];
-    Piece* const tile = reinterpret_cast<Piece*>(shared_memory);
-    Piece* const weights = tile + Shape::tile;
-    Piece* const output_weights = weights + Shape::stages * Shape::stage;
-    uint4* const all_kept = reinterpret_cast<uint4*>(output_weights + Shape::output);
-    float* const all_vectors =
-        reinterpret_cast<float*>(all_kept + (Shape::kept_x + Shape::kept_s) * Shape::threads);
-    float* const all_coordinates = all_vectors + vectors * width;
-    float* const outputs = all_coordinates + 4 * rows;  // (rows, 8); then cotangents
-
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int warp_row = warp / 4 * 16 * F, warp_column = warp % 4 * 64;
-    const int own_row = warp_row + lane / 4, own_column = warp_column + lane % 4 * 8;
-    const int tiles = c.points.padded * streams / rows;
-    const int begin = int(int64_t(tiles) * blockIdx.x / gridDim.x);
-    const int end = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
-
-    // A thread has, of a tile, the rows own_row + 16 i + 8 half and the columns own_column + 32 side to
-    // own_column + 32 side + 7.
-    const auto in_tile = [&](int i, int half, int side) -> uint4& {
-        return *reinterpret_cast<uint4*>(tile + (own_row + i * 16 + half * 8) * stride + own_column +
-                                         side * 32);
-    };
-    // What it keeps for the way back.
-    const auto kept_x = [&](int i, int half, int side) -> uint4& {
-        return all_kept[((side * 2 + half) * F + i) * Shape::threads + threadIdx.x];
-    };
-    const auto kept_s = [&](int i, int half, int side) -> uint4& {
-        return all_kept[(Shape::kept_x + (side * 2 + half) * (F / streams) + i / streams) *
-                            Shape::threads +
-                        threadIdx.x];
-    };
-    const auto vector = [&](int row, int side, float(&x)[8]) {
-        load8(all_vectors + row * width + own_column + side * 32, x);
-    };
-    const int output_vector = 3 + layers;
-
-    // Sums over rows are kept in memory. Each lane has a column of each side to itself; two warps have
-    // the same columns and different shares.
-    const int share = blockIdx.x * 2 + warp / 4;
-    const auto sum_of = [&](float* sums, int row, int side) -> float& {
-        return sums[unsigned(row * width + own_column + lane / 4 + side * 32)];
-    };
-    for (int side = 0; side < 2; ++side) {
-        for (int l = 1; l <= layers; ++l) sum_of(c.bias_partial, l * c.shares + share, side) = 0;
-        for (int q = 0; q < 3; ++q) sum_of(c.first_partial, share * 3 + q, side) = 0;
-        for (int q = 0; q < channels; ++q) sum_of(c.output_partial, share * channels + q, side) = 0;
-    }
-    const auto add_sums = [&](float* sums, int row, int side, float(&x)[8]) {
-        sum_over_rows(x);
-        __syncwarp();  // what follows must not be mixed with what precedes: registers are few
-        atomicAdd(&sum_of(sums, row, side), x[0]);  // nobody else does; it need not wait
-    };
-
-    for (int i = threadIdx.x; i < vectors * width; i += Shape::threads) {
-        all_vectors[i] = c.vectors.data[i];
-    }
-    for (int i = threadIdx.x; i < 4 * width; i += Shape::threads) {  // as two pieces
-        const int q = i / width, k = i % width;
-        const float w = q < channels ? c.vectors.output(layers, q)[k] : 0.0f;
-        const uint32_t piece = to_pieces(w, 0, Piece());
-        const float rest = w - to_float(*reinterpret_cast<const Piece*>(&piece));
-        const uint32_t pieces = to_pieces(w, rest, Piece());
-        output_weights[q * stride + k] = reinterpret_cast<const Piece*>(&pieces)[0];
-        output_weights[(q + 4) * stride + k] = reinterpret_cast<const Piece*>(&pieces)[1];
-    }
-
-    // Weights come in the order of use: layers forward, then transposed back. The 16-byte pieces of a
-    // row are exchanged so that eight rows' lie in different banks.
-    constexpr int steps = width / depth_tile;
-    const int copied_row = threadIdx.x / 4, copied_k = threadIdx.x % 4;
-    const auto product_weights = [&](int number) {
-        const int matrix = number < layers ? 2 * number : 2 * (2 * layers - 1 - number) + 1;
-        return c.weights.data + matrix * width * width + copied_row * width + copied_k * 8;
-    };
-    int to_fetch = (end - begin) * 2 * layers * steps, fetched_product = 0, fetched_step = 0;
-    const Piece* source = product_weights(0);
-    Piece* const first_copy = weights + (copied_row * 4 + (copied_k ^ copied_row / 2 % 4)) * 8;
-    Piece* copy = first_copy;
-    const auto fetch = [&] {
-        if (to_fetch > 0) {
-#pragma unroll
-            for (int row = 0; row < width; row += Shape::threads / 4) {
-                copy16(copy + row * depth_tile, source + row * width);
-            }
-        }
-        commit_copies();
-        --to_fetch;
-        source += depth_tile;
-        copy += Shape::stage;
-        if (copy == first_copy + Shape::stages * Shape::stage) copy = first_copy;
-        if (++fetched_step == steps) {
-            fetched_step = 0;
-            if (++fetched_product == 2 * layers) fetched_product = 0;
-            source = product_weights(fetched_product);
-        }
-    };
-    for (int i = 0; i < Shape::stages; ++i) fetch();
-
-    // sums = the tile times the weights that are next. Operands are loaded a step of 16 ahead.
-    const Piece* stage = weights;  // that is multiplied by
-    float sums[F][8][4];
-    const Piece* const a_row = tile + (warp_row + lane % 16) * stride + lane / 16 * 8;
-    const int b_offset = (warp_column + lane / 16 * 8 + lane % 8) * depth_tile +
-                         (lane / 8 % 2 ^ lane % 8 / 2) * 8;
-    const auto multiply = [&] {
-        uint32_t a[2][F][4], b[2][4][4];
-        const auto load = [&](int buffer, int k) {
-            const Piece* const b_row = stage + (b_offset ^ k % depth_tile);
-#pragma unroll
-            for (int pair = 0; pair < 4; ++pair) {
-                load_matrices<false>(b[buffer][pair], b_row + pair * 16 * depth_tile);
-            }
-#pragma unroll
-            for (int i = 0; i < F; ++i) load_matrices<false>(a[buffer][i], a_row + i * 16 * stride + k);
-        };
-        const auto multiply_by = [&](int buffer) {
-#pragma unroll
-            for (int pair = 0; pair < 4; ++pair) {
-                multiply_pair<Piece>(sums, a[buffer], b[buffer][pair], pair);
-            }
-        };
-        clear(sums);
-        wait_copies<Shape::stages - 1>();
-        __syncthreads();
-        load(0, 0);
+template <class Precision, int streams, int channels>
+__device__ inline void fetch_chain_weights(const ChainArguments<Precision>& c, unsigned char* weights,
+                                           uint64_t* full, uint64_t* empty, int turns) {
+    typedef ChainShape<Precision, streams, channels> Shape;
+    constexpr int part = Shape::stage_bytes / Shape::cluster;
+    const int layers = c.parameters.hidden_layers, rank = blockIdx.x % Shape::cluster;
+    unsigned stage = 0, parity = 1;
+    for (int turn = 0; turn < turns; ++turn) {
+        for (int product = 0; product < 2 * layers; ++product) {
+            // Layers forward, then transposed back.
+            const int matrix =
+                product < layers ? 2 * product : 2 * (2 * layers - 1 - product) + 1;
+            const auto* const source = reinterpret_cast<const unsigned char*>(
+                c.weights + size_t(matrix) * Shape::width * Shape::width);
 #pragma unroll 1
-        for (int step = 0; step < steps; ++step) {
-            load(1, step * depth_tile + 16);
-            multiply_by(0);
-            wait_copies<Shape::stages - 2>();
-            __syncthreads();  // all have read this stage, and, at the end, the tile
-            fetch();
-            stage += Shape::stage;
-            if (stage == weights + Shape::stages * Shape::stage) stage = weights;
-            if (step + 1 < steps) load(0, (step + 1) * depth_tile);
-            multiply_by(1);
+            for (int block = 0; block < 4; ++block) {
+                wait_idly_for(&empty[stage], parity);
+                expect_bytes(&full[stage], Shape::stage_bytes);
+                copy_to_blocks(weights + stage * Shape::stage_bytes + rank * part,
+                               source + block * Shape::stage_bytes + rank * part, part, &full[stage],
+                               (1 << Shape::cluster) - 1);
+                if (++stage == Shape::stages) {
+                    stage = 0;
+                    parity ^= 1;
+                }
+            }
+        }
+    }
+}
+
+template <class Precision, int streams, int channels>
+__device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned char* weights,
+                                    unsigned char* tile, const typename Precision::Piece* output_weights,
+                                    ChainRows<Precision>& rows, const float* all_vectors, uint64_t* full,
+                                    uint64_t* empty, int turns) {
+    typedef typename Precision::Piece Piece;
+    typedef ChainShape<Precision, streams, channels> Shape;
+    constexpr int width = Shape::width, items = Shape::items, columns = Shape::columns;
+    constexpr int points = Shape::points_of_thread;
+    constexpr int supervised = streams == 3 ? 2 : 1, first_supervised = streams - supervised;
+    const int layers = c.parameters.hidden_layers;
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
+    const int thread = threadIdx.x % Shape::group_threads;
+    const int lane = thread % 32, warp = thread / 32;
+    const bool odd = streams > 1 && lane & 4;
+    const int all_groups = gridDim.x * Shape::groups, share = blockIdx.x * Shape::groups + group;
+    const int tiles = c.points.padded / Shape::points;
+    const int begin = int(int64_t(tiles) * share / all_groups);
+    const int end = int(int64_t(tiles) * (share + 1) / all_groups);
+
+    // Named barriers: a group's own, and that at which it waits for its turn to multiply.
+    const auto wait_for_group = [&] { wait_at(1 + group, Shape::group_threads); };
+    const int turn_barrier = 3;
+
+    // The tile's column of the first of a thread's numbers of a step is own_column + 16 step.
+    const int own_column = lane % 4 * 2 + (odd ? 8 : 0);
+    const auto vector = [&](int row, int step, float(&x)[columns]) {
+#pragma unroll
+        for (int i = 0; i < columns; i += 2) {
+            const float2 pair = *reinterpret_cast<const float2*>(all_vectors + row * width + own_column +
+                                                                 16 * step + i / 2 * 8);
+            x[i] = pair.x;
+            x[i + 1] = pair.y;
+        }
+    };
+
+    // A step's numbers to the tile. This lane has the address of a row of 8 columns.
+    const int matrix = lane / 8, matrix_row = lane % 8;
+    const int stored_row = streams == 1 ? warp * 16 + matrix_row + matrix % 2 * 8
+                                        : warp * 16 + matrix_row / 2 * 2 + matrix / 2 + matrix % 2 * 8;
+    const int stored_half = streams == 1 ? matrix / 2 : matrix_row % 2;
+    const uint32_t stored =
+        shared_address(tile) + stored_row * 128 + (stored_half ^ stored_row % 8) * 16;
+    const auto to_tile = [&](int step, const uint4& packed) {
+        store_matrices((stored ^ step % 4 * 32) + step / 4 * Shape::block_bytes, packed.x, packed.y,
+                       packed.z, packed.w);
+    };
+    // What is there of a point's value stream.
+    const int value_row = warp * 16 + lane / 8 * 2;
+    const uint32_t values = shared_address(tile) + value_row * 128 + lane % 4 * 4;
+    const auto value_in_tile = [&](int step) {
+        return load_word(values + ((step % 4 * 2 + odd) ^ value_row % 8) * 16 +
+                         step / 4 * Shape::block_bytes);
+    };
+    // Before and after a tile is written.
+    const auto begin_tile = [&] {
+        if (thread == 0) wait_until_read();
+        wait_for_group();
+    };
+    const auto end_tile = [&] {
+        hand_to_copies();
+        wait_for_group();
+    };
+
+    // What is kept for the way back.
+    uint4* const own_kept =
+        c.kept + size_t(share) * (layers - 1) * Shape::kept * Shape::group_threads + thread;
+    const auto kept_of_layer = [&](int l) {
+        return own_kept + (l - 1) * Shape::kept * Shape::group_threads;
+    };
+    const auto place = [&](int i) { return i * Shape::group_threads; };
+
+    // sums = the tile times the weights that are next; the tile is copied to its place in a layer.
+    float sums[128];
+    const uint64_t tile_operand = rows_operand(tile);
+    const uint64_t weights_operand = rows_operand(weights);
+    int stage = 0;
+    unsigned parity = 0;
+    const auto release = [&](int stage) {
+        if (lane == 0 && warp < Shape::cluster) arrive_at(&empty[stage], warp);
+    };
+    const auto multiply_tile = [&](Piece* layer, int number, bool last) {
+        wait_at(turn_barrier + group, 2 * Shape::group_threads);
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+            wait_for(&full[stage], parity);
+            begin_products();
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                multiply<false>(sums, operand_at(tile_operand, block * Shape::block_bytes + k * 32),
+                                operand_at(weights_operand, stage * Shape::stage_bytes + k * 32),
+                                block + k > 0, Piece());
+            }
+            commit_products();
+            if (block == 0 && thread == 0 && number < end) {
+                copy_to_memory(layer + size_t(number) * Shape::rows * width, tile, Shape::tile_bytes);
+            }
+            if (block > 0) {
+                wait_products<1>();
+                release((stage + Shape::stages - 1) % Shape::stages);
+            }
+            if (++stage == Shape::stages) {
+                stage = 0;
+                parity ^= 1;
+            }
+        }
+        if (!last) arrive_named(turn_barrier + 1 - group, 2 * Shape::group_threads);
+        wait_products<0>();
+        release((stage + Shape::stages - 1) % Shape::stages);
+    };
+    if (group == 1) arrive_named(turn_barrier, 2 * Shape::group_threads);
+
+    // A step's numbers, of which a thread then has all streams.
+    const auto numbers = [&](int step, float(&x)[8]) {
+        if (streams == 1) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) x[i] = sums[8 * step + i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4 && streams > 1; ++i) {
+            const float lower = sums[8 * step + i], upper = sums[8 * step + 4 + i];
+            const float own = odd ? upper : lower;
+            const float got = __shfl_xor_sync(0xffffffffu, odd ? lower : upper, 4);
+            x[i] = odd ? got : own;
+            x[4 + i] = odd ? own : got;
+        }
+    };
+
+    // Sums over the tile's rows times a small operand's columns, added to the `count` rows of this share.
+    for (int column = thread; column < width; column += Shape::group_threads) {
+        for (int q = 0; q < 3; ++q) c.first_partial[(share * 3 + q) * width + column] = 0;
+        for (int q = 0; q < channels; ++q) {
+            c.output_partial[(share * channels + q) * width + column] = 0;
+        }
+    }
+    if (thread < channels) {
+        rows.biases[thread] = c.parameters.flat[c.parameters.bias(layers + 1) + thread];
+    }
+    wait_for_group();
+    const uint64_t columns_of_tile = columns_operand(tile, Shape::block_bytes);
+    const auto add_sums_of_rows = [&](const Piece* operand, float* partial, int count) {
+        float totals[4][4];
+        const uint64_t factors = small_operand(operand);
+        begin_products();
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                multiply_8<true>(totals[block],
+                                 operand_at(columns_of_tile, block * Shape::block_bytes + k * 2048),
+                                 operand_at(factors, k * small_bytes), k > 0, Piece());
+            }
+        }
+        commit_products();
+        wait_products<0>();
+        if (lane % 4 >= count) return;
+        float* const own = partial + (share * count + lane % 4) * width + warp * 16 + lane / 4;
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {  // nobody else adds to these; it need not wait
+            atomicAdd(own + block * 64, totals[block][0] + totals[block][1]);
+            atomicAdd(own + block * 64 + 8, totals[block][2] + totals[block][3]);
         }
     };
 
     double loss = 0;
-    float output_bias[Shape::most_channels] = {};
+    float output_bias = 0;  // of channel lane % 4
     float scale = 1;
     bool agreed = false;
-    const auto agree = [&] {
-        wait_for_all_blocks(c.arrived);
-        const unsigned largest = __ldcg(c.largest);
-        scale = cotangent_scale(&largest, streams);
-        agreed = true;
-    };
 
-    constexpr int points = rows / streams;
-    const auto coordinate = [&](int number) {
-        const int i = 2 * number * points + threadIdx.x;
-        return i < 2 * c.points.count ? c.points.coordinates[i] : 0.0f;
+    // A tile's coordinates are loaded a tile ahead.
+    const auto load_coordinates = [&](int turn) {
+        const int point = (begin + turn) * Shape::points + thread;
+        if (thread >= Shape::points) return;
+        const bool inside = begin + turn < end && point < c.points.count;
+        copy_or_clear<8>(&rows.coordinates[turn % 2][thread],
+                         c.points.coordinates + (inside ? 2 * point : 0), inside);
+        commit_copies();
     };
-    float next_coordinate = coordinate(begin);
+    const int own_point = streams == 1 ? warp * 16 + lane / 4 : warp * 4 + lane / 8;  // and that 8 later
+    load_coordinates(0);
+    // In products a thread has two rows, and channel lane % 4 of the output.
+    const int channel = lane % 4;
+    const auto row_of = [&](int half) { return warp * 16 + lane / 4 + half * 8; };
+    const auto stream_of = [&](int half) { return streams == 1 ? 0 : odd * 2 + half; };
+
 #pragma unroll 1
-    for (int number = begin; number < end; ++number) {
-        const auto in_memory = [&](const Matrix<Precision>& matrix, int l, int i, int half,
-                                   int side) -> uint4& {
-            const size_t row = size_t(number) * rows + own_row + i * 16 + half * 8;
-            return *reinterpret_cast<uint4*>(matrix.data + l * c.layer_size + row * width + own_column +
-                                             side * 32);
+    for (int turn = 0; turn < turns; ++turn) {
+        const int number = begin + turn;  // from `end` on, nothing is at its points
+        const auto compare = [&](int half, int& point) {
+            point = number * Shape::points + own_point + (streams == 1 ? half * 8 : 0);
+            return number < end && point < c.points.count && channel < channels &&
+                   stream_of(half) < streams && (c.error.given || stream_of(half) >= first_supervised);
         };
-        // Of two tiles: some warps may still be at the last one.
-        float* const coordinates = all_coordinates + number % 2 * 2 * rows;
-        if (threadIdx.x < 2 * points) {
-            coordinates[threadIdx.x] = next_coordinate;
-            next_coordinate = coordinate(number + 1);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {  // this thread itself will need it
+            int point;
+            const bool compared = compare(half, point);
+            const size_t at = c.error.given
+                                  ? size_t(point) * streams + stream_of(half)
+                                  : size_t(point) * supervised + stream_of(half) - first_supervised;
+            const float* const all = c.error.given ? c.error.given : c.error.target;
+            copy_or_clear<4>(&rows.wanted[row_of(half)][channel],
+                             all + (compared ? at * channels + channel : 0), compared);
+            if (c.error.weight) {
+                copy_or_clear<4>(&rows.weights[row_of(half)][channel],
+                                 c.error.weight + (compared ? point : 0), compared);
+            }
         }
-        __syncthreads();
-        const auto position = [&](int i, int half, float(&x)[2]) {
-            const int row = own_row + i * 16 + half * 8, point = row / 16 / streams * 16 + row % 16;
-            x[0] = coordinates[2 * point];
-            x[1] = coordinates[2 * point + 1];
-        };
-
-        // From sines, x as sine() left it and cotangents g of h to d of layer l, which is written and
-        // added to total_d.
-        const auto end_adjoint = [&](int l, int f, int half, int side, const float(&sines)[8],
-                                     const auto& x, const auto& g, float(&total_d)[8]) {
-            float d[streams][8];
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                float all_x[streams], value[streams];
-#pragma unroll
-                for (int s = 0; s < streams; ++s) {
-                    all_x[s] = x(s, j);
-                    value[s] = g(s, j);
-                }
-                sine_adjoint<streams>(sines[j], all_x, value);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) d[s][j] = value[s];
-                total_d[j] += value[0];
-            }
-#pragma unroll
-            for (int s = 0; s < streams; ++s) {
-                const uint4 packed = pack8<Piece>(d[s]);
-                in_tile(f + s, half, side) = packed;
-                in_memory(c.d, l, f + s, half, side) = packed;
-            }
-        };
+        commit_copies();
 
         // The first layer.
+        wait_copies<1>();
+        begin_tile();
+        float2 at[points];
+        const auto read_coordinates = [&] {
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            float w0[8], w1[8], bias[8];
-            vector(0, side, w0);
-            vector(1, side, w1);
-            vector(2, side, bias);
+            for (int p = 0; p < points; ++p) at[p] = rows.coordinates[turn % 2][own_point + p * 8];
+        };
+        read_coordinates();
+        float first[2][3][columns];
+        const auto load_first = [&](int step) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int row = 0; row < 3; ++row) vector(row, step, first[step % 2][row]);
+        };
+        load_first(0);
 #pragma unroll
-                for (int f = 0; f < F; f += streams) {
-                    float at[2], h[streams][8];
-                    position(f, half, at);
+        for (int step = 0; step < Shape::steps; ++step) {
+            if (step + 1 < Shape::steps) load_first(step + 1);
+            const float(&own)[3][columns] = first[step % 2];
+            float all_h[8] = {};
 #pragma unroll
-                    for (int j = 0; j < 8; ++j) {
-                        float x[streams], value[streams];
-                        first_inputs<streams>(c.points, w0[j], w1[j], bias[j], at[0], at[1], x);
-                        sine<Precision, streams>(x, value);
+            for (int i = 0; i < items; ++i) {
+                const int k = Shape::column(i), p = Shape::point(i);
+                float x[streams], h[streams];
+                first_inputs<streams>(c.points, own[0][k], own[1][k], own[2][k], at[p].x, at[p].y, x);
+                sine<Precision, streams>(x, h);
 #pragma unroll
-                        for (int s = 0; s < streams; ++s) h[s][j] = value[s];
-                    }
-#pragma unroll
-                    for (int s = 0; s < streams; ++s) {
-                        const uint4 packed = pack8<Piece>(h[s]);
-                        in_tile(f + s, half, side) = packed;
-                        in_memory(c.h, 0, f + s, half, side) = packed;
-                    }
-                }
+                for (int s = 0; s < streams; ++s) all_h[Shape::number(i, s)] = h[s];
             }
+            to_tile(step, pack8<Piece>(all_h));
         }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int q = lane % 4, stream = stream_of(half);
+            float input = 0;
+            if (q < 2) {
+                const float2& own = at[streams == 1 ? half : 0];
+                input = stream == 0       ? (q == 0 ? own.x : own.y)
+                        : stream == 1 + q ? (q == 0 ? c.points.scale[0] : c.points.scale[1])
+                                          : 0.0f;
+            }
+            if (q == 2 && stream == 0) input = 1;
+            Piece* const place = rows.inputs + small_place(row_of(half), 2 * q);
+            split(input, place[0], place[8]);
+        }
+        end_tile();
 
         // Forward.
 #pragma unroll 1
         for (int l = 1; l <= layers; ++l) {
-            multiply();
-            const bool last = l == layers, keep = l == layers - 1;
+            const bool last = l == layers;
+            multiply_tile(c.h + (l - 1) * c.layer_size, number, false);
+            begin_tile();
+            uint4* const kept = kept_of_layer(l);
+            uint4 sines;
+            // Numbers are exchanged two steps ahead, and sines begun one step ahead.
+            float bias[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
+            const auto exchange = [&](int step) {
+                vector(2 + l, step, bias[step % 3]);
+                numbers(step, next_x[step % 3]);
+            };
+            const auto begin_sines = [&](int step) {
 #pragma unroll
-            for (int side = 0; side < 2; ++side) {
-                float bias[8];
-                vector(2 + l, side, bias);
+                for (int i = 0; i < items; ++i) {
+                    sine_and_cosine<Precision>(
+                        next_x[step % 3][i] + bias[step % 3][Shape::column(i)], next_s[step % 2][i],
+                        next_c[step % 2][i]);
+                }
+            };
+            exchange(0);
+            exchange(1);
+            begin_sines(0);
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
+            for (int step = 0; step < Shape::steps; ++step) {
+                if (step + 2 < Shape::steps) exchange(step + 2);
+                if (step + 1 < Shape::steps) begin_sines(step + 1);
+                float(&all_x)[8] = next_x[step % 3], all_h[8] = {};
 #pragma unroll
-                    for (int f = 0; f < F; f += streams) {
-                        float all_h[streams][8], all_x[streams][8];
+                for (int i = 0; i < items; ++i) {
+                    float x[streams], h[streams];
 #pragma unroll
-                        for (int j = 0; j < 8; ++j) {
-                            float x[streams], value[streams];
+                    for (int s = 0; s < streams; ++s) x[s] = all_x[Shape::number(i, s)];
+                    sine_streams<streams>(next_s[step % 2][i], next_c[step % 2][i], x, h);
 #pragma unroll
-                            for (int s = 0; s < streams; ++s) {
-                                x[s] = sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                            }
-                            x[0] += bias[j];
-                            sine<Precision, streams>(x, value);
-#pragma unroll
-                            for (int s = 0; s < streams; ++s) {
-                                all_h[s][j] = value[s];
-                                all_x[s][j] = x[s];
-                                sums[f + s][side * 4 + j / 2][half * 2 + j % 2] = x[s];
-                            }
-                        }
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            const uint4 h = pack8<Piece>(all_h[s]);
-                            const uint4 x = pack8<Piece>(all_x[s]);
-                            in_tile(f + s, half, side) = h;
-                            if (keep) kept_x(f + s, half, side) = x;
-                            if (keep && streams > 1 && s == 0) kept_s(f, half, side) = h;
-                            if (!last) in_memory(c.h, l, f + s, half, side) = h;
-                            if (!last && !keep) in_memory(c.x, l, f + s, half, side) = x;
-                        }
+                    for (int s = 0; s < streams; ++s) {
+                        all_x[Shape::number(i, s)] = x[s];
+                        all_h[Shape::number(i, s)] = h[s];
                     }
                 }
-            }
-        }
-
-        // A thread for each row will compare its output with what it should be.
-        const int row = number * rows + threadIdx.x;
-        const int point = row / 16 / streams * 16 + row % 16, stream = row / 16 % streams;
-        const bool compare = threadIdx.x < rows && point < c.points.count &&
-                             (c.error.given || stream >= first_supervised);
-        const size_t compared = c.error.given ? size_t(point) * streams + stream
-                                              : size_t(point) * supervised + stream - first_supervised;
-        float wanted[Shape::most_channels] = {}, weight = 1;
-        if (compare) {
+                const uint4 h = pack8<Piece>(all_h);
+                to_tile(step, h);
 #pragma unroll
-            for (int q = 0; q < Shape::most_channels; ++q) {
-                if (q >= channels) break;
-                wanted[q] = (c.error.given ? c.error.given : c.error.target)[compared * channels + q];
-            }
-            if (c.error.weight) weight = c.error.weight[point];
-        }
-
-        // The output, by one warp for 16 rows.
-        __syncthreads();
-        if (warp * 16 < rows) {
-            float y[2][4] = {};
-            const Piece* const left = tile + (warp * 16 + lane % 16) * stride + lane / 16 * 8;
-            const Piece* const right = output_weights + lane % 8 * stride + lane / 8 * 8;
-#pragma unroll 4
-            for (int k = 0; k < width; k += 32) {
-                uint32_t a0[4], a1[4], b[4];
-                load_matrices<false>(a0, left + k);
-                load_matrices<false>(a1, left + k + 16);
-                load_matrices<false>(b, right + k);
-                multiply_add(y[0], a0, b[0], b[1], Piece());
-                multiply_add(y[1], a1, b[2], b[3], Piece());
-            }
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                outputs[(warp * 16 + lane / 4 + i / 2 * 8) * 8 + lane % 4 * 2 + i % 2] =
-                    y[0][i] + y[1][i];
-            }
-        }
-        __syncthreads();
-
-        // Its cotangents.
-        float most = 0;
-        if (threadIdx.x < rows) {
-            float inverse = c.points.inverse[0];
-#pragma unroll
-            for (int s = 1; s < streams; ++s) inverse = stream == s ? c.points.inverse[s] : inverse;
-#pragma unroll
-            for (int q = 0; q < Shape::most_channels; ++q) {
-                if (q >= channels) break;
-                float g = 0;
-                if (compare && c.error.given) {
-                    g = wanted[q] * inverse;
-                } else if (compare) {
-                    const float* const pieces = outputs + threadIdx.x * 8 + q;
-                    float y = (pieces[0] + pieces[4]) * inverse;
-                    if (stream == 0) y += c.parameters.flat[c.parameters.bias(layers + 1) + q];
-                    const float residual = y - wanted[q];
-                    loss += double(weight * residual) * residual;
-                    g = 2 * c.error.mean * weight * residual * inverse;
+                for (int i = 0; i < 8; ++i) sums[8 * step + i] = all_x[i];  // for the last layer
+                uint4 x = pack8<Piece>(all_x);
+                if (streams == 3) x.w = h.x;
+                store_if(!last, kept + place(step), x);
+                if (streams == 4) {
+                    reinterpret_cast<uint32_t*>(&sines)[step % 4] = h.x;
+                    if (step % 4 == 3) store_if(!last, kept + place(Shape::steps + step / 4), sines);
                 }
-                if (stream == 0) output_bias[q] += g;
-                most = fmaxf(most, fabsf(g));
-                outputs[threadIdx.x * 8 + q] = g;
             }
+            end_tile();
+        }
+
+        // The output of channel lane % 4 for two rows, and its cotangents.
+        float y[4];
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < width / 16; ++k) {
+            multiply_8<false>(y, operand_at(tile_operand, k / 4 * Shape::block_bytes + k % 4 * 32),
+                              operand_at(small_operand(output_weights), k * small_bytes), k > 0,
+                              Piece());
+        }
+        commit_products();
+        wait_products<0>();
+        float g[2], most = 0;
+        wait_copies<0>();
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int stream = stream_of(half);
+            const float inverse = stream == 0   ? c.points.inverse[0]
+                                  : stream == 3 ? c.points.inverse[3]
+                                                : c.points.inverse[1];
+            const float wanted = rows.wanted[row_of(half)][channel];
+            const float weight = c.error.weight ? rows.weights[row_of(half)][channel] : 1.0f;
+            int point;
+            g[half] = 0;
+            if (compare(half, point)) {
+                float residual = (y[2 * half] + y[2 * half + 1]) * inverse - wanted;
+                if (stream == 0) residual += rows.biases[channel];
+                if (!c.error.given) loss += double(weight * residual) * residual;
+                g[half] = c.error.given ? wanted * inverse
+                                        : 2 * c.error.mean * weight * residual * inverse;
+            }
+            if (stream == 0) output_bias += g[half];
+            most = fmaxf(most, fabsf(g[half]));
         }
         if (!agreed) {
             keep_largest(most, c.largest);
-            agree();
-        }
-        __syncthreads();
-
-        // The output layer's weights, but for the first channel's.
-#pragma unroll 1
-        for (int q = 1; q < channels; ++q) {
-#pragma unroll
-            for (int side = 0; side < 2; ++side) {
-                float total_h[8] = {};
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-#pragma unroll
-                    for (int i = 0; i < F; ++i) {
-                        float h[8];
-                        unpack8<Piece>(in_tile(i, half, side), h);
-                        const float g = outputs[(own_row + i * 16 + half * 8) * 8 + q];
-#pragma unroll
-                        for (int j = 0; j < 8; ++j) total_h[j] = fmaf(g, h[j], total_h[j]);
-                    }
-                }
-                add_sums(c.output_partial, share * channels + q, side, total_h);
+            wait_for_group();
+            if (thread == 0) {
+                __threadfence();
+                atomicAdd(c.arrived, 1);
+                while (atomicAdd(c.arrived, 0) < all_groups) __nanosleep(100);
+                __threadfence();
             }
+            wait_for_group();
+            const unsigned largest = __ldcg(c.largest);
+            scale = cotangent_scale(&largest, streams);
+            agreed = true;
         }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int row = row_of(half);
+            g[half] *= scale;
+            rows.all_cotangents[row][channel] = g[half];
+            Piece* const place = rows.cotangents + small_place(row, 2 * channel);
+            split(g[half], place[0], place[8]);
+        }
+        end_tile();
+        add_sums_of_rows(rows.cotangents, c.output_partial, channels);
 
-        // The first channel's, and the cotangents of the last sine's input.
+        // The cotangents of the last sine's input.
+        float cotangents[points * streams][channels];
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            float w0[8], total_h[8] = {}, total_d[8] = {};
-            vector(output_vector, side, w0);
+        for (int i = 0; i < points * streams; ++i) {
+            const int row = streams == 1 ? row_of(i) : value_row + i / 2 + i % 2 * 8;
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int q = 0; q < channels; ++q) cotangents[i][q] = rows.all_cotangents[row][q];
+        }
+        begin_tile();
+        float w[2][channels][columns];
+        uint32_t packed_sines[2];
+        const auto load_step = [&](int step) {
 #pragma unroll
-                for (int f = 0; f < F; f += streams) {
-                    float sine[8], all_g[streams][8];
+            for (int q = 0; q < channels; ++q) vector(3 + layers + q, step, w[step % 2][q]);
+            if (streams > 1) packed_sines[step % 2] = value_in_tile(step);
+        };
+        load_step(0);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            float all_g[8] = {}, sines[8];
+            if (step + 1 < Shape::steps) load_step(step + 1);
+            if (streams > 1) unpack8<Piece>(make_uint4(packed_sines[step % 2], 0, 0, 0), sines);
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+#pragma unroll
+                for (int i = 0; i < items; ++i) {
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
-                        const float* const cotangents =
-                            outputs + (own_row + (f + s) * 16 + half * 8) * 8;
-                        float h[8];
-                        unpack8<Piece>(in_tile(f + s, half, side), h);
-#pragma unroll
-                        for (int j = 0; j < 8; ++j) {
-                            total_h[j] = fmaf(cotangents[0], h[j], total_h[j]);
-                            all_g[s][j] = scale * cotangents[0] * w0[j];
-                            if (s == 0) sine[j] = h[j];
-                        }
-#pragma unroll 1
-                        for (int q = 1; q < channels; ++q) {
-                            float w[8];
-                            vector(output_vector + q, side, w);
-#pragma unroll
-                            for (int j = 0; j < 8; ++j) {
-                                all_g[s][j] = fmaf(scale * cotangents[q], w[j], all_g[s][j]);
-                            }
-                        }
+                        float& g = all_g[Shape::number(i, s)];
+                        g = fmaf(cotangents[Shape::point(i) + s][q], w[step % 2][q][Shape::column(i)],
+                                 g);
                     }
-                    const auto x = [&](int s, int j) {
-                        return sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                    };
-                    const auto g = [&](int s, int j) { return all_g[s][j]; };
-                    end_adjoint(layers, f, half, side, sine, x, g, total_d);
                 }
             }
-            add_sums(c.output_partial, share * channels, side, total_h);
-            add_sums(c.bias_partial, layers * c.shares + share, side, total_d);
+#pragma unroll
+            for (int i = 0; i < items; ++i) {
+                float x[streams], g[streams];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    x[s] = sums[8 * step + Shape::number(i, s)];
+                    g[s] = all_g[Shape::number(i, s)];
+                }
+                sine_adjoint<streams>(sines[i % 2], x, g);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
+            }
+            to_tile(step, pack8<Piece>(all_g));
         }
+        end_tile();
 
-        // Back.
+        // Back. What was kept is loaded in time.
+        constexpr int ahead = 8;
 #pragma unroll 1
-        for (int l = layers; l > 1; --l) {
-            multiply();
+        for (int l = layers - 1; l > 0; --l) {
+            const uint4* const kept = kept_of_layer(l);
+            uint4 loaded[ahead], sines;
 #pragma unroll
-            for (int side = 0; side < 2; ++side) {
-                float total_d[8] = {};
+            for (int step = 0; step < ahead; ++step) loaded[step] = __ldcg(kept + place(step));
+            if (streams == 4) sines = __ldcg(kept + place(Shape::steps));
+            multiply_tile(c.d + l * c.layer_size, number, false);
+            begin_tile();
+            float two_g[2][8];
+            numbers(0, two_g[0]);
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-#pragma unroll
-                    for (int f = 0; f < F; f += streams) {
-                        float sine[8] = {}, all_x[streams][8];
-                        if (streams > 1) unpack8<Piece>(kept_s(f, half, side), sine);
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            unpack8<Piece>(kept_x(f + s, half, side), all_x[s]);
-                        }
-                        if (l > 2) {  // those of the layer below, in time for the next turn
-#pragma unroll
-                            for (int s = 0; s < streams; ++s) {
-                                copy16(&kept_x(f + s, half, side),
-                                       &in_memory(c.x, l - 2, f + s, half, side));
-                            }
-                            if (streams > 1) {
-                                copy16(&kept_s(f, half, side), &in_memory(c.h, l - 2, f, half, side));
-                            }
-                        }
-                        const auto x = [&](int s, int j) { return all_x[s][j]; };
-                        const auto g = [&](int s, int j) {
-                            return sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                        };
-                        end_adjoint(l - 1, f, half, side, sine, x, g, total_d);
+            for (int step = 0; step < Shape::steps; ++step) {
+                const uint4 own = loaded[step % ahead];
+                if (step + ahead < Shape::steps) {
+                    loaded[step % ahead] = __ldcg(kept + place(step + ahead));
+                }
+                if (step + 1 < Shape::steps) numbers(step + 1, two_g[(step + 1) % 2]);
+                float(&all_g)[8] = two_g[step % 2], all_x[8], all_sines[8];
+                unpack8<Piece>(own, all_x);
+                if (streams == 4) {
+                    const uint32_t both = reinterpret_cast<const uint32_t*>(&sines)[step % 4];
+                    unpack8<Piece>(make_uint4(both, 0, 0, 0), all_sines);
+                    if (step % 4 == 3 && step + 1 < Shape::steps) {
+                        sines = __ldcg(kept + place(Shape::steps + step / 4 + 1));
                     }
                 }
-                add_sums(c.bias_partial, (l - 1) * c.shares + share, side, total_d);
+#pragma unroll
+                for (int i = 0; i < items; ++i) {
+                    float x[streams], g[streams];
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) {
+                        x[s] = all_x[Shape::number(i, s)];
+                        g[s] = all_g[Shape::number(i, s)];
+                    }
+                    sine_adjoint<streams>(streams == 3 ? all_x[6 + i % 2] : all_sines[i % 2], x, g);
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
+                }
+                to_tile(step, pack8<Piece>(all_g));
             }
+            end_tile();
         }
 
         // The first layer's weights and bias; its x and h are computed anew.
-        multiply();
+        load_coordinates(turn + 1);
+        multiply_tile(c.d, number, group == 1 && turn + 1 == turns);
+        begin_tile();
+        read_coordinates();
+        float two_g[2][8];
+        const auto prepare_step = [&](int step) {
+            load_first(step);
+            numbers(step, two_g[step % 2]);
+        };
+        prepare_step(0);
 #pragma unroll
-        for (int side = 0; side < 2; ++side) {
-            float w0[8], w1[8], bias[8], totals[3][8] = {};
-            vector(0, side, w0);
-            vector(1, side, w1);
-            vector(2, side, bias);
+        for (int step = 0; step < Shape::steps; ++step) {
+            if (step + 1 < Shape::steps) prepare_step(step + 1);
+            const float(&own)[3][columns] = first[step % 2];
+            float(&all_g)[8] = two_g[step % 2];
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
+            for (int i = 0; i < items; ++i) {
+                const int k = Shape::column(i), p = Shape::point(i);
+                float x[streams], h[streams], g[streams];
+                first_inputs<streams>(c.points, own[0][k], own[1][k], own[2][k], at[p].x, at[p].y, x);
+                sine<Precision, streams>(x, h);
 #pragma unroll
-                for (int f = 0; f < F; f += streams) {
-                    float at[2];
-                    position(f, half, at);
+                for (int s = 0; s < streams; ++s) g[s] = all_g[Shape::number(i, s)];
+                sine_adjoint<streams>(h[0], x, g);
 #pragma unroll
-                    for (int j = 0; j < 8; ++j) {
-                        float x[streams], h[streams], value[streams];
-                        first_inputs<streams>(c.points, w0[j], w1[j], bias[j], at[0], at[1], x);
-                        sine<Precision, streams>(x, h);
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            value[s] = sums[f + s][side * 4 + j / 2][half * 2 + j % 2];
-                        }
-                        sine_adjoint<streams>(h[0], x, value);
-#pragma unroll
-                        for (int q = 0; q < 2; ++q) {
-                            totals[q][j] = fmaf(at[q], value[0], totals[q][j]);
-                            if (streams == 1) continue;
-                            totals[q][j] =
-                                fmaf(c.points.scale[q], value[(1 + q) % streams], totals[q][j]);
-                        }
-                        totals[2][j] += value[0];
-                    }
-                }
+                for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
-#pragma unroll
-            for (int q = 0; q < 3; ++q) add_sums(c.first_partial, share * 3 + q, side, totals[q]);
+            to_tile(step, pack8<Piece>(all_g));
         }
+        end_tile();
+        add_sums_of_rows(rows.inputs, c.first_partial, 3);
     }
-    if (!agreed) agree();
+    wait_copies<0>();
+    if (thread == 0) wait_until_written();
 
-    double* const point_sums = c.point_sums + size_t(blockIdx.x) * (1 + channels);
-    loss = block_sum(loss);
-    if (threadIdx.x == 0) point_sums[0] = loss;
+    // Sums of points, for each warp: the loss, and each channel's cotangents.
+    double* const point_sums = c.point_sums + size_t(share * 4 + warp) * (1 + channels);
+    double bias = output_bias;
 #pragma unroll
-    for (int q = 0; q < Shape::most_channels; ++q) {
-        if (q >= channels) break;
-        const double bias = block_sum(output_bias[q]);
-        if (threadIdx.x == 0) point_sums[1 + q] = bias;
+    for (int offset = 16; offset > 0; offset /= 2) {
+        loss += __shfl_xor_sync(0xffffffffu, loss, offset);
+        if (offset > 2) bias += __shfl_xor_sync(0xffffffffu, bias, offset);
     }
+    if (lane == 0) point_sums[0] = loss;
+    if (lane < channels) point_sums[1 + lane] = bias;
+}
+
+template <class Precision, int streams, int channels>
+__global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::threads, 1)
+    chain_kernel(ChainArguments<Precision> c) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    typedef ChainShape<Precision, streams, channels> Shape;
+    extern __shared__ __align__(1024) unsigned char aligned_memory[];
+    unsigned char* const shared_memory = aligned_memory;
+    unsigned char* const weights = shared_memory;
+    unsigned char* const tiles = weights + Shape::stages * Shape::stage_bytes;
+    auto* const output_weights =
+        reinterpret_cast<typename Precision::Piece*>(tiles + Shape::groups * Shape::tile_bytes);
+    auto* const rows = reinterpret_cast<ChainRows<Precision>*>(output_weights + Shape::width * 8);
+    float* const vectors = reinterpret_cast<float*>(rows + Shape::groups);
+    const int all_vectors =
+        (3 + c.parameters.hidden_layers + channels) * Shape::width;
+    uint64_t* const full = reinterpret_cast<uint64_t*>(vectors + all_vectors);
+    uint64_t* const empty = full + Shape::stages;
+
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < Shape::stages; ++i) {
+            create_barrier(&full[i], 1);
+            create_barrier(&empty[i], Shape::groups * Shape::cluster);
+        }
+        publish_barriers();
+    }
+    for (int i = threadIdx.x; i < all_vectors; i += Shape::threads) vectors[i] = c.vectors.data[i];
+    for (int i = threadIdx.x; i < Shape::width * 4; i += Shape::threads) {
+        const int k = i % Shape::width, q = i / Shape::width;
+        const float* const w = c.vectors.output(c.parameters.hidden_layers, q);
+        typename Precision::Piece* const place = output_weights + small_place(k, 2 * q);
+        split(q < channels ? w[k] : 0.0f, place[0], place[8]);
+    }
+    hand_to_copies();
+    __syncthreads();
+    wait_for_cluster();
+
+    const int all_tiles = c.points.padded / Shape::points, groups = gridDim.x * Shape::groups;
+    const int turns = (all_tiles + groups - 1) / groups;
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
+    if (group < Shape::groups) {
+        take_registers<240>();
+        follow_chain<Precision, streams, channels>(c, weights, tiles + group * Shape::tile_bytes, output_weights,
+                                         rows[group], vectors, full, empty, turns);
+    } else {
+        give_registers<24>();
+        if (threadIdx.x == Shape::groups * Shape::group_threads) {
+            fetch_chain_weights<Precision, streams, channels>(c, weights, full, empty, turns);
+        }
+        __syncwarp();
+    }
+    wait_for_cluster();  // the other block may still write to this one's memory
+#endif
+}
+
+// ---- Outer products: D^T H of all layers, over shares of the tiles --------------------------------------
+
+template <class Precision>
+struct ChainOuterShape {
+    static constexpr int cluster = 2, threads = 256 + 32, stages = 4;
+    static constexpr int block_bytes = 64 * block_columns * sizeof(typename Precision::Piece);
+    static constexpr int stage_bytes = (2 + 4) * block_bytes;
+    static constexpr size_t bytes = stages * stage_bytes + 256 + 2 * stages * sizeof(uint64_t);
+};
+
+// Blocks go in pairs that fetch H together. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, layer z. partial is (layer,
+// share, width, width); bias_partial, the sums of D's value rows, (layer, share, width).
+template <class Precision, int streams>
+__global__ void __launch_bounds__(288, 1)
+    chain_outer_kernel(const typename Precision::Piece* d, const typename Precision::Piece* h,
+                       size_t layer_size, float* partial, float* bias_partial, int tiles) {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    typedef typename Precision::Piece Piece;
+    typedef ChainOuterShape<Precision> Shape;
+    constexpr int width = column_tile, tile_bytes = 4 * Shape::block_bytes;
+    extern __shared__ __align__(1024) unsigned char aligned_memory[];
+    unsigned char* const shared_memory = aligned_memory;
+    Piece* const values = reinterpret_cast<Piece*>(shared_memory + Shape::stages * Shape::stage_bytes);
+    uint64_t* const full = reinterpret_cast<uint64_t*>(values + 128);
+    uint64_t* const empty = full + Shape::stages;
+    const int begin = int(int64_t(tiles) * blockIdx.x / gridDim.x);
+    const int end = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < Shape::stages; ++i) {
+            create_barrier(&full[i], 1);
+            create_barrier(&empty[i], 2 * Shape::cluster);
+        }
+        publish_barriers();
+    }
+    if (threadIdx.x < 128) {  // a column that is 1 in rows of values, and seven of 0
+        const int row = threadIdx.x / 8, column = threadIdx.x % 8;
+        const bool value = streams == 1 || (row < 8 && row % 2 == 0);
+        values[small_place(row, column)] = Piece(column == 0 && value ? 1.0f : 0.0f);
+        hand_to_copies();
+    }
+    __syncthreads();
+    wait_for_cluster();
+
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), thread = threadIdx.x % 128;
+    int stage = 0;
+    unsigned parity = 0;
+    const auto advance = [&] {
+        if (++stage == Shape::stages) {
+            stage = 0;
+            parity ^= 1;
+        }
+    };
+    if (group == 2) {
+        if (thread == 0) {
+            constexpr int own = 2 * Shape::block_bytes;  // of D; and the part of H fetched for both
+            const auto* const all_d =
+                reinterpret_cast<const unsigned char*>(d + blockIdx.z * layer_size) + blockIdx.y * own;
+            const auto* const all_h =
+                reinterpret_cast<const unsigned char*>(h + blockIdx.z * layer_size) + blockIdx.y * own;
+            for (int tile = begin; tile < end; ++tile) {
+                unsigned char* const copy = shared_memory + stage * Shape::stage_bytes;
+                wait_for(&empty[stage], parity ^ 1);
+                expect_bytes(&full[stage], Shape::stage_bytes);
+                copy_to_block(copy, all_d + size_t(tile) * tile_bytes, own, &full[stage]);
+                copy_to_blocks(copy + own + blockIdx.y * own, all_h + size_t(tile) * tile_bytes, own,
+                               &full[stage], (1 << Shape::cluster) - 1);
+                advance();
+            }
+        }
+        __syncwarp();
+        wait_for_cluster();
+        return;
+    }
+
+    float sums[128], value_sums[4];
+    const uint64_t all_a = columns_operand(shared_memory + group * Shape::block_bytes, Shape::block_bytes);
+    const uint64_t all_b =
+        columns_operand(shared_memory + 2 * Shape::block_bytes, Shape::block_bytes);
+    const uint64_t value_operand = small_operand(values);
+    int last = -1;
+#pragma unroll 1
+    for (int tile = begin; tile < end; ++tile) {
+        wait_for(&full[stage], parity);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const int offset = stage * Shape::stage_bytes + k * 2048;
+            multiply<true>(sums, operand_at(all_a, offset), operand_at(all_b, offset), last >= 0 || k > 0,
+                           Piece());
+            multiply_8<true>(value_sums, operand_at(all_a, offset), value_operand, last >= 0 || k > 0, Piece());
+        }
+        commit_products();
+        wait_products<1>();
+        if (last >= 0 && thread % 32 == 0 && thread / 32 < Shape::cluster) {
+            arrive_at(&empty[last], thread / 32);
+        }
+        last = stage;
+        advance();
+    }
+    wait_products<0>();
+    if (last < 0) {
+#pragma unroll
+        for (int i = 0; i < 128; ++i) sums[i] = 0;
+        value_sums[0] = value_sums[2] = 0;
+    }
+    wait_for_cluster();  // the other block's copies may still arrive here
+
+    const size_t part = size_t(blockIdx.z) * gridDim.x + blockIdx.x;
+    const int row = blockIdx.y * 128 + group * 64 + thread / 32 * 16 + thread % 32 / 4;
+    const int column = thread % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float* const result = partial + (part * width + row + half * 8) * width + column;
+#pragma unroll
+        for (int j = 0; j < 32; ++j) {
+            *reinterpret_cast<float2*>(result + j * 8) =
+                make_float2(sums[4 * j + half * 2], sums[4 * j + half * 2 + 1]);
+        }
+        if (column == 0) bias_partial[part * width + row + half * 8] = value_sums[half * 2];
+    }
+#endif
 }

@@ -13,7 +13,8 @@
 // of two that fits their largest, derivatives by one that brings those of the first layer near 1, and
 // what is too large all the same becomes 65504.
 //
-// Training steps of networks 256 wide in 16 bits go all the way in one kernel, see chain_cuda.h.
+// On Hopper processors, training steps of networks 256 wide in 16 bits go all the way in one kernel, see
+// chain_cuda.h.
 #pragma once
 
 #include <algorithm>
@@ -185,11 +186,9 @@ __device__ inline void sine_and_cosine(float x, float& sine, float& cosine) {
     cosine = __uint_as_float(__float_as_uint(q) ^ sign);
 }
 
-// Streams of x to streams of h; cos x takes the place of x.
-template <class Precision, int streams>
-__device__ inline void sine(float* x, float* h) {
-    float s, c;
-    sine_and_cosine<Precision>(x[0], s, c);
+// Streams of x to streams of h, from the sine s and cosine c of x; c takes the place of x.
+template <int streams>
+__device__ inline void sine_streams(float s, float c, float* x, float* h) {
     h[0] = s;
     x[0] = c;
     if (streams >= 3) {
@@ -197,6 +196,13 @@ __device__ inline void sine(float* x, float* h) {
         h[2] = c * x[2];
     }
     if (streams == 4) h[3] = c * x[3] - s * (x[1] * x[1] + x[2] * x[2]);
+}
+
+template <class Precision, int streams>
+__device__ inline void sine(float* x, float* h) {
+    float s, c;
+    sine_and_cosine<Precision>(x[0], s, c);
+    sine_streams<streams>(s, c, x, h);
 }
 
 // Cotangents of h to those of x, in place, from s = h[0] and x as sine() left it.
@@ -410,6 +416,12 @@ __device__ inline void multiply_step(float (&sums)[rows][8][4], const LoadA& loa
 __host__ __device__ inline int packed_row(int n) {
     const int t = n % 32 / 8, f = n % 8 / 2, e = n % 2;
     return n / 32 * 32 + 8 * f + 2 * t + e;
+}
+
+// Where row n of a matrix 256 wide has column k as an operand of Hopper's products (see hopper_cuda.h):
+// in four blocks of 64 columns.
+__host__ __device__ inline size_t operand_place(int n, int k) {
+    return size_t(k / 64 * column_tile + n) * 64 + (k % 64 / 8 ^ n % 8) * 8 + k % 8;
 }
 
 // Rows in shared memory are padded by 16 bytes: eight of them, one below the other, then lie in
@@ -853,9 +865,10 @@ __global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, 
     v.data[size_t(row) * v.width + i] = x;
 }
 
-// blockIdx: (k in blocks, n, 2 (layer - 1) + orientation); all matrices lie one after the other.
+// blockIdx: (k in blocks, n, 2 (layer - 1) + orientation); all matrices lie one after the other, for
+// product_kernel, or as operands of chain_kernel.
 template <class Precision>
-__global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int width) {
+__global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int width, bool operands) {
     const int k = (blockIdx.x * blockDim.x + threadIdx.x) * 8, n = blockIdx.y;
     const int layer = 1 + blockIdx.z / 2;
     const bool transposed = blockIdx.z % 2;
@@ -868,7 +881,8 @@ __global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int
         const size_t at = transposed ? size_t(k + j) * p.width + n : size_t(n) * p.width + k + j;
         x[j] = inside ? p.omega * w[at] : 0.0f;
     }
-    store8(packed, (size_t(blockIdx.z) * width + packed_row(n)) * width + k, x);
+    const size_t place = operands ? operand_place(n, k) : size_t(packed_row(n)) * width + k;
+    store8(packed, size_t(blockIdx.z) * width * width + place, x);
 }
 
 // Row of the first stream of a point; further streams follow 16 rows apart.
@@ -1216,7 +1230,11 @@ __global__ void finish_kernel(Parts parts, int streams, int columns, int width,
 
 // ---- All layers in one kernel -------------------------------------------------------------------------
 
+#ifdef SIREN_HOPPER
+#include "hopper_cuda.h"
+
 #include "chain_cuda.h"
+#endif
 
 // ---- One pass over all points -----------------------------------------------------------------------
 
@@ -1251,7 +1269,7 @@ void allow_shared_memory(Kernel kernel, size_t bytes) {
 
 inline int blocks(size_t items, int threads = 256) { return int((items + threads - 1) / threads); }
 
-template <class Precision, int streams>
+template <class Precision, int streams, int channels>
 class Pass {
     typedef typename Precision::Piece Piece;
     typedef Matrix<Precision> Rows;
@@ -1266,7 +1284,7 @@ public:
         check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device));
         width_ = (p_.width + column_tile - 1) / column_tile * column_tile;
         shares_ = 2 * processors_;
-        if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(device, Chained());
+        if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(Chainable());
         const float unit = p_.omega * std::max(std::abs(scale[0]), std::abs(scale[1]));
         const float kappa = unit > 0 ? std::exp2(std::round(std::log2(2 / unit))) : 1.0f;
         for (int i = 0; i < 2; ++i) points_.scale[i] = kappa * scale[i];
@@ -1274,13 +1292,13 @@ public:
         points_.inverse[1] = points_.inverse[2] = 1 / kappa;
         points_.inverse[3] = 1 / (kappa * kappa);
 
-        const int64_t most = chunk_rows / streams / group * group;
+        const int64_t most = chunk_rows / rows_of_point_ / group * group;
         const int64_t padded = (n + group - 1) / group * group;
         const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
         chunk_points_ = (padded / group + chunks - 1) / chunks * group;
         chunks_ = int(chunks);
 
-        plane_ = size_t(chunk_points_) * streams * width_;
+        plane_ = size_t(chunk_points_) * rows_of_point_ * width_;
         const int layers = p_.hidden_layers + 1;
         const size_t values = size_t(chunk_points_) * streams * p_.channels;
         const int column_tiles = width_ / column_tile;
@@ -1291,17 +1309,19 @@ public:
             char* const start =
                 turn == 0 ? nullptr : static_cast<char*>(workspace().reserve(used_));
             used_ = 0;
-            h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? layers : 2));
+            const int kept_layers = chained_ ? p_.hidden_layers : layers;
+            h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? kept_layers : 2));
             if (keep) {
-                x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
-                d_ = take<Piece>(start, Precision::pieces * plane_ * layers);
+                if (chained_) kept_ = take<uint4>(start, kept_bytes_ / sizeof(uint4));
+                if (!chained_) x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
+                d_ = take<Piece>(start, Precision::pieces * plane_ * kept_layers);
                 outer_partial_ =
                     take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
                 bias_partial_ = take<float>(start, size_t(layers) * shares_ * width_);
                 first_partial_ = take<float>(start, size_t(shares_) * 3 * width_);
                 output_partial_ = take<float>(start, size_t(shares_) * p_.channels * width_);
                 cotangent_ = take<float>(start, values);
-                point_sums_ = take<double>(start, std::max(blocks(chunk_points_), shares_) *
+                point_sums_ = take<double>(start, std::max(blocks(chunk_points_), 4 * shares_) *
                                                       (1 + p_.channels));
                 all_largest_ = take<unsigned>(start, 2 * chunks);
             }
@@ -1316,12 +1336,13 @@ public:
         if (p_.hidden_layers > 0) {
             pack_matrices_kernel<Precision>
                 <<<dim3(blocks(width_ / 8, 32), width_, 2 * p_.hidden_layers), 32>>>(
-                    p_, Rows{packed_, packed_plane_}, width_);
+                    p_, Rows{packed_, packed_plane_}, width_, chained_);
         }
         check(cudaGetLastError());
     }
 
     int64_t chunk_points() const { return chunk_points_; }
+    bool chained() const { return chained_; }
 
     // Evaluates points (count, 2), at most chunk_points().
     void forward(const float* coordinates, int count) {
@@ -1402,10 +1423,10 @@ private:
         const int last = p_.hidden_layers, width = p_.width;
         const bool add = chunk > 0;
         unsigned* const largest = all_largest_ + chunk;
-        int sums = processors_;
+        int sums = 4 * shares_;
         if (chained_) {
             take_points(coordinates, count);
-            chain(error, largest, all_largest_ + chunks_ + chunk, Chained());
+            chain(error, largest, all_largest_ + chunks_ + chunk, Chainable());
         } else {
             forward(coordinates, count);
             sums = blocks(count);
@@ -1413,7 +1434,7 @@ private:
         }
         finish_sums_kernel<<<1 + p_.channels, 256>>>(point_sums_, sums, mean, loss,
                                                      gradient + p_.bias(last + 1), add);
-        if (last > 0) {
+        if (last > 0 && !chained_) {
             const size_t bytes = OuterShape<Precision>::bytes;
             allow_shared_memory(outer_kernel<Precision>, bytes);
             outer_kernel<Precision>
@@ -1430,10 +1451,11 @@ private:
                                                                          largest, add);
         }
         const Parts sums_of_rows{{
-            {bias_partial(1), shares_, 1, 1, last, p_.omega, true, gradient + p_.bias(1), layer, 0, 1},
+            {bias_partial(1), chained_ ? splits_ : shares_, 1, 1, last, p_.omega, true,
+             gradient + p_.bias(1), layer, 0, 1},
             {first_partial_, shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, true, gradient, 0, 1, 2},
             {first_bias, shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, true, gradient + p_.bias(0), 0, 0, 1},
-            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, false,
+            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, chained_,
              gradient + p_.weight(last + 1), 0, size_t(width), 1},
         }};
         finish_kernel<32><<<dim3(blocks(width, 8), last + 3 + p_.channels), 256>>>(
@@ -1468,37 +1490,84 @@ private:
         }
     }
 
-    // Whether there is a kernel for all layers in this precision.
-    typedef std::integral_constant<bool, Precision::pieces == 1> Chained;
+#ifdef SIREN_HOPPER
+    typedef std::integral_constant<bool, Precision::pieces == 1 && channels <= 4> Chainable;
 
-    void prepare_chain(int, std::false_type) {}
-    void prepare_chain(int device, std::true_type) {
-        typedef ChainShape<Precision, streams> Shape;
-        const auto kernel = chain_kernel<Precision, streams>;
-        const size_t bytes = Shape::bytes(p_.hidden_layers, p_.channels);
-        int most_bytes = 0;
+    // A pair of blocks for each two processors, as many as can be there at the same time.
+    // attributes[1] makes a launch cooperative.
+    static cudaLaunchConfig_t in_clusters(dim3 grid, int threads, size_t bytes, dim3 cluster,
+                                          cudaLaunchAttribute (&attributes)[2]) {
+        attributes[0].id = cudaLaunchAttributeClusterDimension;
+        attributes[0].val.clusterDim.x = cluster.x;
+        attributes[0].val.clusterDim.y = cluster.y;
+        attributes[0].val.clusterDim.z = cluster.z;
+        attributes[1].id = cudaLaunchAttributeCooperative;
+        attributes[1].val.cooperative = 1;
+        cudaLaunchConfig_t config{};
+        config.gridDim = grid;
+        config.blockDim = dim3(threads);
+        config.dynamicSmemBytes = bytes;
+        config.attrs = attributes;
+        config.numAttrs = 1;
+        return config;
+    }
+    cudaLaunchConfig_t chain_launch(int blocks, cudaLaunchAttribute (&attributes)[2]) const {
+        typedef ChainShape<Precision, streams, channels> Shape;
+        cudaLaunchConfig_t config =
+            in_clusters(dim3(blocks), Shape::threads, Shape::bytes(p_.hidden_layers),
+                        dim3(Shape::cluster), attributes);
+        config.numAttrs = 2;
+        return config;
+    }
+
+    void prepare_chain(std::true_type) {
+        typedef ChainShape<Precision, streams, channels> Shape;
+        const auto kernel = chain_kernel<Precision, streams, channels>;
+        const size_t bytes = Shape::bytes(p_.hidden_layers);
+        int device = 0, most_bytes = 0, clusters = 0;
+        check(cudaGetDevice(&device));
         check(cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-        chained_ = bytes <= size_t(most_bytes) && p_.channels <= Shape::most_channels;
-        if (chained_) allow_shared_memory(kernel, bytes);
+        if (bytes > size_t(most_bytes)) return;
+        allow_shared_memory(kernel, bytes);
+        cudaLaunchAttribute attributes[2];
+        const cudaLaunchConfig_t config = chain_launch(Shape::cluster, attributes);
+        check(cudaOccupancyMaxActiveClusters(&clusters, kernel, &config));
+        if (clusters == 0) return;
+        chained_ = true;
+        chain_blocks_ = clusters * Shape::cluster;
+        shares_ = chain_blocks_ * Shape::shares;
+        rows_of_point_ = Shape::rows_of_point;
+        kept_bytes_ = Shape::kept_bytes(p_.hidden_layers, chain_blocks_);
     }
 
-    void chain(const Error&, unsigned*, unsigned*, std::false_type) {}
     void chain(const Error& error, unsigned* largest, unsigned* arrived, std::true_type) {
-        typedef ChainShape<Precision, streams> Shape;
+        typedef ChainShape<Precision, streams, channels> Shape;
+        typedef ChainOuterShape<Precision> Outer;
         ChainArguments<Precision> arguments{
-            points_,           p_,           vectors_, Rows{packed_, packed_plane_},
-            h(0),              x(0),         d(0),     layer_size(),
-            error,             largest,      arrived,  bias_partial_,
-            first_partial_,    output_partial_, shares_, point_sums_};
-        void* list[] = {&arguments};
-        check(cudaLaunchCooperativeKernel(
-            reinterpret_cast<const void*>(chain_kernel<Precision, streams>), dim3(processors_),
-            dim3(Shape::threads), list, Shape::bytes(p_.hidden_layers, p_.channels), cudaStream_t(0)));
+            points_, p_,    vectors_, packed_, h_,             d_,              plane_,
+            kept_,   error, largest,  arrived, first_partial_, output_partial_, point_sums_};
+        cudaLaunchAttribute attributes[2];
+        cudaLaunchConfig_t config = chain_launch(chain_blocks_, attributes);
+        check(cudaLaunchKernelEx(&config, chain_kernel<Precision, streams, channels>, arguments));
+        const auto outer = chain_outer_kernel<Precision, streams>;
+        allow_shared_memory(outer, Outer::bytes);
+        config = in_clusters(dim3(splits_, Outer::cluster, p_.hidden_layers), Outer::threads,
+                             Outer::bytes, dim3(1, Outer::cluster), attributes);
+        check(cudaLaunchKernelEx(&config, outer, static_cast<const Piece*>(d_),
+                                 static_cast<const Piece*>(h_), plane_, outer_partial_,
+                                 bias_partial(1), points_.padded / Shape::points));
     }
+#else
+    typedef std::false_type Chainable;
+#endif
+    void prepare_chain(std::false_type) {}
+    void chain(const Error&, unsigned*, unsigned*, std::false_type) {}
 
     const Parameters p_;
     const bool keep_;
     bool chained_ = false;
+    int chain_blocks_ = 0, rows_of_point_ = streams;
+    size_t kept_bytes_ = 0;
     int processors_ = 0, width_ = 0, splits_ = 0, shares_ = 0;
     int64_t chunk_points_ = 0;
     int chunks_ = 1;
@@ -1507,6 +1576,7 @@ private:
     Vectors vectors_{};
     OutputParts parts_{};
     Piece *h_ = nullptr, *x_ = nullptr, *d_ = nullptr, *packed_ = nullptr;
+    uint4* kept_ = nullptr;
     float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *first_partial_ = nullptr;
     float *output_partial_ = nullptr, *output_parts_ = nullptr, *cotangent_ = nullptr;
     double* point_sums_ = nullptr;
