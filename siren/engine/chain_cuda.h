@@ -31,13 +31,16 @@ struct ChainRows {
     float biases[4];            // of the output
 };
 
-// With derivatives, a point has four rows, of which four neighbouring lanes' two threads have two each;
-// these exchange half of their columns, and then each thread has all streams of one point.
+// With derivatives, a point has four rows, of which neighbouring groups of four lanes have two each; these
+// exchange half of their columns, and then each thread has all streams of one point. Gradients leave
+// the fourth row free; of every 16 rows, the free ones hold a fifth point. Its streams are with four pairs
+// of such groups, each of which then takes all of them for a quarter of the columns.
 template <class Precision, int streams, int channels>
 struct ChainShape {
     typedef typename Precision::Piece Piece;
     static constexpr int width = column_tile, rows = 64;  // of a tile
-    static constexpr int rows_of_point = streams == 1 ? 1 : 4, points = rows / rows_of_point;
+    static constexpr bool fifth = streams == 3;
+    static constexpr int points = streams == 1 ? rows : fifth ? rows / 16 * 5 : rows / 4;
     static constexpr int cluster = 2, groups = 2;
     static constexpr int group_threads = 128, threads = (groups + 1) * group_threads;
     static constexpr int shares = groups;  // of sums, in each block
@@ -46,7 +49,7 @@ struct ChainShape {
     static constexpr int stages = 4, stage_bytes = width * block_columns * sizeof(Piece);
     static constexpr int steps = 16;  // of 16 columns, in which an end takes a tile
     // 16-byte pieces a thread keeps of a layer.
-    static constexpr int kept = streams == 4 ? steps + steps / 4 : steps;
+    static constexpr int kept = streams > 1 ? steps + steps / 4 : steps;
 
     // A thread has eight numbers of a step: one stream of eight points' columns, or all of two.
     static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
@@ -61,6 +64,9 @@ struct ChainShape {
         return stages * stage_bytes + groups * tile_bytes + width * 8 * sizeof(Piece) +
                groups * sizeof(ChainRows<Precision>) +
                (3 + hidden_layers + channels) * width * sizeof(float) + 2 * stages * sizeof(uint64_t);
+    }
+    __host__ __device__ static constexpr int tiles(int points_there) {
+        return (points_there + points - 1) / points;
     }
     static constexpr size_t kept_bytes(int hidden_layers, int blocks) {
         return size_t(blocks) * groups * (hidden_layers - 1) * kept * group_threads * sizeof(uint4);
@@ -138,7 +144,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
     const int lane = thread % 32, warp = thread / 32;
     const bool odd = streams > 1 && lane & 4;
     const int all_groups = gridDim.x * Shape::groups, share = blockIdx.x * Shape::groups + group;
-    const int tiles = c.points.padded / Shape::points;
+    const int tiles = Shape::tiles(c.points.count);
     const int begin = int(int64_t(tiles) * share / all_groups);
     const int end = int(int64_t(tiles) * (share + 1) / all_groups);
 
@@ -176,6 +182,59 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         return load_word(values + ((step % 4 * 2 + odd) ^ value_row % 8) * 16 +
                          step / 4 * Shape::block_bytes);
     };
+    // The fifth point: pair of groups of lanes `pair` begins with its stream `pair` of all columns and ends
+    // with all streams of those of step 4 quarter + pair.
+    const int pair = lane / 8;
+    const auto take_streams = [&](float(&x)[4][2]) {
+#pragma unroll
+        for (int bit = 2; bit > 0; bit /= 2) {
+            const bool upper = pair & bit;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                if (k & bit) continue;
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float &low = x[k][e], &high = x[k + bit][e];
+                    const float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, 8 * bit);
+                    low = upper ? got : low;
+                    high = upper ? high : got;
+                }
+            }
+        }
+    };
+    const auto vector_of_fifth = [&](int row, int quarter, float(&x)[2]) {
+        const float2 both = *reinterpret_cast<const float2*>(all_vectors + row * width + own_column +
+                                                             64 * quarter + 16 * pair);
+        x[0] = both.x;
+        x[1] = both.y;
+    };
+    const int row_of_fifth = warp * 16 + 9;  // and every other one that follows
+    const int stored_row_of_fifth = row_of_fifth + 2 * matrix;
+    const uint32_t stored_fifth = shared_address(tile) + stored_row_of_fifth * 128 +
+                                  (matrix_row ^ stored_row_of_fifth % 8) * 16;
+    const auto fifth_to_tile = [&](int quarter, const float(&x)[4][2]) {  // after the others
+        const uint4 packed = pack8<Piece>(x[0]);
+        store_matrices(stored_fifth + quarter * Shape::block_bytes, packed.x, packed.y, packed.z,
+                       packed.w);
+    };
+
+    // x as sine() left it, and then the sine, of streams and two columns; cotangents g in place.
+    const auto adjoint_of_fifth = [&](const float(&x)[8], float(&g)[4][2]) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            float own_x[streams], own_g[streams];
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                own_x[s] = x[2 * s + e];
+                own_g[s] = g[s][e];
+            }
+            sine_adjoint<streams>(x[6 + e], own_x, own_g);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) g[s][e] = own_g[s];
+            g[3][e] = 0;
+        }
+    };
+
     // Before and after a tile is written.
     const auto begin_tile = [&] {
         if (thread == 0) wait_until_read();
@@ -300,18 +359,24 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                          c.points.coordinates + (inside ? 2 * point : 0), inside);
         commit_copies();
     };
-    const int own_point = streams == 1 ? warp * 16 + lane / 4 : warp * 4 + lane / 8;  // and that 8 later
+    const int points_of_warp = Shape::points / 4;
+    const int own_point = warp * points_of_warp + (streams == 1 ? lane / 4 : pair);  // and that 8 later
     load_coordinates(0);
     // In products a thread has two rows, and channel lane % 4 of the output.
     const int channel = lane % 4;
     const auto row_of = [&](int half) { return warp * 16 + lane / 4 + half * 8; };
-    const auto stream_of = [&](int half) { return streams == 1 ? 0 : odd * 2 + half; };
+    const auto in_fifth = [&](int half) { return Shape::fifth && odd && half == 1; };
+    const auto stream_of = [&](int half) {
+        return streams == 1 ? 0 : in_fifth(half) ? pair : odd * 2 + half;
+    };
 
 #pragma unroll 1
     for (int turn = 0; turn < turns; ++turn) {
         const int number = begin + turn;  // from `end` on, nothing is at its points
         const auto compare = [&](int half, int& point) {
-            point = number * Shape::points + own_point + (streams == 1 ? half * 8 : 0);
+            point = number * Shape::points +
+                    (in_fifth(half) ? warp * points_of_warp + 4
+                                    : own_point + (streams == 1 ? half * 8 : 0));
             return number < end && point < c.points.count && channel < channels &&
                    stream_of(half) < streams && (c.error.given || stream_of(half) >= first_supervised);
         };
@@ -335,16 +400,27 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         // The first layer.
         wait_copies<1>();
         begin_tile();
-        float2 at[points];
+        float2 at[points], at_fifth;
         const auto read_coordinates = [&] {
 #pragma unroll
             for (int p = 0; p < points; ++p) at[p] = rows.coordinates[turn % 2][own_point + p * 8];
+            if (Shape::fifth) at_fifth = rows.coordinates[turn % 2][warp * points_of_warp + 4];
         };
         read_coordinates();
         float first[2][3][columns];
         const auto load_first = [&](int step) {
 #pragma unroll
             for (int row = 0; row < 3; ++row) vector(row, step, first[step % 2][row]);
+        };
+        const auto inputs_of_fifth = [&](int quarter, float(&x)[2][streams]) {
+            float w0[2], w1[2], bias[2];
+            vector_of_fifth(0, quarter, w0);
+            vector_of_fifth(1, quarter, w1);
+            vector_of_fifth(2, quarter, bias);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                first_inputs<streams>(c.points, w0[e], w1[e], bias[e], at_fifth.x, at_fifth.y, x[e]);
+            }
         };
         load_first(0);
 #pragma unroll
@@ -362,13 +438,23 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 for (int s = 0; s < streams; ++s) all_h[Shape::number(i, s)] = h[s];
             }
             to_tile(step, pack8<Piece>(all_h));
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float x[2][streams], h[2][streams], five_h[4][2] = {};
+            inputs_of_fifth(step / 4, x);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                sine<Precision, streams>(x[e], h[e]);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) five_h[s][e] = h[e][s];
+            }
+            fifth_to_tile(step / 4, five_h);
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int q = lane % 4, stream = stream_of(half);
             float input = 0;
             if (q < 2) {
-                const float2& own = at[streams == 1 ? half : 0];
+                const float2& own = in_fifth(half) ? at_fifth : at[streams == 1 ? half : 0];
                 input = stream == 0       ? (q == 0 ? own.x : own.y)
                         : stream == 1 + q ? (q == 0 ? c.points.scale[0] : c.points.scale[1])
                                           : 0.0f;
@@ -386,7 +472,8 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
             multiply_tile(c.h + (l - 1) * c.layer_size, number, false);
             begin_tile();
             uint4* const kept = kept_of_layer(l);
-            uint4 sines;
+            uint4 more;
+            float five[4][2];
             // Numbers are exchanged two steps ahead, and sines begun one step ahead.
             float bias[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
             const auto exchange = [&](int step) {
@@ -424,13 +511,43 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 const uint4 h = pack8<Piece>(all_h);
                 to_tile(step, h);
 #pragma unroll
-                for (int i = 0; i < 8; ++i) sums[8 * step + i] = all_x[i];  // for the last layer
+                for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) {
+                    sums[8 * step + i] = all_x[i];  // for the last layer
+                }
                 uint4 x = pack8<Piece>(all_x);
                 if (streams == 3) x.w = h.x;
                 store_if(!last, kept + place(step), x);
                 if (streams == 4) {
-                    reinterpret_cast<uint32_t*>(&sines)[step % 4] = h.x;
-                    if (step % 4 == 3) store_if(!last, kept + place(Shape::steps + step / 4), sines);
+                    reinterpret_cast<uint32_t*>(&more)[step % 4] = h.x;
+                    if (step % 4 == 3) store_if(!last, kept + place(Shape::steps + step / 4), more);
+                }
+                if (!Shape::fifth) continue;
+                five[step % 4][0] = all_x[6];
+                five[step % 4][1] = all_x[7];
+                if (step % 4 < 3) continue;
+                float bias_of_fifth[2], five_h[4][2] = {};
+                vector_of_fifth(2 + l, step / 4, bias_of_fifth);
+                take_streams(five);
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float x[streams], h[streams];
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) x[s] = five[s][e];
+                    x[0] += bias_of_fifth[e];
+                    sine<Precision, streams>(x, h);
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) {
+                        five[s][e] = x[s];
+                        five_h[s][e] = h[s];
+                    }
+                    five[3][e] = h[0];
+                }
+                fifth_to_tile(step / 4, five_h);
+                store_if(!last, kept + place(Shape::steps + step / 4), pack8<Piece>(five[0]));
+#pragma unroll
+                for (int k = 0; k < 4; ++k) {
+                    sums[8 * (step - 3 + k) + 6] = five[k][0];
+                    sums[8 * (step - 3 + k) + 7] = five[k][1];
                 }
             }
             end_tile();
@@ -502,6 +619,14 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 #pragma unroll
             for (int q = 0; q < channels; ++q) cotangents[i][q] = rows.all_cotangents[row][q];
         }
+        float cotangents_of_fifth[streams][channels];
+#pragma unroll
+        for (int s = 0; s < streams && Shape::fifth; ++s) {
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+                cotangents_of_fifth[s][q] = rows.all_cotangents[row_of_fifth + 2 * s][q];
+            }
+        }
         begin_tile();
         float w[2][channels][columns];
         uint32_t packed_sines[2];
@@ -541,6 +666,23 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
             to_tile(step, pack8<Piece>(all_g));
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float five_g[4][2] = {};
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+                float w[2];
+                vector_of_fifth(3 + layers + q, step / 4, w);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    five_g[s][0] = fmaf(cotangents_of_fifth[s][q], w[0], five_g[s][0]);
+                    five_g[s][1] = fmaf(cotangents_of_fifth[s][q], w[1], five_g[s][1]);
+                }
+            }
+            float five_x[8];
+#pragma unroll
+            for (int k = 0; k < 8; ++k) five_x[k] = sums[8 * (step - 3 + k / 2) + 6 + k % 2];
+            adjoint_of_fifth(five_x, five_g);
+            fifth_to_tile(step / 4, five_g);
         }
         end_tile();
 
@@ -549,10 +691,11 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 #pragma unroll 1
         for (int l = layers - 1; l > 0; --l) {
             const uint4* const kept = kept_of_layer(l);
-            uint4 loaded[ahead], sines;
+            uint4 loaded[ahead], more;
+            float five_g[4][2];
 #pragma unroll
             for (int step = 0; step < ahead; ++step) loaded[step] = __ldcg(kept + place(step));
-            if (streams == 4) sines = __ldcg(kept + place(Shape::steps));
+            if (streams > 1) more = __ldcg(kept + place(Shape::steps));
             multiply_tile(c.d + l * c.layer_size, number, false);
             begin_tile();
             float two_g[2][8];
@@ -567,12 +710,16 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 float(&all_g)[8] = two_g[step % 2], all_x[8], all_sines[8];
                 unpack8<Piece>(own, all_x);
                 if (streams == 4) {
-                    const uint32_t both = reinterpret_cast<const uint32_t*>(&sines)[step % 4];
+                    const uint32_t both = reinterpret_cast<const uint32_t*>(&more)[step % 4];
                     unpack8<Piece>(make_uint4(both, 0, 0, 0), all_sines);
-                    if (step % 4 == 3 && step + 1 < Shape::steps) {
-                        sines = __ldcg(kept + place(Shape::steps + step / 4 + 1));
-                    }
                 }
+                float five_x[8];
+                unpack8<Piece>(more, five_x);
+                if (streams > 1 && step % 4 == 3 && step + 1 < Shape::steps) {
+                    more = __ldcg(kept + place(Shape::steps + step / 4 + 1));
+                }
+                five_g[step % 4][0] = all_g[6];
+                five_g[step % 4][1] = all_g[7];
 #pragma unroll
                 for (int i = 0; i < items; ++i) {
                     float x[streams], g[streams];
@@ -586,6 +733,10 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                     for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
                 }
                 to_tile(step, pack8<Piece>(all_g));
+                if (!Shape::fifth || step % 4 < 3) continue;
+                take_streams(five_g);
+                adjoint_of_fifth(five_x, five_g);
+                fifth_to_tile(step / 4, five_g);
             }
             end_tile();
         }
@@ -595,7 +746,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         multiply_tile(c.d, number, group == 1 && turn + 1 == turns);
         begin_tile();
         read_coordinates();
-        float two_g[2][8];
+        float two_g[2][8], five_g[4][2];
         const auto prepare_step = [&](int step) {
             load_first(step);
             numbers(step, two_g[step % 2]);
@@ -606,6 +757,8 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
             if (step + 1 < Shape::steps) prepare_step(step + 1);
             const float(&own)[3][columns] = first[step % 2];
             float(&all_g)[8] = two_g[step % 2];
+            five_g[step % 4][0] = all_g[6];
+            five_g[step % 4][1] = all_g[7];
 #pragma unroll
             for (int i = 0; i < items; ++i) {
                 const int k = Shape::column(i), p = Shape::point(i);
@@ -619,6 +772,19 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
             to_tile(step, pack8<Piece>(all_g));
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float x[2][streams], h[2][streams], five_x[8];
+            inputs_of_fifth(step / 4, x);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                sine<Precision, streams>(x[e], h[e]);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) five_x[2 * s + e] = x[e][s];
+                five_x[6 + e] = h[e][0];
+            }
+            take_streams(five_g);
+            adjoint_of_fifth(five_x, five_g);
+            fifth_to_tile(step / 4, five_g);
         }
         end_tile();
         add_sums_of_rows(rows.inputs, c.first_partial, 3);
@@ -674,7 +840,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     __syncthreads();
     wait_for_cluster();
 
-    const int all_tiles = c.points.padded / Shape::points, groups = gridDim.x * Shape::groups;
+    const int all_tiles = Shape::tiles(c.points.count), groups = gridDim.x * Shape::groups;
     const int turns = (all_tiles + groups - 1) / groups;
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     if (group < Shape::groups) {
@@ -728,7 +894,7 @@ __global__ void __launch_bounds__(288, 1)
     }
     if (threadIdx.x < 128) {  // a column that is 1 in rows of values, and seven of 0
         const int row = threadIdx.x / 8, column = threadIdx.x % 8;
-        const bool value = streams == 1 || (row < 8 && row % 2 == 0);
+        const bool value = streams == 1 || (row < 8 && row % 2 == 0) || (streams == 3 && row == 9);
         values[small_place(row, column)] = Piece(column == 0 && value ? 1.0f : 0.0f);
         hand_to_copies();
     }

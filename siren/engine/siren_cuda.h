@@ -1292,13 +1292,13 @@ public:
         points_.inverse[1] = points_.inverse[2] = 1 / kappa;
         points_.inverse[3] = 1 / (kappa * kappa);
 
-        const int64_t most = chunk_rows / rows_of_point_ / group * group;
+        const int64_t most = int64_t(chunk_rows) / rows_.rows * rows_.points / group * group;
         const int64_t padded = (n + group - 1) / group * group;
         const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
         chunk_points_ = (padded / group + chunks - 1) / chunks * group;
         chunks_ = int(chunks);
 
-        plane_ = size_t(chunk_points_) * rows_of_point_ * width_;
+        plane_ = size_t(chunk_points_ + rows_.points - 1) / rows_.points * rows_.rows * width_;
         const int layers = p_.hidden_layers + 1;
         const size_t values = size_t(chunk_points_) * streams * p_.channels;
         const int column_tiles = width_ / column_tile;
@@ -1536,7 +1536,7 @@ private:
         chained_ = true;
         chain_blocks_ = clusters * Shape::cluster;
         shares_ = chain_blocks_ * Shape::shares;
-        rows_of_point_ = Shape::rows_of_point;
+        rows_ = {Shape::points, Shape::rows};
         kept_bytes_ = Shape::kept_bytes(p_.hidden_layers, chain_blocks_);
     }
 
@@ -1555,7 +1555,7 @@ private:
                              Outer::bytes, dim3(1, Outer::cluster), attributes);
         check(cudaLaunchKernelEx(&config, outer, static_cast<const Piece*>(d_),
                                  static_cast<const Piece*>(h_), plane_, outer_partial_,
-                                 bias_partial(1), points_.padded / Shape::points));
+                                 bias_partial(1), Shape::tiles(points_.count)));
     }
 #else
     typedef std::false_type Chainable;
@@ -1566,7 +1566,10 @@ private:
     const Parameters p_;
     const bool keep_;
     bool chained_ = false;
-    int chain_blocks_ = 0, rows_of_point_ = streams;
+    int chain_blocks_ = 0;
+    struct {
+        int points, rows;
+    } rows_{1, streams};  // that so many points take
     size_t kept_bytes_ = 0;
     int processors_ = 0, width_ = 0, splits_ = 0, shares_ = 0;
     int64_t chunk_points_ = 0;
