@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _DEFAULTS = {
-    "use_mkl": "0",  # oneDNN, cuTT, CUTLASS and NCCL would be downloaded, and are not needed
+    "use_mkl": "0",  # oneDNN, cuTT, CUTLASS and NCCL would be downloaded
     "use_cutt": "0",
     "use_cutlass": "0",
     "use_nccl": "0",
@@ -78,6 +78,7 @@ class _Cuda:
     version: int = 0  # as in CUDART_VERSION: 12020 is 12.2
     capability: int = 0  # the highest of all GPUs: 90 is sm_90
     reason: str = ""
+    gpus: int = 0
 
 
 def prepare(device: str = "auto", verbose: bool = False) -> None:
@@ -104,6 +105,8 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     settings["nvcc_path"] = cuda.nvcc  # empty: a CPU build
     include = ""
     with contextlib.suppress(OSError, RuntimeError):  # no home to write to: Jittor will say so
+        if process_count() > 1 and cuda.nvcc:
+            settings.update(_share_gpus(user, cuda))
         settings["python_config_path"] = str(_write_python_config())
         if cuda.version >= 13000:
             include = f'-I"{_write_corrected_header().parent}"'
@@ -183,6 +186,11 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         raise RuntimeProblem(f"The GPU cannot be used: {_last_line(error)}.") from error
     if use_cuda:
         jt.flags.nvcc_flags = _for_capability(jt.flags.nvcc_flags)
+        if process_count() > 1 and process_number() == 0 and not jt.compile_extern.use_nccl:
+            _say(
+                "Sums over processes go through the host: there is no NCCL (nccl.h and "
+                "libnccl.so), or there are fewer GPUs than processes."
+            )
     return "cuda" if use_cuda else "cpu"
 
 
@@ -259,6 +267,50 @@ def _threads_of_a_process(user: dict[str, str]) -> int:
     """Threads for one of several processes: the processors it is bound to, or an equal part."""
     processes = int(user.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
     return max(1, min(len(os.sched_getaffinity(0)), (os.cpu_count() or 1) // processes))
+
+
+def _share_gpus(user: dict[str, str], cuda: _Cuda) -> dict[str, str]:
+    """Settings of one of several processes: its GPU, and NCCL if each has one to itself.
+
+    Jittor would download NCCL where it is not told of one. Without it, sums go through the host.
+    """
+    settings = {}
+    if cuda.gpus > 1:
+        settings["device_id"] = str(int(user.get("OMPI_COMM_WORLD_LOCAL_RANK", 0)) % cuda.gpus)
+    if int(user.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) <= cuda.gpus:
+        folders = _find_nccl(cuda.nvcc)
+        if "nccl_include_path" in user and "nccl_lib_path" in user:
+            folders = user["nccl_include_path"], user["nccl_lib_path"]
+        if folders:
+            settings["use_nccl"] = "1"
+            settings["nccl_include_path"], settings["nccl_lib_path"] = folders
+    return settings
+
+
+def _find_nccl(nvcc: str) -> tuple[str, str] | None:
+    """Folders of nccl.h and libnccl.so: of the toolkit, the system, or a Python package."""
+    root, libraries = _toolkit_folders(nvcc)
+    places = [
+        (root / "include", libraries),
+        (Path("/usr/include"), Path(f"/usr/lib/{platform.machine()}-linux-gnu")),
+        (Path("/usr/include"), Path("/usr/lib64")),
+    ]
+    with contextlib.suppress(ImportError):  # there is nothing called nvidia
+        package = importlib.util.find_spec("nvidia.nccl")
+        for folder in (package and package.submodule_search_locations) or []:
+            places.append((Path(folder, "include"), Path(folder, "lib")))
+    for include, folder in places:
+        if not (include / "nccl.h").is_file():
+            continue
+        if (folder / "libnccl.so").is_file():
+            return str(include), str(folder)
+        if (folder / "libnccl.so.2").is_file():  # under the name of a package, not Jittor's
+            named = _cache_folder() / f"nccl-{_digest(str(folder))}"
+            named.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                (named / "libnccl.so").symlink_to(folder / "libnccl.so.2")
+            return str(include), str(named)
+    return None
 
 
 # ---- the machine: interpreter, NumPy, compiler ------------------------------------------------
@@ -390,7 +442,9 @@ def _probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices)
     if version >= 13000 and min(capabilities) < 75:
         return _Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
     problem = _why_nvcc_fails(nvcc, cc_path or "g++")
-    return _Cuda(reason=problem) if problem else _Cuda(nvcc, version, max(capabilities))
+    if problem:
+        return _Cuda(reason=problem)
+    return _Cuda(nvcc, version, max(capabilities), "", count.value)
 
 
 def _jittor_toolkits() -> list[str]:
@@ -461,7 +515,7 @@ def _capability(driver: ctypes.CDLL, index: int) -> int:
 
 
 def _for_capability(flags: str) -> str:
-    """The flags of nvcc, of which Jittor knows those for sm_90 at most, for the GPU that is there."""
+    """The flags of nvcc for the GPU that is there; Jittor knows those for sm_90 at most."""
     cuda = _find_cuda()
     if cuda.capability > 90:  # with PTX beside the machine code newer GPUs can run it
         return flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")

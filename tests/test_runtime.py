@@ -263,7 +263,7 @@ def probe(monkeypatch, driver, nvcc_path=None, path="/nowhere", cuda_home=None):
 def test_a_complete_toolkit_and_a_gpu_are_used(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda")
     found = probe(monkeypatch, FakeDriver(), path=str(tmp_path / "cuda" / "bin"))
-    assert found == runtime._Cuda(nvcc, 12020, 90, "")
+    assert found == runtime._Cuda(nvcc, 12020, 90, "", 1)
 
 
 def test_a_wrapper_without_libraries_gives_way_to_a_complete_toolkit(monkeypatch, tmp_path):
@@ -318,6 +318,44 @@ def test_why_a_gpu_is_not_used(monkeypatch, tmp_path, driver, version, reason):
 def test_flags_fit_the_gpu(monkeypatch, version, capability, flags, wanted):
     monkeypatch.setattr(runtime, "_find_cuda", lambda: runtime._Cuda("nvcc", version, capability))
     assert runtime._for_capability(flags) == wanted
+
+
+def fake_nccl(root, library):
+    for path in ("include/nccl.h", library):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+
+
+@pytest.mark.parametrize("library", ["lib64/libnccl.so", "lib64/libnccl.so.2"])
+def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, library):
+    nvcc = fake_toolkit(tmp_path / "cuda")
+    fake_nccl(tmp_path / "cuda", library)
+    monkeypatch.setattr(runtime, "_cache_folder", lambda: tmp_path / "cache")
+    mpi = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    for _ in range(2):  # the second time, what the first has made is there
+        found = runtime._share_gpus(mpi, runtime._Cuda(nvcc, 13000, 90, "", 2))
+        assert found["device_id"] == "1"
+        assert found["use_nccl"] == "1"
+        assert found["nccl_include_path"] == str(tmp_path / "cuda" / "include")
+        library_found = Path(found["nccl_lib_path"], "libnccl.so").resolve()
+        assert library_found == tmp_path / "cuda" / library
+
+
+@pytest.mark.parametrize("gpus, device", [(1, None), (2, "0")])
+def test_more_processes_than_gpus_share_them_without_nccl(monkeypatch, tmp_path, gpus, device):
+    nvcc = fake_toolkit(tmp_path / "cuda")
+    fake_nccl(tmp_path / "cuda", "lib64/libnccl.so")
+    mpi = {"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
+    found = runtime._share_gpus(mpi, runtime._Cuda(nvcc, 13000, 90, "", gpus))
+    assert found == ({"device_id": device} if device else {})
+
+
+def test_an_nccl_of_the_user_is_taken(tmp_path):
+    nvcc = fake_toolkit(tmp_path / "cuda")
+    user = {"nccl_include_path": "/one", "nccl_lib_path": "/two"}
+    found = runtime._share_gpus(user, runtime._Cuda(nvcc, 13000, 90, "", 1))
+    assert (found["use_nccl"], found["nccl_lib_path"]) == ("1", "/two")
+
 
 
 def test_a_missing_runtime_library_is_named(monkeypatch, tmp_path):
