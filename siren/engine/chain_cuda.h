@@ -810,15 +810,13 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef ChainShape<Precision, streams, channels> Shape;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
-    unsigned char* const shared_memory = aligned_memory;
-    unsigned char* const weights = shared_memory;
+    unsigned char* const weights = aligned_memory;
     unsigned char* const tiles = weights + Shape::stages * Shape::stage_bytes;
     auto* const output_weights =
         reinterpret_cast<typename Precision::Piece*>(tiles + Shape::groups * Shape::tile_bytes);
     auto* const rows = reinterpret_cast<ChainRows<Precision>*>(output_weights + Shape::width * 8);
     float* const vectors = reinterpret_cast<float*>(rows + Shape::groups);
-    const int all_vectors =
-        (3 + c.parameters.hidden_layers + channels) * Shape::width;
+    const int all_vectors = (3 + c.parameters.hidden_layers + channels) * Shape::width;
     uint64_t* const full = reinterpret_cast<uint64_t*>(vectors + all_vectors);
     uint64_t* const empty = full + Shape::stages;
 
@@ -845,8 +843,9 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     if (group < Shape::groups) {
         take_registers<240>();
-        follow_chain<Precision, streams, channels>(c, weights, tiles + group * Shape::tile_bytes, output_weights,
-                                         rows[group], vectors, full, empty, turns);
+        follow_chain<Precision, streams, channels>(c, weights, tiles + group * Shape::tile_bytes,
+                                                   output_weights, rows[group], vectors, full, empty,
+                                                   turns);
     } else {
         give_registers<24>();
         if (threadIdx.x == Shape::groups * Shape::group_threads) {
@@ -868,8 +867,9 @@ struct ChainOuterShape {
     static constexpr size_t bytes = stages * stage_bytes + 256 + 2 * stages * sizeof(uint64_t);
 };
 
-// Blocks go in pairs that fetch H together. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, layer z. partial is (layer,
-// share, width, width); bias_partial, the sums of D's value rows, (layer, share, width).
+// Blocks go in pairs that fetch H together. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128)
+// of D, layer z. partial is (layer, share, width, width); bias_partial, the sums of D's value rows,
+// (layer, share, width).
 template <class Precision, int streams>
 __global__ void __launch_bounds__(288, 1)
     chain_outer_kernel(const typename Precision::Piece* d, const typename Precision::Piece* h,
@@ -879,8 +879,7 @@ __global__ void __launch_bounds__(288, 1)
     typedef ChainOuterShape<Precision> Shape;
     constexpr int width = column_tile, tile_bytes = 4 * Shape::block_bytes;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
-    unsigned char* const shared_memory = aligned_memory;
-    Piece* const values = reinterpret_cast<Piece*>(shared_memory + Shape::stages * Shape::stage_bytes);
+    Piece* const values = reinterpret_cast<Piece*>(aligned_memory + Shape::stages * Shape::stage_bytes);
     uint64_t* const full = reinterpret_cast<uint64_t*>(values + 128);
     uint64_t* const empty = full + Shape::stages;
     const int begin = int(int64_t(tiles) * blockIdx.x / gridDim.x);
@@ -918,7 +917,7 @@ __global__ void __launch_bounds__(288, 1)
             const auto* const all_h =
                 reinterpret_cast<const unsigned char*>(h + blockIdx.z * layer_size) + blockIdx.y * own;
             for (int tile = begin; tile < end; ++tile) {
-                unsigned char* const copy = shared_memory + stage * Shape::stage_bytes;
+                unsigned char* const copy = aligned_memory + stage * Shape::stage_bytes;
                 wait_for(&empty[stage], parity ^ 1);
                 expect_bytes(&full[stage], Shape::stage_bytes);
                 copy_to_block(copy, all_d + size_t(tile) * tile_bytes, own, &full[stage]);
@@ -933,9 +932,9 @@ __global__ void __launch_bounds__(288, 1)
     }
 
     float sums[128], value_sums[4];
-    const uint64_t all_a = columns_operand(shared_memory + group * Shape::block_bytes, Shape::block_bytes);
+    const uint64_t all_a = columns_operand(aligned_memory + group * Shape::block_bytes, Shape::block_bytes);
     const uint64_t all_b =
-        columns_operand(shared_memory + 2 * Shape::block_bytes, Shape::block_bytes);
+        columns_operand(aligned_memory + 2 * Shape::block_bytes, Shape::block_bytes);
     const uint64_t value_operand = small_operand(values);
     int last = -1;
 #pragma unroll 1
