@@ -43,13 +43,10 @@ struct ChainShape {
     static constexpr int points = streams == 1 ? rows : fifth ? rows / 16 * 5 : rows / 4;
     static constexpr int cluster = 2, groups = 2;
     static constexpr int group_threads = 128, threads = (groups + 1) * group_threads;
-    static constexpr int shares = groups;  // of sums, in each block
     static constexpr int block_bytes = rows * block_columns * sizeof(Piece);
     static constexpr int tile_bytes = 4 * block_bytes;
     static constexpr int stages = 4, stage_bytes = width * block_columns * sizeof(Piece);
     static constexpr int steps = 16;  // of 16 columns, in which an end takes a tile
-    // 16-byte pieces a thread keeps of a layer.
-    static constexpr int kept = streams > 1 ? steps + steps / 4 : steps;
 
     // A thread has eight numbers of a step: one stream of eight points' columns, or all of two.
     static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
@@ -65,15 +62,22 @@ struct ChainShape {
                groups * sizeof(ChainRows<Precision>) +
                (3 + hidden_layers + channels) * width * sizeof(float) + 2 * stages * sizeof(uint64_t);
     }
+    // The row of a point's stream, and of the fifth's fourth, which is empty.
+    __device__ static constexpr int row(int point, int stream) {
+        constexpr int points_of_warp = points / 4;
+        const int first = point / points_of_warp * 16, i = point % points_of_warp;
+        if (streams == 1) return first + i;
+        return first + (i < 4 ? 2 * i + stream / 2 + stream % 2 * 8 : 9 + 2 * stream);
+    }
     __host__ __device__ static constexpr int tiles(int points_there) {
         return (points_there + points - 1) / points;
     }
     static constexpr size_t kept_bytes(int hidden_layers, int blocks) {
-        return size_t(blocks) * groups * (hidden_layers - 1) * kept * group_threads * sizeof(uint4);
+        return size_t(blocks) * groups * (hidden_layers - 1) * steps * group_threads * sizeof(uint4);
     }
 };
 
-// Where things are; layers of h and d lie `layer_size` elements apart.
+// Where things are; layers of h and d lie `layer_size` elements apart. The first layer's h is not kept.
 template <class Precision>
 struct ChainArguments {
     Points points;
@@ -175,13 +179,6 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         store_matrices((stored ^ step % 4 * 32) + step / 4 * Shape::block_bytes, packed.x, packed.y,
                        packed.z, packed.w);
     };
-    // What is there of a point's value stream.
-    const int value_row = warp * 16 + lane / 8 * 2;
-    const uint32_t values = shared_address(tile) + value_row * 128 + lane % 4 * 4;
-    const auto value_in_tile = [&](int step) {
-        return load_word(values + ((step % 4 * 2 + odd) ^ value_row % 8) * 16 +
-                         step / 4 * Shape::block_bytes);
-    };
     // The fifth point: pair of groups of lanes `pair` begins with its stream `pair` of all columns and ends
     // with all streams of those of step 4 quarter + pair.
     const int pair = lane / 8;
@@ -218,7 +215,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                        packed.w);
     };
 
-    // x as sine() left it, and then the sine, of streams and two columns; cotangents g in place.
+    // x as sine() left it, of streams and two columns; cotangents g in place.
     const auto adjoint_of_fifth = [&](const float(&x)[8], float(&g)[4][2]) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
@@ -228,7 +225,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 own_x[s] = x[2 * s + e];
                 own_g[s] = g[s][e];
             }
-            sine_adjoint<streams>(x[6 + e], own_x, own_g);
+            sine_adjoint<streams>(own_x, own_g);
 #pragma unroll
             for (int s = 0; s < streams; ++s) g[s][e] = own_g[s];
             g[3][e] = 0;
@@ -247,13 +244,13 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 
     // What is kept for the way back.
     uint4* const own_kept =
-        c.kept + size_t(share) * (layers - 1) * Shape::kept * Shape::group_threads + thread;
+        c.kept + size_t(share) * (layers - 1) * Shape::steps * Shape::group_threads + thread;
     const auto kept_of_layer = [&](int l) {
-        return own_kept + (l - 1) * Shape::kept * Shape::group_threads;
+        return own_kept + (l - 1) * Shape::steps * Shape::group_threads;
     };
-    const auto place = [&](int i) { return i * Shape::group_threads; };
+    const auto place = [&](int step) { return step * Shape::group_threads; };
 
-    // sums = the tile times the weights that are next; the tile is copied to its place in a layer.
+    // sums = the tile times the weights that are next; the tile is copied to its place in a layer, if any.
     float sums[128];
     const uint64_t tile_operand = rows_operand(tile);
     const uint64_t weights_operand = rows_operand(weights);
@@ -275,7 +272,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                                 block + k > 0, Piece());
             }
             commit_products();
-            if (block == 0 && thread == 0 && number < end) {
+            if (block == 0 && thread == 0 && layer && number < end) {
                 copy_to_memory(layer + size_t(number) * Shape::rows * width, tile, Shape::tile_bytes);
             }
             if (block > 0) {
@@ -469,10 +466,10 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 #pragma unroll 1
         for (int l = 1; l <= layers; ++l) {
             const bool last = l == layers;
-            multiply_tile(c.h + (l - 1) * c.layer_size, number, false);
+            multiply_tile(l > 1 ? c.h + (l - 2) * c.layer_size : nullptr, number, false);
             begin_tile();
             uint4* const kept = kept_of_layer(l);
-            uint4 more;
+            uint4 to_keep[4];
             float five[4][2];
             // Numbers are exchanged two steps ahead, and sines begun one step ahead.
             float bias[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
@@ -508,19 +505,13 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                         all_h[Shape::number(i, s)] = h[s];
                     }
                 }
-                const uint4 h = pack8<Piece>(all_h);
-                to_tile(step, h);
+                to_tile(step, pack8<Piece>(all_h));
 #pragma unroll
                 for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) {
                     sums[8 * step + i] = all_x[i];  // for the last layer
                 }
-                uint4 x = pack8<Piece>(all_x);
-                if (streams == 3) x.w = h.x;
-                store_if(!last, kept + place(step), x);
-                if (streams == 4) {
-                    reinterpret_cast<uint32_t*>(&more)[step % 4] = h.x;
-                    if (step % 4 == 3) store_if(!last, kept + place(Shape::steps + step / 4), more);
-                }
+                to_keep[step % 4] = pack8<Piece>(all_x);
+                if (!Shape::fifth) store_if(!last, kept + place(step), to_keep[step % 4]);
                 if (!Shape::fifth) continue;
                 five[step % 4][0] = all_x[6];
                 five[step % 4][1] = all_x[7];
@@ -540,12 +531,12 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                         five[s][e] = x[s];
                         five_h[s][e] = h[s];
                     }
-                    five[3][e] = h[0];
                 }
                 fifth_to_tile(step / 4, five_h);
-                store_if(!last, kept + place(Shape::steps + step / 4), pack8<Piece>(five[0]));
 #pragma unroll
-                for (int k = 0; k < 4; ++k) {
+                for (int k = 0; k < 4; ++k) {  // the fifth point's x with those of the others
+                    if (k < streams) to_keep[k].w = to_pieces(five[k][0], five[k][1], Piece());
+                    store_if(!last, kept + place(step - 3 + k), to_keep[k]);
                     sums[8 * (step - 3 + k) + 6] = five[k][0];
                     sums[8 * (step - 3 + k) + 7] = five[k][1];
                 }
@@ -615,7 +606,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         float cotangents[points * streams][channels];
 #pragma unroll
         for (int i = 0; i < points * streams; ++i) {
-            const int row = streams == 1 ? row_of(i) : value_row + i / 2 + i % 2 * 8;
+            const int row = streams == 1 ? row_of(i) : warp * 16 + pair * 2 + i / 2 + i % 2 * 8;
 #pragma unroll
             for (int q = 0; q < channels; ++q) cotangents[i][q] = rows.all_cotangents[row][q];
         }
@@ -629,18 +620,15 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         }
         begin_tile();
         float w[2][channels][columns];
-        uint32_t packed_sines[2];
         const auto load_step = [&](int step) {
 #pragma unroll
             for (int q = 0; q < channels; ++q) vector(3 + layers + q, step, w[step % 2][q]);
-            if (streams > 1) packed_sines[step % 2] = value_in_tile(step);
         };
         load_step(0);
 #pragma unroll
         for (int step = 0; step < Shape::steps; ++step) {
-            float all_g[8] = {}, sines[8];
+            float all_g[8] = {};
             if (step + 1 < Shape::steps) load_step(step + 1);
-            if (streams > 1) unpack8<Piece>(make_uint4(packed_sines[step % 2], 0, 0, 0), sines);
 #pragma unroll
             for (int q = 0; q < channels; ++q) {
 #pragma unroll
@@ -661,7 +649,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                     x[s] = sums[8 * step + Shape::number(i, s)];
                     g[s] = all_g[Shape::number(i, s)];
                 }
-                sine_adjoint<streams>(sines[i % 2], x, g);
+                sine_adjoint<streams>(x, g);
 #pragma unroll
                 for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
@@ -691,11 +679,10 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 #pragma unroll 1
         for (int l = layers - 1; l > 0; --l) {
             const uint4* const kept = kept_of_layer(l);
-            uint4 loaded[ahead], more;
-            float five_g[4][2];
+            uint4 loaded[ahead];
+            float five_x[8], five_g[4][2];
 #pragma unroll
             for (int step = 0; step < ahead; ++step) loaded[step] = __ldcg(kept + place(step));
-            if (streams > 1) more = __ldcg(kept + place(Shape::steps));
             multiply_tile(c.d + l * c.layer_size, number, false);
             begin_tile();
             float two_g[2][8];
@@ -707,17 +694,10 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                     loaded[step % ahead] = __ldcg(kept + place(step + ahead));
                 }
                 if (step + 1 < Shape::steps) numbers(step + 1, two_g[(step + 1) % 2]);
-                float(&all_g)[8] = two_g[step % 2], all_x[8], all_sines[8];
+                float(&all_g)[8] = two_g[step % 2], all_x[8];
                 unpack8<Piece>(own, all_x);
-                if (streams == 4) {
-                    const uint32_t both = reinterpret_cast<const uint32_t*>(&more)[step % 4];
-                    unpack8<Piece>(make_uint4(both, 0, 0, 0), all_sines);
-                }
-                float five_x[8];
-                unpack8<Piece>(more, five_x);
-                if (streams > 1 && step % 4 == 3 && step + 1 < Shape::steps) {
-                    more = __ldcg(kept + place(Shape::steps + step / 4 + 1));
-                }
+                five_x[step % 4 * 2] = all_x[6];
+                five_x[step % 4 * 2 + 1] = all_x[7];
                 five_g[step % 4][0] = all_g[6];
                 five_g[step % 4][1] = all_g[7];
 #pragma unroll
@@ -728,7 +708,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                         x[s] = all_x[Shape::number(i, s)];
                         g[s] = all_g[Shape::number(i, s)];
                     }
-                    sine_adjoint<streams>(streams == 3 ? all_x[6 + i % 2] : all_sines[i % 2], x, g);
+                    sine_adjoint<streams>(x, g);
 #pragma unroll
                     for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
                 }
@@ -767,7 +747,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 sine<Precision, streams>(x, h);
 #pragma unroll
                 for (int s = 0; s < streams; ++s) g[s] = all_g[Shape::number(i, s)];
-                sine_adjoint<streams>(h[0], x, g);
+                sine_adjoint<streams>(x, g);
 #pragma unroll
                 for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
@@ -780,7 +760,6 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 sine<Precision, streams>(x[e], h[e]);
 #pragma unroll
                 for (int s = 0; s < streams; ++s) five_x[2 * s + e] = x[e][s];
-                five_x[6 + e] = h[e][0];
             }
             take_streams(five_g);
             adjoint_of_fifth(five_x, five_g);
@@ -859,24 +838,82 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
 
 // ---- Outer products: D^T H of all layers, over shares of the tiles --------------------------------------
 
-template <class Precision>
+template <class Precision, int streams>
 struct ChainOuterShape {
-    static constexpr int cluster = 2, threads = 256 + 32, stages = 4;
-    static constexpr int block_bytes = 64 * block_columns * sizeof(typename Precision::Piece);
+    typedef ChainShape<Precision, streams, 1> Chain;
+    static constexpr int cluster = 2, groups = 2, group_threads = 128;
+    static constexpr int threads = (groups + 1) * group_threads, stages = 4;
+    static constexpr int block_bytes = Chain::block_bytes;
     static constexpr int stage_bytes = (2 + 4) * block_bytes;
     static constexpr size_t bytes = stages * stage_bytes + 256 + 2 * stages * sizeof(uint64_t);
 };
 
-// Blocks go in pairs that fetch H together. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128)
-// of D, layer z. partial is (layer, share, width, width); bias_partial, the sums of D's value rows,
-// (layer, share, width).
+// Half of the first layer's h of a tile, 128 columns, by a group of four warps. A thread has eight columns,
+// and every eighth point.
 template <class Precision, int streams>
-__global__ void __launch_bounds__(288, 1)
-    chain_outer_kernel(const typename Precision::Piece* d, const typename Precision::Piece* h,
-                       size_t layer_size, float* partial, float* bias_partial, int tiles) {
+struct ChainFirstLayer {
+    typedef typename Precision::Piece Piece;
+    typedef ChainOuterShape<Precision, streams> Shape;
+    static constexpr int points = (Shape::Chain::points + 7) / 8;
+    const Points all;
+    const int first_point, piece;
+    float w0[8], w1[8], bias[8];
+    float2 at[2][points];  // of this tile and the next
+
+    __device__ ChainFirstLayer(const Points& points, const Vectors& vectors, int first_column, int thread)
+        : all(points), first_point(thread / 16), piece(thread % 16) {
+        const int column = first_column + piece * 8;
+        load8(vectors.first(0) + column, w0);
+        load8(vectors.first(1) + column, w1);
+        load8(vectors.bias(0) + column, bias);
+    }
+    __device__ void load(int tile) {
+#pragma unroll
+        for (int i = 0; i < points; ++i) {
+            const int point = min(tile * Shape::Chain::points + first_point + 8 * i, all.count - 1);
+            at[0][i] = at[1][i];
+            at[1][i] = __ldg(reinterpret_cast<const float2*>(all.coordinates) + point);
+        }
+    }
+    // To shared memory, as hopper_cuda.h wants operands.
+    __device__ void write(unsigned char* half) const {
+        unsigned char* const block = half + piece / 8 * Shape::block_bytes;
+#pragma unroll
+        for (int i = 0; i < points; ++i) {
+            const int point = first_point + 8 * i;
+            if (point >= Shape::Chain::points) continue;
+            float all_h[streams][8];
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+                float x[streams], h[streams];
+                first_inputs<streams>(all, w0[j], w1[j], bias[j], at[0][i].x, at[0][i].y, x);
+                sine<Precision, streams>(x, h);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) all_h[s][j] = h[s];
+            }
+            const auto place = [&](int stream) {
+                const int row = Shape::Chain::row(point, stream);
+                return reinterpret_cast<uint4*>(block + row * 128 + (piece % 8 ^ row % 8) * 16);
+            };
+#pragma unroll
+            for (int s = 0; s < streams; ++s) *place(s) = pack8<Piece>(all_h[s]);
+            if (Shape::Chain::fifth && point % 5 == 4) *place(3) = uint4{};
+        }
+    }
+};
+
+// Blocks go in pairs that fetch H together, half of it each; the first layer's they compute, and copy to each
+// other. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, layer z. h begins with the second
+// layer's. partial is (layer, share, width, width); bias_partial, the sums of D's value rows, (layer, share,
+// width).
+template <class Precision, int streams>
+__global__ void __launch_bounds__(ChainOuterShape<Precision, streams>::threads, 1)
+    chain_outer_kernel(Points points, Vectors vectors, const typename Precision::Piece* d,
+                       const typename Precision::Piece* h, size_t layer_size, float* partial,
+                       float* bias_partial, int tiles) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef typename Precision::Piece Piece;
-    typedef ChainOuterShape<Precision> Shape;
+    typedef ChainOuterShape<Precision, streams> Shape;
     constexpr int width = column_tile, tile_bytes = 4 * Shape::block_bytes;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
     Piece* const values = reinterpret_cast<Piece*>(aligned_memory + Shape::stages * Shape::stage_bytes);
@@ -884,10 +921,11 @@ __global__ void __launch_bounds__(288, 1)
     uint64_t* const empty = full + Shape::stages;
     const int begin = int(int64_t(tiles) * blockIdx.x / gridDim.x);
     const int end = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
+    const bool first = blockIdx.z == 0;
     if (threadIdx.x == 0) {
         for (int i = 0; i < Shape::stages; ++i) {
-            create_barrier(&full[i], 1);
-            create_barrier(&empty[i], 2 * Shape::cluster);
+            create_barrier(&full[i], first ? 1 + Shape::group_threads : 1);
+            create_barrier(&empty[i], Shape::groups * Shape::cluster);
         }
         publish_barriers();
     }
@@ -900,7 +938,8 @@ __global__ void __launch_bounds__(288, 1)
     __syncthreads();
     wait_for_cluster();
 
-    const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0), thread = threadIdx.x % 128;
+    const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
+    const int thread = threadIdx.x % Shape::group_threads;
     int stage = 0;
     unsigned parity = 0;
     const auto advance = [&] {
@@ -909,13 +948,33 @@ __global__ void __launch_bounds__(288, 1)
             parity ^= 1;
         }
     };
-    if (group == 2) {
-        if (thread == 0) {
-            constexpr int own = 2 * Shape::block_bytes;  // of D; and the part of H fetched for both
-            const auto* const all_d =
-                reinterpret_cast<const unsigned char*>(d + blockIdx.z * layer_size) + blockIdx.y * own;
+    if (group == Shape::groups) {
+        constexpr int own = 2 * Shape::block_bytes;  // of D, and of H
+        const auto* const all_d =
+            reinterpret_cast<const unsigned char*>(d + blockIdx.z * layer_size) + blockIdx.y * own;
+        if (first) {
+            ChainFirstLayer<Precision, streams> layer(points, vectors, 128 * blockIdx.y, thread);
+            layer.load(begin);
+            for (int tile = begin; tile < end; ++tile) {
+                unsigned char* const copy = aligned_memory + stage * Shape::stage_bytes;
+                unsigned char* const half = copy + own + blockIdx.y * own;
+                layer.load(tile + 1);
+                wait_for(&empty[stage], parity ^ 1);
+                if (thread == 0) {
+                    expect_bytes(&full[stage], 2 * own);
+                    copy_to_block(copy, all_d + size_t(tile) * tile_bytes, own, &full[stage]);
+                }
+                layer.write(half);
+                hand_to_copies();
+                arrive(&full[stage]);
+                wait_at(1, Shape::group_threads);
+                if (thread == 0) copy_to_other_block(half, own, &full[stage], 1 - blockIdx.y);
+                advance();
+            }
+        } else if (thread == 0) {
             const auto* const all_h =
-                reinterpret_cast<const unsigned char*>(h + blockIdx.z * layer_size) + blockIdx.y * own;
+                reinterpret_cast<const unsigned char*>(h + (blockIdx.z - 1) * layer_size) +
+                blockIdx.y * own;
             for (int tile = begin; tile < end; ++tile) {
                 unsigned char* const copy = aligned_memory + stage * Shape::stage_bytes;
                 wait_for(&empty[stage], parity ^ 1);

@@ -18,6 +18,10 @@ __device__ inline void expect_bytes(uint64_t* barrier, int bytes) {
                  : "memory");
 }
 
+__device__ inline void arrive(uint64_t* barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(shared_address(barrier)) : "memory");
+}
+
 // Arrives at the barrier of the same place in block `rank` of the cluster.
 __device__ inline void arrive_at(uint64_t* barrier, int rank) {
     asm volatile(
@@ -104,6 +108,18 @@ __device__ inline void copy_to_block(void* destination, const void* source, int 
         : "memory");
 }
 
+// From shared memory to the same place in that of block `rank` of the cluster, whose barrier is told.
+__device__ inline void copy_to_other_block(const void* source, int bytes, uint64_t* barrier, int rank) {
+    asm volatile(
+        "{\n.reg .b32 remote, remote_barrier;\n"
+        "mapa.shared::cluster.u32 remote, %0, %3;\n"
+        "mapa.shared::cluster.u32 remote_barrier, %2, %3;\n"
+        "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [remote], [%0], %1, "
+        "[remote_barrier];\n}\n" ::"r"(shared_address(source)),
+        "r"(bytes), "r"(shared_address(barrier)), "r"(rank)
+        : "memory");
+}
+
 // A few bytes to shared memory, by the thread itself, as copy16() does; zeros if not `inside`.
 template <int bytes>
 __device__ inline void copy_or_clear(void* destination, const void* source, bool inside) {
@@ -119,11 +135,13 @@ __device__ inline void store_if(bool condition, uint4* destination, const uint4&
                  "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w), "r"(int(condition)));
 }
 
-// To global memory; one thread's copies are one after the other.
+// To global memory, past what the L2 cache holds for others; one thread's copies are one after the other.
 __device__ inline void copy_to_memory(void* destination, const void* source, int bytes) {
     asm volatile(
-        "cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n"
-        "cp.async.bulk.commit_group;\n" ::"l"(destination),
+        "{\n.reg .b64 policy;\n"
+        "createpolicy.fractional.L2::evict_first.b64 policy, 1.0;\n"
+        "cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, policy;\n"
+        "cp.async.bulk.commit_group;\n}\n" ::"l"(destination),
         "r"(shared_address(source)), "r"(bytes)
         : "memory");
 }
@@ -174,13 +192,6 @@ __device__ inline uint64_t operand_at(uint64_t operand, int bytes) { return oper
 __device__ inline void store_matrices(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};\n" ::"r"(address), "r"(a),
                  "r"(b), "r"(c), "r"(d));
-}
-
-// Volatile, so that it stays before stores that follow it.
-__device__ inline uint32_t load_word(uint32_t address) {
-    uint32_t result;
-    asm volatile("ld.shared.b32 %0, [%1];\n" : "=r"(result) : "r"(address));
-    return result;
 }
 
 // ---- Products -----------------------------------------------------------------------------------------------

@@ -186,16 +186,23 @@ __device__ inline void sine_and_cosine(float x, float& sine, float& cosine) {
     cosine = __uint_as_float(__float_as_uint(q) ^ sign);
 }
 
-// Streams of x to streams of h, from the sine s and cosine c of x; c takes the place of x.
+// Streams of x to streams of h, from the sine s and cosine c of x. What their adjoint needs takes the
+// place of x: c, and how h[1], h[2] and h[3] fall with x[0].
 template <int streams>
 __device__ inline void sine_streams(float s, float c, float* x, float* h) {
     h[0] = s;
-    x[0] = c;
+    if (streams == 4) {
+        const float squares = x[1] * x[1] + x[2] * x[2];
+        h[3] = c * x[3] - s * squares;
+        x[3] = s * x[3] + c * squares;
+    }
     if (streams >= 3) {
         h[1] = c * x[1];
         h[2] = c * x[2];
+        x[1] *= s;
+        x[2] *= s;
     }
-    if (streams == 4) h[3] = c * x[3] - s * (x[1] * x[1] + x[2] * x[2]);
+    x[0] = c;
 }
 
 template <class Precision, int streams>
@@ -205,25 +212,22 @@ __device__ inline void sine(float* x, float* h) {
     sine_streams<streams>(s, c, x, h);
 }
 
-// Cotangents of h to those of x, in place, from s = h[0] and x as sine() left it.
+// Cotangents of h to those of x, in place, from x as sine() left it.
 template <int streams>
-__device__ inline void sine_adjoint(float s, const float* x, float* g) {
+__device__ inline void sine_adjoint(const float* x, float* g) {
     const float c = x[0];
     float d = c * g[0];
     if (streams >= 3) {
-        float sine_terms = g[1] * x[1] + g[2] * x[2];
-        float g1 = c * g[1], g2 = c * g[2];
-        if (streams == 4) {
-            const float laplacian = g[3], twice = 2.0f * s * laplacian;
-            sine_terms += laplacian * x[3];
-            d -= c * (x[1] * x[1] + x[2] * x[2]) * laplacian;
-            g1 -= twice * x[1];
-            g2 -= twice * x[2];
-            g[3] = c * laplacian;
-        }
-        d -= s * sine_terms;
-        g[1] = g1;
-        g[2] = g2;
+        d -= x[1] * g[1] + x[2] * g[2];
+        g[1] *= c;
+        g[2] *= c;
+    }
+    if (streams == 4) {
+        const float twice = 2.0f * g[3];
+        d -= x[3] * g[3];
+        g[1] -= x[1] * twice;
+        g[2] -= x[2] * twice;
+        g[3] *= c;
     }
     g[0] = d;
 }
@@ -447,16 +451,17 @@ enum class End { sine, last_sine, adjoint, first_adjoint };
 
 template <class Precision>
 struct Ending {
-    Matrix<Precision> h, x;  // sine: written (x only if keep); adjoint: read
-    Matrix<Precision> d;     // adjoint: written
-    const float* bias;       // sine
-    bool keep;               // sine
-    OutputParts output;      // last sine
+    Matrix<Precision> h;  // sine: written
+    Matrix<Precision> x;  // sine: written as sine() left it, if keep; adjoint: read
+    Matrix<Precision> d;  // adjoint: written
+    const float* bias;    // sine
+    bool keep;            // sine
+    OutputParts output;   // last sine
     // Adjoint: sums over the value rows of d, the bias's gradient, in shares (share, width); for the
     // first layer (share, 3, width): those of d times what the weights' two columns were multiplied
     // by, then the bias's.
     float* sums;
-    Points points;    // first adjoint: x and h are computed anew from these
+    Points points;    // first adjoint: x is computed anew from these
     Vectors vectors;  // first adjoint
 };
 
@@ -531,9 +536,6 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
                     for (int piece = 0; piece < Precision::pieces; ++piece) {
                         prefetch(end.x.data + piece * end.x.plane + at);
-                        if (streams > 1 && row / 16 % streams == 0) {
-                            prefetch(end.h.data + piece * end.h.plane + at);
-                        }
                     }
                 }
             }
@@ -570,7 +572,7 @@ __global__ void __launch_bounds__(256, 1)
             const auto offset = [&](int i, int b) {
                 return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
             };
-            Raw8<Precision> raw_h[batch][F / streams], raw_x[batch][F];
+            Raw8<Precision> raw_x[batch][F];
             float bias[8], w0[8], w1[8], sums_d[sum_rows][8] = {};
             if (first) {
                 load8(end.vectors.first(0) + column, w0);
@@ -580,12 +582,7 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
                 for (int b = 0; b < batch; ++b) {
 #pragma unroll
-                    for (int i = 0; i < F; ++i) {
-                        if (streams > 1 && i % streams == 0) {
-                            raw_h[b][i / streams].load(end.h, offset(i, b));
-                        }
-                        raw_x[b][i].load(end.x, offset(i, b));
-                    }
+                    for (int i = 0; i < F; ++i) raw_x[b][i].load(end.x, offset(i, b));
                 }
             } else {
                 load8(end.bias + column, bias);
@@ -595,7 +592,7 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
                 for (int f = 0; f < F; f += streams) {
                     const int half = turn % 2 + b;
-                    float z[streams][8], h[8] = {}, x[streams][8];
+                    float z[streams][8], x[streams][8];
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
 #pragma unroll
@@ -613,7 +610,6 @@ __global__ void __launch_bounds__(256, 1)
                             coordinates[1] = end.points.coordinates[2 * point + 1];
                         }
                     }
-                    if (adjoint && !first && streams > 1) raw_h[b][f / streams].unpack(h);
 #pragma unroll
                     for (int j = 0; j < 8; ++j) {
                         float value[streams], other[streams];
@@ -627,9 +623,9 @@ __global__ void __launch_bounds__(256, 1)
                             first_inputs<streams>(end.points, w0[j], w1[j], bias[j], coordinates[0],
                                                   coordinates[1], other);
                             sine<Precision, streams>(other, all_h);
-                            sine_adjoint<streams>(all_h[0], other, value);
+                            sine_adjoint<streams>(other, value);
                         } else if (adjoint) {
-                            sine_adjoint<streams>(h[j], other, value);
+                            sine_adjoint<streams>(other, value);
                         } else {
                             value[0] += bias[j];
                             sine<Precision, streams>(value, other);
@@ -1112,7 +1108,7 @@ __global__ void __launch_bounds__(256, 2)
                     value[s] = g[s][j];
                     other[s] = all_x[s][j];
                 }
-                sine_adjoint<streams>(all_h[0][j], other, value);
+                sine_adjoint<streams>(other, value);
 #pragma unroll
                 for (int s = 0; s < streams; ++s) g[s][j] = value[s];
                 bias[j] += value[0];
@@ -1283,7 +1279,6 @@ public:
         check(cudaGetDevice(&device));
         check(cudaDeviceGetAttribute(&processors_, cudaDevAttrMultiProcessorCount, device));
         width_ = (p_.width + column_tile - 1) / column_tile * column_tile;
-        shares_ = 2 * processors_;
         if (keep && width_ == column_tile && p_.hidden_layers > 0) prepare_chain(Chainable());
         const float unit = p_.omega * std::max(std::abs(scale[0]), std::abs(scale[1]));
         const float kappa = unit > 0 ? std::exp2(std::round(std::log2(2 / unit))) : 1.0f;
@@ -1297,6 +1292,7 @@ public:
         const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
         chunk_points_ = (padded / group + chunks - 1) / chunks * group;
         chunks_ = int(chunks);
+        shares_ = chained_ ? chain_shares(Chainable()) : 2 * processors_;
 
         plane_ = size_t(chunk_points_ + rows_.points - 1) / rows_.points * rows_.rows * width_;
         const int layers = p_.hidden_layers + 1;
@@ -1309,15 +1305,16 @@ public:
             char* const start =
                 turn == 0 ? nullptr : static_cast<char*>(workspace().reserve(used_));
             used_ = 0;
-            const int kept_layers = chained_ ? p_.hidden_layers : layers;
-            h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? kept_layers : 2));
+            // See chain_cuda.h for what is not kept there.
+            const int kept_h = chained_ ? p_.hidden_layers - 1 : layers;
+            h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? kept_h : 2));
             if (keep) {
                 if (chained_) kept_ = take<uint4>(start, kept_bytes_ / sizeof(uint4));
                 if (!chained_) x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
-                d_ = take<Piece>(start, Precision::pieces * plane_ * kept_layers);
+                d_ = take<Piece>(start, Precision::pieces * plane_ * (chained_ ? p_.hidden_layers : layers));
                 outer_partial_ =
                     take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
-                bias_partial_ = take<float>(start, size_t(layers) * shares_ * width_);
+                bias_partial_ = take<float>(start, size_t(layers) * std::max(shares_, splits_) * width_);
                 first_partial_ = take<float>(start, size_t(shares_) * 3 * width_);
                 output_partial_ = take<float>(start, size_t(shares_) * p_.channels * width_);
                 cotangent_ = take<float>(start, values);
@@ -1478,8 +1475,8 @@ private:
                                             output_partial_);
         }
         for (int l = last; l > 0; --l) {
-            Ending<Precision> end{h(l - 1), x(l - 1), d(l - 1), nullptr,  false,
-                                  {},       nullptr,  points_,  vectors_};
+            Ending<Precision> end{{}, x(l - 1), d(l - 1), nullptr,  false,
+                                  {}, nullptr,  points_,  vectors_};
             end.sums = l > 1 ? bias_partial(l - 1) : first_partial_;
             if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
             if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
@@ -1535,14 +1532,23 @@ private:
         if (clusters == 0) return;
         chained_ = true;
         chain_blocks_ = clusters * Shape::cluster;
-        shares_ = chain_blocks_ * Shape::shares;
         rows_ = {Shape::points, Shape::rows};
+    }
+
+    // No more blocks than make the largest share of a chunk's tiles as small as it can be.
+    int chain_shares(std::true_type) {
+        typedef ChainShape<Precision, streams, channels> Shape;
+        const int tiles = Shape::tiles(int(chunk_points_));
+        const int turns = (tiles + Shape::groups * chain_blocks_ - 1) / (Shape::groups * chain_blocks_);
+        const int of_cluster = Shape::groups * Shape::cluster * turns;
+        chain_blocks_ = (tiles + of_cluster - 1) / of_cluster * Shape::cluster;
         kept_bytes_ = Shape::kept_bytes(p_.hidden_layers, chain_blocks_);
+        return chain_blocks_ * Shape::groups;
     }
 
     void chain(const Error& error, unsigned* largest, unsigned* arrived, std::true_type) {
         typedef ChainShape<Precision, streams, channels> Shape;
-        typedef ChainOuterShape<Precision> Outer;
+        typedef ChainOuterShape<Precision, streams> Outer;
         ChainArguments<Precision> arguments{
             points_, p_,    vectors_, packed_, h_,             d_,              plane_,
             kept_,   error, largest,  arrived, first_partial_, output_partial_, point_sums_};
@@ -1553,7 +1559,7 @@ private:
         allow_shared_memory(outer, Outer::bytes);
         config = in_clusters(dim3(splits_, Outer::cluster, p_.hidden_layers), Outer::threads,
                              Outer::bytes, dim3(1, Outer::cluster), attributes);
-        check(cudaLaunchKernelEx(&config, outer, static_cast<const Piece*>(d_),
+        check(cudaLaunchKernelEx(&config, outer, points_, vectors_, static_cast<const Piece*>(d_),
                                  static_cast<const Piece*>(h_), plane_, outer_partial_,
                                  bias_partial(1), Shape::tiles(points_.count)));
     }
@@ -1561,6 +1567,7 @@ private:
     typedef std::false_type Chainable;
 #endif
     void prepare_chain(std::false_type) {}
+    int chain_shares(std::false_type) { return 0; }
     void chain(const Error&, unsigned*, unsigned*, std::false_type) {}
 
     const Parameters p_;
