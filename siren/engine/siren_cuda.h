@@ -484,32 +484,39 @@ __global__ void __launch_bounds__(256, 1)
     const int first_tile = blockIdx.x, tile_step = gridDim.x;
     const int total = (max(tiles - first_tile, 0) + tile_step - 1) / tile_step * steps;
 
-    const auto copy_rows = [&](const Piece* source, int rows, Piece* destination) {
-        constexpr int vectors = depth_tile / 8;
-        for (int i = threadIdx.x; i < rows * vectors; i += Shape::threads) {
-            const int row = i / vectors, k = i % vectors * 8;
-            copy16(destination + row * Shape::stride + k, source + size_t(row) * width + k);
-        }
-    };
+    // A thread copies the same 16 bytes of every 64th row.
+    const int copied_row = threadIdx.x / (depth_tile / 8), copied_k = threadIdx.x % (depth_tile / 8) * 8;
+    constexpr int rows_at_once = Shape::threads / (depth_tile / 8);
+    const Piece* next_a = a.data + (size_t(first_tile) * Shape::rows + copied_row) * width + copied_k;
+    const Piece* next_b = b.data + size_t(column0 + copied_row) * width + copied_k;
     int fetched = 0, fetched_step = 0;
-    size_t fetched_row = size_t(first_tile) * Shape::rows;
     const auto fetch = [&] {
         if (fetched < total) {
-            Piece* const stage = shared + fetched % Shape::stages * Shape::stage;
-            const int k = fetched_step * depth_tile;
+            Piece* const stage = shared + fetched % Shape::stages * Shape::stage +
+                                 copied_row * Shape::stride + copied_k;
 #pragma unroll
             for (int piece = 0; piece < Precision::pieces; ++piece) {
-                copy_rows(a.data + piece * a.plane + fetched_row * width + k, Shape::rows,
-                          stage + piece * Shape::plane_a);
-                copy_rows(b.data + piece * b.plane + size_t(column0) * width + k, column_tile,
-                          stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b);
+                Piece* const stage_a = stage + piece * Shape::plane_a;
+                Piece* const stage_b = stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b;
+#pragma unroll
+                for (int i = 0; i < Shape::rows; i += rows_at_once) {
+                    if (Shape::rows % rows_at_once && i + copied_row >= Shape::rows) continue;
+                    copy16(stage_a + i * Shape::stride, next_a + piece * a.plane + size_t(i) * width);
+                }
+#pragma unroll
+                for (int i = 0; i < column_tile; i += rows_at_once) {
+                    copy16(stage_b + i * Shape::stride, next_b + piece * b.plane + size_t(i) * width);
+                }
             }
         }
         commit_copies();
         ++fetched;
+        next_a += depth_tile;
+        next_b += depth_tile;
         if (++fetched_step == steps) {
             fetched_step = 0;
-            fetched_row += size_t(tile_step) * Shape::rows;
+            next_a += (size_t(tile_step) * Shape::rows - 1) * width;
+            next_b -= width;
         }
     };
 
@@ -522,12 +529,41 @@ __global__ void __launch_bounds__(256, 1)
         }
     }
     float sums[F][8][4];
-    for (int number = 0; number < Shape::stages - 1; ++number) fetch();
-    int tile = first_tile, step = 0;
-    for (int number = 0; number < total; ++number) {
-        wait_copies<Shape::stages - 2>();
+    const int a_offset = (warp_row + lane % 16) * Shape::stride + lane / 16 * 8;
+    const int b_offset = Precision::pieces * Shape::plane_a +
+                         (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride + lane / 8 % 2 * 8;
+    const auto load_a = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
+        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
+        load_matrices<false>(r, stage + a_offset + piece * Shape::plane_a + i * 16 * Shape::stride + k);
+    };
+    const auto load_b = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
+        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
+        load_matrices<false>(r,
+                             stage + b_offset + piece * Shape::plane_b + pair * 16 * Shape::stride + k);
+    };
+    uint32_t a_ahead[2][F][4], b_ahead[2][4][4];
+    const auto load = [&](int buffer, int number, int k) {
+#pragma unroll
+        for (int i = 0; i < F; ++i) load_a(number, k, 0, i, a_ahead[buffer][i]);
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) load_b(number, k, 0, pair, b_ahead[buffer][pair]);
+    };
+    const auto multiply = [&](int buffer) {
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) {
+            multiply_pair<Piece>(sums, a_ahead[buffer], b_ahead[buffer][pair], pair);
+        }
+    };
+    // Operands are loaded a step of 16 ahead, unless two pieces leave no registers for that.
+    constexpr bool ahead = Precision::pieces == 1;
+    for (int i = 0; i < Shape::stages - !ahead; ++i) fetch();
+    if (ahead) {
+        wait_copies<Shape::stages - 1>();
         __syncthreads();
-        fetch();
+    }
+    int tile = first_tile, step = 0;
+#pragma unroll 1
+    for (int number = 0; number < total; ++number) {
         if (step == 0) {
             if (adjoint && !first) {  // what the end will read should be on its way
                 for (int i = threadIdx.x; i < Shape::rows * 4; i += Shape::threads) {
@@ -541,23 +577,25 @@ __global__ void __launch_bounds__(256, 1)
             }
             clear(sums);
         }
-        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        const Piece* const a_row = stage + (warp_row + lane % 16) * Shape::stride + lane / 16 * 8;
-        const Piece* const b_row =
-            stage + Precision::pieces * Shape::plane_a +
-            (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride + lane / 8 % 2 * 8;
+        if (ahead) {
+            if (step == 0) load(0, number, 0);
+            load(1, number, 16);
+            multiply(0);
+        }
+        wait_copies<Shape::stages - 2>();
+        __syncthreads();
+        fetch();
+        if (ahead) {
+            if (step + 1 < steps) load(0, number + 1, 0);
+            multiply(1);
+        } else {
 #pragma unroll
-        for (int k = 0; k < depth_tile; k += 16) {
-            multiply_step<Precision, F>(
-                sums,
-                [&](int piece, int i, uint32_t (&r)[4]) {
-                    load_matrices<false>(
-                        r, a_row + piece * Shape::plane_a + i * 16 * Shape::stride + k);
-                },
-                [&](int piece, int pair, uint32_t (&r)[4]) {
-                    load_matrices<false>(
-                        r, b_row + piece * Shape::plane_b + pair * 16 * Shape::stride + k);
-                });
+            for (int k = 0; k < depth_tile; k += 16) {
+                multiply_step<Precision, F>(
+                    sums,
+                    [&](int piece, int i, uint32_t (&r)[4]) { load_a(number, k, piece, i, r); },
+                    [&](int piece, int pair, uint32_t (&r)[4]) { load_b(number, k, piece, pair, r); });
+            }
         }
         if (++step < steps) continue;
         step = 0;
