@@ -3,6 +3,12 @@
 // Names and rules: PTX ISA, "Asynchronous warpgroup matrix instructions" and "mbarrier".
 #pragma once
 
+#include "tensor_cuda.h"
+
+namespace siren {
+namespace gpu {
+namespace {
+
 // ---- Barriers in shared memory --------------------------------------------------------------------------
 
 __device__ inline void create_barrier(uint64_t* barrier, int arrivals) {
@@ -278,3 +284,7 @@ __device__ inline void multiply_8(float (&sums)[4], uint64_t a, uint64_t b, bool
 #undef SIREN_PRODUCT_128
 #undef SIREN_PRODUCT_256
 #undef SIREN_PRODUCT_8
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
