@@ -290,6 +290,7 @@ def test_why_a_gpu_is_not_used(monkeypatch, tmp_path, driver, version, reason):
     assert found.nvcc == ""
     assert reason in found.reason
 
+
 @pytest.mark.parametrize(
     "version, capability, flags, wanted",
     [
@@ -355,7 +356,6 @@ def test_an_nccl_of_the_user_is_taken(tmp_path):
     user = {"nccl_include_path": "/one", "nccl_lib_path": "/two"}
     found = runtime._share_gpus(user, runtime._Cuda(nvcc, 13000, 90, "", 1))
     assert (found["use_nccl"], found["nccl_lib_path"]) == ("1", "/two")
-
 
 
 def test_a_missing_runtime_library_is_named(monkeypatch, tmp_path):
