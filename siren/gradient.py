@@ -25,6 +25,9 @@ class Gradient:
     A loss of the whole grid depends on the parameters through these values alone. So they are
     computed first, then the loss and its derivative by each of them, and at last that derivative is
     carried back through the network. A batch saves the last part at the points that it leaves out.
+
+    Such a loss is of derivatives, and none of the output's bias. Its gradient by that is exactly 0
+    here: what rounding would make of it is enough for Adam, which looks at signs.
     """
 
     def __init__(self, network, task, engine, batch: Batch | None = None):
@@ -35,7 +38,11 @@ class Gradient:
         self.count = len(task.points)
         self.share = ranks.share(self.count)
         self.points = Loaded(task.points, self.share)
-        self.target = self.everything = None
+        self.target = self.everything = self.mask = None
+        if not task.pointwise:
+            mask = np.ones(network.flat.shape, np.float32)
+            mask[-network.out_features :] = 0
+            self.mask = jt.array(mask).stop_grad()
         if batch is None and self.count <= POINTS_AT_ONCE and ranks.count() == 1:
             self.everything = self.points.at(np.arange(self.count))
         elif not task.pointwise:
@@ -43,6 +50,10 @@ class Gradient:
 
     def __call__(self, step: int):
         """(loss, gradient) as Vars, a scalar and the shape of ``network.flat``, for that step."""
+        loss, gradient = self._find(step)
+        return loss, gradient if self.mask is None else gradient * self.mask
+
+    def _find(self, step):
         share = ranks.share(PRIOR_POINTS)
         prior = self.task.prior and self.task.prior(self.network, self.engine, share)
         if self.everything is not None:

@@ -13,6 +13,7 @@ from siren.network import Siren
 from siren.optimizer import Adam, Muon, constant, cosine, linear
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
+from siren.tasks.poisson import Poisson
 
 
 def test_adam_is_the_published_algorithm():
@@ -195,3 +196,18 @@ def test_evaluation_in_pieces_is_the_whole(fit, monkeypatch):
     for left, right in zip(whole, pieces):
         assert left.shape == (221, 1)
         assert relative_error(left, right) < 1e-5
+
+
+@pytest.mark.parametrize("operator", ["forward", "fd"])
+@pytest.mark.parametrize("norm", ["operator", "energy", "pixel"])
+def test_a_laplacian_leaves_the_outputs_bias_alone(operator, norm):
+    """It does not carry the mean, and Adam would follow the sign of mere rounding."""
+    jt.set_global_seed(4)
+    image = np.random.default_rng(4).uniform(-1, 1, (12, 10, 3)).astype(np.float32)
+    network = Siren(3, hidden_features=16, hidden_layers=1, omega_0=10)
+    start = network.flat.numpy().copy()
+    task = Poisson(image, operator, norm)
+    training.train(network, task, reference, 5, Adam([network.flat], 1e-2))
+    moved = network.flat.numpy() - start
+    assert (moved[-3:] == 0).all()
+    assert (moved[:-3] != 0).all()
