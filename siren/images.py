@@ -103,8 +103,9 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
         if len(parts) == 1:
             values = np.asarray(parts[0])
             pixels[...] = values if values.ndim == 3 else values[..., None]
-        for channel, part in enumerate(parts if len(parts) > 1 else []):
-            pixels[..., channel] = part
+        else:
+            for channel, part in enumerate(parts):
+                pixels[..., channel] = part
 
     np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
     pixels /= np.float32(127.5)

@@ -70,12 +70,12 @@ struct ChainShape {
                groups * sizeof(ChainRows<Precision>) +
                (3 + hidden_layers + channels) * width * sizeof(float) + 2 * stages * sizeof(uint64_t);
     }
-    // The row of a point's stream, and of the fifth's fourth, which is empty.
+    // Which of a warp's 16 rows has a stream of its point i, or the fifth's fourth, which is empty.
+    __device__ static constexpr int row_of_warp(int i, int stream) {
+        return streams == 1 ? i : i < 4 ? 2 * i + stream / 2 + stream % 2 * 8 : 9 + 2 * stream;
+    }
     __device__ static constexpr int row(int point, int stream) {
-        constexpr int points_of_warp = points / 4;
-        const int first = point / points_of_warp * 16, i = point % points_of_warp;
-        if (streams == 1) return first + i;
-        return first + (i < 4 ? 2 * i + stream / 2 + stream % 2 * 8 : 9 + 2 * stream);
+        return point / (points / 4) * 16 + row_of_warp(point % (points / 4), stream);
     }
     __host__ __device__ static constexpr int tiles(int points_there) {
         return (points_there + points - 1) / points;
@@ -614,7 +614,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         float cotangents[points * streams][channels];
 #pragma unroll
         for (int i = 0; i < points * streams; ++i) {
-            const int row = streams == 1 ? row_of(i) : warp * 16 + pair * 2 + i / 2 + i % 2 * 8;
+            const int row = streams == 1 ? row_of(i) : warp * 16 + Shape::row_of_warp(pair, i);
 #pragma unroll
             for (int q = 0; q < channels; ++q) cotangents[i][q] = rows.all_cotangents[row][q];
         }

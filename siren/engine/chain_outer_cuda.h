@@ -27,16 +27,12 @@ struct ChainFirstLayer {
     static constexpr int points = (Shape::Chain::points + 7) / 8;
     const Points all;
     const int first_point, piece;
-    float w0[8], w1[8], bias[8];
+    const FirstUnits units;
     float2 at[2][points];  // of this tile and the next
 
     __device__ ChainFirstLayer(const Points& points, const Vectors& vectors, int first_column, int thread)
-        : all(points), first_point(thread / 16), piece(thread % 16) {
-        const int column = first_column + piece * 8;
-        load8(vectors.first(0) + column, w0);
-        load8(vectors.first(1) + column, w1);
-        load8(vectors.bias(0) + column, bias);
-    }
+        : all(points), first_point(thread / 16), piece(thread % 16),
+          units(vectors, first_column + piece * 8) {}
     __device__ void load(int tile) {
 #pragma unroll
         for (int i = 0; i < points; ++i) {
@@ -52,15 +48,8 @@ struct ChainFirstLayer {
         for (int i = 0; i < points; ++i) {
             const int point = first_point + 8 * i;
             if (point >= Shape::Chain::points) continue;
-            float all_h[streams][8];
-#pragma unroll
-            for (int j = 0; j < 8; ++j) {
-                float x[streams], h[streams];
-                first_inputs<streams>(all, w0[j], w1[j], bias[j], at[0][i].x, at[0][i].y, x);
-                sine<Precision, streams>(x, h);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) all_h[s][j] = h[s];
-            }
+            float all_h[streams][8], all_x[streams][8];
+            units.template sines<Precision>(all, at[0][i].x, at[0][i].y, all_h, all_x);
             const auto place = [&](int stream) {
                 const int row = Shape::Chain::row(point, stream);
                 return reinterpret_cast<uint4*>(block + row * 128 + (piece % 8 ^ row % 8) * 16);

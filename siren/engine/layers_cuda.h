@@ -13,7 +13,7 @@ namespace siren {
 namespace gpu {
 namespace {
 
-constexpr int depth_tile = 32;    // depth of a step of a product
+constexpr int depth_tile = 32;  // depth of a step of a product
 constexpr int outer_threads = 256;
 
 // 16-row fragments a warp holds.
@@ -161,19 +161,7 @@ __global__ void __launch_bounds__(256, 1)
         load_matrices<false>(r,
                              stage + b_offset + piece * Shape::plane_b + pair * 16 * Shape::stride + k);
     };
-    uint32_t a_ahead[2][F][4], b_ahead[2][4][4];
-    const auto load = [&](int buffer, int number, int k) {
-#pragma unroll
-        for (int i = 0; i < F; ++i) load_a(number, k, 0, i, a_ahead[buffer][i]);
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) load_b(number, k, 0, pair, b_ahead[buffer][pair]);
-    };
-    const auto multiply = [&](int buffer) {
-#pragma unroll
-        for (int pair = 0; pair < 4; ++pair) {
-            multiply_pair<Piece>(sums, a_ahead[buffer], b_ahead[buffer][pair], pair);
-        }
-    };
+    StepOperands<Piece, F> operands[2];
     // Operands are loaded a step of 16 ahead, unless two pieces leave no registers for that.
     constexpr bool ahead = Precision::pieces == 1;
     for (int i = 0; i < Shape::stages - !ahead; ++i) fetch();
@@ -198,16 +186,16 @@ __global__ void __launch_bounds__(256, 1)
             clear(sums);
         }
         if (ahead) {
-            if (step == 0) load(0, number, 0);
-            load(1, number, 16);
-            multiply(0);
+            if (step == 0) operands[0].load(load_a, load_b, number, 0);
+            operands[1].load(load_a, load_b, number, 16);
+            operands[0].multiply(sums);
         }
         wait_copies<Shape::stages - 2>();
         __syncthreads();
         fetch();
         if (ahead) {
-            if (step + 1 < steps) load(0, number + 1, 0);
-            multiply(1);
+            if (step + 1 < steps) operands[0].load(load_a, load_b, number + 1, 0);
+            operands[1].multiply(sums);
         } else {
 #pragma unroll
             for (int k = 0; k < depth_tile; k += 16) {
@@ -424,33 +412,20 @@ __global__ void __launch_bounds__(outer_threads, 1)
                             stage + b_offset + piece * Shape::plane_b + k * Shape::stride_b + pair * 16);
     };
     if (Precision::pieces == 1) {  // operands are loaded a step of 16 ahead
-        uint32_t a[2][4][4], b[2][4][4];
-        const auto load = [&](int buffer, int number, int k) {
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                load_a(number, k, 0, i, a[buffer][i]);
-                load_b(number, k, 0, i, b[buffer][i]);
-            }
-        };
-        const auto multiply = [&](int buffer) {
-#pragma unroll
-            for (int pair = 0; pair < 4; ++pair) {
-                multiply_pair<Piece>(sums, a[buffer], b[buffer][pair], pair);
-            }
-        };
+        StepOperands<Piece, 4> operands[2];
         for (int i = 0; i < Shape::stages; ++i) fetch();
         wait_copies<Shape::stages - 1>();
         __syncthreads();
-        if (total > 0) load(0, 0, 0);
+        if (total > 0) operands[0].load(load_a, load_b, 0, 0);
 #pragma unroll 1
         for (int number = 0; number < total; ++number) {
-            load(1, number, 16);
-            multiply(0);
+            operands[1].load(load_a, load_b, number, 16);
+            operands[0].multiply(sums);
             wait_copies<Shape::stages - 2>();
             __syncthreads();
             fetch();
-            if (number + 1 < total) load(0, number + 1, 0);
-            multiply(1);
+            if (number + 1 < total) operands[0].load(load_a, load_b, number + 1, 0);
+            operands[1].multiply(sums);
         }
     } else {
         for (int i = 0; i < Shape::stages - 1; ++i) fetch();
@@ -504,21 +479,8 @@ __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h
     const bool inside = point < points.count;
     const float row = inside ? points.coordinates[2 * point] : 0.0f;
     const float col = inside ? points.coordinates[2 * point + 1] : 0.0f;
-    float all_h[streams][8], all_x[streams][8], all_w0[8], all_w1[8], bias[8];
-    load8(v.first(0) + column, all_w0);
-    load8(v.first(1) + column, all_w1);
-    load8(v.bias(0) + column, bias);
-#pragma unroll
-    for (int j = 0; j < 8; ++j) {
-        float z[streams], value[streams];
-        first_inputs<streams>(points, all_w0[j], all_w1[j], bias[j], row, col, z);
-        sine<Precision, streams>(z, value);
-#pragma unroll
-        for (int s = 0; s < streams; ++s) {
-            all_h[s][j] = value[s];
-            all_x[s][j] = z[s];
-        }
-    }
+    float all_h[streams][8], all_x[streams][8];
+    FirstUnits(v, column).sines<Precision>(points, row, col, all_h, all_x);
 #pragma unroll
     for (int s = 0; s < streams; ++s) {
         const size_t offset = (row_of<streams>(point) + 16 * s) * v.width + column;

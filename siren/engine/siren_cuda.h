@@ -81,7 +81,8 @@ public:
         const int64_t chunks = std::max<int64_t>((padded + most - 1) / most, 1);
         chunk_points_ = (padded / group + chunks - 1) / chunks * group;
         chunks_ = int(chunks);
-        shares_ = chained_ ? chain_shares(Chainable()) : 2 * processors_;
+        shares_ = 2 * processors_;
+        if (chained_) share_tiles(Chainable());
 
         plane_ = size_t(chunk_points_ + rows_.points - 1) / rows_.points * rows_.rows * width_;
         const int layers = p_.hidden_layers + 1;
@@ -95,12 +96,12 @@ public:
                 turn == 0 ? nullptr : static_cast<char*>(workspace().reserve(used_));
             used_ = 0;
             // See chain_cuda.h for what is not kept there.
-            const int kept_h = chained_ ? p_.hidden_layers - 1 : layers;
+            const int kept_h = chained_ ? layers - 2 : layers, kept_d = chained_ ? layers - 1 : layers;
             h_ = take<Piece>(start, Precision::pieces * plane_ * (keep ? kept_h : 2));
             if (keep) {
                 if (chained_) kept_ = take<uint4>(start, kept_bytes_ / sizeof(uint4));
                 if (!chained_) x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
-                d_ = take<Piece>(start, Precision::pieces * plane_ * (chained_ ? p_.hidden_layers : layers));
+                d_ = take<Piece>(start, Precision::pieces * plane_ * kept_d);
                 outer_partial_ =
                     take<float>(start, size_t(p_.hidden_layers) * splits_ * width_ * width_);
                 bias_partial_ = take<float>(start, size_t(layers) * std::max(shares_, splits_) * width_);
@@ -264,8 +265,7 @@ private:
                                             output_partial_);
         }
         for (int l = last; l > 0; --l) {
-            Ending<Precision> end{{}, x(l - 1), d(l - 1), nullptr,  false,
-                                  {}, nullptr,  points_,  vectors_};
+            Ending<Precision> end{{}, x(l - 1), d(l - 1), nullptr, false, {}, nullptr, points_, vectors_};
             end.sums = l > 1 ? bias_partial(l - 1) : first_partial_;
             if (l > 1) product<End::adjoint>(d(l), weights(l, true), end);
             if (l == 1) product<End::first_adjoint>(d(l), weights(l, true), end);
@@ -324,15 +324,15 @@ private:
         rows_ = {Shape::points, Shape::rows};
     }
 
-    // No more blocks than make the largest share of a chunk's tiles as small as it can be.
-    int chain_shares(std::true_type) {
+    // Among no more blocks than make the largest share of a chunk's tiles as small as it can be.
+    void share_tiles(std::true_type) {
         typedef ChainShape<Precision, streams, channels> Shape;
         const int tiles = Shape::tiles(int(chunk_points_));
         const int turns = (tiles + Shape::groups * chain_blocks_ - 1) / (Shape::groups * chain_blocks_);
         const int of_cluster = Shape::groups * Shape::cluster * turns;
         chain_blocks_ = (tiles + of_cluster - 1) / of_cluster * Shape::cluster;
+        shares_ = chain_blocks_ * Shape::groups;
         kept_bytes_ = Shape::kept_bytes(p_.hidden_layers, chain_blocks_);
-        return chain_blocks_ * Shape::groups;
     }
 
     void chain(const Error& error, unsigned* largest, unsigned* arrived, std::true_type) {
@@ -356,7 +356,7 @@ private:
     typedef std::false_type Chainable;
 #endif
     void prepare_chain(std::false_type) {}
-    int chain_shares(std::false_type) { return 0; }
+    void share_tiles(std::false_type) {}
     void chain(const Error&, unsigned*, unsigned*, std::false_type) {}
 
     const Parameters p_;

@@ -66,6 +66,33 @@ __device__ inline void first_inputs(const Points& points, float w0, float w1, fl
     if (streams == 4) x[3] = 0;
 }
 
+// Eight neighbouring units of the first layer.
+struct FirstUnits {
+    float w0[8], w1[8], bias[8];
+
+    __device__ FirstUnits(const Vectors& vectors, int column) {
+        load8(vectors.first(0) + column, w0);
+        load8(vectors.first(1) + column, w1);
+        load8(vectors.bias(0) + column, bias);
+    }
+    // Their streams at a point, and x as sine() leaves it.
+    template <class Precision, int streams>
+    __device__ void sines(const Points& points, float row, float column, float (&all_h)[streams][8],
+                          float (&all_x)[streams][8]) const {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+            float x[streams], h[streams];
+            first_inputs<streams>(points, w0[j], w1[j], bias[j], row, column, x);
+            sine<Precision, streams>(x, h);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                all_h[s][j] = h[s];
+                all_x[s][j] = x[s];
+            }
+        }
+    }
+};
+
 // ---- Parameters, as products read them ----------------------------------------------------------------
 
 // Weights are packed so that B's columns n of a group of 32 are stored as rows in the order

@@ -76,6 +76,26 @@ __device__ inline void multiply_pair(float (&sums)[rows][8][4], const uint32_t (
     }
 }
 
+// What a warp's products of depth 16 in one piece need, loaded before its time: load_a and load_b fetch
+// fragments as for multiply_step(), of step `number` from depth k on.
+template <class Piece, int rows>
+struct StepOperands {
+    uint32_t a[rows][4], b[4][4];
+
+    template <class LoadA, class LoadB>
+    __device__ void load(const LoadA& load_a, const LoadB& load_b, int number, int k) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+            if (i < rows) load_a(number, k, 0, i, a[i]);
+            load_b(number, k, 0, i, b[i]);
+        }
+    }
+    __device__ void multiply(float (&sums)[rows][8][4]) const {
+#pragma unroll
+        for (int pair = 0; pair < 4; ++pair) multiply_pair<Piece>(sums, a, b[pair], pair);
+    }
+};
+
 // One step of depth 16 for a warp: sums[i][j] += A_i B_j for its fragments i of rows and its 8 of
 // columns. load_a(piece, i, registers) and load_b(piece, pair of columns, registers) fetch fragments.
 template <class Precision, int rows, class LoadA, class LoadB>
