@@ -1,6 +1,6 @@
 // What Jittor's generated code calls on a GPU: binding.h's Call with the kernels of siren_cuda.h.
-// All pointers are to device memory. SIREN_ORDER, SIREN_PRECISION and SIREN_CHANNELS say what is compiled:
-// all combinations would take minutes.
+// All pointers are to device memory. SIREN_ORDER, SIREN_PRECISION, SIREN_CHANNELS and SIREN_NARROW say what is
+// compiled: all combinations would take minutes.
 #pragma once
 
 #include "numbers.h"
@@ -42,7 +42,7 @@ struct Call : Numbers {
 
 private:
     static constexpr int stream_count = SIREN_ORDER == 0 ? 1 : SIREN_ORDER + 2;
-    typedef gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS> Pass;
+    typedef gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW> Pass;
 
     gpu::Parameters network(const float* flat) const {
         return {flat, width, hidden_layers, channels, omega};

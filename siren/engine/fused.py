@@ -142,7 +142,8 @@ def _numbers(network, order, scale):
 def _code(shapes, inputs, source, numbers, precision):
     """Run one of the kernels as a Jittor operation with float32 inputs and outputs.
 
-    The CUDA kernels are compiled for one order, precision and number of channels at a time.
+    The CUDA kernels are compiled for one order, precision and number of channels at a time, and for
+    networks up to 256 wide or for wider ones.
     """
     outputs = jt.code(
         [tuple(shape) for shape in shapes],
@@ -153,6 +154,7 @@ def _code(shapes, inputs, source, numbers, precision):
         cuda_header=f"#define SIREN_ORDER {numbers.get('order', 0)}\n"
         f"#define SIREN_PRECISION {precision.capitalize()}\n"
         f"#define SIREN_CHANNELS {numbers.get('channels', 1)}\n"
+        f"#define SIREN_NARROW {int(numbers.get('width', 1) <= 256)}\n"
         '#include "binding_cuda.h"',
         cuda_src=source,
         data=numbers,

@@ -103,10 +103,11 @@ __host__ __device__ inline int packed_row(int n) {
     return n / 32 * 32 + 8 * f + 2 * t + e;
 }
 
-// Where row n of a matrix 256 wide has column k as an operand of Hopper's products (see hopper_cuda.h):
-// in four blocks of 64 columns.
-__host__ __device__ inline size_t operand_place(int n, int k) {
-    return size_t(k / 64 * column_tile + n) * 64 + (k % 64 / 8 ^ n % 8) * 8 + k % 8;
+// Where row n of a matrix has column k as an operand of Hopper's products (see hopper_cuda.h): in tiles of 256 rows,
+// which are blocks of 64 columns.
+__host__ __device__ inline size_t operand_place(int n, int k, int width) {
+    return size_t(n / column_tile) * column_tile * width +
+           size_t(k / 64 * column_tile + n % column_tile) * 64 + (k % 64 / 8 ^ n % 8) * 8 + k % 8;
 }
 
 __global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, int chunks) {
@@ -130,7 +131,7 @@ __global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, 
 }
 
 // blockIdx: (k in blocks, n, 2 (layer - 1) + orientation); all matrices lie one after the other, for
-// product_kernel, or as operands of chain_kernel.
+// product_kernel, or as operands of chain_kernel and wide_product_kernel.
 template <class Precision>
 __global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int width, bool operands) {
     const int k = (blockIdx.x * blockDim.x + threadIdx.x) * 8, n = blockIdx.y;
@@ -145,7 +146,7 @@ __global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int
         const size_t at = transposed ? size_t(k + j) * p.width + n : size_t(n) * p.width + k + j;
         x[j] = inside ? p.omega * w[at] : 0.0f;
     }
-    const size_t place = operands ? operand_place(n, k) : size_t(packed_row(n)) * width + k;
+    const size_t place = operands ? operand_place(n, k, width) : size_t(packed_row(n)) * width + k;
     store8(packed, size_t(blockIdx.z) * width * width + place, x);
 }
 

@@ -1,19 +1,19 @@
-// The outer products D^T H of all layers, over shares of the tiles that chain_cuda.h has left; and the first
-// layer's H, which it has not.
+// The outer products D^T H of all layers, over shares of the tiles that chain_cuda.h or wide_cuda.h has left; and the
+// first layer's H, which the former has not.
 #pragma once
 
-#include "chain_cuda.h"
+#include "tile_cuda.h"
 
 namespace siren {
 namespace gpu {
 namespace {
 
 template <class Precision, int streams>
-struct ChainOuterShape {
-    typedef ChainShape<Precision, streams, 1> Chain;
-    static constexpr int cluster = 2, groups = 2, group_threads = 128;
+struct TileOuterShape {
+    typedef TileShape<Precision, streams> OfTile;
+    static constexpr int cluster = 2, groups = 2, group_threads = OfTile::threads;
     static constexpr int threads = (groups + 1) * group_threads, stages = 4;
-    static constexpr int block_bytes = Chain::block_bytes;
+    static constexpr int block_bytes = OfTile::block_bytes;
     static constexpr int stage_bytes = (2 + 4) * block_bytes;
     static constexpr size_t bytes = stages * stage_bytes + 256 + 2 * stages * sizeof(uint64_t);
 };
@@ -21,22 +21,22 @@ struct ChainOuterShape {
 // Half of the first layer's h of a tile, 128 columns, by a group of four warps. A thread has eight columns,
 // and every eighth point.
 template <class Precision, int streams>
-struct ChainFirstLayer {
+struct TileFirstLayer {
     typedef typename Precision::Piece Piece;
-    typedef ChainOuterShape<Precision, streams> Shape;
-    static constexpr int points = (Shape::Chain::points + 7) / 8;
+    typedef TileOuterShape<Precision, streams> Shape;
+    static constexpr int points = (Shape::OfTile::points + 7) / 8;
     const Points all;
     const int first_point, piece;
     const FirstUnits units;
     float2 at[2][points];  // of this tile and the next
 
-    __device__ ChainFirstLayer(const Points& points, const Vectors& vectors, int first_column, int thread)
+    __device__ TileFirstLayer(const Points& points, const Vectors& vectors, int first_column, int thread)
         : all(points), first_point(thread / 16), piece(thread % 16),
           units(vectors, first_column + piece * 8) {}
     __device__ void load(int tile) {
 #pragma unroll
         for (int i = 0; i < points; ++i) {
-            const int point = min(tile * Shape::Chain::points + first_point + 8 * i, all.count - 1);
+            const int point = min(tile * Shape::OfTile::points + first_point + 8 * i, all.count - 1);
             at[0][i] = at[1][i];
             at[1][i] = __ldg(reinterpret_cast<const float2*>(all.coordinates) + point);
         }
@@ -47,40 +47,42 @@ struct ChainFirstLayer {
 #pragma unroll
         for (int i = 0; i < points; ++i) {
             const int point = first_point + 8 * i;
-            if (point >= Shape::Chain::points) continue;
+            if (point >= Shape::OfTile::points) continue;
             float all_h[streams][8], all_x[streams][8];
             units.template sines<Precision>(all, at[0][i].x, at[0][i].y, all_h, all_x);
             const auto place = [&](int stream) {
-                const int row = Shape::Chain::row(point, stream);
+                const int row = Shape::OfTile::row(point, stream);
                 return reinterpret_cast<uint4*>(block + row * 128 + (piece % 8 ^ row % 8) * 16);
             };
 #pragma unroll
             for (int s = 0; s < streams; ++s) *place(s) = pack8<Piece>(all_h[s]);
-            if (Shape::Chain::fifth && point % 5 == 4) *place(3) = uint4{};
+            if (Shape::OfTile::fifth && point % 5 == 4) *place(3) = uint4{};
         }
     }
 };
 
-// Blocks go in pairs that fetch H together, half of it each; the first layer's they compute, and copy to each
-// other. Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, layer z. h begins with the second
-// layer's. partial is (layer, share, width, width); bias_partial, the sums of D's value rows, (layer, share,
-// width).
+// Blocks go in pairs that fetch H together, half of it each; or compute it, and copy it to each other.
+// Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, and, for layer z / (width / 256), the
+// z % (width / 256)th 256 columns of H. partial is (layer, share, width, width); bias_partial, the sums of
+// D's value rows, (layer, share, width). `compute_first`: width is 256, and h begins with the second layer's.
 template <class Precision, int streams>
-__global__ void __launch_bounds__(ChainOuterShape<Precision, streams>::threads, 1)
-    chain_outer_kernel(Points points, Vectors vectors, const typename Precision::Piece* d,
-                       const typename Precision::Piece* h, size_t layer_size, float* partial,
-                       float* bias_partial, int tiles) {
+__global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1)
+    tile_outer_kernel(Points points, Vectors vectors, const typename Precision::Piece* d,
+                      const typename Precision::Piece* h, size_t layer_size, bool compute_first,
+                      float* partial, float* bias_partial, int tiles, int width) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef typename Precision::Piece Piece;
-    typedef ChainOuterShape<Precision, streams> Shape;
-    constexpr int width = column_tile, tile_bytes = 4 * Shape::block_bytes;
+    typedef TileOuterShape<Precision, streams> Shape;
+    const size_t tile_bytes = size_t(width / block_columns) * Shape::block_bytes;
+    const int h_tiles = width / column_tile, layer = blockIdx.z / h_tiles, h_tile = blockIdx.z % h_tiles;
+    const int rank = blockIdx.y % Shape::cluster;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
     Piece* const values = reinterpret_cast<Piece*>(aligned_memory + Shape::stages * Shape::stage_bytes);
     uint64_t* const full = reinterpret_cast<uint64_t*>(values + 128);
     uint64_t* const empty = full + Shape::stages;
     const int begin = int(int64_t(tiles) * blockIdx.x / gridDim.x);
     const int end = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
-    const bool first = blockIdx.z == 0;
+    const bool first = compute_first && layer == 0;
     if (threadIdx.x == 0) {
         for (int i = 0; i < Shape::stages; ++i) {
             create_barrier(&full[i], first ? 1 + Shape::group_threads : 1);
@@ -110,36 +112,36 @@ __global__ void __launch_bounds__(ChainOuterShape<Precision, streams>::threads, 
     if (group == Shape::groups) {
         constexpr int own = 2 * Shape::block_bytes;  // of D, and of H
         const auto* const all_d =
-            reinterpret_cast<const unsigned char*>(d + blockIdx.z * layer_size) + blockIdx.y * own;
+            reinterpret_cast<const unsigned char*>(d + layer * layer_size) + blockIdx.y * own;
         if (first) {
-            ChainFirstLayer<Precision, streams> layer(points, vectors, 128 * blockIdx.y, thread);
-            layer.load(begin);
+            TileFirstLayer<Precision, streams> computed(points, vectors, 128 * rank, thread);
+            computed.load(begin);
             for (int tile = begin; tile < end; ++tile) {
                 unsigned char* const copy = aligned_memory + stage * Shape::stage_bytes;
-                unsigned char* const half = copy + own + blockIdx.y * own;
-                layer.load(tile + 1);
+                unsigned char* const half = copy + own + rank * own;
+                computed.load(tile + 1);
                 wait_for(&empty[stage], parity ^ 1);
                 if (thread == 0) {
                     expect_bytes(&full[stage], 2 * own);
-                    copy_to_block(copy, all_d + size_t(tile) * tile_bytes, own, &full[stage]);
+                    copy_to_block(copy, all_d + tile * tile_bytes, own, &full[stage]);
                 }
-                layer.write(half);
+                computed.write(half);
                 hand_to_copies();
                 arrive(&full[stage]);
                 wait_at(1, Shape::group_threads);
-                if (thread == 0) copy_to_other_block(half, own, &full[stage], 1 - blockIdx.y);
+                if (thread == 0) copy_to_other_block(half, own, &full[stage], 1 - rank);
                 advance();
             }
         } else if (thread == 0) {
             const auto* const all_h =
-                reinterpret_cast<const unsigned char*>(h + (blockIdx.z - 1) * layer_size) +
-                blockIdx.y * own;
+                reinterpret_cast<const unsigned char*>(h + (layer - compute_first) * layer_size) +
+                h_tile * 2 * own + rank * own;
             for (int tile = begin; tile < end; ++tile) {
                 unsigned char* const copy = aligned_memory + stage * Shape::stage_bytes;
                 wait_for(&empty[stage], parity ^ 1);
                 expect_bytes(&full[stage], Shape::stage_bytes);
-                copy_to_block(copy, all_d + size_t(tile) * tile_bytes, own, &full[stage]);
-                copy_to_blocks(copy + own + blockIdx.y * own, all_h + size_t(tile) * tile_bytes, own,
+                copy_to_block(copy, all_d + tile * tile_bytes, own, &full[stage]);
+                copy_to_blocks(copy + own + rank * own, all_h + tile * tile_bytes, own,
                                &full[stage], (1 << Shape::cluster) - 1);
                 advance();
             }
@@ -182,9 +184,9 @@ __global__ void __launch_bounds__(ChainOuterShape<Precision, streams>::threads, 
     }
     wait_for_cluster();  // the other block's copies may still arrive here
 
-    const size_t part = size_t(blockIdx.z) * gridDim.x + blockIdx.x;
+    const size_t part = size_t(layer) * gridDim.x + blockIdx.x;
     const int row = blockIdx.y * 128 + group * 64 + thread / 32 * 16 + thread % 32 / 4;
-    const int column = thread % 4 * 2;
+    const int column = h_tile * column_tile + thread % 4 * 2;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         float* const result = partial + (part * width + row + half * 8) * width + column;

@@ -1,0 +1,573 @@
+// A tile of 64 rows and 256 columns on Hopper processors, and what is done with it at the ends of products:
+// sine layers and their adjoints. A group of four warps has a product's sums in registers, and what it makes of
+// them in shared memory, as operands of the next product.
+//
+// In memory, matrices of h and d are tiles of 64 rows one after the other; each is made of blocks of 64 columns, as
+// products read them (see hopper_cuda.h), so that bulk copies take whole blocks. x, as sine() leaves it, is
+// kept by each thread in a place of its own.
+#pragma once
+
+#include "hopper_cuda.h"
+#include "step_cuda.h"
+
+namespace siren {
+namespace gpu {
+namespace {
+
+// With derivatives, a point has four rows, of which neighbouring groups of four lanes have two each; these
+// exchange half of their columns, and then each thread has all streams of one point. Gradients leave
+// the fourth row free; of every 16 rows, the free ones hold a fifth point. Its streams are with four pairs
+// of such groups, each of which then takes all of them for a quarter of the columns.
+template <class Precision, int streams>
+struct TileShape {
+    typedef typename Precision::Piece Piece;
+    static constexpr int width = column_tile, rows = 64;
+    static constexpr bool fifth = streams == 3;
+    static constexpr int points = streams == 1 ? rows : fifth ? rows / 16 * 5 : rows / 4;
+    static constexpr int points_of_warp = points / 4;
+    static constexpr int threads = 128;
+    static constexpr int block_bytes = rows * block_columns * sizeof(Piece), bytes = 4 * block_bytes;
+    static constexpr int weight_bytes = width * block_columns * sizeof(Piece);  // of 64 columns of an operand
+    static constexpr int steps = 16;  // of 16 columns, in which an end takes a tile
+    static constexpr int kept = steps * threads;  // each thread's eight numbers of each step
+
+    // A thread has eight numbers of a step: one stream of eight points' columns, or all of two.
+    static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
+    static constexpr int points_of_thread = streams == 1 ? 2 : 1;
+    __device__ static constexpr int number(int item, int stream) { return 2 * stream + item; }
+    __device__ static constexpr int column(int item) {
+        return streams == 1 ? item / 4 * 2 + item % 2 : item;
+    }
+    __device__ static constexpr int point(int item) { return streams == 1 ? item / 2 % 2 : 0; }
+
+    // Which of a warp's 16 rows has a stream of its point i, or the fifth's fourth, which is empty.
+    __device__ static constexpr int row_of_warp(int i, int stream) {
+        return streams == 1 ? i : i < 4 ? 2 * i + stream / 2 + stream % 2 * 8 : 9 + 2 * stream;
+    }
+    __device__ static constexpr int row(int point, int stream) {
+        return point / points_of_warp * 16 + row_of_warp(point % points_of_warp, stream);
+    }
+    __host__ __device__ static constexpr int tiles(int points_there) {
+        return (points_there + points - 1) / points;
+    }
+};
+
+// x as the sum of two pieces.
+template <class Piece>
+__device__ inline void split(float x, Piece& high, Piece& low) {
+    const uint32_t first = to_pieces(x, 0, Piece());
+    high = *reinterpret_cast<const Piece*>(&first);
+    const uint32_t second = to_pieces(x - to_float(high), 0, Piece());
+    low = *reinterpret_cast<const Piece*>(&second);
+}
+
+// 256 columns of the output weights as a small_operand() whose columns 2 q and 2 q + 1, for channel q, add up; by
+// a whole block.
+template <class Piece>
+__device__ inline void write_output_operand(const float* weights, int stride, int channels,
+                                            Piece* operand) {
+    for (int i = threadIdx.x; i < column_tile * 4; i += blockDim.x) {
+        const int k = i % column_tile, q = i / column_tile;
+        Piece* const place = operand + small_place(k, 2 * q);
+        split(q < channels ? weights[size_t(q) * stride + k] : 0.0f, place[0], place[8]);
+    }
+}
+
+// The tile in shared memory of a group of four warps, for one of its threads. Rows of 256 float32 (`first`, three of
+// the first layer's; biases; output weights) are those of the tile's columns.
+template <class Precision, int streams>
+class Tile {
+public:
+    typedef typename Precision::Piece Piece;
+    typedef TileShape<Precision, streams> Shape;
+    typedef uint4 Kept[8];  // of a few steps
+
+    // The points of a thread's numbers, and its warp's fifth.
+    struct Coordinates {
+        float2 own[Shape::points_of_thread], fifth;
+    };
+
+    const int thread, lane, warp;
+
+    // The barrier is the group's own.
+    __device__ Tile(unsigned char* memory, int thread, int barrier)
+        : thread(thread), lane(thread % 32), warp(thread / 32), memory_(memory), barrier_(barrier),
+          odd_(streams > 1 && lane & 4), pair_(lane / 8), own_column_(lane % 4 * 2 + (odd_ ? 8 : 0)) {
+        // This lane has the address of a row of 8 columns.
+        const int matrix = lane / 8, row = lane % 8;
+        const int stored_row = streams == 1 ? warp * 16 + row + matrix % 2 * 8
+                                            : warp * 16 + row / 2 * 2 + matrix / 2 + matrix % 2 * 8;
+        const int half = streams == 1 ? matrix / 2 : row % 2;
+        stored_ = shared_address(memory) + stored_row * 128 + (half ^ stored_row % 8) * 16;
+        const int row_of_fifth = first_row_of_fifth() + 2 * matrix;
+        stored_fifth_ = shared_address(memory) + row_of_fifth * 128 + (row ^ row_of_fifth % 8) * 16;
+    }
+
+    __device__ void wait_for_group() const { wait_at(barrier_, Shape::threads); }
+    // Before and after the tile is written.
+    __device__ void begin() const {
+        if (thread == 0) wait_until_read();
+        wait_for_group();
+    }
+    __device__ void end() const {
+        hand_to_copies();
+        wait_for_group();
+    }
+
+    // Products leave a thread two rows, `half` 0 and 1.
+    __device__ int row_of(int half) const { return warp * 16 + lane / 4 + half * 8; }
+    __device__ int stream_of(int half) const {
+        return streams == 1 ? 0 : in_fifth(half) ? pair_ : odd_ * 2 + half;
+    }
+    __device__ int point_of(int half) const {
+        return in_fifth(half) ? warp * Shape::points_of_warp + 4 : own_point(streams == 1 ? half : 0);
+    }
+    // coordinates_of(point) gives those of one of the tile's points.
+    template <class CoordinatesOf>
+    __device__ Coordinates coordinates(const CoordinatesOf& coordinates_of) const {
+        Coordinates result;
+#pragma unroll
+        for (int p = 0; p < Shape::points_of_thread; ++p) result.own[p] = coordinates_of(own_point(p));
+        if (Shape::fifth) result.fifth = coordinates_of(warp * Shape::points_of_warp + 4);
+        return result;
+    }
+
+    // The first layer's h.
+    __device__ void first_sines(const Points& points, const float* first, const Coordinates& at) const {
+        float vectors[2][3][columns];
+        load_first(first, 0, vectors[0]);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            if (step + 1 < Shape::steps) load_first(first, step + 1, vectors[(step + 1) % 2]);
+            const float(&own)[3][columns] = vectors[step % 2];
+            float all_h[8] = {};
+#pragma unroll
+            for (int i = 0; i < items; ++i) {
+                const int k = Shape::column(i), p = Shape::point(i);
+                float x[streams], h[streams];
+                first_inputs<streams>(points, own[0][k], own[1][k], own[2][k], at.own[p].x, at.own[p].y, x);
+                sine<Precision, streams>(x, h);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) all_h[Shape::number(i, s)] = h[s];
+            }
+            store(step, all_h);
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float x[2][streams], h[2][streams], five_h[4][2] = {};
+            inputs_of_fifth(points, first, step / 4, at.fifth, x);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                sine<Precision, streams>(x[e], h[e]);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) five_h[s][e] = h[e][s];
+            }
+            store_fifth(step / 4, five_h);
+        }
+    }
+
+    // What the first layer's weights' columns q = 0, 1 and its bias, q = 2, are multiplied by, as a
+    // small_operand() whose columns 2 q and 2 q + 1 add up.
+    __device__ void write_inputs(Piece* operand, const Points& points, const Coordinates& at) const {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int q = lane % 4, stream = stream_of(half);
+            float input = 0;
+            if (q < 2) {
+                const float2& own = in_fifth(half) ? at.fifth : at.own[streams == 1 ? half : 0];
+                input = stream == 0       ? (q == 0 ? own.x : own.y)
+                        : stream == 1 + q ? (q == 0 ? points.scale[0] : points.scale[1])
+                                          : 0.0f;
+            }
+            if (q == 2 && stream == 0) input = 1;
+            Piece* const place = operand + small_place(row_of(half), 2 * q);
+            split(input, place[0], place[8]);
+        }
+    }
+
+    // A product's sums to h; x, as sine() leaves it, takes their place, and is kept, if wanted.
+    __device__ void sines(float (&sums)[128], const float* bias, uint4* kept, bool keep) const {
+        uint4 to_keep[4];
+        float five[4][2];
+        // Numbers are exchanged two steps ahead, and sines begun one step ahead.
+        float biases[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
+        const auto exchange = [&](int step) {
+            vector(bias, step, biases[step % 3]);
+            numbers(sums, step, next_x[step % 3]);
+        };
+        const auto begin_sines = [&](int step) {
+#pragma unroll
+            for (int i = 0; i < items; ++i) {
+                sine_and_cosine<Precision>(next_x[step % 3][i] + biases[step % 3][Shape::column(i)],
+                                           next_s[step % 2][i], next_c[step % 2][i]);
+            }
+        };
+        exchange(0);
+        exchange(1);
+        begin_sines(0);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            if (step + 2 < Shape::steps) exchange(step + 2);
+            if (step + 1 < Shape::steps) begin_sines(step + 1);
+            float(&all_x)[8] = next_x[step % 3], all_h[8] = {};
+#pragma unroll
+            for (int i = 0; i < items; ++i) {
+                float x[streams], h[streams];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) x[s] = all_x[Shape::number(i, s)];
+                sine_streams<streams>(next_s[step % 2][i], next_c[step % 2][i], x, h);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    all_x[Shape::number(i, s)] = x[s];
+                    all_h[Shape::number(i, s)] = h[s];
+                }
+            }
+            store(step, all_h);
+#pragma unroll
+            for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) sums[8 * step + i] = all_x[i];
+            to_keep[step % 4] = pack8<Piece>(all_x);
+            if (!Shape::fifth) store_if(keep, kept + place(step), to_keep[step % 4]);
+            if (!Shape::fifth) continue;
+            five[step % 4][0] = all_x[6];
+            five[step % 4][1] = all_x[7];
+            if (step % 4 < 3) continue;
+            float bias_of_fifth[2], five_h[4][2] = {};
+            vector_of_fifth(bias, step / 4, bias_of_fifth);
+            take_streams(five);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                float x[streams], h[streams];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) x[s] = five[s][e];
+                x[0] += bias_of_fifth[e];
+                sine<Precision, streams>(x, h);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    five[s][e] = x[s];
+                    five_h[s][e] = h[s];
+                }
+            }
+            store_fifth(step / 4, five_h);
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {  // the fifth point's x with those of the others
+                if (k < streams) to_keep[k].w = to_pieces(five[k][0], five[k][1], Piece());
+                store_if(keep, kept + place(step - 3 + k), to_keep[k]);
+                sums[8 * (step - 3 + k) + 6] = five[k][0];
+                sums[8 * (step - 3 + k) + 7] = five[k][1];
+            }
+        }
+    }
+
+    // Cotangents of the outputs, a row of four channels for each row of the tile, to d of the last sine layer, from x
+    // as sine() has left it: x_of(step, its eight numbers).
+    template <int channels, class XOf>
+    __device__ void output_adjoints(const float (&all_cotangents)[64][4], const float* output_weights,
+                                    const XOf& x_of) const {
+        constexpr int points = Shape::points_of_thread;
+        float cotangents[points * streams][channels];
+#pragma unroll
+        for (int i = 0; i < points * streams; ++i) {
+            const int row = streams == 1 ? row_of(i) : warp * 16 + Shape::row_of_warp(pair_, i);
+#pragma unroll
+            for (int q = 0; q < channels; ++q) cotangents[i][q] = all_cotangents[row][q];
+        }
+        float cotangents_of_fifth[streams][channels];
+#pragma unroll
+        for (int s = 0; s < streams && Shape::fifth; ++s) {
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+                cotangents_of_fifth[s][q] = all_cotangents[first_row_of_fifth() + 2 * s][q];
+            }
+        }
+        float w[2][channels][columns], five_x[8];
+        const auto load_step = [&](int step) {
+#pragma unroll
+            for (int q = 0; q < channels; ++q) vector(output_weights + q * width, step, w[step % 2][q]);
+        };
+        load_step(0);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            float all_g[8] = {}, all_x[8];
+            if (step + 1 < Shape::steps) load_step(step + 1);
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+#pragma unroll
+                for (int i = 0; i < items; ++i) {
+#pragma unroll
+                    for (int s = 0; s < streams; ++s) {
+                        float& g = all_g[Shape::number(i, s)];
+                        g = fmaf(cotangents[Shape::point(i) + s][q], w[step % 2][q][Shape::column(i)],
+                                 g);
+                    }
+                }
+            }
+            x_of(step, all_x);
+            five_x[step % 4 * 2] = all_x[6];
+            five_x[step % 4 * 2 + 1] = all_x[7];
+            adjoints(all_x, all_g);
+            store(step, all_g);
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float five_g[4][2] = {};
+#pragma unroll
+            for (int q = 0; q < channels; ++q) {
+                float w[2];
+                vector_of_fifth(output_weights + q * width, step / 4, w);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    five_g[s][0] = fmaf(cotangents_of_fifth[s][q], w[0], five_g[s][0]);
+                    five_g[s][1] = fmaf(cotangents_of_fifth[s][q], w[1], five_g[s][1]);
+                }
+            }
+            adjoints_of_fifth(five_x, five_g);
+            store_fifth(step / 4, five_g);
+        }
+    }
+
+    // What is kept of the first steps should be loaded before a product, by load_kept().
+    __device__ void load_kept(const uint4* kept, Kept& loaded) const {
+#pragma unroll
+        for (int step = 0; step < ahead; ++step) loaded[step] = __ldcg(kept + place(step));
+    }
+    // Step by step, x as it was kept; to be called for each step in turn.
+    __device__ void next_kept(const uint4* kept, int step, Kept& loaded, float (&x)[8]) const {
+        const uint4 own = loaded[step % ahead];
+        if (step + ahead < Shape::steps) loaded[step % ahead] = __ldcg(kept + place(step + ahead));
+        unpack8<Piece>(own, x);
+    }
+
+    // A product's sums, cotangents of h, to d.
+    __device__ void adjoints_of_kept(const float (&sums)[128], const uint4* kept, Kept& loaded) const {
+        float five_x[8], five_g[4][2], two_g[2][8];
+        numbers(sums, 0, two_g[0]);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            float(&all_g)[8] = two_g[step % 2], all_x[8];
+            next_kept(kept, step, loaded, all_x);
+            if (step + 1 < Shape::steps) numbers(sums, step + 1, two_g[(step + 1) % 2]);
+            five_x[step % 4 * 2] = all_x[6];
+            five_x[step % 4 * 2 + 1] = all_x[7];
+            five_g[step % 4][0] = all_g[6];
+            five_g[step % 4][1] = all_g[7];
+            adjoints(all_x, all_g);
+            store(step, all_g);
+            if (!Shape::fifth || step % 4 < 3) continue;
+            take_streams(five_g);
+            adjoints_of_fifth(five_x, five_g);
+            store_fifth(step / 4, five_g);
+        }
+    }
+
+    // The same of the first layer, whose x is computed anew.
+    __device__ void first_adjoints(const float (&sums)[128], const Points& points, const float* first,
+                                   const Coordinates& at) const {
+        float vectors[2][3][columns], two_g[2][8], five_g[4][2];
+        const auto prepare_step = [&](int step) {
+            load_first(first, step, vectors[step % 2]);
+            numbers(sums, step, two_g[step % 2]);
+        };
+        prepare_step(0);
+#pragma unroll
+        for (int step = 0; step < Shape::steps; ++step) {
+            if (step + 1 < Shape::steps) prepare_step(step + 1);
+            const float(&own)[3][columns] = vectors[step % 2];
+            float(&all_g)[8] = two_g[step % 2];
+            five_g[step % 4][0] = all_g[6];
+            five_g[step % 4][1] = all_g[7];
+#pragma unroll
+            for (int i = 0; i < items; ++i) {
+                const int k = Shape::column(i), p = Shape::point(i);
+                float x[streams], h[streams], g[streams];
+                first_inputs<streams>(points, own[0][k], own[1][k], own[2][k], at.own[p].x, at.own[p].y, x);
+                sine<Precision, streams>(x, h);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) g[s] = all_g[Shape::number(i, s)];
+                sine_adjoint<streams>(x, g);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
+            }
+            store(step, all_g);
+            if (!Shape::fifth || step % 4 < 3) continue;
+            float x[2][streams], h[2][streams], five_x[8];
+            inputs_of_fifth(points, first, step / 4, at.fifth, x);
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                sine<Precision, streams>(x[e], h[e]);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) five_x[2 * s + e] = x[e][s];
+            }
+            take_streams(five_g);
+            adjoints_of_fifth(five_x, five_g);
+            store_fifth(step / 4, five_g);
+        }
+    }
+
+    // This thread's two rows times a small_operand() of 256 rows whose columns 2 q and 2 q + 1 add up: the sum is
+    // y[2 half] + y[2 half + 1] for q = lane % 4. (Added here, ptxas would run out of registers.)
+    __device__ void multiply_rows(const Piece* operand, float (&y)[4]) const {
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < width / 16; ++k) {
+            multiply_8<false>(y,
+                              operand_at(rows_operand(memory_), k / 4 * Shape::block_bytes + k % 4 * 32),
+                              operand_at(small_operand(operand), k * small_bytes), k > 0, Piece());
+        }
+        commit_products();
+        wait_products<0>();
+    }
+
+    // Sums over the tile's rows times such columns of a small_operand(), of q < count: added to row q of
+    // partial, whose rows are `stride` long. Nobody else adds to these at the same time.
+    __device__ void add_sums_of_rows(const Piece* operand, float* partial, int stride, int count) const {
+        float totals[4][4];
+        const uint64_t columns_of_tile = columns_operand(memory_, Shape::block_bytes);
+        const uint64_t factors = small_operand(operand);
+        begin_products();
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                multiply_8<true>(totals[block],
+                                 operand_at(columns_of_tile, block * Shape::block_bytes + k * 2048),
+                                 operand_at(factors, k * small_bytes), k > 0, Piece());
+            }
+        }
+        commit_products();
+        wait_products<0>();
+        if (lane % 4 >= count) return;
+        float* const own = partial + lane % 4 * stride + warp * 16 + lane / 4;
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {  // atomic because such an addition is not waited for
+            atomicAdd(own + block * 64, totals[block][0] + totals[block][1]);
+            atomicAdd(own + block * 64 + 8, totals[block][2] + totals[block][3]);
+        }
+    }
+
+private:
+    static constexpr int width = Shape::width, items = Shape::items, columns = Shape::columns;
+    static constexpr int ahead = 8;
+
+    __device__ bool in_fifth(int half) const { return Shape::fifth && odd_ && half == 1; }
+    __device__ int first_row_of_fifth() const { return warp * 16 + 9; }  // and every other one that follows
+    __device__ int own_point(int p) const {
+        return warp * Shape::points_of_warp + (streams == 1 ? lane / 4 : pair_) + p * 8;
+    }
+    __device__ int place(int step) const { return step * Shape::threads + thread; }
+
+    // The tile's column of the first of a thread's numbers of a step is own_column_ + 16 step.
+    __device__ void vector(const float* row, int step, float (&x)[columns]) const {
+#pragma unroll
+        for (int i = 0; i < columns; i += 2) {
+            const float2 both =
+                *reinterpret_cast<const float2*>(row + own_column_ + 16 * step + i / 2 * 8);
+            x[i] = both.x;
+            x[i + 1] = both.y;
+        }
+    }
+    __device__ void load_first(const float* first, int step, float (&x)[3][columns]) const {
+#pragma unroll
+        for (int row = 0; row < 3; ++row) vector(first + row * width, step, x[row]);
+    }
+
+    // A step's numbers, of which a thread then has all streams.
+    __device__ void numbers(const float (&sums)[128], int step, float (&x)[8]) const {
+        if (streams == 1) {
+#pragma unroll
+            for (int i = 0; i < 8; ++i) x[i] = sums[8 * step + i];
+        }
+#pragma unroll
+        for (int i = 0; i < 4 && streams > 1; ++i) {
+            const float lower = sums[8 * step + i], upper = sums[8 * step + 4 + i];
+            const float own = odd_ ? upper : lower;
+            const float got = __shfl_xor_sync(0xffffffffu, odd_ ? lower : upper, 4);
+            x[i] = odd_ ? got : own;
+            x[4 + i] = odd_ ? own : got;
+        }
+    }
+    // A step's numbers to the tile.
+    __device__ void store(int step, const float (&x)[8]) const {
+        const uint4 packed = pack8<Piece>(x);
+        store_matrices((stored_ ^ step % 4 * 32) + step / 4 * Shape::block_bytes, packed.x, packed.y,
+                       packed.z, packed.w);
+    }
+    // x as sine() left it, and cotangents g in place, of a step.
+    __device__ void adjoints(const float (&all_x)[8], float (&all_g)[8]) const {
+#pragma unroll
+        for (int i = 0; i < items; ++i) {
+            float x[streams], g[streams];
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                x[s] = all_x[Shape::number(i, s)];
+                g[s] = all_g[Shape::number(i, s)];
+            }
+            sine_adjoint<streams>(x, g);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
+        }
+    }
+
+    // The fifth point: pair of groups of lanes pair_ begins with its stream pair_ of all columns and ends
+    // with all streams of those of step 4 quarter + pair_.
+    __device__ void take_streams(float (&x)[4][2]) const {
+#pragma unroll
+        for (int bit = 2; bit > 0; bit /= 2) {
+            const bool upper = pair_ & bit;
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                if (k & bit) continue;
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float &low = x[k][e], &high = x[k + bit][e];
+                    const float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, 8 * bit);
+                    low = upper ? got : low;
+                    high = upper ? high : got;
+                }
+            }
+        }
+    }
+    __device__ void vector_of_fifth(const float* row, int quarter, float (&x)[2]) const {
+        const float2 both =
+            *reinterpret_cast<const float2*>(row + own_column_ + 64 * quarter + 16 * pair_);
+        x[0] = both.x;
+        x[1] = both.y;
+    }
+    __device__ void inputs_of_fifth(const Points& points, const float* first, int quarter, float2 at,
+                                    float (&x)[2][streams]) const {
+        float w0[2], w1[2], bias[2];
+        vector_of_fifth(first, quarter, w0);
+        vector_of_fifth(first + width, quarter, w1);
+        vector_of_fifth(first + 2 * width, quarter, bias);
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            first_inputs<streams>(points, w0[e], w1[e], bias[e], at.x, at.y, x[e]);
+        }
+    }
+    __device__ void store_fifth(int quarter, const float (&x)[4][2]) const {  // after the others
+        const uint4 packed = pack8<Piece>(x[0]);
+        store_matrices(stored_fifth_ + quarter * Shape::block_bytes, packed.x, packed.y, packed.z,
+                       packed.w);
+    }
+    // x as sine() left it, of streams and two columns; cotangents g in place.
+    __device__ void adjoints_of_fifth(const float (&x)[8], float (&g)[4][2]) const {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+            float own_x[streams], own_g[streams];
+#pragma unroll
+            for (int s = 0; s < streams; ++s) {
+                own_x[s] = x[2 * s + e];
+                own_g[s] = g[s][e];
+            }
+            sine_adjoint<streams>(own_x, own_g);
+#pragma unroll
+            for (int s = 0; s < streams; ++s) g[s][e] = own_g[s];
+            g[3][e] = 0;
+        }
+    }
+
+    unsigned char* const memory_;
+    const int barrier_;
+    const bool odd_;
+    const int pair_, own_column_;
+    uint32_t stored_, stored_fifth_;
+};
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
