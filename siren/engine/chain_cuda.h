@@ -125,9 +125,8 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
     const float* const output_vectors = vectors + (3 + layers) * width;
 
     // What is kept for the way back.
-    const auto kept_of_layer = [&](int l) {
-        return c.kept + (size_t(share) * (layers - 1) + l - 1) * OfTile::kept;
-    };
+    uint4* const own_kept = c.kept + size_t(share) * (layers - 1) * OfTile::kept + thread;
+    const auto kept_of_layer = [&](int l) { return own_kept + (l - 1) * OfTile::kept; };
 
     // sums = the tile times the weights that are next; the tile is copied to its place in a layer, if any.
     float sums[128];

@@ -183,7 +183,8 @@ public:
         }
     }
 
-    // A product's sums to h; x, as sine() leaves it, takes their place, and is kept, if wanted.
+    // A product's sums to h; x, as sine() leaves it, takes their place, and is kept, if wanted: `kept` is
+    // where this thread's begins, Shape::threads apart for each step.
     __device__ void sines(float (&sums)[128], const float* bias, uint4* kept, bool keep) const {
         uint4 to_keep[4];
         float five[4][2];
@@ -224,7 +225,7 @@ public:
 #pragma unroll
             for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) sums[8 * step + i] = all_x[i];
             to_keep[step % 4] = pack8<Piece>(all_x);
-            if (!Shape::fifth) store_if(keep, kept + place(step), to_keep[step % 4]);
+            if (!Shape::fifth) store_if(keep, kept + step * Shape::threads, to_keep[step % 4]);
             if (!Shape::fifth) continue;
             five[step % 4][0] = all_x[6];
             five[step % 4][1] = all_x[7];
@@ -249,7 +250,7 @@ public:
 #pragma unroll
             for (int k = 0; k < 4; ++k) {  // the fifth point's x with those of the others
                 if (k < streams) to_keep[k].w = to_pieces(five[k][0], five[k][1], Piece());
-                store_if(keep, kept + place(step - 3 + k), to_keep[k]);
+                store_if(keep, kept + (step - 3 + k) * Shape::threads, to_keep[k]);
                 sums[8 * (step - 3 + k) + 6] = five[k][0];
                 sums[8 * (step - 3 + k) + 7] = five[k][1];
             }
@@ -324,12 +325,16 @@ public:
     // What is kept of the first steps should be loaded before a product, by load_kept().
     __device__ void load_kept(const uint4* kept, Kept& loaded) const {
 #pragma unroll
-        for (int step = 0; step < ahead; ++step) loaded[step] = __ldcg(kept + place(step));
+        for (int step = 0; step < ahead; ++step) {
+            loaded[step] = __ldcg(kept + step * Shape::threads);
+        }
     }
     // Step by step, x as it was kept; to be called for each step in turn.
     __device__ void next_kept(const uint4* kept, int step, Kept& loaded, float (&x)[8]) const {
         const uint4 own = loaded[step % ahead];
-        if (step + ahead < Shape::steps) loaded[step % ahead] = __ldcg(kept + place(step + ahead));
+        if (step + ahead < Shape::steps) {
+            loaded[step % ahead] = __ldcg(kept + (step + ahead) * Shape::threads);
+        }
         unpack8<Piece>(own, x);
     }
 
@@ -449,7 +454,6 @@ private:
     __device__ int own_point(int p) const {
         return warp * Shape::points_of_warp + (streams == 1 ? lane / 4 : pair_) + p * 8;
     }
-    __device__ int place(int step) const { return step * Shape::threads + thread; }
 
     // The tile's column of the first of a thread's numbers of a step is own_column_ + 16 step.
     __device__ void vector(const float* row, int step, float (&x)[columns]) const {

@@ -156,7 +156,7 @@ __device__ inline void multiply_wide_tiles(const WideProduct<Precision>& c, cons
         const int number = (turn * gridDim.x + blockIdx.x) * Shape::groups + group;
         const bool inside = number < c.count;
         const int there = inside ? number : c.count - 1;
-        uint4* const kept = c.kept + kept_place<OfTile>(there, blockIdx.y, c.width);
+        uint4* const kept = c.kept + kept_place<OfTile>(there, blockIdx.y, c.width) + tile.thread;
         typename Tile<Precision, streams>::Kept loaded;
         if (kind == End::adjoint) tile.load_kept(kept, loaded);
         float sums[128];
@@ -313,7 +313,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
             expect_bytes(full, Shape::bytes);
             copy_to_block(aligned_memory, h + place, Shape::bytes, full);
         }
-        const uint4* const kept = all_kept + kept_place<Shape>(number, blockIdx.y, width);
+        const uint4* const kept = all_kept + kept_place<Shape>(number, blockIdx.y, width) + tile.thread;
         typename Tile<Precision, streams>::Kept loaded;
         tile.load_kept(kept, loaded);
 #pragma unroll
