@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
+import pickle
 import signal
 import sys
 import traceback
@@ -259,9 +261,9 @@ def run(options: argparse.Namespace, stop: Stop | None = None) -> Outcome:
 
     ``stop`` is what looks after signals already, if anything does.
     """
-    inputs = [read_inputs(options)]
     if runtime.process_number() > 0:
-        return run_locked(options, inputs, stop)
+        return run_locked(options, [], stop)
+    inputs = [read_inputs(options)]
     with output_folder(options):
         return run_locked(options, inputs, stop)
 
@@ -300,7 +302,8 @@ def start_jittor(options: argparse.Namespace) -> str:
 def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | None) -> Outcome:
     """Train and save, in an output folder that no other run uses.
 
-    The only one of ``inputs`` is taken out, so that its memory is free once the task is made.
+    The only one of ``inputs`` is taken out, so that its memory is free once the task is made. Where
+    there are several processes, only the first one has any.
     """
     device = start_jittor(options)
     import jittor
@@ -310,15 +313,18 @@ def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | N
     from siren.engine import choose
     from siren.network import Siren
     from siren.preview import Preview
-    from siren.tasks import only_train
 
     engine = choose(options.engine, options.precision)
     jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
-    given = inputs.pop()
-    height, width = given.image.shape[:2]
-    origin = Origin(given.fingerprint(), given.bits)
-    task = make_task(options, given)
-    del given
+    refuse_disagreement(options, device)
+    task = origin = None
+    if inputs:
+        given = inputs.pop()
+        origin = Origin(given.fingerprint(), given.bits)
+        task = make_task(options, given)
+        del given
+    task = handed_out(task)
+    height, width = task.reference.shape[:2]
     batch = make_batch(options, len(task.points))
     network = Siren(
         out_features=options.channels,
@@ -336,13 +342,9 @@ def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | N
     else:
         optimizer = optimizers.Adam([network.flat], options.lr)
     schedule = getattr(optimizers, options.schedule)
-    ours = checkpoint.Checkpoint(options.output_dir, identity(options, device, task))
-    names = ranks.disagreements({**ours.identity, "resume": options.resume})
-    if names:
-        what = "the image" if names == ["data"] else "--" + ", --".join(names)
-        raise Problem(f"the processes do not agree on {what}; start all of them with the same")
-    if ranks.number() > 0:
-        only_train(task, ranks.share(len(task.points)))
+    whole = identity(options, device, task) if ranks.number() == 0 else {}
+    whole = json.loads(ranks.of_the_first(json.dumps(whole).encode()))
+    ours = checkpoint.Checkpoint(options.output_dir, whole)
     if options.resume:
         try:
             ours.state = ours.load(
@@ -401,6 +403,52 @@ def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | N
             file=sys.stderr,
         )
     return Outcome(status, result.ended, **score, seconds=result.history[-1].seconds)
+
+
+def refuse_disagreement(options: argparse.Namespace, device: str) -> None:
+    """Raise Problem, in all processes, if they do not have the same options and pictures."""
+    from siren import images, ranks
+
+    if ranks.count() == 1:
+        return
+    facts = {**asked_for(options), "device": device, "resume": options.resume}
+    for option in ("input_path", "ot_image_path", "mask_path"):
+        path = getattr(options, option)
+        if path is None or (option == "ot_image_path" and options.task != "edit"):
+            continue
+        try:
+            facts[f"the picture of --{option}"] = images.content_hash(path)
+        except images.ImageError as error:
+            raise Problem(f"--{option}: {error}") from error
+    names = ranks.disagreements(facts)
+    if names:
+        what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)
+        raise Problem(f"the processes do not agree on {what}; start all of them with the same")
+
+
+def handed_out(task):
+    """``task`` in the first process; in the others, one that trains on their share of its points.
+
+    These need no pictures for that, and never have more of them than their share.
+    """
+    import numpy as np
+
+    from siren import ranks
+    from siren.tasks import bare
+
+    if ranks.count() == 1:
+        return task
+    first = ranks.number() == 0
+    trained = pickle.loads(ranks.of_the_first(pickle.dumps(bare(task)) if first else b""))
+    points = task.points if first else trained.points
+    values = ranks.handed_out(points.values)
+    pixels = None if points.pixels is None else ranks.handed_out(points.pixels)
+    if first:
+        return task
+    points.give(ranks.share(len(points)), values, pixels)
+    channels = values.shape[2]
+    trained.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
+    return trained
 
 
 def asked_for(options: argparse.Namespace) -> dict:

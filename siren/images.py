@@ -6,6 +6,7 @@ black and 1 is white (`x / 127.5 - 1` of an 8-bit value x); there are 1 or 3 cha
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
@@ -158,6 +159,18 @@ def image_size(path: str | Path) -> tuple[int, int]:
             picture.load()
         width, height = picture.size
         return (width, height) if _orientation(picture) in _SIDEWAYS else (height, width)
+
+
+def content_hash(path: str | Path) -> str:
+    """A hash of the file that `read_image(path, ...)` would read; nothing of it stays in memory.
+
+    Raises ImageError where there is no picture to read; its pixels may be damaged all the same.
+    """
+    digest = hashlib.sha256()
+    with _opened(path), open(path, "rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import jittor as jt
@@ -31,12 +32,18 @@ class Points:
         """N."""
         return self.count
 
-    def keep(self, share: range) -> None:
-        """Forget all points but those of ``share``; they keep their numbers."""
-        mine = slice(share.start, share.stop)
-        self.values = self.values[mine].copy()
-        self.pixels = None if self.pixels is None else self.pixels[mine].copy()
-        self.kept = share
+    def bare(self) -> Points:
+        """A copy that has no values and pixels, until it is given those of a ``share``."""
+        points = copy.copy(self)
+        points.give(range(0), self.values[:0], None if self.pixels is None else self.pixels[:0])
+        return points
+
+    def give(self, share: range, values: np.ndarray, pixels: np.ndarray | None) -> None:
+        """Have ``values`` and ``pixels``, as they are kept, of a ``share`` of the points alone.
+
+        Points keep their numbers, and the others still count.
+        """
+        self.kept, self.values, self.pixels = share, values, pixels
 
     @property
     def target(self) -> np.ndarray:

@@ -11,6 +11,8 @@ import json
 import jittor as jt
 import numpy as np
 
+_BLOCK = 2**22
+
 
 def number() -> int:
     """Which process this is, from 0."""
@@ -48,6 +50,28 @@ def of_the_first(content: bytes) -> bytes:
     array = np.frombuffer(content, np.uint8).copy() if number() == 0 else np.empty(size, np.uint8)
     jt.mpi.broadcast(array, 0)
     return array.tobytes()
+
+
+def handed_out(array: np.ndarray) -> np.ndarray:
+    """This process's share of the rows of the first one's ``array`` (N, ...).
+
+    The others' own ``array`` does not matter; they have no more rows at a time than their share
+    and ``_BLOCK`` bytes.
+    """
+    first = number() == 0
+    about = json.dumps([array.shape, array.dtype.str]).encode() if first else b""
+    (total, *row), kind = json.loads(of_the_first(about))
+    mine = share(total)
+    ours = array[mine.start : mine.stop] if first else np.empty((len(mine), *row), kind)
+    rows = max(1, _BLOCK // np.dtype((kind, tuple(row))).itemsize)
+    for begin in range(0, total, rows):
+        end = min(begin + rows, total)
+        content = array[begin:end].tobytes() if first else b""
+        block = np.frombuffer(of_the_first(content), kind).reshape(end - begin, *row)
+        low, high = max(begin, mine.start), min(end, mine.stop)
+        if low < high and not first:
+            ours[low - mine.start : high - mine.start] = block[low - begin : high - begin]
+    return ours
 
 
 def disagreements(facts: dict) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,14 +64,17 @@ class Task(Protocol):
         ...
 
 
-def only_train(task: Task, share: range) -> None:
-    """Let ``task`` forget its pictures and all points but those of ``share``.
+def bare(task: Task) -> Task:
+    """A copy of ``task`` without its pictures, for a process of several that only trains.
 
-    This is for a process of several that does nothing but train; ``reference`` keeps its shape.
+    It can be pickled; its points are to be given, and there is no reference.
     """
-    task.points.keep(share)
-    task.reference = np.broadcast_to(np.float32(-1), task.reference.shape)
-    task.scored, task.held_out, task.shown = None, None, []
+    copied = copy.copy(task)
+    for name, value in vars(task).items():
+        if isinstance(value, np.ndarray):
+            setattr(copied, name, None)
+    copied.points, copied.held_out, copied.shown = task.points.bare(), None, []
+    return copied
 
 
 def at(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
