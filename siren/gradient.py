@@ -60,7 +60,7 @@ class Gradient:
             loss = self.task.loss(self.network, *self.everything, self.engine)
             loss = loss if prior is None else loss + prior
             return loss, self._gradient(loss)
-        total, numbers = self.count, np.arange(*_ends(self.share))
+        total, numbers = self.count, self.share
         if self.batch is not None:
             total, drawn = self.batch.points, self.batch.numbers(self.count, step)
             numbers = drawn[slice(*np.searchsorted(drawn, _ends(self.share)))]
@@ -103,7 +103,7 @@ class Gradient:
     def _seen(self):
         """What the loss of the grid looks at, of all points, as a Var without history."""
         parts = []
-        for strip in _strips(np.arange(*_ends(self.share))):
+        for strip in _strips(self.share):
             coordinates, _ = self.points.at(strip)
             seen = self.task.seen(self.network, coordinates, self.engine).stop_grad()
             seen.sync()
@@ -125,8 +125,10 @@ def _ends(share: range) -> tuple[int, int]:
 
 
 def _strips(numbers):
+    """``numbers``, an array or a range of any length, in arrays."""
     for first in range(0, len(numbers), POINTS_AT_ONCE):
-        yield numbers[first : first + POINTS_AT_ONCE]
+        strip = numbers[first : first + POINTS_AT_ONCE]
+        yield np.arange(*_ends(strip)) if isinstance(strip, range) else strip
 
 
 def _added(sums, terms):

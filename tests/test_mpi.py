@@ -17,11 +17,13 @@ pytestmark = pytest.mark.skipif(
     not (shutil.which("mpirun") and shutil.which("mpicc")),
     reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
 )
-# As main.py, but for a state every tenth of a second; each process leaves its number.
+# As main.py, but for a state every tenth of a second; each process leaves its number, and only the
+# first one can read pictures.
 PROGRAM = (
-    "import os, pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); from siren import checkpoint; "
-    "pathlib.Path(sys.argv.pop(1), 'pid-' + os.environ.get('OMPI_COMM_WORLD_RANK', '0'))"
-    ".write_text(str(os.getpid())); "
+    "import os, pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "from siren import checkpoint, images; rank = os.environ.get('OMPI_COMM_WORLD_RANK', '0'); "
+    "pathlib.Path(sys.argv.pop(1), 'pid-' + rank).write_text(str(os.getpid())); "
+    "images.read_image = images.read_image if rank == '0' else None; "
     "checkpoint.SAVE_EVERY = 0.1; import main; sys.exit(main.main())"
 )
 SMALL = ["--device", "cpu", "--hidden_features", "32", "--omega_0", "10"]
@@ -33,12 +35,12 @@ ENVIRONMENT = {
 }
 
 
-def start(pids, *groups):
-    """One process for each list of arguments of main.py."""
+def start(pids, *groups, folders=(".", ".")):
+    """One process for each list of arguments of main.py, in one of ``folders``."""
     command = ["mpirun", "--oversubscribe"]
-    for group in groups:
+    for group, folder in zip(groups, folders):
         program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids)]
-        command += ["-np", "1", *program, *map(str, group), ":"]
+        command += ["-np", "1", "-wdir", str(folder), *program, *map(str, group), ":"]
     return subprocess.Popen(
         command[:-1],
         stdout=subprocess.PIPE,
@@ -101,6 +103,19 @@ def test_processes_that_disagree_are_refused(tmp_path, one, other, named):
     assert "the processes do not agree on" in err
     assert named in err
     assert "Traceback" not in err
+
+
+def test_pictures_that_differ_are_refused(tmp_path):
+    """As on two machines: the name is the same."""
+    folders = tmp_path / "one", tmp_path / "other"
+    for folder, name in zip(folders, ("camera.png", "chelsea.png")):
+        folder.mkdir()
+        shutil.copy(ROOT / "data" / name, folder / "picture.png")
+    group = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
+    group += ["--input_path", "picture.png"]
+    status, _, err = finish(start(tmp_path, group, group, folders=folders))
+    assert status == 2
+    assert "the processes do not agree on the picture of --input_path;" in err
 
 
 LONG = [*SMALL, "--task", "inpaint", "--recipe", "tuned", "--sidelength", "24", "--points", "200"]

@@ -9,7 +9,7 @@ from numpy_siren import relative_error
 from PIL import Image
 from program import run
 
-from siren import checkpoint, gradient, points, training
+from siren import checkpoint, gradient, points, ranks, training
 from siren.checkpoint import Checkpoint
 from siren.engine import reference
 from siren.engine.fused import Fused
@@ -46,6 +46,33 @@ def images(data):
 def network():
     jt.set_global_seed(1)
     return Siren(hidden_features=16, hidden_layers=1, omega_0=10.0)
+
+
+@pytest.mark.parametrize("count", [1, 3, 30])
+def test_rows_are_handed_out_in_blocks(monkeypatch, count):
+    array = np.random.default_rng(0).integers(0, 2**16, (23, 2, 3)).astype(np.uint16)
+    monkeypatch.setattr(ranks, "_BLOCK", 50)  # four rows
+    monkeypatch.setattr(ranks, "count", lambda: count)
+    sent = []
+    for number in range(count):
+        left = iter(sent)
+        of_the_first = (lambda content, left=left: next(left)) if number else _recorder(sent)
+        monkeypatch.setattr(ranks, "number", lambda number=number: number)
+        monkeypatch.setattr(ranks, "of_the_first", of_the_first)
+        ours = ranks.handed_out(array if number == 0 else array[:0])
+        share = ranks.share(len(array))
+        assert ours.dtype == array.dtype
+        assert (ours == array[share.start : share.stop]).all()
+    assert all(len(content) <= 50 for content in sent)
+    assert sum(map(len, sent[1:])) == array.nbytes
+
+
+def _recorder(sent):
+    def of_the_first(content):
+        sent.append(content)
+        return content
+
+    return of_the_first
 
 
 def whole(kind, images):
