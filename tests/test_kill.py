@@ -60,6 +60,7 @@ def test_fifty_kills(tmp_path):
             break
         has_state = (folder / "state.npz").exists()
         resumed += has_state
+        began = time.monotonic()
         process = start(folder, *["--resume"] * has_state)
         pid = process.stdout.readline().strip()
         try:
@@ -71,6 +72,8 @@ def test_fifty_kills(tmp_path):
         assert status in (0, 9)
         if status == 0:
             finished += 1
+            if not has_state:  # the machine may be less busy than when it was measured
+                longest = time.monotonic() - began
             with np.load(whole / "network.npz") as one, np.load(folder / "network.npz") as two:
                 assert all((one[name] == two[name]).all() for name in one.files)
             assert {p.name for p in folder.iterdir()} == {p.name for p in whole.iterdir()}
