@@ -342,9 +342,9 @@ def run_locked(options: argparse.Namespace, inputs: list[Inputs], stop: Stop | N
     else:
         optimizer = optimizers.Adam([network.flat], options.lr)
     schedule = getattr(optimizers, options.schedule)
-    whole = identity(options, device, task) if ranks.number() == 0 else {}
-    whole = json.loads(ranks.of_the_first(json.dumps(whole).encode()))
-    ours = checkpoint.Checkpoint(options.output_dir, whole)
+    depends_on = identity(options, device, task) if ranks.number() == 0 else {}
+    depends_on = json.loads(ranks.of_the_first(json.dumps(depends_on).encode()))
+    ours = checkpoint.Checkpoint(options.output_dir, depends_on)
     if options.resume:
         try:
             ours.state = ours.load(

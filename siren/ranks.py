@@ -11,7 +11,7 @@ import json
 import jittor as jt
 import numpy as np
 
-_BLOCK = 2**22
+_BLOCK = 2**22  # bytes of an array that are sent at a time
 
 
 def number() -> int:
