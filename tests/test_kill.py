@@ -1,11 +1,13 @@
 """A run that is killed again and again, at random moments, loses nothing and ends the same."""
 
 import json
+import os
 import random
 import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = 50
+AT_ONCE = 2  # runs, of one thread each
 # As main.py, but for a state every twentieth of a second instead of every thirty seconds.
 PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv.pop(1)); from siren import checkpoint; "
@@ -29,7 +32,11 @@ def start(folder, *arguments):
     command = [sys.executable, "-c", PROGRAM, str(ROOT), *OPTIONS, "--output_dir", str(folder)]
     script = f"{shlex.join([*command, *arguments])} & echo $!; wait $!; exit $(($? % 128))"
     return subprocess.Popen(
-        ["sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ["sh", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
 
@@ -47,16 +54,15 @@ def check(folder):
             Image.open(path).load()
 
 
-def test_fifty_kills(tmp_path):
-    rng = random.Random(5)
-    whole, folder = tmp_path / "whole", tmp_path / "killed"
-    for _ in range(2):  # Jittor compiles in the first one, the second one tells how long it takes
-        began = time.monotonic()
-        assert start(whole).wait() == 0
-        longest = time.monotonic() - began
+def kill_often(whole, folder, longest, seed):
+    """Kill runs in ``folder`` until there are enough: how many were killed, resumed and finished.
+
+    ``longest`` is about how long a run takes.
+    """
+    rng = random.Random(seed)
     kills = resumed = finished = 0
-    for _ in range(2 * KILLS):
-        if kills == KILLS:
+    for _ in range(2 * KILLS // AT_ONCE):
+        if kills == KILLS // AT_ONCE:
             break
         has_state = (folder / "state.npz").exists()
         resumed += has_state
@@ -79,6 +85,21 @@ def test_fifty_kills(tmp_path):
             assert {p.name for p in folder.iterdir()} == {p.name for p in whole.iterdir()}
         if folder.exists():
             check(folder)
+    return kills, resumed, finished
+
+
+def test_fifty_kills(tmp_path):
+    whole = tmp_path / "whole"
+    for _ in range(2):  # Jittor compiles in the first one, the second one tells how long it takes
+        began = time.monotonic()
+        assert start(whole).wait() == 0
+        longest = time.monotonic() - began
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        counts = [
+            pool.submit(kill_often, whole, tmp_path / str(seed), longest, seed)
+            for seed in range(AT_ONCE)
+        ]
+        kills, resumed, finished = map(sum, zip(*(count.result() for count in counts)))
     assert kills > KILLS // 2
     assert resumed > KILLS // 4
     assert finished > 1
