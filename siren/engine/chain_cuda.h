@@ -278,8 +278,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
             const int row = tile.row_of(half);
             g[half] *= scale;
             rows.all_cotangents[row][channel] = g[half];
-            Piece* const place = rows.cotangents + small_place(row, 2 * channel);
-            split(g[half], place[0], place[8]);
+            store_split(rows.cotangents, row, channel, g[half]);
         }
         tile.end();
         tile.add_sums_of_rows(rows.cotangents, output_partial, width, channels);
@@ -343,11 +342,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     uint64_t* const empty = full + Shape::stages;
 
     if (threadIdx.x == 0) {
-        for (int i = 0; i < Shape::stages; ++i) {
-            create_barrier(&full[i], 1);
-            create_barrier(&empty[i], Shape::groups * Shape::cluster);
-        }
-        publish_barriers();
+        create_stage_barriers(full, empty, Shape::stages, 1, Shape::groups * Shape::cluster);
     }
     for (int i = threadIdx.x; i < all_vectors; i += Shape::threads) vectors[i] = c.vectors.data[i];
     write_output_operand(c.vectors.output(c.parameters.hidden_layers, 0), Shape::width, channels,

@@ -143,7 +143,7 @@ def _code(shapes, inputs, source, numbers, precision):
     """Run one of the kernels as a Jittor operation with float32 inputs and outputs.
 
     The CUDA kernels are compiled for one order, precision and number of channels at a time, and for
-    networks up to 256 wide or for wider ones.
+    networks up to 256 wide (``column_tile`` in ``step_cuda.h``) or for wider ones.
     """
     outputs = jt.code(
         [tuple(shape) for shape in shapes],

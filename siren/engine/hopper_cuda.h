@@ -83,6 +83,16 @@ __device__ inline void publish_barriers() {
     asm volatile("fence.mbarrier_init.release.cluster;\n" ::: "memory");
 }
 
+// For stages that copies fill, after so many arrivals and their bytes, and products empty; by one thread.
+__device__ inline void create_stage_barriers(uint64_t* full, uint64_t* empty, int stages, int filling,
+                                             int emptying) {
+    for (int i = 0; i < stages; ++i) {
+        create_barrier(&full[i], filling);
+        create_barrier(&empty[i], emptying);
+    }
+    publish_barriers();
+}
+
 // Registers of each thread, from now on; a multiple of 8. All groups of four warps must say so.
 template <int count>
 __device__ inline void take_registers() {

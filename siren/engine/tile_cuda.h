@@ -61,6 +61,13 @@ __device__ inline void split(float x, Piece& high, Piece& low) {
     low = *reinterpret_cast<const Piece*>(&second);
 }
 
+// x as row `row` and columns 2 q and 2 q + 1, which add up, of a small_operand().
+template <class Piece>
+__device__ inline void store_split(Piece* operand, int row, int q, float x) {
+    Piece* const place = operand + small_place(row, 2 * q);
+    split(x, place[0], place[8]);
+}
+
 // 256 columns of the output weights as a small_operand() whose columns 2 q and 2 q + 1, for channel q, add up; by
 // a whole block.
 template <class Piece>
@@ -68,8 +75,7 @@ __device__ inline void write_output_operand(const float* weights, int stride, in
                                             Piece* operand) {
     for (int i = threadIdx.x; i < column_tile * 4; i += blockDim.x) {
         const int k = i % column_tile, q = i / column_tile;
-        Piece* const place = operand + small_place(k, 2 * q);
-        split(q < channels ? weights[size_t(q) * stride + k] : 0.0f, place[0], place[8]);
+        store_split(operand, k, q, q < channels ? weights[size_t(q) * stride + k] : 0.0f);
     }
 }
 
@@ -178,8 +184,7 @@ public:
                                           : 0.0f;
             }
             if (q == 2 && stream == 0) input = 1;
-            Piece* const place = operand + small_place(row_of(half), 2 * q);
-            split(input, place[0], place[8]);
+            store_split(operand, row_of(half), q, input);
         }
     }
 

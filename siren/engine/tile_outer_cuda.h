@@ -84,11 +84,8 @@ __global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1
     const int end = int(int64_t(tiles) * (blockIdx.x + 1) / gridDim.x);
     const bool first = compute_first && layer == 0;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < Shape::stages; ++i) {
-            create_barrier(&full[i], first ? 1 + Shape::group_threads : 1);
-            create_barrier(&empty[i], Shape::groups * Shape::cluster);
-        }
-        publish_barriers();
+        create_stage_barriers(full, empty, Shape::stages, first ? 1 + Shape::group_threads : 1,
+                              Shape::groups * Shape::cluster);
     }
     if (threadIdx.x < 128) {  // a column that is 1 in rows of values, and seven of 0
         const int row = threadIdx.x / 8, column = threadIdx.x % 8;

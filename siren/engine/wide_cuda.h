@@ -27,6 +27,13 @@ __device__ inline void copy_vectors(const float* source, int stride, int rows, f
     }
 }
 
+// Sums of 256 columns, before anything is added, by one of so many threads.
+__device__ inline void clear_vectors(float* sums, int stride, int rows, int thread, int threads) {
+    for (int i = thread; i < rows * column_tile; i += threads) {
+        sums[i / column_tile * stride + i % column_tile] = 0;
+    }
+}
+
 // Coordinates of a tile's points; zeros beyond the last.
 template <class Precision, int streams>
 __device__ inline typename Tile<Precision, streams>::Coordinates coordinates_of_tile(
@@ -141,9 +148,7 @@ __device__ inline void multiply_wide_tiles(const WideProduct<Precision>& c, cons
     float* const first_partial =
         c.first_partial + size_t(blockIdx.x * Shape::groups + group) * 3 * c.width + blockIdx.y * column_tile;
     if (first) {
-        for (int i = tile.thread; i < 3 * column_tile; i += Shape::group_threads) {
-            first_partial[i / column_tile * c.width + i % column_tile] = 0;
-        }
+        clear_vectors(first_partial, c.width, 3, tile.thread, Shape::group_threads);
         tile.wait_for_group();
     }
     int stage = 0;
@@ -234,11 +239,7 @@ __global__ void __launch_bounds__(WideShape<Precision, streams>::threads, 1)
     uint64_t* const full = reinterpret_cast<uint64_t*>(vectors + 3 * column_tile);
     uint64_t* const empty = full + Shape::stages;
     if (threadIdx.x == 0) {
-        for (int i = 0; i < Shape::stages; ++i) {
-            create_barrier(&full[i], 1);
-            create_barrier(&empty[i], Shape::groups * Shape::cluster);
-        }
-        publish_barriers();
+        create_stage_barriers(full, empty, Shape::stages, 1, Shape::groups * Shape::cluster);
     }
     if (kind != End::adjoint) {
         copy_vectors(c.vectors + blockIdx.y * column_tile, c.width, kind == End::first_adjoint ? 3 : 1,
@@ -296,9 +297,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
     uint64_t* const full = reinterpret_cast<uint64_t*>(weights + channels * column_tile);
     const Tile<Precision, streams> tile(aligned_memory, threadIdx.x, 1);
     float* const partial = all_partial + size_t(blockIdx.x) * channels * width + blockIdx.y * column_tile;
-    for (int i = threadIdx.x; i < channels * column_tile; i += Shape::threads) {
-        partial[i / column_tile * width + i % column_tile] = 0;
-    }
+    clear_vectors(partial, width, channels, tile.thread, Shape::threads);
     copy_vectors(output_weights + blockIdx.y * column_tile, width, channels, weights);
     if (threadIdx.x == 0) create_barrier(full, 1);
     hand_to_copies();
@@ -324,8 +323,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
             const float g =
                 there ? scale * cotangent[(size_t(point) * streams + stream) * channels + channel] : 0.0f;
             cotangents[row][channel] = g;
-            Piece* const place = operand + small_place(row, 2 * channel);
-            split(g, place[0], place[8]);
+            store_split(operand, row, channel, g);
         }
         tile.end();
         wait_for(full, parity);
