@@ -16,6 +16,7 @@ usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
 Options are handed to main.py (python main.py --help lists them), for example
        ./run.sh --epochs 50 --sidelength 128
        ./run.sh fit --epochs 100 --input_path picture.png
+Where all four run, each takes those options that it has.
 Results land in outputs/TASK. The Python environment is the active virtualenv or conda environment
 if there is one (conda's "base" is left alone), else .venv, which is created if need be.
 TEXT
@@ -108,17 +109,22 @@ run_all() { # run_all OPTION ...: every task, each in its own folder; stops at t
   local task folder="" run=("$python" "$root/main.py")
   while (($#)); do
     case "$1" in
-      --task | --task=*) exec "${run[@]}" "$@" ;;
-      --output_dir=*) folder="${1#*=}" ;;
-      --output_dir)
-        (($# > 1)) || fail 2 "--output_dir needs a folder."
-        folder="$2"
-        shift
+      --task | --task=*) exec "${run[@]}" ${folder:+--output_dir "$folder"} "$@" ;;
+      -h | --help) exec "${run[@]}" --help ;;
+      --output_dir | --output_dir=*)
+        if [[ "$1" == *=* ]]; then
+          folder="${1#*=}"
+        else
+          shift
+          folder="${1-}"
+        fi
+        [[ -n "$folder" ]] || fail 2 "--output_dir needs a folder; give one, or leave it out."
         ;;
       *) run+=("$1") ;;
     esac
     shift
   done
+  run+=(--for_all_tasks) # an option that one task does not have is for another one
   # Ctrl-C ends them all, even if the task that it interrupts still saves and leaves with status 0.
   trap 'exit 130' INT
   for task in "${tasks[@]}"; do

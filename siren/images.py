@@ -23,7 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from siren import tiff
 from siren.files import write_bytes
+from siren.text import printable
 
 #: Larger pictures are refused from their header alone, before any memory is spent on them.
 MAX_PIXELS = 2**28
@@ -54,11 +56,16 @@ class ImageError(ValueError):
     """A picture that cannot be used; the message is one sentence and says what is wrong."""
 
 
+class NotANumber(ValueError):
+    """An image in memory has values that no file can hold."""
+
+
 def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
     """Read the picture at `path`, upright, opaque and, if wanted, resized.
 
-    PNG, JPEG, WebP, BMP, TIFF, PPM and the first frame of a GIF are read, in every colour mode
-    that Pillow knows. EXIF orientation is applied; transparency is composited on white.
+    PNG, JPEG, WebP, BMP, PPM, the first frame of a GIF and the first page of a TIFF are read, in
+    every colour mode that Pillow knows. EXIF orientation is applied; transparency is composited on
+    white.
 
     White is 255 in 8-bit pictures and 65535 in 16-bit ones, which keep their precision (but for
     PPM in colour, which is read at 8 bits). A floating-point TIFF says nothing about its white: it
@@ -83,7 +90,10 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
     if size is not None and min(size) < 1:
         raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
     with _opened(path) as picture:
-        deep_colour = _DEEP.fullmatch(_raw_mode(picture))
+        raw_mode = _raw_mode(picture)
+        deep_colour = _DEEP.fullmatch(raw_mode)
+        if tiff.wrong_order(picture):
+            _unpack_as(picture, raw_mode.replace("B", "N"))
         picture.load()
         orientation = _orientation(picture)
         if picture.mode.startswith("I") or picture.mode == "F":
@@ -212,11 +222,11 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
     """Map [-1, 1] to 0..255 (8 bits, uint8) or 0..65535 (16 bits, uint16); same shape.
 
     Clipped, and rounded to nearest: it inverts `read_image` exactly for pictures of as many bits.
-    NaN, which has no gray, is a ValueError.
+    NaN, which has no gray, is a NotANumber.
     """
     image = np.asarray(image)
     if np.isnan(image).any():
-        raise ValueError("the image holds values that are not numbers (NaN)")
+        raise NotANumber("the image holds values that are not numbers (NaN)")
     white, kind = {8: (255, np.uint8), 16: (65535, np.uint16)}[bits]
     return np.rint((np.clip(image, -1, 1) + 1) * (white / 2)).astype(kind)
 
@@ -226,12 +236,23 @@ def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
 
     Args:
         path: the file to create or replace; its folder must exist.
-        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 as they
-            are, any other type from [-1, 1] by `to_integers`.
+        image: as `encode_png` takes it.
         bits: 8 or 16, of each value of the file; only for images in [-1, 1].
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
+
+    """
+    write_bytes(Path(path), encode_png(image, bits))
+
+
+def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
+    """The content of a PNG file.
+
+    Args:
+        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 as they
+            are, any other type from [-1, 1] by `to_integers`.
+        bits: 8 or 16, of each value of the file; only for images in [-1, 1].
 
     """
     image = np.asarray(image)
@@ -241,11 +262,10 @@ def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
         raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
     pixels = image if image.dtype in (np.uint8, np.uint16) else to_integers(image, bits)
     if pixels.dtype == np.uint16:
-        write_bytes(Path(path), _deep_png(pixels))
-        return
+        return _deep_png(pixels)
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
-    write_bytes(Path(path), content.getvalue())
+    return content.getvalue()
 
 
 def _deep_png(pixels: np.ndarray) -> bytes:
@@ -268,14 +288,8 @@ def _deep_png(pixels: np.ndarray) -> bytes:
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """The picture at `path`, its header read and judged; every failure inside is an ImageError."""
     name = repr(str(path))  # one line and printable, whatever the name holds
+    _check_file(path, name)
     try:
-        status = os.stat(path)  # before opening, which waits forever on a pipe
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{name} is a folder; name a picture in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(f"{name} is not a regular file")
-        if status.st_size == 0:
-            raise ImageError(f"{name} is empty")
         with (
             _limit(),
             _quiet(),
@@ -286,22 +300,61 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
                 raise ImageError(f"{name} is a picture without pixels")
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
+            _refuse_tiff(name, tiff.misread_kind(picture))
             yield picture
     except ImageError:
         raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{name} does not exist") from error
-    except PermissionError as error:
-        raise ImageError(f"{name} may not be read; change its permissions") from error
     except UnidentifiedImageError as error:
+        with _quiet():
+            _refuse_tiff(name, tiff.unknown_kind(path))
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
     except MemoryError as error:
         raise ImageError(f"{name} does not fit into memory; make it smaller") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        _explain(error, name)
+        reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
         raise ImageError(f"{name} cannot be read; it may be damaged ({reason})") from error
+
+
+def _refuse_tiff(name: str, kind: str) -> None:
+    """Raise ImageError if a TIFF has something of a ``kind``, in words, that cannot be read."""
+    if kind:
+        raise ImageError(
+            f"{name} is a TIFF with {kind}, which cannot be read; save it as a PNG of 8 or 16 bits"
+        )
+
+
+def _check_file(path: str | Path, name: str) -> None:
+    """Raise ImageError if there is no content to read at ``path``.
+
+    This comes before opening, which waits forever on a pipe.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        _explain(error, name)
+        raise ImageError(f"{name} cannot be read, it is no possible name ({error})") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise ImageError(f"{name} is a folder; name a picture in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{name} is not a regular file")
+    if status.st_size == 0:
+        raise ImageError(f"{name} is empty")
+
+
+def _explain(error: Exception, name: str) -> None:
+    """Raise ImageError if ``error`` is what the system says of the file, and not Pillow."""
+    if isinstance(error, FileNotFoundError):
+        raise ImageError(f"{name} does not exist") from error
+    if isinstance(error, PermissionError):
+        raise ImageError(
+            f"{name} may not be read; change its permissions or those of its folder"
+        ) from error
+    if isinstance(error, OSError) and error.strerror:
+        reason = error.strerror.lower()
+        raise ImageError(f"{name} cannot be read: {reason}; name another file") from error
 
 
 @contextmanager
@@ -363,6 +416,14 @@ def _raw_mode(picture: Image.Image) -> str:
     return str(how[0] if isinstance(how, tuple) and how else how)
 
 
+def _unpack_as(picture: Image.Image, raw_mode: str) -> None:
+    """Have Pillow unpack the pixels in another way, when it loads them."""
+    for number, tile in enumerate(picture.tile):
+        how = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
+        named = hasattr(tile, "_replace")  # since Pillow 11
+        picture.tile[number] = tile._replace(args=how) if named else (*tile[:3], how)
+
+
 def _deep_colour(picture: Image.Image, path: str | Path, channels: int) -> list[Image.Image]:
     """The channels of a 16-bit colour (or transparent gray) picture, as `_deep_gray`.
 
@@ -376,10 +437,7 @@ def _deep_colour(picture: Image.Image, path: str | Path, channels: int) -> list[
         reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
         if kind == "LA":  # is known in one order only; read its bytes as four channels instead
             reverse = "RGBA"
-        for number, tile in enumerate(again.tile):
-            how = (reverse, *tile[3][1:]) if isinstance(tile[3], tuple) else reverse
-            named = hasattr(tile, "_replace")  # since Pillow 11
-            again.tile[number] = tile._replace(args=how) if named else (*tile[:3], how)
+        _unpack_as(again, reverse)
         again.load()
         low = np.asarray(again)
     if kind == "LA":
@@ -427,10 +485,11 @@ def _deep_gray(picture: Image.Image, path: str | Path) -> Image.Image:
         white = 65535.0
         if low < 0 or high > white:  # only in 32-bit TIFFs; there is no telling their white
             raise ImageError(
-                f"{str(path)!r} has integer values from {low:g} to {high:g}; "
-                "convert it to 8 or 16 bits"
+                f"{str(path)!r} has integer values outside 0..65535; convert it to 8 or 16 bits"
             )
         clear = picture.info.get("transparency")  # of a PNG: the one value that is transparent
         if isinstance(clear, int):
             values[values == clear] = white
+    if tiff.white_is_zero(picture):
+        values = white - values
     return Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.float32))

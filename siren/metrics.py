@@ -44,7 +44,9 @@ def psnr(
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
-def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
+def ssim(
+    image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None
+) -> float | None:
     """Mean structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004) for a peak of 2.
 
     Means, sample variances and the sample covariance are taken in a uniform window of 7 by 7
@@ -57,7 +59,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
         mask: (height, width) booleans; the mean is over the windows whose centre is True.
 
     Returns:
-        at most 1, which is reached by equal images only.
+        at most 1, which is reached by equal images only; None where no window counts.
 
     """
     image, reference = _pair(image, reference)
@@ -76,9 +78,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
             similarity = similarity[mask[part][border:-border, border:-border]]
         total += float(np.sum(similarity))
         count += similarity.size
-    if count == 0:
-        raise ValueError("the mask has no pixel whose window lies inside the image")
-    return total / count
+    return total / count if count else None
 
 
 def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:

@@ -45,6 +45,8 @@ class Siren(nn.Module):
     Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
     ``jittor.set_global_seed`` makes the draw repeatable.
 
+    Widths and ``omega_0`` are positive and ``hidden_layers`` is not negative; else ValueError.
+
     All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
     the second, and so on, so that a training step is a few operations on one array. ``layers``
     shows them layer by layer.
@@ -58,6 +60,7 @@ class Siren(nn.Module):
         hidden_layers: int = 3,
         omega_0: float = 30.0,
     ):
+        _check(out_features, in_features, hidden_features, hidden_layers, omega_0)
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.hidden_layers = hidden_layers
@@ -90,7 +93,10 @@ class Siren(nn.Module):
 
     @staticmethod
     def of(layers, omega_0: float) -> Siren:
-        """The network with these parameters: NumPy pairs (weight, bias) from input to output."""
+        """The network with these parameters: NumPy pairs (weight, bias) from input to output.
+
+        Raises ValueError where they do not fit each other.
+        """
         (first, _), *hidden, (output, _) = layers
         network = Siren(
             out_features=output.shape[0],
@@ -103,11 +109,17 @@ class Siren(nn.Module):
         return network
 
     def load(self, layers) -> None:
-        """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes."""
-        values = flatten(layers)
-        if values.shape != tuple(self.flat.shape):
-            raise ValueError(f"{values.size} parameters do not fit {self.flat.shape[0]}")
-        self.flat.update(jt.array(values))
+        """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes.
+
+        Raises ValueError for other shapes.
+        """
+        shapes = [np.shape(parameter) for pair in layers for parameter in pair]
+        expected = []
+        for fan_in, fan_out in zip(self.widths, self.widths[1:]):
+            expected += [(fan_out, fan_in), (fan_out,)]
+        if shapes != expected:
+            raise ValueError(f"parameters of shapes {shapes} do not fit {expected}")
+        self.flat.update(jt.array(flatten(layers)))
 
     def execute(self, coordinates):
         """Values at ``coordinates`` (N, in_features); returns (N, out_features)."""
@@ -116,6 +128,22 @@ class Siren(nn.Module):
         for layer in hidden:
             h = self.sine(layer(h))
         return output(h)
+
+
+def _check(out_features, in_features, hidden_features, hidden_layers, omega_0) -> None:
+    """Raise ValueError, and name the argument, if there is no such network."""
+    counts = {
+        "out_features": out_features,
+        "in_features": in_features,
+        "hidden_features": hidden_features,
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+    if hidden_layers < 0:
+        raise ValueError(f"hidden_layers is {hidden_layers}; it must be at least 0")
+    if not (omega_0 > 0 and math.isfinite(omega_0)):
+        raise ValueError(f"omega_0 is {omega_0}; it must be positive and finite")
 
 
 def flatten(layers) -> np.ndarray:

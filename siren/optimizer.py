@@ -63,7 +63,7 @@ class Muon:
         # The hidden layers lie together, each a matrix (n, n) and its bias (n,).
         self.count, self.n = network.hidden_layers, network.hidden_features
         layer = self.n * self.n + self.n
-        self.start = 3 * self.n
+        self.start = self.n * (network.widths[0] + 1)  # after the first layer
         self.stop = self.start + self.count * layer
         self.average = jt.zeros((self.count, self.n, self.n)).stop_grad()
         self.adam = Adam([self.flat], adam_rate)

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
+import re
 from pathlib import Path
 
 from siren import recipes
+from siren.arguments import integer, number, path
 from siren.engine import ENGINES
+from siren.relevance import SCOPES, TASKS, TRAINING, counts
+from siren.text import printable
 
 ROOT = Path(__file__).resolve().parent.parent
-TASKS = ("fit", "poisson", "edit", "inpaint", "render")
-DEFAULT_INPUT = {"fit": "camera.png", "poisson": "camera.png", "edit": "camera.png"}
-DEFAULT_INPUT["inpaint"] = "flower.jpg"
+DEFAULT_INPUT = "camera.png"
+DEFAULT_INPAINT = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"
+UNSET = {  # defaults that --help puts in words, or not at all
+    "mask_path": None,
+    "points": None,
+    "batch_points": None,
+    "network_path": ROOT / "outputs" / "fit" / "network.npz",
+    "crop": (-1.0, -1.0, 1.0, 1.0),
+    "derivatives": False,
+    "resume": False,
+    "verbose": False,
+}
+SMALLEST_CROP = 1e-6  # its sides; coordinates are float32
+
+# What argparse takes for a value; of its own it knows -1 and -0.5, but not -1e-4.
+NEGATIVE = re.compile(r"-[.\d]|-(inf|nan)", re.IGNORECASE)
 
 BAD_INPUT = 2  # exit status
 
@@ -23,15 +39,79 @@ class Parser(argparse.ArgumentParser):
     """Ends with one sentence instead of the usage lines."""
 
     def error(self, message):
-        """Print ``message`` and leave with status 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: error: {message} (see --help)\n")
+        """Print ``message`` in one line and leave with status 2."""
+        self.exit(BAD_INPUT, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Options with every default filled in; leaves with status 2 on a bad one.
 
-    ``input_path`` is a list of files and folders.
+    Bad is also an option that does nothing in this run; ``counted`` gives those that do something.
+
+    ``input_path`` is a list of files and folders. ``points`` and ``batch_points`` are None where
+    they are not given: ``recipes.default_points`` of the picture's size, and all points.
     """
+    parser = make_parser()
+    fixed = vars(parser.parse_args([]))
+    blank = argparse.Namespace(**dict.fromkeys(SCOPES))  # argparse leaves what is there
+    parsed = vars(parser.parse_args(arguments, blank))
+    given = {name: value for name, value in parsed.items() if value is not None}
+    task = given.get("task", fixed["task"])
+    tasks = (task,)
+    if task in TRAINING and "for_all_tasks" in given:
+        tasks = TRAINING
+
+    runs = [completed(given, fixed, each) for each in tasks]
+    for name in given:
+        if not any(counts(name, run) for run in runs):
+            parser.error(useless(name, tasks))
+    if "edit" in tasks and ("input_path" in given) != ("ot_image_path" in given):
+        named, missing = "--input_path", "--ot_image_path"
+        if "ot_image_path" in given:
+            named, missing = missing, named
+        parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
+
+    options = runs[tasks.index(task)]
+    useful = {name: value for name, value in given.items() if counts(name, options)}
+    options = completed(useful, fixed, task)
+    row_0, column_0, row_1, column_1 = options.crop
+    if min(row_1 - row_0, column_1 - column_0) < SMALLEST_CROP:
+        shown = " ".join(f"{value:.9g}" for value in options.crop)
+        parser.error(
+            f"argument --crop: {shown} is empty, or as good as that; ROW1 must exceed ROW0, and "
+            f"COL1 COL0, by at least {SMALLEST_CROP:g}"
+        )
+    return options
+
+
+def useless(name: str, tasks: tuple[str, ...]) -> str:
+    """Why an option that does nothing in any of ``tasks`` is refused."""
+    scope = SCOPES[name]
+    why = "in this run" if tasks[0] in scope.tasks else f"with --task {tasks[0]}"
+    if len(tasks) > 1:
+        why = "in any of the four tasks"
+    return f"--{name} is for {scope.words}, and does nothing {why}; leave it out"
+
+
+def completed(given: dict, fixed: dict, task: str) -> argparse.Namespace:
+    """``given`` options and the defaults of ``task`` for all others.
+
+    ``fixed`` are the defaults that depend on neither the task nor the recipe.
+    """
+    of_task = {
+        "input_path": [ROOT / "data" / (DEFAULT_INPAINT if task == "inpaint" else DEFAULT_INPUT)],
+        "ot_image_path": ROOT / "data" / DEFAULT_OTHER,
+        "output_dir": ROOT / "outputs" / task,
+    }
+    recipe = recipes.recipe(given.get("recipe", fixed["recipe"]), task)
+    options = {**fixed, **UNSET, **of_task, **dataclasses.asdict(recipe), **given, "task": task}
+    options.update(crop=tuple(options["crop"]), offset=tuple(options["offset"]))
+    options.pop("for_all_tasks", None)  # it has had its effect
+    return argparse.Namespace(**options)
+
+
+def make_parser() -> Parser:
+    """The parser of all options."""
     parser = Parser(
         prog="main.py",
         description="Train a SIREN (sine-activated coordinate network) on an image.",
@@ -39,7 +119,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         allow_abbrev=False,
         add_help=False,
     )
-    group = parser.add_argument_group("what to do")
+    parser._negative_number_matcher = NEGATIVE
+    _add_task(parser.add_argument_group("what to do"))
+    _add_render(parser.add_argument_group("render"))
+    _add_image(parser.add_argument_group("image"))
+    _add_training(parser.add_argument_group("training"))
+    _add_network(parser.add_argument_group("network"))
+    _add_machine(parser.add_argument_group("machine"))
+    return parser
+
+
+def _add_task(group):
     group.add_argument("-h", "--help", action="help", help="show this and leave")
     group.add_argument(
         "--task",
@@ -57,8 +147,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "be better, in a tenth of the steps",
     )
     group.add_argument(
+        "--for_all_tasks",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="the other options are for fit, poisson, edit and inpaint, a call each, as run.sh "
+        "makes them: those that do nothing in this task are left out instead of refused",
+    )
+    group.add_argument(
         "--input_path",
-        type=Path,
+        type=path,
         nargs="+",
         action="extend",
         metavar="IMG",
@@ -69,17 +166,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--ot_image_path",
-        type=Path,
+        type=path,
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="second image of edit, resized to (each) first one (default: data/rocket.jpg, where "
+        help="edit: the second image, resized to (each) first one (default: data/rocket.jpg, where "
         "--input_path is not given either)",
     )
     group.add_argument(
         "--mask_path",
-        type=Path,
+        type=path,
         metavar="IMG",
-        default=None,
+        default=argparse.SUPPRESS,
         help="inpaint: white where pixels are missing, instead of --points random ones that are "
         "given; edit: white where the second image is cloned into the first",
     )
@@ -93,23 +190,24 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--output_dir",
-        type=Path,
+        type=path,
         metavar="DIR",
         default=argparse.SUPPRESS,
         help="folder for the results, created if missing (default: outputs/<task>)",
     )
 
-    group = parser.add_argument_group("render")
+
+def _add_render(group):
     group.add_argument(
         "--network_path",
-        type=Path,
+        type=path,
         metavar="NPZ",
         default=argparse.SUPPRESS,
         help="the network.npz of an earlier run (default: outputs/fit/network.npz)",
     )
     group.add_argument(
         "--crop",
-        type=number(at_least=-1, at_most=1),
+        type=number(-1, 1),
         nargs=4,
         default=argparse.SUPPRESS,
         metavar=("ROW0", "COL0", "ROW1", "COL1"),
@@ -123,10 +221,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="draw the gradient's magnitude and the Laplacian too",
     )
 
-    group = parser.add_argument_group("image")
+
+def _add_image(group):
     group.add_argument(
         "--channels",
-        type=integer(1),
+        type=integer(1, 10**9),
         choices=(1, 3),
         default=1,
         help="1: gray, 3: colour",
@@ -136,7 +235,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=integer(8, 16384),
         default=256,
         metavar="PIXELS",
-        help="the image is resized to this many pixels a side",
+        help="the image is resized to this many pixels a side; render: the picture's longer side",
     )
     group.add_argument(
         "--aspect",
@@ -146,26 +245,28 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--points",
-        type=integer(1),
-        default=5000,
+        type=integer(1, 2**28),
+        default=argparse.SUPPRESS,
         metavar="PIXELS",
-        help="inpaint: how many random pixels are given",
+        help="inpaint without --mask_path: how many random pixels are given (default: 5000 of "
+        "256 x 256, and the same share of any other size)",
     )
 
-    group = parser.add_argument_group("training")
+
+def _add_training(group):
     group.add_argument(
         "--epochs",
-        type=integer(1),
+        type=integer(1, 10**9),
         default=argparse.SUPPRESS,
         metavar="N",
         help="training steps (default: 1000; tuned: 100, inpaint 200)",
     )
     group.add_argument(
         "--batch_points",
-        type=integer(1),
-        default=None,
+        type=integer(1, 2**28),
+        default=argparse.SUPPRESS,
         metavar="N",
-        help="points that a step looks at: N random ones, spread evenly, instead of all",
+        help="points that a step looks at: N random ones, spread evenly (default: all)",
     )
     group.add_argument(
         "--optimizer",
@@ -175,17 +276,17 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--lr",
-        type=number(above=0),
+        type=number(1e-30, 1e30),
         default=argparse.SUPPRESS,
         metavar="RATE",
         help="learning rate of Adam (default: 0.0001; tuned: 0.001)",
     )
     group.add_argument(
         "--muon_lr",
-        type=number(above=0),
+        type=number(1e-30, 1e30),
         default=5e-3,
         metavar="RATE",
-        help="learning rate of Muon",
+        help="learning rate of Muon, with --optimizer muon",
     )
     group.add_argument(
         "--schedule",
@@ -218,11 +319,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "(default: none; tuned: tv for inpaint)",
     )
     group.add_argument(
-        "--prior_weight", type=number(above=0), default=5e-4, metavar="W", help="weight of --prior"
+        "--prior_weight",
+        type=number(1e-30, 1e6),
+        default=5e-4,
+        metavar="W",
+        help="fit and inpaint with --prior tv: weight of the prior, up to 1000000",
     )
     group.add_argument(
         "--hold_out",
-        type=number(at_least=0, at_most=0.9),
+        type=number(0, 0.9),
         default=argparse.SUPPRESS,
         metavar="SHARE",
         help="inpaint: share of the given pixels that choose the best epoch instead of being "
@@ -237,14 +342,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     group.add_argument(
         "--alpha",
-        type=number(at_least=0, at_most=1),
+        type=number(0, 1),
         default=0.5,
         metavar="SHARE",
-        help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only)",
+        help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only, and "
+        "not with --mask_path)",
     )
     group.add_argument(
         "--preview_every",
-        type=integer(0),
+        type=integer(0, 10**9),
         default=0,
         metavar="K",
         help="refresh preview.png after every K epochs, and make training.gif of them at the end; "
@@ -253,6 +359,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     group.add_argument(
         "--resume",
         action="store_true",
+        default=argparse.SUPPRESS,
         help="continue the interrupted run in --output_dir, given the same options, to the same "
         "network; of several images, those that are done are skipped",
     )
@@ -264,27 +371,29 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="of the network's initial weights and of the pixels given to inpaint",
     )
 
-    group = parser.add_argument_group("network")
+
+def _add_network(group):
     group.add_argument(
         "--omega_0",
-        type=number(above=0),
+        type=number(1e-3, 1e4),
         default=argparse.SUPPRESS,
         metavar="W",
-        help="frequency of the sine activations sin(omega_0 z) (default: 30; tuned: 10 for "
-        "inpaint)",
+        help="frequency of the sine activations sin(omega_0 z), 0.001 to 10000 (default: 30; "
+        "tuned: 10 for inpaint)",
     )
     group.add_argument(
-        "--hidden_features", type=integer(1), default=256, metavar="N", help="units a layer"
+        "--hidden_features", type=integer(1, 2**16), default=256, metavar="N", help="units a layer"
     )
     group.add_argument(
         "--hidden_layers",
-        type=integer(0),
+        type=integer(0, 1000),
         default=3,
         metavar="N",
         help="sine layers after the first one",
     )
 
-    group = parser.add_argument_group("machine")
+
+def _add_machine(group):
     group.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
@@ -311,87 +420,3 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=argparse.SUPPRESS,
         help="show Jittor's own messages",
     )
-
-    options = parser.parse_args(join_negative(arguments), argparse.Namespace(verbose=False))
-    given = vars(options)
-    if options.task == "edit" and ("input_path" in given) != ("ot_image_path" in given):
-        named, missing = "--input_path", "--ot_image_path"
-        if "ot_image_path" in given:
-            named, missing = missing, named
-        parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
-    if options.mask_path is not None and options.task not in ("inpaint", "edit"):
-        parser.error("--mask_path is for --task inpaint and --task edit; leave it out")
-    if any(options.offset) and (options.task != "edit" or options.mask_path is None):
-        parser.error("--offset is for --task edit with a --mask_path; leave it out")
-    if options.task != "render":
-        for name in ("network_path", "crop", "derivatives"):
-            if name in given:
-                parser.error(f"--{name} is for --task render; add that, or leave it out")
-    else:
-        given.setdefault("network_path", ROOT / "outputs" / "fit" / "network.npz")
-        options.crop = tuple(given.get("crop", (-1.0, -1.0, 1.0, 1.0)))
-        given.setdefault("derivatives", False)
-        options.output_dir = given.get("output_dir", ROOT / "outputs" / "render")
-        row_0, column_0, row_1, column_1 = options.crop
-        if not (row_0 < row_1 and column_0 < column_1):
-            shown = " ".join(f"{value:g}" for value in options.crop)
-            parser.error(f"argument --crop: {shown} is empty; ROW0 < ROW1 and COL0 < COL1 it takes")
-        return options
-    for name, value in dataclasses.asdict(recipes.recipe(options.recipe, options.task)).items():
-        given.setdefault(name, value)
-    options.input_path = given.get("input_path", [ROOT / "data" / DEFAULT_INPUT[options.task]])
-    options.ot_image_path = given.get("ot_image_path", ROOT / "data" / DEFAULT_OTHER)
-    options.output_dir = given.get("output_dir", ROOT / "outputs" / options.task)
-    return options
-
-
-def join_negative(arguments: list[str]) -> list[str]:
-    """Write ``--lr -1e-4`` as ``--lr=-1e-4``; argparse would take ``-1e-4`` for an option.
-
-    It knows -1 and -0.5, of which --crop takes four.
-    """
-    joined: list[str] = []
-    for argument in arguments:
-        exponent = argument[:1] == "-" and argument[1:2].isdigit() and "e" in argument.lower()
-        if joined and exponent:
-            joined[-1] += "=" + argument
-        else:
-            joined.append(argument)
-    return joined
-
-
-def integer(at_least: int, at_most: float = math.inf):
-    """Argument type: an integer in a range."""
-
-    def convert(text):
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not at_least <= value <= at_most:
-            limits = f"at least {at_least}"
-            if at_most < math.inf:
-                limits += f" and at most {at_most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; it must be {limits}")
-        return value
-
-    return convert
-
-
-def number(above: float = -math.inf, at_least: float = -math.inf, at_most: float = math.inf):
-    """Argument type: a finite number in a range."""
-
-    def convert(text):
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text} is not finite")
-        if value <= above:
-            raise argparse.ArgumentTypeError(f"{text} must be greater than {above:g}")
-        if not at_least <= value <= at_most:
-            raise argparse.ArgumentTypeError(f"{text} must be between {at_least:g} and {at_most:g}")
-        return value
-
-    return convert

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.files import write_bytes
-from siren.images import to_uint8, write_png
+from siren.files import Lock, write_bytes
+from siren.images import encode_png, to_uint8
 
 FRAMES = 60  # at most, in an animation
 SIDE = 256  # pixels at most
@@ -23,17 +23,21 @@ class Preview:
     """Refreshes preview.png in ``folder`` and keeps frames for training.gif.
 
     every  epochs between two pictures
+    lock   the run's lock on the folder, which remembers that the picture is the program's own
     """
 
     folder: Path
     every: int
+    lock: Lock
     frames: list[Image.Image] = field(default_factory=list)
     stride: int = 1
     seen: int = 0
 
     def see(self, picture: np.ndarray) -> None:
         """Take a picture (height, width, channels) in [-1, 1]. Raises OSError."""
-        write_png(self.folder / "preview.png", picture)
+        content = encode_png(picture)
+        self.lock.record("preview.png", content)
+        write_bytes(self.folder / "preview.png", content)
         if self.seen % self.stride == 0:
             if len(self.frames) == FRAMES:  # every second one is enough
                 self.frames = self.frames[::2]
@@ -42,8 +46,8 @@ class Preview:
                 self.frames.append(_frame(picture))
         self.seen += 1
 
-    def finish(self, picture: np.ndarray) -> None:
-        """Write training.gif, which ends with ``picture``. Raises OSError."""
+    def animation(self, picture: np.ndarray) -> bytes:
+        """The content of training.gif, which ends with ``picture``."""
         frames = [*self.frames, _frame(picture)]
         content = io.BytesIO()
         frames[0].save(
@@ -54,7 +58,7 @@ class Preview:
             duration=[MILLISECONDS] * (len(frames) - 1) + [LAST],
             loop=0,
         )
-        write_bytes(self.folder / "training.gif", content.getvalue())
+        return content.getvalue()
 
 
 def _frame(picture: np.ndarray) -> Image.Image:
@@ -64,13 +68,20 @@ def _frame(picture: np.ndarray) -> Image.Image:
     return image
 
 
-def write_curves(folder: Path, history) -> bool:
-    """Draw loss and PSNR over epochs into history.png; False where matplotlib is not installed."""
+def draw_curves(history) -> bytes | None:
+    """A PNG of loss and PSNR over epochs; None where matplotlib is not installed or does not work.
+
+    It may fail in any way, in its import too: whatever a notebook has left in ``MPLBACKEND``, say.
+    """
     try:
         from matplotlib.figure import Figure
-    except ImportError:
-        return False
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+
+        return _draw(Figure(figsize=(8, 4.5), layout="constrained"), history)
+    except (Exception, SystemExit):
+        return None
+
+
+def _draw(figure, history) -> bytes:
     losses = figure.subplots()
     epochs = [state.epoch for state in history]
     losses.plot(epochs, [state.loss for state in history], label="loss", color="tab:blue")
@@ -85,5 +96,4 @@ def write_curves(folder: Path, history) -> bool:
     figure.legend(loc="outside upper center", ncols=3)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=120)
-    write_bytes(folder / "history.png", content.getvalue())
-    return True
+    return content.getvalue()

@@ -40,3 +40,11 @@ def recipe(name: str, task: str) -> Recipe:
     if name == "report":
         return _REPORT
     return _TUNED_INPAINT if task == "inpaint" else _TUNED
+
+
+def default_points(pixels: int) -> int:
+    """How many of a picture's ``pixels`` inpaint is given: the report's 5000 of 256 * 256.
+
+    Pictures of other sizes have the same share, to the nearest pixel, and one at least.
+    """
+    return max(1, round(pixels * 5000 / 65536))

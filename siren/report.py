@@ -1,7 +1,4 @@
-"""What lands in the output folder.
-
-Every file is written aside and renamed, so that a reader never sees half of one.
-"""
+"""The contents of the files that land in the output folder, and reading them again."""
 
 from __future__ import annotations
 
@@ -16,22 +13,25 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from siren import pictures
-from siren.files import write_bytes
-from siren.images import to_uint8, write_png
+from siren.files import open_regular, write_bytes
+from siren.images import to_uint8
+from siren.npz import Field, FormatError, float32, read_arrays, read_file
 from siren.pictures import Picture
+from siren.text import printable
 
+METRICS = "metrics.json"
+NETWORK = "network.npz"
 CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
 LARGEST = 1024  # pixels: and reduced to at most this one
 FONT_SIZE = 15
 MARGIN = 8
 
 
-def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=(), bits=8) -> None:
-    """Write output.png, reference.png, panel.png and, for inpaint, masked.png.
+def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray:
+    """The panel of a result: the task's pictures, ``others``, the output and its error.
 
     ``output`` is the restored picture (height, width, channels); ``summary`` its caption;
-    ``others`` are ``Picture``s of classical methods to show beside it; ``bits``, 8 or 16, is the
-    depth of all but the panel.
+    ``others`` are ``Picture``s of classical methods to show beside it. Returns uint8 RGB.
     """
     error, largest = pictures.absolute_error(output, task.reference)
     panel = [
@@ -40,40 +40,48 @@ def write_pictures(folder: Path, task, output: np.ndarray, summary: str, others=
         Picture(summary, output),
         Picture(f"|error|: white is {largest:.2g}", error),
     ]
-    write_png(folder / "output.png", output, bits)
-    write_png(folder / "reference.png", task.reference, bits)
-    write_png(folder / "panel.png", np.asarray(draw_panel(panel)))
-    if hasattr(task, "masked"):
-        write_png(folder / "masked.png", task.masked, bits)
+    return np.asarray(draw_panel(panel))
 
 
-def write_derivatives(folder: Path, rows, columns, laplacian) -> None:
-    """Write gradient.png and laplacian.png, given arrays (height, width, channels)."""
-    write_png(folder / "gradient.png", pictures.magnitude(rows, columns)[0])
-    write_png(folder / "laplacian.png", pictures.signed(laplacian)[0])
+def encode_json(content: dict) -> bytes:
+    """A JSON file. Numbers that JSON does not know (infinity) become strings."""
+    return (json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def write_metrics(folder: Path, metrics: dict) -> None:
-    """Write metrics.json. Numbers that JSON does not know (infinity) become strings."""
-    text = json.dumps(_finite(metrics), indent=2, ensure_ascii=False)
-    write_bytes(folder / "metrics.json", (text + "\n").encode())
+def read_json(path: Path) -> dict | None:
+    """What a regular file holds, or None where that is no JSON object, or cannot be read."""
+    try:
+        with open_regular(path) as file:
+            content = json.loads(file.read().decode("utf8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def read_metrics(folder: Path) -> dict | None:
-    """What ``write_metrics`` wrote of a whole run, or None if there is nothing of the kind."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf8"))
-        kinds = {"options": dict, "ended": str, "inputs": str}
-        fits = all(isinstance(metrics[name], kind) for name, kind in kinds.items())
-        for name in ("psnr", "ssim", "seconds"):
-            metrics[name] = float(metrics[name])
-    except (OSError, ValueError, TypeError, LookupError):
+    """The metrics.json of a run, or None if there is nothing of the kind.
+
+    Scores are floats, or None where they are not defined.
+    """
+    metrics = read_json(folder / METRICS)
+    if metrics is None or not is_metrics(metrics):
         return None
-    return metrics if fits else None
+    try:
+        for name in ("psnr", "ssim", "seconds"):
+            metrics[name] = None if metrics[name] is None else float(metrics[name])
+    except (ValueError, TypeError, LookupError):
+        return None
+    return metrics
 
 
-def write_history(folder: Path, history) -> None:
-    """Write history.csv: one line an epoch; the PSNR in dB only where it was measured."""
+def is_metrics(content: dict) -> bool:
+    """Whether the content of a JSON file is what a run of this program says of itself."""
+    kinds = {"options": dict, "ended": str, "inputs": str}
+    return all(isinstance(content.get(name), kind) for name, kind in kinds.items())
+
+
+def encode_history(history) -> bytes:
+    """history.csv: one line an epoch; the PSNR in dB only where it was measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", "loss", "validation", "psnr", "seconds"])
@@ -82,11 +90,11 @@ def write_history(folder: Path, history) -> None:
         quality = "" if state.psnr is None else f"{state.psnr:.4f}"
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
-    write_bytes(folder / "history.csv", text.getvalue().encode())
+    return text.getvalue().encode()
 
 
-def write_network(folder: Path, network, shape, bits: int = 8) -> None:
-    """Write network.npz.
+def encode_network(network, shape, bits: int = 8) -> bytes:
+    """The content of network.npz.
 
     It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, ``shape``
     (height, width), the pixels that it was trained at, and ``bits``, 8 or 16, the depth of these.
@@ -98,7 +106,12 @@ def write_network(folder: Path, network, shape, bits: int = 8) -> None:
         arrays[f"bias_{depth}"] = layer.bias
     content = io.BytesIO()
     np.savez(content, **arrays)
-    write_bytes(folder / "network.npz", content.getvalue())
+    return content.getvalue()
+
+
+def write_network(folder: Path, network, shape, bits: int = 8) -> None:
+    """Write network.npz, as ``encode_network`` has it, into ``folder``. Raises OSError."""
+    write_bytes(folder / NETWORK, encode_network(network, shape, bits))
 
 
 class NetworkError(Exception):
@@ -115,58 +128,60 @@ class SavedNetwork:
     bits: int
 
 
+_FIELDS = {
+    "omega_0": Field("fiu", ()),
+    "shape": Field("iu", (2,)),
+    "bits": Field("iu", (), optional=True),
+}
+_LAYERS = {"weight": float32(None, None), "bias": float32(None)}
+
+
 def read_network(path: Path) -> SavedNetwork:
-    """Read network.npz as ``write_network`` wrote it; nothing in it is executed.
+    """Read network.npz as ``encode_network`` made it; nothing in it is executed.
 
     Raises NetworkError for anything else.
     """
+    name = printable(str(path))
     try:
-        with np.load(path, allow_pickle=False) as file:
-            omega_0, shape = float(file["omega_0"]), file["shape"].tolist()
-            bits = int(file["bits"]) if "bits" in file.files else 8  # as older ones are
-            count = sum(name.startswith("weight_") for name in file.files)
-            layers = [(file[f"weight_{i}"], file[f"bias_{i}"]) for i in range(count)]
+        arrays, lists = read_arrays(read_file(path), _FIELDS, _LAYERS)
+        layers = _checked_layers(lists["weight"], lists["bias"])
+        omega_0, shape = float(arrays["omega_0"]), tuple(arrays["shape"].tolist())
+        bits = int(arrays.get("bits", 8))  # older ones do not tell
+        if not 0 < omega_0 < np.finfo(np.float32).max:
+            raise FormatError(f"its omega_0 is {omega_0:g}; it must be above 0")
+        if not all(1 < n < 1 << 20 for n in shape):
+            raise FormatError(f"its shape is {shape}, which is no picture's")
+        if bits not in (8, 16):
+            raise FormatError(f"its bits are {bits}; there can be 8 or 16")
     except FileNotFoundError:
-        raise NetworkError(f"there is no file {path}") from None
-    except Exception as error:  # a broken file can raise nearly anything in zipfile and NumPy
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise NetworkError(f"{path} is not a network.npz ({reason[:100]})") from error
-    widths = [weight.shape[1] if weight.ndim == 2 else 0 for weight, _ in layers]
-    widths += [layers[-1][0].shape[0]] if widths and widths[-1] else []
+        raise NetworkError(f"there is no file {name}") from None
+    except OSError as error:
+        reason = error.strerror or printable(str(error))
+        raise NetworkError(f"{name} cannot be read ({reason})") from error
+    except FormatError as error:
+        raise NetworkError(f"{name} is not a network.npz: {error}") from error
+    return SavedNetwork(layers, omega_0, shape, bits)
+
+
+def _checked_layers(weights, biases) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of a SIREN's layers, from its 2 inputs to its outputs; FormatError for others."""
+    widths = [weight.shape[1] for weight in weights] + [len(weight) for weight in weights[-1:]]
     fits = (
-        len(layers) >= 2
+        len(weights) == len(biases) >= 2
         and widths[0] == 2
         and len(set(widths[1:-1])) == 1
         and min(widths) > 0
         and all(
             weight.shape == (fan_out, fan_in) and bias.shape == (fan_out,)
-            for (weight, bias), fan_in, fan_out in zip(layers, widths, widths[1:])
+            for weight, bias, fan_in, fan_out in zip(weights, biases, widths, widths[1:])
         )
     )
     if not fits:
-        raise NetworkError(f"{path}: the shapes in it are not those of a SIREN")
-    if not all(p.dtype == np.float32 and np.isfinite(p).all() for pair in layers for p in pair):
-        raise NetworkError(f"{path}: its parameters are not finite float32 numbers")
-    if not (math.isfinite(omega_0) and omega_0 > 0):
-        raise NetworkError(f"{path}: its omega_0 is {omega_0:g}; it must be above 0")
-    if not (len(shape) == 2 and all(1 < n < 1 << 20 for n in shape)):
-        raise NetworkError(f"{path}: its shape is {shape}, which is no picture's")
-    if bits not in (8, 16):
-        raise NetworkError(f"{path}: its bits are {bits}; there can be 8 or 16")
-    return SavedNetwork(layers, omega_0, tuple(shape), bits)
-
-
-def remove_leftovers(folder: Path, task, previewed: bool, curves: bool) -> None:
-    """Remove the pictures of an earlier run that this one of ``task`` did not make."""
-    absent = [] if hasattr(task, "masked") else ["masked.png"]
-    if not previewed:
-        absent += ["preview.png", "training.gif"]
-    if not curves:
-        absent.append("history.png")
-    if not task.derivatives:
-        absent += ["gradient.png", "laplacian.png"]
-    for name in absent:
-        (folder / name).unlink(missing_ok=True)
+        raise FormatError("the shapes in it are not those of a SIREN")
+    return [
+        (weight.astype(np.float32, copy=False), bias.astype(np.float32, copy=False))
+        for weight, bias in zip(weights, biases)
+    ]
 
 
 def draw_panel(panel: list[Picture]) -> Image.Image:

@@ -8,7 +8,7 @@ import os
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from siren.files import write_bytes
+from siren.files import open_regular, write_bytes
 from siren.images import ImageError
 
 SUMMARY = "summary.csv"
@@ -75,6 +75,9 @@ class Row:
     status: str
 
 
+_HEADER = ",".join(field.name for field in fields(Row))
+
+
 def table(rows: list[Row]) -> str:
     """The summary to be read: aligned columns below their names, a line for each of ``rows``."""
     names = ("image", "task", "PSNR", "SSIM", "seconds", "status")
@@ -97,10 +100,19 @@ def table(rows: list[Row]) -> str:
     )
 
 
+def is_summary(path: Path) -> bool:
+    """Whether a file is one that ``write_summary`` wrote."""
+    try:
+        with open_regular(path) as file:
+            return file.readline(1024).decode(errors="replace").strip() == _HEADER
+    except OSError:
+        return False
+
+
 def write_summary(folder: Path, rows: list[Row]) -> None:
     """Write summary.csv with a line for each of ``rows``. Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Row))
+    text.write(_HEADER + "\n")
     writer.writerows(map(astuple, rows))
     write_bytes(folder / SUMMARY, text.getvalue().encode())

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import astuple, dataclass, field
 
 import jittor as jt
@@ -54,11 +55,13 @@ class Training:
     best     the epoch whose parameters the network now has: the one of lowest validation loss
              where that was measured, else of lowest loss; None where not a single loss was finite
     history  one ``Epoch`` for each loss computed
+    state    of a finished training, made when asked for: continued, it ends at once
     """
 
     ended: str = "finished"
     best: Epoch | None = None
     history: list[Epoch] = field(default_factory=list)
+    state: Callable[[], State] | None = None
 
     def record(self, state: Epoch) -> None:
         """Take note of ``state``, unless a loss was not finite before."""
@@ -135,9 +138,9 @@ def train(
     jt.sync([network.flat, best, lowest, *optimizer.state()])
     measure_every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
 
-    def save(epoch):
+    def state_at(epoch):
         generator = "" if task.random is None else json.dumps(task.random.bit_generator.state)
-        state = State(
+        return State(
             epoch,
             network.flat.numpy(),
             best.numpy(),
@@ -147,8 +150,6 @@ def train(
             [list(astuple(state)) for state in training.history],
             time.perf_counter() - start,
         )
-        with _told("the state"):
-            checkpoint.save(state)
 
     fetched = start
     pending: list[_Pending] = []
@@ -201,7 +202,8 @@ def train(
                     fetch()
                     if training.ended == "diverged":
                         break
-                    save(epoch + 1)
+                    with _told("the state"):
+                        checkpoint.save(state_at(epoch + 1))
                 if stopped:
                     training.ended = "interrupted"
                     break
@@ -211,6 +213,8 @@ def train(
     if training.best is not None:
         network.flat.update(jt.array(best.numpy()))
         network.flat.sync()
+    if training.ended == "finished":
+        training.state = lambda: state_at(epochs + 1)
     return training
 
 

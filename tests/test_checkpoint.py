@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from siren import checkpoint, training
-from siren.checkpoint import Checkpoint, FolderInUse, StateError, fingerprint, locked
+from siren.checkpoint import Checkpoint, StateError, fingerprint
 from siren.engine import reference
+from siren.files import FolderInUse, locked
 from siren.images import read_image
 from siren.network import Siren
 from siren.optimizer import Adam, Muon, linear
@@ -172,7 +173,7 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path):
 def test_the_lock_of_a_process_that_died_is_free(tmp_path):
     code = (
         "import os, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
-        "from siren.checkpoint import locked\n"
+        "from siren.files import locked\n"
         "with locked(pathlib.Path(sys.argv[2])):\n"
         "    os.kill(os.getpid(), 9)\n"
     )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import jittor as jt
@@ -16,12 +19,14 @@ from numpy_siren import (
     relative_error,
     squared_error,
     streams,
+    value,
 )
 
 from siren import engine, training
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.engine.fused import Fused
+from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
 from siren.optimizer import Muon
@@ -345,20 +350,257 @@ def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     assert first_loss == pytest.approx(loss, rel=1e-2)
 
 
-def test_an_engine_that_fails_is_replaced_with_one_sentence(monkeypatch, capsys):
-    assert engine.choose("fused") == Fused("fp32")
-    assert engine.choose("reference") is reference
-    assert capsys.readouterr().err == ""
+EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), pictures=(0, 2), muon=True)
 
-    def fails(*_):
-        raise RuntimeError("log\nfatal error: omp.h: No such file\nmore log")
 
-    def lies(self, network, coordinates, order):
-        return [coordinates[:, :1]]
+@pytest.mark.parametrize(
+    "use",
+    [
+        EVERYTHING,
+        dataclasses.replace(EVERYTHING, width=1, layers=0, channels=5, omega_0=1e4),
+        dataclasses.replace(EVERYTHING, width=1100, layers=1, channels=3, omega_0=1e-2),
+        dataclasses.replace(EVERYTHING, width=40, layers=33),
+    ],
+)
+def test_an_engine_that_works_is_chosen_without_a_word(use, capsys):
+    assert engine.choose("fused", "fp32", use) == Fused("fp32")
+    assert engine.choose("reference", "fp32", use) is reference
+    assert capsys.readouterr() == ("", "")
 
-    for broken, reason in ((fails, "omp.h"), (lies, "wrong values")):
-        monkeypatch.setattr(Fused, "streams", broken)
-        assert engine.choose("fused") is reference
-        (line,) = capsys.readouterr().err.splitlines()
-        assert reason in line
-        assert "--engine reference" in line
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("width", [100, 256, 300])
+@pytest.mark.parametrize("channels", [1, 5])
+def test_it_is_chosen_on_a_gpu_too(on_gpu, precision, width, channels, capsys):
+    use = dataclasses.replace(EVERYTHING, width=width, channels=channels)
+    assert engine.choose("fused", precision, use) == Fused(precision)
+    assert capsys.readouterr() == ("", "")
+
+
+def broken(method, change):
+    """``Fused`` with the results of a method changed."""
+    original = getattr(Fused, method)
+
+    def changed(*arguments, **named):
+        result = original(*arguments, **named)
+        return [change(x) for x in result] if isinstance(result, list) else change(result)
+
+    return changed
+
+
+def failing(error):
+    def fails(*_, **__):
+        raise error
+
+    return fails
+
+
+NO_OPENMP = "log\n\x1b[31mfatal error: omp.h: No such file\x1b[m\nmore log"
+
+
+@pytest.mark.parametrize(
+    ("method", "instead", "reason"),
+    [
+        ("streams", failing(RuntimeError(NO_OPENMP)), "(fatal error: omp.h: No such file)"),
+        ("squared_error", failing(RuntimeError(NO_OPENMP)), "omp.h"),
+        ("orthogonalize", failing(AssertionError()), "(AssertionError)"),
+        ("streams", failing(OSError("no such library")), "no such library"),
+        ("streams", broken("streams", lambda x: 1.01 * x), "streams of order 0 are wrong"),
+        ("streams", broken("streams", lambda x: x / 0), "streams of order 0 are wrong"),
+        (
+            "streams",
+            broken("streams", lambda x: x.stop_grad()),
+            "gradient of its streams of order 1 is wrong",
+        ),
+        ("squared_error", broken("squared_error", lambda x: 1.01 * x), "error of order 0"),
+        (
+            "squared_error",
+            broken("squared_error", lambda x: x.stop_grad() + 1.01 * (x - x.stop_grad())),
+            "error of order 0 or the gradient of that is wrong",
+        ),
+        ("orthogonalize", broken("orthogonalize", lambda x: -x), "orthogonalised"),
+    ],
+)
+def test_an_engine_that_fails_is_replaced_with_one_sentence(
+    method, instead, reason, monkeypatch, capsys
+):
+    monkeypatch.setattr(Fused, method, instead)
+    assert engine.choose("fused", "fp32", EVERYTHING) is reference
+    out, error = capsys.readouterr()
+    (line,) = error.splitlines()
+    assert reason in line
+    assert "--engine reference" in line
+    assert out == ""
+
+
+def test_what_is_not_used_is_not_tried(monkeypatch):
+    for method in ("squared_error", "orthogonalize"):
+        monkeypatch.setattr(Fused, method, failing(RuntimeError("unused")))
+    assert engine.choose("fused", "fp32", Use(losses=())) == Fused("fp32")
+    assert engine.choose("fused") is reference
+
+
+def test_a_network_too_large_for_the_kernels_has_the_reference_engine(capsys):
+    assert engine.choose("fused", "fp32", Use(width=200_000)) is reference
+    assert "2^31 parameters" in capsys.readouterr().err
+
+
+def test_the_trial_in_a_process_of_its_own():
+    def run(use):
+        command = [sys.executable, "-m", "siren.engine.trial", use.to_json("cpu")]
+        child = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+        return explanation(child.returncode, child.stdout)
+
+    assert run(Use(width=8, losses=())) is None
+    assert "2^31 parameters" in run(Use(width=200_000))
+
+
+@pytest.mark.parametrize(
+    ("returncode", "output", "expected"),
+    [
+        (0, "", None),
+        (0, "chatter", None),
+        (1, "chatter\nomp.h: No such file\n", "omp.h: No such file"),
+        (3, "\n", "its trial ended with status 3"),
+        (-11, "", "its trial was ended by SIGSEGV"),
+        (-9, "chatter", "its trial was ended by SIGKILL, perhaps for lack of memory"),
+    ],
+)
+def test_how_the_child_ended(returncode, output, expected):
+    assert explanation(returncode, output) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("fit",), ((0,), (), (0,))),
+        (("inpaint", "forward", "operator", "tv"), ((0,), (1,), (0,))),
+        (("poisson",), ((2,), (), (0, 2))),
+        (("poisson", "forward", "pixel"), ((), (2,), (0, 2))),
+        (("edit", "fd", "pixel"), ((), (0,), (0, 2))),
+        (("edit", "autograd", "energy"), ((), (), (0, 2))),
+        (("render",), ((), (), (0, 2))),
+    ],
+)
+def test_which_functions_a_task_uses(options, expected):
+    assert tuple(functions(*options).values()) == expected
+    assert list(functions(*options)) == ["losses", "streams", "pictures"]
+
+
+def test_a_stamp_is_of_one_use_and_one_machine(monkeypatch):
+    use = Use(width=64)
+    assert Use.from_json(use.to_json("cuda")) == (use, "cuda")
+    stamp = trial_stamp(use, "cpu")
+    assert trial_stamp(Use(width=64), "cpu") == stamp
+    assert trial_stamp(use, "cuda") != stamp
+    assert trial_stamp(dataclasses.replace(use, muon=True), "cpu") != stamp
+    monkeypatch.setenv("cc_path", "/bin/true")
+    assert trial_stamp(use, "cpu") != stamp
+
+
+# ---- what is refused --------------------------------------------------------------------------
+
+
+def zeros(*shape, dtype="float32"):
+    return jt.array(np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize("module", [reference, Fused()])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coordinates": zeros(5, 3)}, "coordinates must be a float32 Var (n, 2)"),
+        ({"coordinates": zeros(10)}, "coordinates must be"),
+        ({"coordinates": zeros(0, 2)}, "not float32 (0, 2)"),
+        ({"coordinates": zeros(5, 2, dtype="int32")}, "not int32 (5, 2)"),
+        ({"coordinates": np.zeros((5, 2), np.float32)}, "not ndarray"),
+        ({"order": 3}, "order is 3"),
+        ({"order": -1}, "order is -1"),
+        ({"scale": (1.0, float("nan"))}, "scale"),
+        ({"scale": (1.0,)}, "scale"),
+        ({"target": zeros(5, 3)}, "target must be a float32 Var (5, 1, 3)"),
+        ({"target": zeros(4, 1, 3)}, "target must be"),
+        ({"target": zeros(5, 1, 1)}, "target must be"),
+        ({"target": zeros(5, 1, 3), "order": 1}, "target must be a float32 Var (5, 2, 3)"),
+        ({"target": zeros(5, 1, 3, dtype="int32")}, "target must be"),
+        ({"weight": zeros(5, 1)}, "weight must be a float32 Var (5)"),
+        ({"weight": zeros(4)}, "weight must be"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(module, changes, words):
+    arguments = {
+        "coordinates": zeros(5, 2),
+        "target": zeros(5, 1, 3),
+        "order": 0,
+        "scale": (1.0, 1.0),
+        "weight": None,
+        **changes,
+    }
+    network = Siren(3, hidden_features=4, hidden_layers=1)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        module.squared_error(network, **arguments)
+    if not {"target", "weight"} & set(changes):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            module.streams(
+                network, arguments["coordinates"], arguments["order"], arguments["scale"]
+            )
+
+
+@pytest.mark.parametrize("module", [reference, Fused()])
+@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 5), (0, 4, 4)])
+def test_only_square_matrices_are_orthogonalised(module, shape):
+    with pytest.raises(ValueError, match="matrices must be"):
+        module.orthogonalize(zeros(*shape))
+
+
+def test_networks_of_other_inputs():
+    network = Siren(1, in_features=3, hidden_features=8, hidden_layers=1)
+    points = np.random.default_rng(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+    (values,) = reference.streams(network, jt.array(points), 0)
+    exact = value(layers_of(network), network.omega_0, points.astype(np.float64))
+    assert relative_error(values.numpy(), exact) < 1e-5
+    with pytest.raises(ValueError, match="2 inputs, and this one has 3"):
+        reference.streams(network, jt.array(points), 1)
+    for points in (zeros(5, 3), zeros(5, 2)):
+        with pytest.raises(ValueError, match="2 inputs, not of 3"):
+            Fused().streams(network, points, 0)
+        with pytest.raises(ValueError, match="2 inputs, not of 3"):
+            Fused().squared_error(network, points, zeros(5, 1, 1), 0)
+
+
+def test_parameters_that_are_not_the_networks_are_refused():
+    network = Siren(hidden_features=8)
+    network.flat = network.flat[:-1]
+    with pytest.raises(ValueError, match="parameters"):
+        Fused().streams(network, zeros(5, 2), 0)
+
+
+@pytest.mark.parametrize("arguments", [("cutlass",), ("fused", "fp64")])
+def test_names_of_engines_and_precisions(arguments):
+    with pytest.raises(ValueError, match="there is no"):
+        engine.choose(*arguments)
+
+
+# ---- a picture of one star --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("star", [1e3, 1e8])
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize(("width", "channels"), [(256, 1), (200, 3), (300, 1), (64, 5)])
+def test_one_star_in_a_flat_picture_does_not_overflow_half(on_gpu, star, order, width, channels):
+    """It is among the last points, far beyond all that the scale of cotangents is agreed by."""
+    rng = np.random.default_rng(order)
+    side = 256
+    network = Siren(channels, hidden_features=width, hidden_layers=2)
+    points = jt.array(grid(side, side))
+    target = np.zeros((side * side, 2 if order == 1 else 1, channels), np.float32)
+    target[rng.integers(side * side - 200, side * side)] = star
+    target = jt.array(target)
+
+    def gradient(precision):
+        loss = Fused(precision).squared_error(network, points, target, order, spacing(side, side))
+        return jt.grad(loss, [network.flat])[0].numpy()
+
+    half = gradient("fp16")
+    jt.flags.use_cuda = 0  # the CPU's kernels
+    assert relative_error(half, gradient("fp32")) < 5e-3

@@ -1,3 +1,4 @@
+import errno
 import io
 import logging
 import os
@@ -291,6 +292,81 @@ def test_integers_beyond_16_bits_are_refused(save, bad):
         read_image(save(np.array([[0, bad]], np.int32), "p.tif"), 1)
 
 
+SHADES = np.linspace(0, 1, 12 * 10).reshape(12, 10)
+COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("values", "how", "wording"),
+    [
+        (SHADES, {}, r"1 floating-point value of 64 bits a pixel \(gray\)"),
+        (SHADES, {"byteorder": ">"}, "1 floating-point value of 64 bits"),
+        (SHADES, {"compression": "zlib"}, "1 floating-point value of 64 bits"),
+        (SHADES, {"bigtiff": True}, "1 floating-point value of 64 bits"),
+        (SHADES.astype(np.float16), {}, "1 floating-point value of 16 bits"),
+        (SHADES.astype(np.complex64), {}, "1 complex floating-point value of 64 bits"),
+        (SHADES.astype(np.int64), {}, "1 signed integer value of 64 bits"),
+        (COLOURS, {"photometric": "rgb"}, r"3 floating-point values of 64 bits a pixel \(RGB\)"),
+        (COLOURS.astype(np.float32), {"photometric": "rgb"}, "3 floating-point values of 32 bits"),
+        (
+            COLOURS.astype(np.uint16),
+            {"photometric": "cielab", "planarconfig": "contig"},
+            r"3 unsigned integer values of 16 bits a pixel \(CIELAB\)",
+        ),
+        (
+            np.zeros((9, 8, 5), np.uint8),
+            {"photometric": "minisblack", "planarconfig": "contig"},
+            "5 unsigned integer values",
+        ),
+        (SHADES.astype(np.int8), {}, "signed integer values of 8 bits"),
+        (
+            np.zeros((3, 9, 8), np.uint16),
+            {"photometric": "rgb", "planarconfig": "separate"},
+            "16-bit colours in separate planes",
+        ),
+    ],
+)
+def test_tiffs_are_refused_for_what_they_are(tmp_path, values, how, wording):
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, values, **how)
+    refused(path, f"is a TIFF with {wording}.*, which cannot be read; save it as a PNG")
+
+
+def test_tiff_of_an_unknown_compression(tmp_path):
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, np.zeros((9, 8), np.uint8))
+    entry = struct.pack("<HHI", 259, 3, 1)
+    jpeg_2000 = entry + struct.pack("<H", 34712)
+    path.write_bytes(path.read_bytes().replace(entry + struct.pack("<H", 1), jpeg_2000))
+    refused(path, "is a TIFF with compression number 34712, which cannot be read")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("how", [{}, {"compression": "zlib"}])
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_32_bit_tiffs_of_both_byte_orders(tmp_path, order, how, kind):
+    white = 65535 if kind == np.int32 else 1
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, (SHADES * white).astype(kind), byteorder=order, **how)
+    np.testing.assert_allclose(read_image(path, 1)[..., 0], SHADES * 2 - 1, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
+def test_tiffs_whose_white_is_zero(tmp_path, kind, white):
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, (SHADES * white).astype(kind), photometric="miniswhite")
+    np.testing.assert_allclose(read_image(path, 1)[..., 0], 1 - SHADES * 2, atol=0.01)
+
+
+def test_planar_tiff_and_its_first_page(tmp_path):
+    planes = np.moveaxis((COLOURS * 255).astype(np.uint8), 2, 0)
+    how = {"photometric": "rgb", "planarconfig": "separate"}
+    for pages in (planes, np.stack([planes, 255 - planes])):
+        tifffile.imwrite(tmp_path / "p.tif", pages, **how)
+        image = read_image(tmp_path / "p.tif", 3)
+        np.testing.assert_allclose(image, COLOURS * 2 - 1, atol=0.01)
+
+
 def test_gif_gives_its_first_frame(save, colour):
     frames = [Image.fromarray(colour[:, :, 0]), Image.fromarray(255 - colour[:, :, 0])]
     path = save(frames[0], "p.gif", save_all=True, append_images=frames[1:])
@@ -405,10 +481,33 @@ def test_missing_empty_folder_pipe_and_text(tmp_path):
     refused(tmp_path / "pipe.png", "not a regular file")
     (tmp_path / "text.png").write_text("not a picture\n" * 20)
     refused(tmp_path / "text.png", "is not a PNG, JPEG")
-    refused(tmp_path / "text.png" / "below", "cannot be read")
-    refused("a\0b", "cannot be read")
-    refused("x" * 5000, "cannot be read")
     refused(tmp_path / "two\nlines.png", "does not exist")
+
+
+def test_names_that_lead_nowhere(tmp_path):
+    refused(tmp_path / "a\0b", "no possible name")
+    refused("\ud800.png", "no possible name")
+    refused(os.fsdecode(b"\xff.png"), "does not exist")
+    refused("x" * 300, "cannot be read: file name too long; name another file")
+    (tmp_path / "file").touch()
+    refused(tmp_path / "file" / "below", "cannot be read: not a directory")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    refused(tmp_path / "loop.png", "cannot be read: too many levels of symbolic links")
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "none")
+    refused(tmp_path / "nowhere.png", "does not exist")
+
+
+@pytest.mark.parametrize(
+    ("number", "wording"),
+    [(errno.EACCES, "or those of its folder"), (errno.EIO, "cannot be read: input/output error")],
+)
+def test_what_the_system_refuses(tmp_path, monkeypatch, number, wording):
+    def failing(path):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(images.os, "stat", failing)
+    with pytest.raises(ImageError, match=wording):
+        read_image(tmp_path / "p.png", 1)
 
 
 def test_no_permission(save, colour, monkeypatch):

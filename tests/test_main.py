@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -144,7 +145,8 @@ def test_same_seed_same_network_and_no_leftovers(tmp_path):
 
 @pytest.mark.parametrize("task", CASES)
 def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
-    arguments = ["--task", task, "--recipe", "tuned", *SMALL, "--points", 300]
+    arguments = ["--task", task, "--recipe", "tuned", *SMALL]
+    arguments += ["--points", 300] if task == "inpaint" else []
     result = run(*arguments, "--omega_0", 12, "--output_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -153,8 +155,8 @@ def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
     assert options["epochs"] == 3
     assert options["optimizer"] == "muon"
     assert options["schedule"] == "linear"
-    assert options["prior"] == ("tv" if task == "inpaint" else "none")
-    assert options["residual_norm"] == "pixel"
+    assert options.get("prior") == {"inpaint": "tv", "fit": "none"}.get(task)
+    assert options.get("residual_norm") == ("pixel" if task in ("poisson", "edit") else None)
     assert (metrics["validation"] is not None) == (task == "inpaint")
     names = {"fit": [], "inpaint": ["nearest", "linear", "cubic", "thin_plate"]}
     assert list(metrics["baselines"]) == names.get(task, ["direct"])
@@ -356,7 +358,15 @@ def test_rendered_derivatives_are_the_networks(trained, tmp_path):
         (lambda path: replace(path, weight_1=np.zeros((3, 3), np.float32)), "shapes"),
         (lambda path: replace(path, bias_0=np.full(32, np.nan, np.float32)), "not finite"),
         (lambda path: replace(path, omega_0=-1.0), "omega_0"),
-        (lambda path: replace(path, shape=np.array([1])), "no picture's"),
+        (lambda path: replace(path, shape=np.array([1])), "its shape has the shape (1,)"),
+        (lambda path: replace(path, shape=np.array([1, 9])), "no picture's"),
+        (lambda path: replace(path, shape=np.int64(9)), "its shape has the shape ()"),
+        (lambda path: replace(path, shape=np.array(["9", "9"])), "its shape is of type <U1"),
+        (lambda path: replace(path, shape=np.array([9j, 9])), "its shape is of type complex"),
+        (lambda path: replace(path, shape=np.array(["2020", "2021"], "M8[D]")), "of type datetime"),
+        (lambda path: replace(path, omega_0=1e300), "omega_0"),
+        (lambda path: replace(path, weight_0=np.float32([[3e38, 3e38]] * 32)), "its values are"),
+        (lambda path: path.unlink() or os.mkfifo(path), "is not a regular file"),
         (lambda path: replace(path, bits=12), "its bits are 12"),
         (lambda path: replace(path, bias_0=np.array([Trap()], object)), "is not a network.npz"),
     ],
@@ -476,8 +486,11 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
         assert one.files == two.files
         assert all((one[name] == two[name]).all() for name in one.files)
     again = begin(folder, *many, "--resume")
-    assert "there is no interrupted run" in again.communicate()[1]
-    assert again.returncode == 2
+    assert "nothing is left to resume" in again.communicate()[0]
+    assert again.returncode == 0
+    nothing = begin(tmp_path / "nothing", *many, "--resume")
+    assert "there is no interrupted run" in nothing.communicate()[1]
+    assert nothing.returncode == 2
 
 
 def test_a_preview_while_it_trains(tmp_path):

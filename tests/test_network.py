@@ -7,7 +7,9 @@ from numpy_siren import layers_of, relative_error, value
 from scipy import stats
 
 from siren.coordinates import grid, spacing
+from siren.engine import reference
 from siren.network import Siren
+from siren.optimizer import Muon
 
 
 def test_grid_is_row_major_and_includes_both_ends():
@@ -43,6 +45,54 @@ def test_every_layer_is_drawn_uniformly_within_its_bound(settings, widths):
         for values, limit in ((weight.ravel(), bound), (bias, 1 / math.sqrt(fan_in))):
             assert np.abs(values).max() <= limit * (1 + 1e-6)
             assert stats.kstest(values, "uniform", (-limit, 2 * limit)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"in_features": 0}, "in_features is 0"),
+        ({"out_features": 0}, "out_features is 0"),
+        ({"hidden_features": -1}, "hidden_features is -1"),
+        ({"hidden_layers": -1}, "hidden_layers is -1"),
+        ({"omega_0": 0.0}, "omega_0 is 0"),
+        ({"omega_0": math.inf}, "omega_0 is inf"),
+        ({"omega_0": math.nan}, "omega_0 is nan"),
+    ],
+)
+def test_networks_that_there_are_not(settings, words):
+    with pytest.raises(ValueError, match=words):
+        Siren(**settings)
+
+
+def test_parameters_have_to_fit_layer_by_layer():
+    """As many numbers in other shapes were taken over in the wrong places."""
+    network = Siren(hidden_features=8, hidden_layers=1)
+    layers = [tuple(layer) for layer in network.split(network.flat.numpy())]
+    transposed = [(weight.T, bias) for weight, bias in layers]
+    for wrong in (transposed, layers[::-1], layers[:-1], [*layers, layers[-1]]):
+        with pytest.raises(ValueError, match="do not fit"):
+            network.load(wrong)
+    with pytest.raises(ValueError, match="do not fit"):
+        Siren.of([(np.zeros((4, 2)), np.zeros(4)), (np.zeros((1, 5)), np.zeros(1))], 30.0)
+
+
+@pytest.mark.parametrize("in_features", [1, 2, 3])
+@pytest.mark.parametrize("hidden_layers", [0, 2])
+def test_muon_moves_the_hidden_matrices_of_any_network(in_features, hidden_layers):
+    """With Adam at rate 0 nothing else moves, and every hidden matrix by an orthogonal one."""
+    network = Siren(2, in_features, hidden_features=16, hidden_layers=hidden_layers)
+    optimizer = Muon(network, reference, learning_rate=0.5, adam_rate=0.0)
+    before = layers_of(network)
+    gradient = np.random.default_rng(0).normal(size=network.flat.shape).astype(np.float32)
+    optimizer.step([jt.array(gradient)])
+    for depth, (old, new) in enumerate(zip(before, layers_of(network))):
+        moved = 2 * (old[0] - new[0])
+        if 0 < depth <= hidden_layers:
+            singular_values = np.linalg.svd(moved, compute_uv=False)
+            assert 0.5 < singular_values.min() <= singular_values.max() < 1.5
+        else:
+            assert not moved.any()
+        assert (old[1] == new[1]).all()
 
 
 def test_seed_repeats_the_draw():

@@ -1,21 +1,23 @@
 import builtins
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from siren import preview
-from siren.preview import Preview, write_curves
+from siren.files import Lock
+from siren.preview import Preview, draw_curves
 from siren.training import Epoch
 
 
 def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
-    ours = Preview(tmp_path, every=1)
+    ours = Preview(tmp_path, every=1, lock=Lock(None))
     for level in (-1, 0, 1):
         ours.see(np.full((20, 30, 1), level, np.float32))
         assert np.asarray(Image.open(tmp_path / "preview.png"))[0, 0] == round((level + 1) * 127.5)
-    ours.finish(np.full((20, 30, 1), 0.5, np.float32))
-    with Image.open(tmp_path / "training.gif") as animation:
+    content = ours.animation(np.full((20, 30, 1), 0.5, np.float32))
+    with Image.open(io.BytesIO(content)) as animation:
         assert animation.size == (30, 20)
         assert animation.n_frames == 4
         levels, durations = [], []
@@ -29,8 +31,8 @@ def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
 
 @pytest.mark.parametrize("count", [59, 60, 61, 500, 1001])
 def test_an_animation_is_bounded_and_evenly_spaced(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(preview, "write_png", lambda *_: None)
-    ours = Preview(tmp_path, every=1)
+    monkeypatch.setattr(preview, "write_bytes", lambda *_: None)
+    ours = Preview(tmp_path, every=1, lock=Lock(None))
     for number in range(count):
         ours.see(np.full((300, 8, 3), 2 * (number % 256) / 255 - 1, np.float32))
     assert len(ours.frames) <= preview.FRAMES
@@ -45,21 +47,20 @@ def history(validation):
 
 
 @pytest.mark.parametrize("validation", [None, 0.3])
-def test_curves_where_matplotlib_is_installed(tmp_path, validation):
+def test_curves_where_matplotlib_is_installed(validation):
     pytest.importorskip("matplotlib", reason="matplotlib is not required")
-    assert write_curves(tmp_path, history(validation))
-    with Image.open(tmp_path / "history.png") as drawn:
+    with Image.open(io.BytesIO(draw_curves(history(validation)))) as drawn:
         assert min(drawn.size) > 300
 
 
-def test_no_curves_without_matplotlib(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [ImportError, ValueError, SystemExit])
+def test_no_curves_where_matplotlib_is_missing_or_broken(monkeypatch, error):
     real = builtins.__import__
 
     def without(name, *arguments, **options):
         if name.startswith("matplotlib"):
-            raise ImportError(name)
+            raise error(name)
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    assert not write_curves(tmp_path, history(None))
-    assert list(tmp_path.iterdir()) == []
+    assert draw_curves(history(None)) is None

@@ -15,8 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import main
+from siren.cli.errors import Problem
+from siren.cli.inputs import read_inputs
+from siren.cli.several import runs_of
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
-from siren.options import TASKS, parse
+from siren.options import parse
+from siren.relevance import TASKS
 from siren.report import read_metrics, read_network
 
 # The same examples every time: a failure is one of the program, not of chance.
@@ -132,10 +136,11 @@ def pictures(tmp_path_factory):
 def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
     seen = {"refused": 0, "planned": 0}
 
-    @settings(same, max_examples=400)
+    @settings(same, max_examples=800)
     @given(st.sampled_from(TASKS), OPTIONS)
     def check(task, chosen):
-        arguments = ["--task", task, *(() if task == "render" else ("--sidelength", "24"))]
+        arguments = ["--task", task]
+        arguments += [] if task == "render" else ["--sidelength", "24", "--for_all_tasks"]
         for name, text in chosen:
             values = [
                 str(pictures / value) if name.endswith("_path") else value for value in text.split()
@@ -158,9 +163,9 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
             assert -1 <= column_0 < column_1 <= 1
             return
         try:
-            runs = main.runs_of(options)
-            inputs = [main.read_inputs(each) for each in runs]
-        except main.Problem as problem:
+            runs = runs_of(options)
+            inputs = [read_inputs(each) for each in runs]
+        except Problem as problem:
             assert str(problem).startswith("--")
             assert "\n" not in str(problem)
             seen["refused"] += 1
@@ -209,7 +214,8 @@ def test_every_small_run_ends_well(
     write_picture(path, height, width, mode, seed)
     arguments = ["--task", task, "--recipe", recipe, "--channels", channels, "--seed", seed]
     arguments += ["--sidelength", side, "--aspect", "keep" if keep else "square"]
-    arguments += ["--epochs", epochs, "--points", 40, "--input_path", path]
+    arguments += ["--epochs", epochs, "--input_path", path]
+    arguments += ["--points", 40] if task == "inpaint" else []
     arguments += ["--ot_image_path", path] if task == "edit" else []
     arguments += ["--output_dir", output, *NETWORK]
     said = io.StringIO()

@@ -1,16 +1,25 @@
 """siren.runtime: each trap of an ``import jittor`` is set up in a process of its own."""
 
+import contextlib
 import importlib.util
 import json
 import os
+import select
+import shutil
+import signal
+import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from siren import runtime
+from siren.runtime import cuda, paths, processes, settings, toolchain
+from siren.runtime.environment import RECORD, user_environment
 
 ROOT = Path(__file__).parent.parent
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
@@ -18,7 +27,7 @@ OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
 def run_python(code, *, remove=(), timeout=600, **variables):
     """Run code in a new interpreter, in the environment as siren.runtime found it."""
-    environment = {**runtime._user_environment(), "PYTHONPATH": str(ROOT), **variables}
+    environment = {**user_environment(), "PYTHONPATH": str(ROOT), **variables}
     for name in remove:
         environment.pop(name, None)
     return subprocess.run(
@@ -137,7 +146,8 @@ def test_other_pythons_are_refused(version):
 
 
 def test_missing_compiler_names_the_package(tmp_path):
-    sentence = problem_of_start(PATH=str(tmp_path), remove=["cc_path"])
+    variables = {"PATH": str(tmp_path), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    sentence = problem_of_start(**variables, remove=["cc_path"])
     assert "package g++" in sentence
 
 
@@ -255,15 +265,15 @@ def fake_toolkit(root, version=12020, without=()):
 
 
 def probe(monkeypatch, driver, nvcc_path=None, path="/nowhere", cuda_home=None):
-    monkeypatch.setattr(runtime, "_load_driver", lambda: driver)
-    monkeypatch.setattr(runtime, "_why_nvcc_fails", lambda nvcc, compiler: "")
-    return runtime._probe_cuda.__wrapped__(nvcc_path, None, path, cuda_home, None, None)
+    monkeypatch.setattr(cuda, "load_driver", lambda: driver)
+    monkeypatch.setattr(cuda, "why_nvcc_fails", lambda nvcc, compiler: "")
+    return cuda.probe_cuda.__wrapped__(nvcc_path, None, path, cuda_home, None, None)
 
 
 def test_a_complete_toolkit_and_a_gpu_are_used(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda")
     found = probe(monkeypatch, FakeDriver(), path=str(tmp_path / "cuda" / "bin"))
-    assert found == runtime._Cuda(nvcc, 12020, 90, "", 1)
+    assert found == cuda.Cuda(nvcc, 12020, 90, "", 1)
 
 
 def test_a_wrapper_without_libraries_gives_way_to_a_complete_toolkit(monkeypatch, tmp_path):
@@ -317,8 +327,8 @@ def test_why_a_gpu_is_not_used(monkeypatch, tmp_path, driver, version, reason):
     ],
 )
 def test_flags_fit_the_gpu(monkeypatch, version, capability, flags, wanted):
-    monkeypatch.setattr(runtime, "_find_cuda", lambda: runtime._Cuda("nvcc", version, capability))
-    assert runtime._for_capability(flags) == wanted
+    monkeypatch.setattr(cuda, "find_cuda", lambda: cuda.Cuda("nvcc", version, capability))
+    assert cuda.flags_for_capability(flags) == wanted
 
 
 def fake_nccl(root, library):
@@ -327,14 +337,25 @@ def fake_nccl(root, library):
         (root / path).touch()
 
 
+def process_of(monkeypatch, rank, size):
+    for name, value in {"SIZE": size, "RANK": rank, "LOCAL_SIZE": size, "LOCAL_RANK": rank}.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+
+
+def gpu_settings(found):
+    found = processes.settings_of_a_process(found)
+    assert int(found.pop("OMP_NUM_THREADS")) >= 1
+    return found
+
+
 @pytest.mark.parametrize("library", ["lib64/libnccl.so", "lib64/libnccl.so.2"])
 def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, library):
     nvcc = fake_toolkit(tmp_path / "cuda")
     fake_nccl(tmp_path / "cuda", library)
-    monkeypatch.setattr(runtime, "_cache_folder", lambda: tmp_path / "cache")
-    mpi = {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "2"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process_of(monkeypatch, 1, 2)
     for _ in range(2):  # the second time, what the first has made is there
-        found = runtime._share_gpus(mpi, runtime._Cuda(nvcc, 13000, 90, "", 2))
+        found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", 2))
         assert found["device_id"] == "1"
         assert found["use_nccl"] == "1"
         assert found["nccl_include_path"] == str(tmp_path / "cuda" / "include")
@@ -342,19 +363,21 @@ def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, l
         assert library_found == tmp_path / "cuda" / library
 
 
-@pytest.mark.parametrize("gpus, device", [(1, None), (2, "0")])
-def test_more_processes_than_gpus_share_them_without_nccl(monkeypatch, tmp_path, gpus, device):
+@pytest.mark.parametrize("gpus, wanted", [(1, None), (2, "0")])
+def test_more_processes_than_gpus_share_them_without_nccl(monkeypatch, tmp_path, gpus, wanted):
     nvcc = fake_toolkit(tmp_path / "cuda")
     fake_nccl(tmp_path / "cuda", "lib64/libnccl.so")
-    mpi = {"OMPI_COMM_WORLD_LOCAL_RANK": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
-    found = runtime._share_gpus(mpi, runtime._Cuda(nvcc, 13000, 90, "", gpus))
-    assert found == ({"device_id": device} if device else {})
+    process_of(monkeypatch, 2, 4)
+    found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", gpus))
+    assert found == ({"device_id": wanted} if wanted else {})
 
 
-def test_an_nccl_of_the_user_is_taken(tmp_path):
+def test_an_nccl_of_the_user_is_taken(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda")
-    user = {"nccl_include_path": "/one", "nccl_lib_path": "/two"}
-    found = runtime._share_gpus(user, runtime._Cuda(nvcc, 13000, 90, "", 1))
+    process_of(monkeypatch, 0, 2)
+    monkeypatch.setenv("nccl_include_path", "/one")
+    monkeypatch.setenv("nccl_lib_path", "/two")
+    found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", 2))
     assert (found["use_nccl"], found["nccl_lib_path"]) == ("1", "/two")
 
 
@@ -366,12 +389,12 @@ def test_a_missing_runtime_library_is_named(monkeypatch, tmp_path):
 def test_cuda_13_gets_the_corrected_header_and_a_cache_of_its_own(monkeypatch, tmp_path):
     for name in (*OURS, "cc_flags"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(runtime._RECORD, "{}")
+    monkeypatch.setenv(RECORD, "{}")
     monkeypatch.setenv("cc_flags", "-g")
     monkeypatch.setenv("CPLUS_INCLUDE_PATH", "/mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delitem(sys.modules, "jittor", raising=False)
-    monkeypatch.setattr(runtime, "_find_cuda", lambda: runtime._Cuda("/cuda/bin/nvcc", 13000, 90))
+    monkeypatch.setattr(settings, "find_cuda", lambda: cuda.Cuda("/cuda/bin/nvcc", 13000, 90))
     runtime.prepare()
     after = dict(os.environ)
     flags = after["cc_flags"]
@@ -395,7 +418,7 @@ def test_cuda_13_gets_the_corrected_header_and_a_cache_of_its_own(monkeypatch, t
 def test_the_corrected_header_asks_for_attributes_of_the_right_device():
     package = importlib.util.find_spec("jittor").submodule_search_locations[0]
     header = Path(package, "extern", "cuda", "inc", "helper_cuda.h").read_text()
-    corrected = runtime.corrected_helper_header(header)
+    corrected = toolchain.corrected_helper_header(header)
     assert "deviceProp.clockRate" not in corrected
     assert "deviceProp.computeMode" not in corrected
     calls = [line for line in corrected.splitlines() if "sirenDeviceAttribute(cudaDevAttr" in line]
@@ -406,7 +429,7 @@ def test_the_corrected_header_asks_for_attributes_of_the_right_device():
         (False, True),
     ]
     assert corrected.index("inline int sirenDeviceAttribute(") < corrected.index(calls[0])
-    assert runtime.corrected_helper_header(corrected) == corrected
+    assert toolchain.corrected_helper_header(corrected) == corrected
 
 
 # ---- the import -------------------------------------------------------------------------------
@@ -415,38 +438,46 @@ def test_the_corrected_header_asks_for_attributes_of_the_right_device():
 def test_the_first_compilation_is_announced_with_its_length(tmp_path):
     code = """
         import fcntl
-        from siren import runtime
-        print(runtime._core_is_missing(False))
-        runtime._announce_first_compilation()
+        from siren.runtime import jittor_import
+        import jittor_utils
+        print(jittor_import._core_exists(jittor_utils.cache_path))
+        print(jittor_import._prepare_compilation(jittor_utils.cache_path))
         from jittor_utils import lock
         with open(lock.lock_path, "w") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
-            runtime._announce_first_compilation()
+            print(jittor_import._prepare_compilation(jittor_utils.cache_path))
     """
     result = run_python(code, HOME=str(tmp_path), nvcc_path="")
-    assert result.stdout.splitlines() == ["True"]
-    first, second = result.stderr.splitlines()
+    exists, first, second = result.stdout.splitlines()
+    assert exists == "False"
     assert first.startswith("Jittor compiles its core once on this machine: about two minutes")
     assert "Another process" in second and "about two minutes" in second
 
 
-def test_jittor_starts_quietly_and_leaves_ctrl_c_to_python():
+def test_jittor_starts_quietly_and_leaves_signals_to_python():
     result = run_python(
         """
-        import dataclasses, json, os, signal
+        import dataclasses, json, os, signal, subprocess
+        os.setpgrp()
         import siren
-        import jittor
         from siren import runtime
         device = runtime.start("cpu")
+        child = subprocess.Popen(["sleep", "60"])  # a compiler, say, that runs out of memory
+        child.kill()
+        child.wait()
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.killpg(0, signal.SIGINT)  # as a terminal does it; the exit must not hang
             signal.pause()
         except KeyboardInterrupt:
             print(json.dumps([device, dataclasses.asdict(runtime.describe())]))
-        """
+        handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGCHLD)]
+        assert handlers == [signal.SIG_DFL] * 2
+        caught = [line for line in open("/proc/self/status") if line.startswith("SigCgt")]
+        assert not int(caught[0].split()[1], 16) & (1 << signal.SIGCHLD - 1), caught
+        """,
+        timeout=120,
     )
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
+    assert (result.returncode, result.stderr) == (0, "")
     device, description = json.loads(result.stdout)
     assert device == description["device"] == "cpu"
     assert description["jittor"].startswith("1.3.")
@@ -455,29 +486,398 @@ def test_jittor_starts_quietly_and_leaves_ctrl_c_to_python():
     assert description["device_name"]
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_the_exit_does_not_hang():
+@pytest.mark.parametrize(
+    "number, module", [("SIGINT", "jittor.pyjt_compiler"), ("SIGTERM", "jittor_core")]
+)
+def test_a_signal_during_the_import_is_a_keyboard_interrupt_after_it(number, module):
     result = run_python(
+        f"""
+        import os, signal, sys
+        from siren import runtime, signals
+        import numpy  # with threads that the signal could reach
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == {module!r}:
+                    print("sent")
+                    os.kill(os.getpid(), signal.{number})
+        sys.meta_path.insert(0, Interrupting())
+        with signals.interrupting():
+            try:
+                runtime.start("cpu")
+            except KeyboardInterrupt:
+                print("interrupted")
         """
-        import os, signal
-        os.setpgrp()
-        from siren import runtime
-        runtime.start("cpu")
-        try:
-            os.killpg(0, signal.SIGINT)
-            signal.pause()
-        except KeyboardInterrupt:
-            print("interrupted")
-        """,
-        timeout=120,
     )
-    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.split() == ["sent", "interrupted"]
+
+
+def processes_of_home(home, name=""):
+    """Numbers of all processes with this HOME, and with ``name`` in their command."""
+    numbers = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = f"HOME={home}\0".encode() in (folder / "environ").read_bytes()
+            if ours and name.encode() in (folder / "cmdline").read_bytes():
+                numbers.append(int(folder.name))
+    return numbers
+
+
+@contextlib.contextmanager
+def first_compilation(home):
+    """A process that has Jittor's core compiled, and has said so."""
+    code = """
+        import sys
+        from siren import runtime, signals
+        with signals.interrupting():
+            try:
+                runtime.start("cpu")
+            except KeyboardInterrupt:
+                sys.exit(130)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**user_environment(), "PYTHONPATH": str(ROOT), "HOME": str(home), "nvcc_path": ""},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            ready, _, _ = select.select([process.stderr], [], [], 60)
+            assert ready and b"compiles its core" in process.stderr.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number, status", [("SIGINT", 130), ("SIGTERM", 130), ("SIGKILL", -9)])
+def test_the_first_compilation_ends_at_once(tmp_path, number, status):
+    with first_compilation(tmp_path) as process:
+        assert len(processes_of_home(tmp_path)) > 2
+        process.send_signal(getattr(signal, number))
+        assert process.wait(timeout=2) == status
+        assert process.stderr.read() == b""
+    if number == "SIGKILL":  # nobody has told the compiler, which finishes its file
+        time.sleep(0.5)
+        assert not processes_of_home(tmp_path, "load_jittor")
+    else:
+        assert not processes_of_home(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        ("echo 'a.cc:1:2: fatal error: disk on fire'", "fatal error: disk on fire"),
+        ("echo 'g++: fatal error: Killed signal terminated program cc1plus'", "lack of memory"),
+        ("kill -9 $PPID", ""),
+    ],
+)
+def test_a_failing_compiler_is_one_sentence(tmp_path, script, words):
+    version = 'case "$*" in *--version*) echo "g++ 12.2.0"; exit 0;; esac'
+    compiler = fake_program(tmp_path / "bin", "g++", f"{version}\n{script}\nexit 1")
+    sentence = problem_of_start(
+        HOME=str(tmp_path / "home"), cc_path=str(compiler), remove=["nvcc_path"]
+    )
+    assert sentence.startswith("Jittor cannot be compiled: ")
+    assert words in sentence
 
 
 def test_the_stand_in_for_python_config_describes_this_interpreter(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    script = str(runtime._write_python_config())
+    script = str(toolchain.write_python_config())
     includes = subprocess.run([script, "--includes"], capture_output=True, text=True).stdout
     suffix = subprocess.run([script, "--extension-suffix"], capture_output=True, text=True).stdout
     folders = [part.strip('"') for part in includes.strip().split("-I") if part]
     assert any(Path(folder.strip().strip('"'), "Python.h").is_file() for folder in folders)
     assert suffix.strip().endswith(".so")
+
+
+# ---- places and links -------------------------------------------------------------------------
+
+ODD = 'x y\'z "$HOME" é,:'
+
+
+def planted(folder, kind):
+    """What another user may have put where ours is to be."""
+    if kind == "a file":
+        folder.write_text("")
+        return
+    real = folder if kind != "a link" else folder.with_name("theirs")
+    real.mkdir(mode=0o700)
+    (real / f"link-{paths.digest('/a b')}").symlink_to("/of/another/user")
+    if kind == "a link":
+        folder.symlink_to(real)
+    if kind == "writable":
+        real.chmod(0o777)
+    if kind == "group":
+        real.chmod(0o770)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "writable", "group", "another's"])
+def test_a_folder_of_others_is_not_trusted(monkeypatch, tmp_path, kind):
+    shared = tmp_path / "tmp"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    folder = shared / f"siren-{os.geteuid()}"
+    planted(folder, kind)
+    monkeypatch.setattr(paths, "_shared_folders", lambda: [shared])
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    paths._fresh_folder.cache_clear()
+    if kind == "another's":  # as it looks to another user, for whom nothing else is private either
+        assert paths.make_private(folder)
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert not paths.make_private(folder)
+        return
+    link = Path(paths.shell_safe("/a b"))
+    assert link.parent.parent == shared
+    assert link.parent != folder
+    assert os.readlink(link) == "/a b"
+    assert stat.S_IMODE(link.parent.stat().st_mode) == 0o700
+
+
+def test_a_home_that_anybody_can_write_holds_nothing_that_is_run(monkeypatch, tmp_path):
+    home = tmp_path / "home"
+    (home / ".cache").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    assert paths.private_folder() == home / ".cache" / "siren"
+    (home / ".cache").chmod(0o777)
+    assert home not in toolchain.write_python_config().parents
+
+
+def test_files_and_links_that_were_changed_are_corrected(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    link, script = Path(paths.shell_safe("/a b")), toolchain.write_python_config()
+    assert link.parent == script.parent == tmp_path / ".cache" / "siren"
+    good = script.read_text()
+    script.write_text("#!/bin/sh\nexec something")
+    link.unlink()
+    link.symlink_to("/elsewhere")
+    assert toolchain.write_python_config().read_text() == good
+    assert os.readlink(paths.shell_safe("/a b")) == "/a b"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "y'z", 'q"q', "$HOME", "`id`", "é", "a,b", "a:b", "a;b", "*", "(a)", "\udce9"]
+)
+def test_a_path_that_a_shell_would_change_gets_a_link(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    for safe in (
+        paths.shell_safe(folder) + "/file",
+        paths.shell_safe(folder / "file"),
+        paths.shell_safe(folder / "file", str(folder)),
+    ):
+        assert subprocess.getoutput(f"cat {safe}") == "content"
+    assert paths.shell_safe("/usr/include/c++") == "/usr/include/c++"
+
+
+def test_parents_are_created_for_us_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        paths.create_folder(tmp_path / "home" / ".cache" / "siren")
+    finally:
+        os.umask(before)
+    for folder in ("home", "home/.cache", "home/.cache/siren"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700
+
+
+def jittors_hash(content):
+    """By which Jittor knows sources that it has compiled."""
+    value = 0
+    for byte in reversed(content):
+        value = (value * 257 + (byte if byte < 128 else byte - 256)) % 2**64
+    return str(value)
+
+
+def copy_compiled(cache, copy):
+    """Let Jittor find in ``copy`` what it has compiled in ``cache``.
+
+    Its commands and the sources that it has written name the folder, and are compared.
+    """
+
+    def link_or_copy(source, target):  # loaded from both folders, a library must be the same
+        return (os.link if source.endswith((".so", ".o")) else shutil.copy2)(source, target)
+
+    shutil.copytree(cache, copy, dirs_exist_ok=True, copy_function=link_or_copy)
+    hashes = {}
+    for source in Path(copy, "gen").glob("*.cc"):
+        before = source.read_bytes()
+        after = before.replace(cache.encode(), copy.encode())
+        if after != before:
+            source.write_bytes(after)
+            hashes[jittors_hash(before)] = jittors_hash(after)
+    for key in Path(copy).rglob("*.key"):
+        text = key.read_text(errors="surrogateescape").replace(cache, copy)
+        for before, after in hashes.items():
+            text = text.replace(f": {before}\n", f": {after}\n")
+        key.write_text(text, errors="surrogateescape")
+
+
+@pytest.fixture
+def odd_home():
+    """A folder beside Jittor's own, so that files can have names in both."""
+    user = Path(paths.home(), ".cache")
+    user.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=user, prefix="siren-test-") as folder:
+        home = Path(folder, ODD)
+        (home / "tmp").mkdir(parents=True)
+        yield home
+
+
+def test_jittor_works_in_a_home_of_any_name(odd_home):
+    where = "import siren, jittor_utils; print(jittor_utils.cache_path)"
+    started = run_python("from siren import runtime; runtime.start('cpu')", nvcc_path="")
+    assert started.returncode == 0, started.stderr
+    cache = run_python(where, nvcc_path="").stdout.strip()
+    variables = {"HOME": str(odd_home), "TMPDIR": str(odd_home / "tmp"), "nvcc_path": ""}
+    copy = run_python(where, **variables).stdout.strip()
+    copy_compiled(cache, copy)
+    result = run_python(
+        """
+        import os
+        from siren import runtime
+        runtime.start("cpu")
+        import jittor as jt
+        print(jt.float32([1, 2, 3]).sum().item())
+        assert jt.flags.cache_path.startswith(os.environ["HOME"])
+        """,
+        **variables,
+    )
+    assert (result.stdout, result.stderr, result.returncode) == ("6.0\n", "", 0)
+    assert os.path.samefile(Path(copy).parents[6], odd_home / ".cache" / "jittor")
+
+
+def test_what_lies_in_an_environment_of_any_name_is_imported_by_a_link(tmp_path):
+    folder = tmp_path / ODD.replace(":", "")  # which separates folders in PYTHONPATH
+    (folder / "jittor_utils").mkdir(parents=True)
+    (folder / "jittor_utils" / "__init__.py").write_text("")
+    code = "import siren, jittor_utils; print(jittor_utils.__file__)"
+    result = run_python(code, PYTHONPATH=f"{ROOT}{os.pathsep}{folder}", HOME=str(tmp_path))
+    found = result.stdout.strip()
+    assert paths.is_shell_safe(found)
+    assert os.path.realpath(found) == str(folder / "jittor_utils" / "__init__.py")
+
+
+# ---- what users may have set ------------------------------------------------------------------
+
+GARBAGE = [
+    ({"OMPI_COMM_WORLD_SIZE": "abc"}, "OMPI_COMM_WORLD_SIZE is 'abc'"),
+    ({"OMPI_COMM_WORLD_SIZE": "-1"}, "OMPI_COMM_WORLD_SIZE is '-1'"),
+    ({"OMPI_COMM_WORLD_SIZE": "0"}, "OMPI_COMM_WORLD_SIZE is '0'"),
+    ({"OMPI_COMM_WORLD_SIZE": ""}, "OMPI_COMM_WORLD_SIZE is ''"),
+    ({"OMPI_COMM_WORLD_SIZE": "²"}, "OMPI_COMM_WORLD_SIZE is '²'"),
+    ({"OMPI_COMM_WORLD_SIZE": "9" * 5000}, "OMPI_COMM_WORLD_SIZE is '999"),
+    ({"OMPI_COMM_WORLD_SIZE": "2"}, "OMPI_COMM_WORLD_RANK is not"),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, "RANK is '2'"),
+    ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "x"}, "RANK is 'x'"),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "x"}, "LOCAL_RANK is 'x'"),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, "LOCAL_SIZE is '0'"),
+    ({"OMP_NUM_THREADS": "many"}, "OMP_NUM_THREADS is 'many'"),
+    ({"OMP_NUM_THREADS": "0"}, "OMP_NUM_THREADS is '0'"),
+    ({"OMP_NUM_THREADS": "-3"}, "OMP_NUM_THREADS is '-3'"),
+    ({"OMP_NUM_THREADS": ""}, "OMP_NUM_THREADS is ''"),
+    ({"device_id": "first"}, "device_id is 'first'"),
+    ({"log_v": "abc"}, "log_v is 'abc'"),
+    ({"log_v": ""}, "log_v is ''"),
+    ({"log_silent": "yes"}, "log_silent is 'yes'"),
+    ({"conv_opt": "on"}, "conv_opt is 'on'"),
+    ({"JITTOR_HOME": "/a b"}, "JITTOR_HOME is '/a b'"),
+    ({"JITTOR_HOME": ""}, "JITTOR_HOME is ''"),
+    ({"JITTOR_HOME": "/proc/nowhere"}, "/proc/nowhere/.cache/jittor"),
+    ({"HOME": "/proc/nowhere"}, "set the variable HOME"),
+    ({"HOME": "/dev/null"}, "set the variable HOME"),
+    ({RECORD: "{broken", "cc_path": "/no/such"}, "'/no/such'"),
+    ({RECORD: "[1]", "cc_path": "/no/such"}, "'/no/such'"),
+    ({RECORD: '{"a": 1}', "cc_path": "/no/such"}, "'/no/such'"),
+    ({RECORD: '{"cc_path": [1, 2]}', "cc_path": "/no/such"}, "'/no/such'"),
+    ({RECORD: "[" * 100000, "cc_path": "/no/such"}, "'/no/such'"),
+]
+
+
+def test_garbage_in_a_variable_is_one_sentence_that_names_it():
+    code = """
+        import importlib, json, os, sys
+        from siren import runtime
+        from siren.runtime.environment import user_environment
+        clean = user_environment()
+        for name in ("nvcc_path", "OMP_NUM_THREADS", "device_id", "log_v"):
+            clean.pop(name, None)
+        for variables in json.load(sys.stdin):
+            os.environ.clear()
+            os.environ.update({**clean, **variables})
+            runtime.prepare()
+            try:
+                runtime.rank(), runtime.world_size()
+                runtime.start("cpu")
+                sentences = []
+            except runtime.RuntimeProblem as problem:
+                sentences = str(problem).splitlines()
+            print(json.dumps(sentences))
+        assert "jittor" not in sys.modules
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**user_environment(), "PYTHONPATH": str(ROOT)},
+        input=json.dumps([variables for variables, _ in GARBAGE]),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    for (variables, words), sentences in zip(GARBAGE, answers):
+        assert len(sentences) == 1, variables
+        assert words in sentences[0], variables
+    assert len(answers) == len(GARBAGE)
+
+
+@pytest.mark.parametrize("content", ["{broken", "[]", '{"JITTOR_HOME": "/a b"}'])
+def test_what_jittor_remembers_wrongly_is_named(tmp_path, content):
+    memory = tmp_path / ".cache" / "jittor" / "config.json"
+    memory.parent.mkdir(parents=True)
+    memory.write_text(content)
+    assert str(memory) in problem_of_start(HOME=str(tmp_path))
+
+
+def test_importing_the_package_raises_nothing_whatever_is_set():
+    for variables in (
+        {"OMPI_COMM_WORLD_SIZE": "abc", "HOME": "/dev/null", "TMPDIR": "/dev/null"},
+        {RECORD: "{broken", "OMP_NUM_THREADS": "x", "PATH": ""},
+    ):
+        assert run_python("import siren", **variables).returncode == 0
+
+
+# ---- a child process --------------------------------------------------------------------------
+
+
+def test_a_child_says_how_it_ended_and_sees_what_we_see(monkeypatch, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise SystemExit('the one of the current folder')")
+    monkeypatch.chdir(tmp_path)
+    code = "import sys, numpy; print(numpy.__name__, sys.argv[1:]); sys.exit(3)"
+    child = runtime.run_interruptibly(["-c", code, "a b"])
+    assert (child.returncode, child.stdout) == (3, "numpy ['a b']\n")
+    child = runtime.run_interruptibly(["-m", "json.tool", "--help"])
+    assert child.returncode == 0 and "json.tool" in child.stdout
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_an_interrupted_child_takes_its_own_children_along(tmp_path, number):
+    started = time.monotonic()
+    result = run_python(
+        f"""
+        import os, signal, threading
+        from siren import runtime, signals
+        code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 60; echo'])"
+        threading.Timer(1, os.kill, [os.getpid(), signal.{number}]).start()
+        with signals.interrupting():
+            try:
+                runtime.run_interruptibly(["-c", code])
+            except KeyboardInterrupt:
+                print("interrupted")
+        """,
+        HOME=str(tmp_path),
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "interrupted\n", "")
+    assert time.monotonic() - started < 30
+    assert not processes_of_home(tmp_path)

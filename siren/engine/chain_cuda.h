@@ -9,8 +9,10 @@
 // Written to memory is what the outer products need, h (but for the first layer's) and d. x stays in the L2 cache,
 // in a place of each thread's own. On an H100 the energy of all these bytes limits the speed of derivatives' losses.
 //
-// The scale of the cotangents must be known before any of them is rounded. The groups agree on it after
-// their first tiles, which are spread over all points.
+// The scale of the cotangents must be known before any of them is rounded. The groups agree on it after their first
+// tiles, which are spread over all points. Where a later tile has larger cotangents, as at a star in a flat
+// picture, its group goes on with a smaller scale. So each tile's d has the scale that is noted for it, and sums
+// over tiles are taken without.
 #pragma once
 
 #include "tile_cuda.h"
@@ -34,6 +36,7 @@ struct ChainRows {
     float wanted[64][4], weights[64][4];
     float2 coordinates[2][64];  // of the points of this tile and the next
     float biases[4];            // of the output
+    unsigned largest[4];        // of each warp's cotangents so far, as bits
 };
 
 template <class Precision, int streams, int channels>
@@ -64,6 +67,7 @@ struct ChainArguments {
     uint4* kept;
     Error error;
     unsigned *largest, *arrived;           // zero at the start
+    float* scales;                          // of each tile's d; 0: nothing but zeros
     float *first_partial, *output_partial;  // as finish_kernel wants them
     double* point_sums;                     // of each share, 1 + channels
 };
@@ -180,8 +184,6 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
 
     double loss = 0;
     float output_bias = 0;  // of channel lane % 4
-    float scale = 1;
-    bool agreed = false;
 
     // A tile's coordinates are loaded a tile ahead.
     const auto load_coordinates = [&](int turn) {
@@ -259,8 +261,9 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
             if (stream == 0) output_bias += g[half];
             most = fmaxf(most, fabsf(g[half]));
         }
-        if (!agreed) {
-            keep_largest(most, c.largest);
+        const unsigned largest_of_warp = __reduce_max_sync(0xffffffffu, __float_as_uint(most));
+        if (turn == 0) {
+            if (lane == 0) atomicMax(c.largest, largest_of_warp);
             tile.wait_for_group();
             if (thread == 0) {
                 __threadfence();
@@ -269,10 +272,18 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
                 __threadfence();
             }
             tile.wait_for_group();
-            const unsigned largest = __ldcg(c.largest);
-            scale = cotangent_scale(&largest, streams);
-            agreed = true;
+            // Room for twice as much keeps most tiles at one scale, which is cheapest.
+            const float room = 2 * __uint_as_float(__ldcg(c.largest));
+            if (lane == 0) rows.largest[warp] = __float_as_uint(room);
+        } else if (lane == 0) {
+            rows.largest[warp] = max(rows.largest[warp], largest_of_warp);
         }
+        tile.wait_for_group();
+        const unsigned largest = max(max(rows.largest[0], rows.largest[1]),
+                                     max(rows.largest[2], rows.largest[3]));
+        const float scale =
+            largest > 0 ? cotangent_scale(largest, cotangent_exponent(streams) + 1) : 0.0f;
+        if (thread == 0 && number < end) c.scales[number] = scale;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int row = tile.row_of(half);
@@ -281,7 +292,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
             store_split(rows.cotangents, row, channel, g[half]);
         }
         tile.end();
-        tile.add_sums_of_rows(rows.cotangents, output_partial, width, channels);
+        tile.add_sums_of_rows(rows.cotangents, output_partial, width, channels, reciprocal(scale));
 
         // Back. The last layer's x are where its sums were.
         tile.begin();
@@ -307,7 +318,7 @@ __device__ inline void follow_chain(const ChainArguments<Precision>& c, unsigned
         tile.write_inputs(rows.inputs, c.points, at);
         tile.first_adjoints(sums, c.points, vectors, at);
         tile.end();
-        tile.add_sums_of_rows(rows.inputs, first_partial, width, 3);
+        tile.add_sums_of_rows(rows.inputs, first_partial, width, 3, reciprocal(scale));
     }
     wait_copies<0>();
     if (thread == 0) wait_until_written();

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jittor as jt
-import numpy as np
 
 from siren.engine import reference
 from siren.engine.reference import STREAMS
-from siren.network import Siren
+from siren.runtime import shell_safe
 
 PRECISIONS = ("fp32", "fp16", "bf16")
+LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hidden matrices
 
-_COMPILER_FLAGS = f'FLAGS: -I"{Path(__file__).resolve().parent}" '
+_COMPILER_FLAGS = f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" '
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,27 @@ class Fused:
 
     precision: str = "fp32"
 
-    def why_unusable(self) -> str | None:
-        """Try it on a network small enough to check in NumPy: None, or what goes wrong."""
-        network = Siren(hidden_features=3, hidden_layers=1)
-        points = np.linspace(-1, 1, 10, dtype=np.float32).reshape(5, 2)
-        expected = points
-        *hidden, output = network.split(network.flat.numpy())
-        for weight, bias in hidden:
-            expected = np.sin(network.omega_0 * (expected @ weight.T + bias))
-        expected = expected @ output.weight.T + output.bias
-        try:
-            with jt.no_grad():  # the kernel that pictures need anyway
-                (values,) = self.streams(network, jt.array(points), 0)
-            values = values.numpy()
-        except RuntimeError as error:
-            lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-            return (lines or ["Jittor cannot run it"])[-1].strip()
-        return None if np.allclose(values, expected, atol=1e-5) else "it computes wrong values"
+    def __post_init__(self):  # noqa: D105 (of a dataclass)
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"there is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}"
+            )
+
+    def check_network(self, network) -> None:
+        """Raise ValueError for a network that the kernels cannot take."""
+        if network.widths[0] != 2:
+            raise ValueError(
+                f"the fused engine takes networks of 2 inputs, not of {network.widths[0]}; "
+                "the reference engine takes any"
+            )
+        width, layers = network.hidden_features, network.hidden_layers
+        if _parameters(network) >= 2**31:
+            raise ValueError("the fused engine takes networks of fewer than 2^31 parameters")
+        if jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID:
+            raise ValueError(
+                f"on a GPU the fused engine takes up to {LARGEST_GRID} hidden units in all, and "
+                f"{layers} layers of {width} are more"
+            )
 
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
         """As ``reference.streams``; differentiable in the parameters, not in the coordinates.
@@ -57,6 +61,8 @@ class Fused:
         Where no gradients are kept (``jittor.no_grad``) the precision is fp32: what is looked at or
         saved is what the parameters mean.
         """
+        self.check_network(network)
+        reference.check_points(network, coordinates, order, scale)
         precision = "fp32" if jt.flags.no_grad else self.precision
         numbers = _numbers(network, order, scale)
         output = _Streams()(network.flat, coordinates, numbers, precision)
@@ -64,11 +70,15 @@ class Fused:
 
     def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
         """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
+        self.check_network(network)
+        reference.check_points(network, coordinates, order, scale)
+        reference.check_target(network, coordinates, target, order, weight)
         numbers = _numbers(network, order, scale)
         return _SquaredError()(network.flat, coordinates, target, weight, numbers, self.precision)
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
+        reference.check_matrices(matrices)
         if jt.flags.use_cuda:
             return reference.orthogonalize(matrices)
         (result,) = _code(
@@ -126,8 +136,16 @@ class _SquaredError(jt.Function):
         return cotangent * self.gradient, None, None, None, None, None
 
 
+def _parameters(network) -> int:
+    """How many weights and biases there are."""
+    return sum(n * (m + 1) for m, n in zip(network.widths, network.widths[1:]))
+
+
 def _numbers(network, order, scale):
-    """What the kernels need to know besides arrays."""
+    """What the kernels need to know besides arrays; ValueError if parameters are missing."""
+    count = _parameters(network)
+    if tuple(network.flat.shape) != (count,):
+        raise ValueError(f"the network has {network.flat.shape} parameters, not {count}")
     return {
         "width": network.hidden_features,
         "hidden_layers": network.hidden_layers,

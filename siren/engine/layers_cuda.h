@@ -585,7 +585,7 @@ __global__ void __launch_bounds__(256, 2)
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int column = blockIdx.y * 256 + lane * 8;
     const size_t next = size_t(16) * v.width;
-    const float scale = cotangent_scale(largest, streams);
+    const float scale = cotangent_scale(*largest, cotangent_exponent(streams));
     float bias[8] = {}, sums[at_once][8] = {};
     const int step = gridDim.x * parts;
     for (int point0 = blockIdx.x * parts + part; point0 < points.padded; point0 += at_a_time * step) {

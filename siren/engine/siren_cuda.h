@@ -107,6 +107,7 @@ public:
             h_ = take<Piece>(start, Precision::pieces * plane_ * kept_h);
             if (keep) {
                 if (tiled_) kept_ = take<uint4>(start, kept_size_);
+                if (tiled_) scales_ = take<float>(start, plane_ / width_ / rows_.rows);
                 if (!tiled_) x_ = take<Piece>(start, Precision::pieces * plane_ * layers);
                 d_ = take<Piece>(start, Precision::pieces * plane_ * (tiled_ ? layers - 1 : layers));
                 outer_partial_ =
@@ -238,19 +239,20 @@ private:
         }
 
         const size_t layer = size_t(width) * width + width;
+        const bool chained = tiled_ && Tiles::value == Way::chain;  // its sums are without scales
         float* const first_bias = last > 0 ? first_partial_ + 2 * size_t(width_) : bias_partial(0);
         if (last > 0) {
-            const Parts products{{{outer_partial_, splits_, width_, width, last, p_.omega, true,
+            const Parts products{{{outer_partial_, splits_, width_, width, last, p_.omega, !chained,
                                    gradient + p_.weight(1), layer, size_t(width), 1}}};
             finish_kernel<1><<<dim3(blocks(width), last * width), 256>>>(products, streams, width, width_,
                                                                          largest, add);
         }
         const Parts sums_of_rows{{
-            {bias_partial(1), tiled_ ? splits_ : shares_, 1, 1, last, p_.omega, true,
+            {bias_partial(1), tiled_ ? splits_ : shares_, 1, 1, last, p_.omega, !chained,
              gradient + p_.bias(1), layer, 0, 1},
-            {first_partial_, first_shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, true, gradient, 0, 1, 2},
-            {first_bias, first_shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, true, gradient + p_.bias(0), 0, 0, 1},
-            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, tiled_,
+            {first_partial_, first_shares_, last > 0 ? 3 : 2, 2, 1, p_.omega, !chained, gradient, 0, 1, 2},
+            {first_bias, first_shares_, last > 0 ? 3 : 1, 1, 1, p_.omega, !chained, gradient + p_.bias(0), 0, 0, 1},
+            {output_partial_, shares_, p_.channels, p_.channels, 1, 1.0f, tiled_ && !chained,
              gradient + p_.weight(last + 1), 0, size_t(width), 1},
         }};
         finish_kernel<32><<<dim3(blocks(width, 8), last + 3 + p_.channels), 256>>>(
@@ -329,7 +331,8 @@ private:
             in_clusters(dim3(splits_, 2 * column_tiles, p_.hidden_layers * column_tiles), Shape::threads,
                         Shape::bytes, dim3(1, Shape::cluster), attributes);
         check(cudaLaunchKernelEx(&config, kernel, points_, vectors_, static_cast<const Piece*>(d_),
-                                 static_cast<const Piece*>(h_), plane_, compute_first, outer_partial_,
+                                 static_cast<const Piece*>(h_), plane_, compute_first,
+                                 static_cast<const float*>(compute_first ? scales_ : nullptr), outer_partial_,
                                  bias_partial(1), Shape::OfTile::tiles(points_.count), width_));
     }
 
@@ -364,7 +367,7 @@ private:
     int tiled_step(const Error& error, unsigned* largest, unsigned* arrived, Chained) {
         ChainArguments<Precision> arguments{
             points_, p_,    vectors_, packed_, h_,             d_,              plane_,
-            kept_,   error, largest,  arrived, first_partial_, output_partial_, point_sums_};
+            kept_,   error, largest,  arrived, scales_, first_partial_, output_partial_, point_sums_};
         cudaLaunchAttribute attributes[2];
         const cudaLaunchConfig_t config = chain_launch(tile_blocks_, attributes);
         check(cudaLaunchKernelEx(&config, chain_kernel<Precision, streams, channels>, arguments));
@@ -484,6 +487,7 @@ private:
     Piece *h_ = nullptr, *x_ = nullptr, *d_ = nullptr, *packed_ = nullptr;
     uint4* kept_ = nullptr;
     float *outer_partial_ = nullptr, *bias_partial_ = nullptr, *first_partial_ = nullptr;
+    float* scales_ = nullptr;  // see chain_cuda.h
     float *output_partial_ = nullptr, *output_parts_ = nullptr, *cotangent_ = nullptr;
     double* point_sums_ = nullptr;
     unsigned* all_largest_ = nullptr;

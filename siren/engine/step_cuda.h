@@ -157,10 +157,15 @@ __global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int
 __host__ __device__ constexpr int cotangent_exponent(int streams) {
     return streams == 1 ? 8 : streams == 3 ? 5 : 3;
 }
-__device__ inline float cotangent_scale(const unsigned* largest, int streams) {
-    const float x = __uint_as_float(*largest);
-    if (!(x > 1e-30f) || x > 1e30f) return 1.0f;
-    return exp2f(cotangent_exponent(streams) - floorf(log2f(x)));
+// A power of two, whose reciprocal is one too. `largest` are a float's bits.
+__device__ inline float cotangent_scale(unsigned largest, int exponent) {
+    const int biased = 254 + exponent - int(largest >> 23);
+    return __uint_as_float(unsigned(min(max(biased, 2), 252)) << 23);
+}
+
+// Of such a scale; of 0 a finite number.
+__device__ inline float reciprocal(float scale) {
+    return __uint_as_float((254u << 23) - __float_as_uint(scale));
 }
 
 __device__ inline void keep_largest(float x, unsigned* largest) {
@@ -240,7 +245,8 @@ __global__ void finish_kernel(Parts parts, int streams, int columns, int width,
     __syncthreads();
     if (first > 0 || column >= columns) return;
     for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
-    const float factor = part.scaled ? part.factor / cotangent_scale(largest, streams) : part.factor;
+    const float scale = part.scaled ? cotangent_scale(*largest, cotangent_exponent(streams)) : 1.0f;
+    const float factor = part.factor / scale;
     float& result = part.gradient[layer * part.layer_stride + row * part.row_stride +
                                   column * part.column_stride];
     result = factor * sum + (add ? result : 0.0f);

@@ -423,9 +423,10 @@ public:
         wait_products<0>();
     }
 
-    // Sums over the tile's rows times such columns of a small_operand(), of q < count: added to row q of
-    // partial, whose rows are `stride` long. Nobody else adds to these at the same time.
-    __device__ void add_sums_of_rows(const Piece* operand, float* partial, int stride, int count) const {
+    // Sums over the tile's rows times such columns of a small_operand(), of q < count: `factor` times these are added
+    // to row q of partial, whose rows are `stride` long. Nobody else adds to them at the same time.
+    __device__ void add_sums_of_rows(const Piece* operand, float* partial, int stride, int count,
+                                     float factor) const {
         float totals[4][4];
         const uint64_t columns_of_tile = columns_operand(memory_, Shape::block_bytes);
         const uint64_t factors = small_operand(operand);
@@ -445,8 +446,8 @@ public:
         float* const own = partial + lane % 4 * stride + warp * 16 + lane / 4;
 #pragma unroll
         for (int block = 0; block < 4; ++block) {  // atomic because such an addition is not waited for
-            atomicAdd(own + block * 64, totals[block][0] + totals[block][1]);
-            atomicAdd(own + block * 64 + 8, totals[block][2] + totals[block][3]);
+            atomicAdd(own + block * 64, factor * (totals[block][0] + totals[block][1]));
+            atomicAdd(own + block * 64 + 8, factor * (totals[block][2] + totals[block][3]));
         }
     }
 

@@ -65,11 +65,12 @@ struct TileFirstLayer {
 // Block (x, y, z): tiles of share x, columns [128 y, 128 y + 128) of D, and, for layer z / (width / 256), the
 // z % (width / 256)th 256 columns of H. partial is (layer, share, width, width); bias_partial, the sums of
 // D's value rows, (layer, share, width). `compute_first`: width is 256, and h begins with the second layer's.
+// `scales`: what each tile of D was multiplied by, which the sums are not, a power of two, or 0 where D is; or null.
 template <class Precision, int streams>
 __global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1)
     tile_outer_kernel(Points points, Vectors vectors, const typename Precision::Piece* d,
                       const typename Precision::Piece* h, size_t layer_size, bool compute_first,
-                      float* partial, float* bias_partial, int tiles, int width) {
+                      const float* scales, float* partial, float* bias_partial, int tiles, int width) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
     typedef typename Precision::Piece Piece;
     typedef TileOuterShape<Precision, streams> Shape;
@@ -154,8 +155,24 @@ __global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1
         columns_operand(aligned_memory + 2 * Shape::block_bytes, Shape::block_bytes);
     const uint64_t value_operand = small_operand(values);
     int last = -1;
+    float scale = 0;  // of the sums
+    const auto scale_of = [&](int tile) { return scales && tile < end ? __ldg(scales + tile) : 0.0f; };
+    float next_scale = scale_of(begin);
 #pragma unroll 1
     for (int tile = begin; tile < end; ++tile) {
+        const float own_scale = next_scale;
+        next_scale = scale_of(tile + 1);
+        if (own_scale != 0 && own_scale != scale) {  // seldom
+            if (scale != 0) {
+                const float ratio = own_scale * reciprocal(scale);
+                wait_products<0>();
+#pragma unroll
+                for (int i = 0; i < 128; ++i) sums[i] *= ratio;
+#pragma unroll
+                for (int i = 0; i < 4; ++i) value_sums[i] *= ratio;
+            }
+            scale = own_scale;
+        }
         wait_for(&full[stage], parity);
         begin_products();
 #pragma unroll
@@ -181,6 +198,7 @@ __global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1
     }
     wait_for_cluster();  // the other block's copies may still arrive here
 
+    const float factor = scale != 0 ? reciprocal(scale) : 1.0f;
     const size_t part = size_t(layer) * gridDim.x + blockIdx.x;
     const int row = blockIdx.y * 128 + group * 64 + thread / 32 * 16 + thread % 32 / 4;
     const int column = h_tile * column_tile + thread % 4 * 2;
@@ -190,9 +208,9 @@ __global__ void __launch_bounds__(TileOuterShape<Precision, streams>::threads, 1
 #pragma unroll
         for (int j = 0; j < 32; ++j) {
             *reinterpret_cast<float2*>(result + j * 8) =
-                make_float2(sums[4 * j + half * 2], sums[4 * j + half * 2 + 1]);
+                make_float2(factor * sums[4 * j + half * 2], factor * sums[4 * j + half * 2 + 1]);
         }
-        if (column == 0) bias_partial[part * width + row + half * 8] = value_sums[half * 2];
+        if (column == 0) bias_partial[part * width + row + half * 8] = factor * value_sums[half * 2];
     }
 #endif
 }

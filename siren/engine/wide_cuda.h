@@ -202,7 +202,7 @@ __device__ inline void multiply_wide_tiles(const WideProduct<Precision>& c, cons
         tile.end();
         if (!inside) continue;
         if (first) {
-            tile.add_sums_of_rows(small, first_partial, c.width, 3);
+            tile.add_sums_of_rows(small, first_partial, c.width, 3, 1);
             continue;
         }
         if (tile.thread == 0) {
@@ -302,7 +302,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
     if (threadIdx.x == 0) create_barrier(full, 1);
     hand_to_copies();
     __syncthreads();
-    const float scale = cotangent_scale(largest, streams);
+    const float scale = cotangent_scale(*largest, cotangent_exponent(streams));
     unsigned parity = 0;
 #pragma unroll 1
     for (int number = blockIdx.x; number < count; number += gridDim.x) {
@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
         tile.end();
         wait_for(full, parity);
         parity ^= 1;
-        tile.add_sums_of_rows(operand, partial, width, channels);
+        tile.add_sums_of_rows(operand, partial, width, channels, 1);
         tile.begin();
         tile.template output_adjoints<channels>(
             cotangents, weights,

@@ -1,0 +1,97 @@
+"""The pictures that a run starts from."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from siren import images, recipes
+from siren.checkpoint import fingerprint
+from siren.cli.errors import Problem
+from siren.text import printable
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The pictures of a run: (height, width, channels) float32, the mask (height, width) bool.
+
+    other  the second one of edit, or None
+    mask   or None
+    bits   8 or 16, the depth that the results deserve
+    """
+
+    image: np.ndarray
+    other: np.ndarray | None
+    mask: np.ndarray | None
+    bits: int
+
+    def fingerprint(self) -> str:
+        """A hash of all of them."""
+        pictures = (self.image, self.other, self.mask)
+        return fingerprint(*(picture for picture in pictures if picture is not None))
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is remembered of ``Inputs`` that are not kept: their hash, and the depth in bits."""
+
+    fingerprint: str
+    bits: int
+
+
+def paths(options: argparse.Namespace) -> dict[str, Path]:
+    """The files that a run reads, by the name of their option."""
+    if options.task == "render":
+        return {"network_path": options.network_path}
+    found = {"input_path": options.input_path}
+    if options.mask_path is not None:
+        found["mask_path"] = options.mask_path
+    if options.task == "edit":
+        found["ot_image_path"] = options.ot_image_path
+    return found
+
+
+def read_inputs(options: argparse.Namespace) -> Inputs:
+    """All pictures that ``options`` name, checked; sets ``options.points`` where it was not given.
+
+    Raises Problem.
+    """
+    image, bits = _read(options, "input_path", options.channels)
+    size = image.shape[:2]
+    mask = None
+    if options.mask_path is not None:
+        mask = _read(options, "mask_path", 1, size)[0][..., 0] > 0
+        if mask.all() or not mask.any():
+            shade = "white" if mask.all() else "black"
+            raise Problem(
+                f"--mask_path {printable(str(options.mask_path))} is {shade} everywhere; "
+                "give one that is white in some places and black in others"
+            )
+    elif options.task == "inpaint":
+        pixels = size[0] * size[1]
+        if options.points is None:
+            options.points = recipes.default_points(pixels)
+        if options.points >= pixels:
+            raise Problem(
+                f"--points {options.points} leaves none of the {pixels} pixels to fill in; "
+                "give fewer, or a larger --sidelength"
+            )
+    other = None
+    if options.task == "edit":
+        other, other_bits = _read(options, "ot_image_path", options.channels, size)
+        bits = max(bits, other_bits)
+    return Inputs(image, other, mask, bits)
+
+
+def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, int]:
+    """(picture, its depth in bits); without a ``size`` it has that of ``--sidelength``."""
+    path = getattr(options, option)
+    try:
+        if size is None:
+            size = images.fit_size(*images.image_size(path), options.sidelength, options.aspect)
+        return images.read_image(path, channels, size), images.bit_depth(path)
+    except images.ImageError as error:
+        raise Problem(f"--{option}: {error}") from error

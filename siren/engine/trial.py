@@ -1,0 +1,217 @@
+"""A trial of an engine: all that a run will use, on a few points, against float64 NumPy.
+
+``python -m siren.engine.trial JSON``, with what ``Use.to_json`` gives, is the same trial in a
+process of its own, which a broken compiler or kernel may end. Status 0: it works; else a line says
+why not.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from types import SimpleNamespace
+
+import jittor as jt
+import numpy as np
+
+from siren.engine.use import Use
+
+POINTS = 7
+TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}  # of the largest value, at 5 layers or fewer
+WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
+
+
+def problem(engine, use: Use) -> str | None:
+    """What goes wrong when ``engine``, a ``Fused``, does what ``use`` says, or None."""
+    try:
+        engine.check_network(SimpleNamespace(**_shape(use.width, use.layers, use.channels)))
+        return _Trial(engine, use).problem()
+    except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
+        return _reason(error)
+
+
+def main(arguments: list[str]) -> int:
+    """The trial in a process of its own; returns the exit status."""
+    from siren import start
+    from siren.engine.fused import Fused
+
+    use, device = Use.from_json(*arguments)
+    start(device)
+    reason = problem(Fused(use.precision), use)
+    if reason is not None:
+        print(reason, flush=True)
+    return 0 if reason is None else 1
+
+
+class _Trial:
+    """A network of the kind that ``use`` says, drawn as ``Siren`` does, and points."""
+
+    def __init__(self, engine, use: Use):
+        self.engine, self.use = engine, use
+        self.random = np.random.default_rng(0)
+        width = use.width if use.width <= WIDEST else WIDEST - 256 + use.width % 256
+        shape = _shape(width, min(use.layers, DEEPEST), use.channels)
+        # Rounding grows with omega, which no kernel depends on.
+        self.omega_0 = min(use.omega_0, 30.0)
+        self.scale = (1 / self.omega_0, 1.25 / self.omega_0)
+        pairs = zip(shape["widths"], shape["widths"][1:])
+        self.layers = [self._layer(depth, *pair) for depth, pair in enumerate(pairs)]
+        flat = np.concatenate([p.ravel() for layer in self.layers for p in layer])
+        flat = jt.array(flat.astype(np.float32))
+        self.network = SimpleNamespace(**shape, omega_0=self.omega_0, flat=flat)
+        self.points = self._uniform(1, (POINTS, 2))
+        self.coordinates = jt.array(self.points.astype(np.float32)).stop_grad()
+
+    def _layer(self, depth, fan_in, fan_out):
+        bound = 1 / fan_in if depth == 0 else np.sqrt(6 / fan_in) / self.omega_0
+        weight = self._uniform(bound, (fan_out, fan_in))
+        return weight, self._uniform(1 / np.sqrt(fan_in), fan_out)
+
+    def _uniform(self, bound, shape):
+        """float32 numbers, so that both sides have the same, in float64."""
+        values = self.random.uniform(-bound, bound, shape)
+        return values.astype(np.float32).astype(np.float64)
+
+    def problem(self) -> str | None:
+        use = self.use
+        for order in use.pictures:
+            if not self.picture(order):
+                return f"its streams of order {order} are wrong"
+        for order in use.losses:
+            if not self.loss(order):
+                return f"its squared error of order {order} or the gradient of that is wrong"
+        for order in use.streams:
+            if not self.product(order):
+                return f"the gradient of its streams of order {order} is wrong"
+        if use.muon and use.layers > 0 and not self.orthogonal():
+            return "its orthogonalised matrices are wrong"
+        return None
+
+    def tolerance(self, precision: str) -> float:
+        return TOLERANCE[precision] * max(1, len(self.layers) / 5)
+
+    def picture(self, order: int) -> bool:
+        """The streams without gradients, which are fp32."""
+        with jt.no_grad():
+            ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
+            ours = [stream.numpy() for stream in ours]
+        exact = streams(self.layers, self.omega_0, self.points, self.scale)
+        return all(close(a, b, self.tolerance("fp32")) for a, b in zip(ours, exact))
+
+    def loss(self, order: int) -> bool:
+        supervised = (slice(0, 1), slice(1, 3), slice(3, 4))[order]
+        shape = (POINTS, 2 if order == 1 else 1, self.use.channels)
+        target = self._uniform(1, shape)
+
+        def loss_of(layers):
+            exact = streams(layers, self.omega_0, self.points, self.scale)[supervised]
+            return ((np.stack(exact, axis=1) - target) ** 2).mean()
+
+        ours = self.engine.squared_error(
+            self.network,
+            self.coordinates,
+            jt.array(target.astype(np.float32)),
+            order,
+            self.scale,
+        )
+        value, expected = ours.numpy(), loss_of(self.layers)
+        right = close(value, np.full_like(value, expected), self.tolerance(self.use.precision))
+        return right and self.gradient(ours, loss_of)
+
+    def product(self, order: int) -> bool:
+        """The gradient of a random combination of all streams."""
+        count = (1, 3, 4)[order]
+        factors = [self._uniform(1, (POINTS, self.use.channels)) for _ in range(count)]
+
+        def loss_of(layers):
+            exact = streams(layers, self.omega_0, self.points, self.scale)
+            return sum((factor * stream).sum() for factor, stream in zip(factors, exact))
+
+        ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
+        vars = [jt.array(factor.astype(np.float32)) for factor in factors]
+        return self.gradient(sum((a * b).sum() for a, b in zip(vars, ours)), loss_of)
+
+    def gradient(self, loss, loss_of, step: float = 1e-6) -> bool:
+        """Compare it layer by layer, along itself and a random direction, by differences."""
+        gradient = jt.grad(loss, self.network.flat).numpy().astype(np.float64)
+        start = 0
+        for depth, (weight, bias) in enumerate(self.layers):
+            ours = gradient[start : start + weight.size + bias.size]
+            start += ours.size
+            size = np.linalg.norm(ours)
+            direction = ours / max(size, 1e-30) + _unit(self.random.normal(size=ours.size))
+            ends = []
+            for sign in (1, -1):
+                moved = sign * step * direction
+                layers = list(self.layers)
+                layers[depth] = (
+                    weight + moved[: weight.size].reshape(weight.shape),
+                    bias + moved[weight.size :],
+                )
+                ends.append(loss_of(layers))
+            exact = (ends[0] - ends[1]) / (2 * step)
+            if not abs(ours @ direction - exact) <= self.tolerance(self.use.precision) * size:
+                return False
+        return True
+
+    def orthogonal(self) -> bool:
+        """Two matrices of the size that the network has, or, if that is large, of a like one."""
+        width = self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
+        matrices = self._uniform(1, (2, width, width))
+        ours = self.engine.orthogonalize(jt.array(matrices.astype(np.float32))).numpy()
+        exact = [newton_schulz(matrix) for matrix in matrices]
+        return close(ours, np.stack(exact), TOLERANCE["fp32"])
+
+
+def streams(layers, omega_0, points, scale):
+    """[u, u_row, u_column, Laplacian] at ``points`` (N, 2), as ``reference.streams``, in NumPy."""
+    (weight, bias), *later = layers
+    z = [points @ weight.T + bias]
+    z += [np.broadcast_to(weight[:, axis] * scale[axis], z[0].shape) for axis in (0, 1)]
+    z.append(np.zeros_like(z[0]))
+    for weight, bias in later:
+        s, c = np.sin(omega_0 * z[0]), omega_0 * np.cos(omega_0 * z[0])
+        h = [s, c * z[1], c * z[2], c * z[3] - omega_0**2 * s * (z[1] ** 2 + z[2] ** 2)]
+        z = [stream @ weight.T for stream in h]
+        z[0] = z[0] + bias
+    return z
+
+
+def newton_schulz(matrix):
+    """As ``reference.orthogonalize``, of one matrix, in NumPy."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+def close(ours, exact, tolerance: float) -> bool:
+    """Whether they differ by no more than a share of the largest; NaN is not close."""
+    return bool(np.abs(ours - exact).max() <= tolerance * np.abs(exact).max())
+
+
+def _unit(vector):
+    return vector / np.linalg.norm(vector)
+
+
+def _shape(width: int, layers: int, channels: int) -> dict:
+    """What engines ask of a ``Siren`` beside its parameters and omega."""
+    return {
+        "widths": [2] + [width] * (layers + 1) + [channels],
+        "hidden_features": width,
+        "hidden_layers": layers,
+        "out_features": channels,
+    }
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error's message that says most."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Jittor colours its messages
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "error" in line.lower()] or lines
+    return telling[-1][:300] if telling else type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

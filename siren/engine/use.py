@@ -1,0 +1,130 @@
+"""What a run will ask of an engine, and whether that has been tried here before. Without Jittor."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Use:
+    """A network, and the functions of an engine that it will meet.
+
+    precision  of matrix products in training, one of ``fused.PRECISIONS``
+    width, layers, channels, omega_0  of the network: ``layers`` hidden ones after the first
+    losses     orders of ``squared_error`` with its gradient
+    streams    orders of ``streams`` with gradients
+    pictures   orders of ``streams`` without
+    muon       whether matrices are orthogonalised
+    """
+
+    precision: str = "fp32"
+    width: int = 256
+    layers: int = 3
+    channels: int = 1
+    omega_0: float = 30.0
+    losses: tuple[int, ...] = (0,)
+    streams: tuple[int, ...] = ()
+    pictures: tuple[int, ...] = (0,)
+    muon: bool = False
+
+    def to_json(self, device: str) -> str:
+        """The argument of ``python -m siren.engine.trial``; ``device`` is "cpu" or "cuda"."""
+        return json.dumps({**asdict(self), "device": device}, sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> tuple[Use, str]:
+        """The use and the device that ``to_json`` was given."""
+        values = json.loads(text)
+        device = values.pop("device")
+        for name in ("losses", "streams", "pictures"):
+            values[name] = tuple(values[name])
+        return Use(**values), device
+
+
+def functions(
+    task: str, operator: str = "forward", residual_norm: str = "operator", prior: str = "none"
+) -> dict[str, tuple[int, ...]]:
+    """``losses``, ``streams`` and ``pictures`` of a ``Use``, given main.py's options."""
+    if task == "render":
+        return {"losses": (), "streams": (), "pictures": (0, 2)}
+    if task in ("fit", "inpaint"):
+        return {"losses": (0,), "streams": (1,) if prior == "tv" else (), "pictures": (0,)}
+    order = {"edit": 1, "poisson": 2}[task]
+    losses: tuple[int, ...] = ()
+    streams: tuple[int, ...] = ()
+    if operator == "fd":
+        streams = (0,)
+    elif operator == "forward" and residual_norm == "operator":
+        losses = (order,)
+    elif operator == "forward":
+        streams = (order,)
+    return {"losses": losses, "streams": streams, "pictures": (0, 2)}
+
+
+def trial_stamp(use: Use, device: str) -> str:
+    """Name of the file that says: this use has been tried here, and works.
+
+    It changes with the kernels' sources, Jittor, Python, the compilers and the processor.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).resolve().parent.iterdir()):
+        if path.suffix in (".py", ".h"):
+            digest.update(path.name.encode() + path.read_bytes())
+    facts = [importlib.metadata.version("jittor"), sys.version, _program("cc_path", "g++"), _cpu()]
+    if device == "cuda":
+        facts += [_program("nvcc_path", "nvcc"), _gpu()]
+    digest.update(json.dumps([*facts, use.to_json(device)]).encode())
+    return f"trial-{digest.hexdigest()[:24]}-works"
+
+
+def explanation(returncode: int, output: str) -> str | None:
+    """Why the child that ran the trial has failed, given what it printed; None if it has not."""
+    if returncode == 0:
+        return None
+    if returncode < 0:
+        name = signal.Signals(-returncode).name
+        reason = ", perhaps for lack of memory" if returncode == -signal.SIGKILL else ""
+        return f"its trial was ended by {name}{reason}"
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return lines[-1] if lines else f"its trial ended with status {returncode}"
+
+
+def _program(variable: str, name: str) -> list:
+    """Where a compiler is, and when it was last changed."""
+    path = os.environ.get(variable) or shutil.which(name) or name
+    path = os.path.realpath(shutil.which(path) or path)
+    return [path, os.path.getmtime(path) if os.path.exists(path) else None]
+
+
+def _cpu() -> list[str]:
+    """Name and instruction sets of the first processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace")
+    except OSError:
+        return []
+    found = [re.search(rf"^{name}\s*:\s*(.*)$", text, re.M) for name in ("model name", "flags")]
+    return [match[1] for match in found if match]
+
+
+def _gpu() -> list:
+    """Name of the first GPU, and the driver's version."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return []
+    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
+        return []
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDriverGetVersion(ctypes.byref(version))
+    return [name.value.decode(errors="replace"), version.value]

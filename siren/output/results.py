@@ -1,0 +1,159 @@
+"""The results of a training: its scores, and all files of its folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from siren import runtime, training
+from siren.files import Change, Lock
+from siren.images import encode_png
+from siren.metrics import psnr, ssim
+from siren.output.record import read_record
+from siren.pictures import Picture, magnitude, signed
+from siren.preview import draw_curves
+from siren.report import METRICS, NETWORK, draw_result, encode_history, encode_json, encode_network
+
+SCORED = {
+    "fit": "all pixels against the image",
+    "poisson": "all pixels against the image, mean restored",
+    "edit": "all pixels against the direct solution, mean restored",
+    "inpaint": "the pixels not given, against the image",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """PSNR in dB and SSIM; None where one is not defined, or could not be computed."""
+
+    psnr: float | None = None
+    ssim: float | None = None
+
+    def __str__(self) -> str:
+        """As it is shown."""
+        quality = "n/a" if self.psnr is None else f"{self.psnr:.2f} dB"
+        similarity = "n/a" if self.ssim is None else f"{self.ssim:.3f}"
+        return f"PSNR {quality}, SSIM {similarity}"
+
+
+@dataclass
+class Saved:
+    """What was saved: the scores, of the network and of classical methods by name.
+
+    problems  errors in whatever is made of the network; what they spoiled is missing
+    """
+
+    score: Score = Score()
+    baselines: dict[str, Score] = field(default_factory=dict)
+    problems: list[Exception] = field(default_factory=list)
+
+    def attempt(self, make: Callable, *arguments: Any) -> Any:
+        """``make(*arguments)``, or None where it fails: the network is not lost by that."""
+        try:
+            return make(*arguments)
+        except Exception as error:
+            self.problems.append(error)
+            return None
+
+
+def prepare(
+    change: Change, lock: Lock, facts: dict, bits: int, task, network, engine, result, preview
+) -> Saved:
+    """Score the network's picture and put all files of a training's folder into ``change``.
+
+    facts    what metrics.json says of options and inputs
+    bits     8 or 16, the depth of pictures
+    preview  a ``siren.preview.Preview`` or None
+
+    The network comes first, and whatever cannot be made of it is left out. Raises OSError where
+    there is no room for a file.
+    """
+    saved = Saved()
+    change.write(NETWORK, encode_network(network, task.reference.shape[:2], bits))
+    change.write("history.csv", encode_history(result.history))
+    for name, make, *arguments in _pictures(saved, bits, task, network, engine, result, preview):
+        content = saved.attempt(make, *arguments)
+        if content is not None:
+            change.write(name, content)
+    change.write(METRICS, encode_json(_metrics(facts, task, result, saved, change.digests)))
+    for name in read_record(change.folder, lock).leftovers(change.digests):
+        change.remove(name)
+    return saved
+
+
+def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
+    """Yield (name, function of the content, its arguments...) for each picture; score on the way.
+
+    A generator, so that one picture at a time is in memory.
+    """
+    shape = task.reference.shape[:2]
+    output = saved.attempt(lambda: task.restore(training.picture(network, engine, shape)))
+    if output is not None:
+        saved.score = saved.attempt(_score, task, output) or Score()
+        yield "output.png", encode_png, output, bits
+    yield "reference.png", encode_png, task.reference, bits
+    if output is not None:
+        yield "panel.png", _panel, saved, task, output
+    if hasattr(task, "masked"):
+        yield "masked.png", encode_png, task.masked, bits
+    if task.derivatives:
+        streams = saved.attempt(training.derivatives, network, engine, shape)
+        if streams is not None:
+            rows, columns, laplacian = streams
+            yield "gradient.png", lambda: encode_png(magnitude(rows, columns)[0])
+            yield "laplacian.png", lambda: encode_png(signed(laplacian)[0])
+    if preview is not None and output is not None:
+        yield "training.gif", preview.animation, output
+        yield "preview.png", encode_png, output
+    yield "history.png", draw_curves, result.history
+
+
+def _score(task, image: np.ndarray) -> Score:
+    return Score(
+        psnr(image, task.reference, mask=task.scored), ssim(image, task.reference, mask=task.scored)
+    )
+
+
+def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
+    """The panel's content, with the best classical method in it; scores all of them."""
+    baselines = task.baselines()
+    saved.baselines = {name: _score(task, image) for name, image in baselines}
+    others = [
+        Picture(f"{name}: PSNR {saved.baselines[name].psnr:.2f} dB", image)
+        for name, image in sorted(baselines, key=lambda item: saved.baselines[item[0]].psnr)
+        if image is not task.reference  # which is shown already
+    ]
+    return encode_png(draw_result(task, output, f"output: {saved.score}{where(task)}", others[-1:]))
+
+
+def where(task) -> str:
+    """Which pixels are scored, if it is not all of them."""
+    return "" if task.scored is None else " on the pixels not given"
+
+
+def _metrics(facts: dict, task, result, saved: Saved, digests: dict[str, str]) -> dict:
+    """The content of metrics.json; ``digests`` are those of the other files."""
+    height, width = task.reference.shape[:2]
+    return {
+        **facts,
+        "height": height,
+        "width": width,
+        "points": len(task.points),
+        "ended": result.ended,
+        "epochs": result.history[-1].epoch,
+        "best_epoch": result.best.epoch,
+        "best_by": "loss" if result.best.validation is None else "validation loss",
+        "validation": result.best.validation,
+        "loss": result.best.loss,
+        **dataclasses.asdict(saved.score),
+        "baselines": {name: dataclasses.asdict(score) for name, score in saved.baselines.items()},
+        "scored": SCORED[facts["options"]["task"]],
+        "seconds": result.history[-1].seconds,
+        "seconds_first_epoch": result.history[0].seconds,
+        "runtime": dataclasses.asdict(runtime.describe()),
+        "files": dict(digests),
+    }

@@ -1,0 +1,104 @@
+"""Which option counts in which run: those of other tasks, or of other settings, do nothing."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+
+TRAINING = ("fit", "poisson", "edit", "inpaint")
+TASKS = (*TRAINING, "render")
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where an option counts.
+
+    tasks      in these, some of ``TASKS``
+    condition  and under this condition, in words that follow the tasks; "" for none
+    holds      whether the options, all of them with their defaults, meet it
+    """
+
+    tasks: tuple[str, ...]
+    condition: str = ""
+    holds: Callable[[Namespace], bool] = lambda options: True
+
+    @property
+    def words(self) -> str:
+        """What the option is for."""
+        where = "training" if self.tasks == TRAINING else "--task " + " or ".join(self.tasks)
+        return f"{where} {self.condition}".rstrip()
+
+
+_EVERYWHERE = Scope(TASKS)
+_TRAINING = Scope(TRAINING)
+_DERIVATIVES = Scope(("poisson", "edit"))
+_EDIT = Scope(("edit",))
+_RENDER = Scope(("render",))
+
+#: The scope of every option by its name in the namespace of ``options.parse``.
+SCOPES = {
+    "task": _EVERYWHERE,
+    "recipe": _TRAINING,
+    "for_all_tasks": _TRAINING,
+    "input_path": _TRAINING,
+    "ot_image_path": _EDIT,
+    "mask_path": Scope(("inpaint", "edit")),
+    "offset": Scope(("edit",), "with --mask_path", lambda options: options.mask_path is not None),
+    "output_dir": _EVERYWHERE,
+    "network_path": _RENDER,
+    "crop": _RENDER,
+    "derivatives": _RENDER,
+    "channels": _TRAINING,
+    "sidelength": _EVERYWHERE,
+    "aspect": _TRAINING,
+    "points": Scope(("inpaint",), "without --mask_path", lambda options: options.mask_path is None),
+    "epochs": _TRAINING,
+    "batch_points": _TRAINING,
+    "optimizer": _TRAINING,
+    "lr": _TRAINING,
+    "muon_lr": Scope(
+        TRAINING,
+        "with --optimizer muon and at least one of --hidden_layers",
+        lambda options: options.optimizer == "muon" and options.hidden_layers > 0,
+    ),
+    "schedule": _TRAINING,
+    "operator": _DERIVATIVES,
+    "residual_norm": _DERIVATIVES,
+    "prior": Scope(("fit", "inpaint")),
+    "prior_weight": Scope(
+        ("fit", "inpaint"), "with --prior tv", lambda options: options.prior == "tv"
+    ),
+    "hold_out": Scope(("inpaint",)),
+    "blend": _EDIT,
+    "alpha": Scope(
+        ("edit",),
+        "with --blend average or without --mask_path",
+        lambda options: options.blend == "average" or options.mask_path is None,
+    ),
+    "preview_every": _TRAINING,
+    "resume": _TRAINING,
+    "seed": _TRAINING,
+    "omega_0": _TRAINING,
+    "hidden_features": _TRAINING,
+    "hidden_layers": _TRAINING,
+    "device": _EVERYWHERE,
+    "engine": _EVERYWHERE,
+    "precision": Scope(TRAINING, "with --engine fused", lambda options: options.engine == "fused"),
+    "verbose": _EVERYWHERE,
+}
+
+
+def counts(name: str, options: Namespace) -> bool:
+    """Whether the option called ``name`` does anything in the run of ``options``."""
+    scope = SCOPES[name]
+    return options.task in scope.tasks and scope.holds(options)
+
+
+def counted(options: Namespace) -> dict:
+    """The ``options`` of a run, by name, without those that do nothing in it."""
+    return {
+        name: value
+        for name, value in vars(options).items()
+        if name in SCOPES and counts(name, options)
+    }

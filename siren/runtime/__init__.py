@@ -1,0 +1,28 @@
+"""Makes ``import jittor`` (1.3.11) succeed on the machine at hand, and picks the device.
+
+Jittor takes its settings from environment variables while it is imported. Left alone it downloads
+libraries, takes any ``nvcc`` for a working GPU, and crashes where one of them is missing.
+:func:`prepare` sets these variables so that nothing is downloaded and only what works is used;
+``import siren`` calls it. :func:`start` goes on to check the machine, imports Jittor and switches
+the device on. A variable that the user has set wins over ours.
+"""
+
+from siren.runtime.child import run_interruptibly
+from siren.runtime.device import start
+from siren.runtime.machine import Environment, describe
+from siren.runtime.paths import shell_safe
+from siren.runtime.problem import RuntimeProblem
+from siren.runtime.processes import rank, world_size
+from siren.runtime.settings import prepare
+
+__all__ = [
+    "Environment",
+    "RuntimeProblem",
+    "describe",
+    "prepare",
+    "rank",
+    "run_interruptibly",
+    "shell_safe",
+    "start",
+    "world_size",
+]

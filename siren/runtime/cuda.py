@@ -1,0 +1,211 @@
+"""Looks for a CUDA toolkit, a driver and a GPU that work together."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from siren.runtime.environment import user_environment
+from siren.runtime.paths import digest, private_folder, write_file
+from siren.runtime.problem import RuntimeProblem, describe_error
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """A CUDA toolkit and GPU that work together, or (``nvcc`` empty) why there are none.
+
+    Nothing found at all, which is no surprise to anybody, has no reason either.
+    """
+
+    nvcc: str = ""
+    version: int = 0  # as in CUDART_VERSION: 12020 is 12.2
+    capability: int = 0  # the highest of all GPUs: 90 is sm_90
+    reason: str = ""
+    gpus: int = 0
+
+
+def find_cuda() -> Cuda:
+    """What Jittor can use of CUDA in the user's environment."""
+    user = user_environment()
+    names = ("nvcc_path", "cc_path", "PATH", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES")
+    return probe_cuda(*(user.get(name) for name in names))
+
+
+@functools.cache
+def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) -> Cuda:
+    """Look for a toolkit with libraries and a GPU that it can use (``visible_devices``: a key)."""
+    if nvcc_path == "":
+        return Cuda(reason="the variable nvcc_path is set to nothing")
+    roots = [cuda_home, cuda_path, "/usr/local/cuda", "/opt/cuda", *_jittor_toolkits()]
+    found = [shutil.which("nvcc", path=path)]
+    found += [shutil.which(os.path.join(root, "bin", "nvcc")) for root in roots if root]
+    found = [nvcc for nvcc in ([nvcc_path] if nvcc_path else found) if nvcc]
+    driver = load_driver()
+    if not found:
+        return Cuda(reason="there is an NVIDIA driver but no CUDA toolkit" if driver else "")
+    if not driver:
+        return Cuda(reason=f"there is a CUDA compiler ({found[0]}) but no NVIDIA driver")
+
+    missing = {nvcc: _missing_from_toolkit(nvcc) for nvcc in found}
+    complete = [nvcc for nvcc in found if not missing[nvcc]]
+    if not complete:
+        return Cuda(reason=f"the CUDA toolkit of {found[0]} lacks {missing[found[0]]}")
+    nvcc = complete[0]
+    version = _toolkit_version(nvcc)
+
+    status, count, driver_version = driver.cuInit(0), ctypes.c_int(), ctypes.c_int()
+    if status or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return Cuda(reason=f"the NVIDIA driver offers no GPU (its status is {status})")
+    driver.cuDriverGetVersion(ctypes.byref(driver_version))
+    if driver_version.value // 1000 < version // 1000:
+        return Cuda(
+            reason=f"the NVIDIA driver supports CUDA {_dotted(driver_version.value)} at most, "
+            f"older than the toolkit's {_dotted(version)}"
+        )
+    capabilities = [_capability(driver, index) for index in range(count.value)]
+    if version >= 13000 and min(capabilities) < 75:
+        return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
+    problem = why_nvcc_fails(nvcc, cc_path or "g++")
+    if problem:
+        return Cuda(reason=problem)
+    return Cuda(nvcc, version, max(capabilities), "", count.value)
+
+
+def _jittor_toolkits() -> list[str]:
+    """Folders of the toolkits that ``python -m jittor_utils.install_cuda`` has installed."""
+    home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")
+    return sorted(map(str, Path(home, ".cache", "jittor", "jtcuda").glob("cuda*_linux")))
+
+
+def _missing_from_toolkit(nvcc: str) -> str:
+    """Name the first thing that Jittor would look for around ``nvcc`` in vain, or return ""."""
+    root, libraries = toolkit_folders(nvcc)
+    target = root / "targets" / f"{platform.machine()}-linux"
+    if not (libraries / "libcudart.so").exists():
+        return f"{libraries / 'libcudart.so'}"
+    if not _toolkit_version(nvcc):
+        return f"{root / 'include' / 'cuda_runtime_api.h'}"
+    for name in ("cublas", "curand"):
+        headers = [root / "include", target / "include", Path("/usr/include")]
+        folders = [
+            root / "bin",
+            libraries,
+            target / "lib",
+            Path(f"/usr/lib/{platform.machine()}-linux-gnu"),
+            Path("/usr/lib"),
+        ]
+        if not any((folder / f"{name}.h").is_file() for folder in headers):
+            return f"{name}.h"
+        if not any((folder / f"lib{name}.so").is_file() for folder in folders):
+            return f"lib{name}.so"
+    return ""
+
+
+def toolkit_folders(nvcc: str) -> tuple[Path, Path]:
+    """Return the root and the library folder that Jittor derives from the path of nvcc."""
+    root = Path(os.path.realpath(nvcc)).parent.parent
+    packaged = nvcc == "/usr/bin/nvcc"  # the distribution's; Jittor knows this one folder only
+    return root, Path("/usr/lib/x86_64-linux-gnu") if packaged else root / "lib64"
+
+
+def _toolkit_version(nvcc: str) -> int:
+    """Return CUDART_VERSION from the toolkit's header (13000 is 13.0), or 0."""
+    for folder in (toolkit_folders(nvcc)[0] / "include", Path("/usr/include")):
+        with contextlib.suppress(OSError):
+            text = (folder / "cuda_runtime_api.h").read_text(encoding="utf8", errors="replace")
+            match = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
+            if match:
+                return int(match[1])
+    return 0
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def load_driver() -> ctypes.CDLL | None:
+    """The NVIDIA driver's library, or None."""
+    try:
+        return ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+
+
+def _capability(driver: ctypes.CDLL, index: int) -> int:
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetAttribute(ctypes.byref(major), 75, device)
+    driver.cuDeviceGetAttribute(ctypes.byref(minor), 76, device)
+    return major.value * 10 + minor.value
+
+
+def flags_for_capability(flags: str) -> str:
+    """The flags of nvcc for the GPU that is there; Jittor knows those for sm_90 at most."""
+    cuda = find_cuda()
+    if cuda.capability > 90:  # with PTX beside the machine code newer GPUs can run it
+        return flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")
+    if "=compute_90 " in flags and cuda.version >= 12000:  # with instructions that only Hopper has
+        return flags.replace("=compute_90 ", "=compute_90a ").replace(
+            "-code=sm_90 ", "-code=sm_90a -DSIREN_HOPPER "
+        )
+    return flags
+
+
+def why_nvcc_fails(nvcc: str, compiler: str) -> str:
+    """Compile next to nothing, once: a g++ too new for nvcc shows here, and not after minutes."""
+    programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
+    stamp = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
+    with contextlib.suppress(OSError, RuntimeProblem):
+        if (private_folder() / f"nvcc-{digest(stamp)}-works").exists():
+            return ""
+    try:
+        problem = _compile_with_nvcc(nvcc, compiler)
+    except (OSError, subprocess.SubprocessError) as error:
+        problem = describe_error(error)
+    if problem:
+        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
+    with contextlib.suppress(OSError, RuntimeProblem):
+        write_file(private_folder() / f"nvcc-{digest(stamp)}-works", stamp)
+    return ""
+
+
+def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
+    """Return the error of compiling two includes, or ""."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "trial.cu")
+        source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
+        command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+        trial = subprocess.run(
+            [*command, "-o", str(source.with_suffix(".o"))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=300,
+        )
+    if not trial.returncode:
+        return ""
+    lines = trial.stdout.strip().splitlines()
+    errors = [line for line in lines if "error" in line] or lines or ["no message"]
+    return errors[0].strip()
+
+
+def gpu_name() -> str:
+    """The first GPU's name."""
+    driver = load_driver()
+    if driver is None:
+        return "unknown"
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.cuInit(0)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
+    return name.value.decode(errors="replace")

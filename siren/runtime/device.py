@@ -1,0 +1,94 @@
+"""Checks the machine, imports Jittor and picks the device."""
+
+from __future__ import annotations
+
+import sys
+
+from siren.runtime.cuda import find_cuda, flags_for_capability
+from siren.runtime.environment import check_variables, user_environment
+from siren.runtime.handlers import give_signals_back
+from siren.runtime.jittor_cache import check_cache
+from siren.runtime.jittor_import import import_jittor
+from siren.runtime.paths import private_folder
+from siren.runtime.problem import RuntimeProblem, describe_error, say
+from siren.runtime.processes import check_processes, rank, world_size
+from siren.runtime.settings import prepare
+from siren.runtime.toolchain import check_compiler, check_numpy, check_python
+
+
+def start(device: str = "auto", verbose: bool = False) -> str:
+    """Import Jittor, compiling its core first where that is still to be done, and pick the device.
+
+    Signals stay with Python, so that Ctrl-C raises KeyboardInterrupt: at once while the core is
+    compiled, within about a second while Jittor is imported.
+
+    Args:
+        device: ``"auto"`` is the GPU if it works, else the CPU.
+        verbose: let Jittor log to the console, and print the traceback of a failed import.
+
+    Returns:
+        ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        RuntimeProblem: something is missing or unfit, or ``device="cuda"`` cannot be had.
+        ValueError: there is no such device.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, not {device!r}")
+    if "jittor" not in sys.modules:
+        prepare(device, verbose)
+        _check_machine()
+        _explain_missing_cuda(device)
+        import_jittor(device, verbose)
+    give_signals_back()
+
+    import jittor as jt
+
+    use_cuda = device != "cpu" and bool(jt.has_cuda)
+    if device == "cuda" and not use_cuda:
+        raise RuntimeProblem(
+            "The device cuda cannot be used: Jittor has been imported without it in this process."
+        )
+    _switch_device(jt, use_cuda)
+    if use_cuda and world_size() > 1 and rank() == 0 and not jt.compile_extern.use_nccl:
+        say(
+            "Sums over processes go through the host: there is no NCCL (nccl.h and "
+            "libnccl.so), or there are fewer GPUs than processes."
+        )
+    return "cuda" if use_cuda else "cpu"
+
+
+def _check_machine() -> None:
+    """Raise RuntimeProblem for the first thing that is missing or unfit."""
+    check_python()
+    check_variables()
+    check_processes()
+    check_numpy()
+    check_compiler()
+    check_cache()
+    private_folder()
+
+
+def _explain_missing_cuda(device: str) -> None:
+    """Say why there is no GPU; raise RuntimeProblem if one was asked for."""
+    reason = find_cuda().reason if device != "cpu" else ""
+    if reason and device == "cuda":
+        raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
+    if reason and "nvcc_path" not in user_environment():
+        say(f"Using the CPU: {reason}.")
+
+
+def _switch_device(jt, use_cuda: bool) -> None:
+    """Let Jittor compute on the GPU, or not."""
+    if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
+        # While its log is silent, Jittor carries on without them, and fails in the first product.
+        raise RuntimeProblem(
+            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND "
+            "(--verbose shows why, --device cpu does without)."
+        )
+    try:
+        jt.flags.use_cuda = int(use_cuda)
+    except RuntimeError as error:
+        raise RuntimeProblem(f"The GPU cannot be used: {describe_error(error)}.") from error
+    if use_cuda:
+        jt.flags.nvcc_flags = flags_for_capability(jt.flags.nvcc_flags)

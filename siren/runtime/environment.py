@@ -1,0 +1,79 @@
+"""The environment variables that Jittor reads, the user's and ours; the user's win."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+from siren.runtime.problem import RuntimeProblem
+
+# publish() keeps here, as JSON, {variable: [value before, value set]}: a second call and a child
+# process can then tell our settings from the user's.
+RECORD = "SIREN_RUNTIME_SETTINGS"
+
+# Jittor reads these with int(), or takes a wrong default in silence.
+_INTEGERS = {
+    "log_v": "a level of detail, as 0 or 100",
+    "log_silent": "0 or 1",
+    "log_sync": "0 or 1",
+    "conv_opt": "0 or 1",
+    "device_id": "the number of a GPU, from 0",
+}
+
+
+def user_environment() -> dict[str, str]:
+    """Return the environment as it would be without our settings."""
+    user = dict(os.environ)
+    user.pop(RECORD, None)
+    for name, (before, ours) in _record().items():
+        if user.get(name) == ours:
+            del user[name]
+            if before is not None:
+                user[name] = before
+    return user
+
+
+def setting(name: str) -> str:
+    """The value of a variable, the user's or ours; empty if there is none."""
+    return os.environ.get(name, "")
+
+
+def publish(settings: dict[str, str]) -> None:
+    """Replace our earlier settings by these, and remember what they replace."""
+    user = user_environment()
+    for name in _record():
+        os.environ.pop(name, None)
+    os.environ.update(user)
+    os.environ.update(settings)
+    os.environ[RECORD] = json.dumps({name: [user.get(name), settings[name]] for name in settings})
+
+
+def check_variables() -> None:
+    """Raise RuntimeProblem for a variable of the user's that Jittor or OpenMP cannot read."""
+    user = user_environment()
+    for name, meaning in _INTEGERS.items():
+        if name in user and not re.fullmatch(r"0|-?[1-9][0-9]{0,8}", user[name]):
+            raise RuntimeProblem(
+                f"The variable {name} is {user[name]!r}, but must be {meaning}; correct it or "
+                "unset it."
+            )
+    threads = user.get("OMP_NUM_THREADS", "1")  # OpenMP takes a list, one number for each level
+    if not re.fullmatch(r"\s*[1-9][0-9]{0,3}\s*(,\s*[1-9][0-9]{0,3}\s*)*", threads):
+        raise RuntimeProblem(
+            f"The variable OMP_NUM_THREADS is {threads!r}, but must be a number of threads from 1 "
+            "to 9999; correct it or unset it."
+        )
+
+
+def _record() -> dict[str, list]:
+    """What publish() has kept; nothing if somebody has put something else there."""
+    try:
+        record = json.loads(os.environ.get(RECORD, "{}"))
+        return {
+            name: [before, ours]
+            for name, (before, ours) in record.items()
+            if isinstance(ours, str) and (before is None or isinstance(before, str))
+        }
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}

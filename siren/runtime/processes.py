@@ -1,0 +1,128 @@
+"""One of several processes that mpirun has started: its rank, and its part of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+
+from siren.runtime.cuda import Cuda, toolkit_folders
+from siren.runtime.environment import user_environment
+from siren.runtime.paths import digest, make_private, private_folder, write_link
+from siren.runtime.problem import RuntimeProblem
+
+_PREFIX = "OMPI_COMM_WORLD_"  # of the variables in which Open MPI says all this
+
+
+def under_mpirun() -> bool:
+    """Whether mpirun has started this process."""
+    return f"{_PREFIX}SIZE" in user_environment()
+
+
+def world_size() -> int:
+    """How many processes mpirun has started; 1 without it. Raises RuntimeProblem."""
+    return _number("SIZE", 1, 1, 999_999) if under_mpirun() else 1
+
+
+def rank() -> int:
+    """Which of them this one is, from 0; 0 without mpirun. Raises RuntimeProblem."""
+    return _number("RANK", 0, 0, world_size() - 1) if under_mpirun() else 0
+
+
+def local_size() -> int:
+    """How many of them run on this machine."""
+    return _number("LOCAL_SIZE", 1, 1, world_size()) if under_mpirun() else 1
+
+
+def local_rank() -> int:
+    """Which of those on this machine this one is, from 0."""
+    return _number("LOCAL_RANK", 0, 0, local_size() - 1) if under_mpirun() else 0
+
+
+def check_processes() -> None:
+    """Raise RuntimeProblem if this process cannot work together with the others."""
+    if not under_mpirun():
+        return
+    rank(), local_rank()  # their variables may hold anything
+    user = user_environment()
+    if world_size() > 1 and f"{_PREFIX}RANK" not in user:
+        raise RuntimeProblem(
+            f"The variable {_PREFIX}SIZE is set and {_PREFIX}RANK is not; start the program with "
+            f"mpirun, or unset {_PREFIX}SIZE."
+        )
+    if user.get("use_mpi", "1") != "1":
+        raise RuntimeProblem(
+            "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
+        )
+    if not shutil.which(user.get("mpicc_path") or "mpicc"):
+        raise RuntimeProblem(
+            "mpicc is missing, with which Jittor compiles its part for several processes; install "
+            "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."
+        )
+
+
+def settings_of_a_process(cuda: Cuda) -> dict[str, str]:
+    """Jittor's variables for one of several processes, if it is: its threads, its GPU, and NCCL.
+
+    NCCL needs a GPU for each process; without it sums go through the host. Jittor would download
+    NCCL where it is not told of one.
+    """
+    if world_size() == 1:
+        return {}
+    processors = len(os.sched_getaffinity(0)), (os.cpu_count() or 1) // local_size()
+    settings = {"OMP_NUM_THREADS": str(max(1, min(processors)))}
+    if not cuda.nvcc:
+        return settings
+    if cuda.gpus > 1:
+        settings["device_id"] = str(local_rank() % cuda.gpus)
+    if local_size() <= cuda.gpus:
+        user = user_environment()
+        if "nccl_include_path" in user and "nccl_lib_path" in user:
+            folders = user["nccl_include_path"], user["nccl_lib_path"]
+        else:
+            folders = find_nccl(cuda.nvcc)
+        if folders:
+            settings["use_nccl"] = "1"
+            settings["nccl_include_path"], settings["nccl_lib_path"] = folders
+    return settings
+
+
+def find_nccl(nvcc: str) -> tuple[str, str] | None:
+    """Folders of nccl.h and libnccl.so: of the toolkit, the system, or a Python package."""
+    root, libraries = toolkit_folders(nvcc)
+    places = [
+        (root / "include", libraries),
+        (Path("/usr/include"), Path(f"/usr/lib/{platform.machine()}-linux-gnu")),
+        (Path("/usr/include"), Path("/usr/lib64")),
+    ]
+    with contextlib.suppress(ImportError):  # there is nothing called nvidia
+        package = importlib.util.find_spec("nvidia.nccl")
+        for folder in (package and package.submodule_search_locations) or []:
+            places.append((Path(folder, "include"), Path(folder, "lib")))
+    for include, folder in places:
+        if not (include / "nccl.h").is_file():
+            continue
+        if (folder / "libnccl.so").is_file():
+            return str(include), str(folder)
+        if (folder / "libnccl.so.2").is_file():  # under the name of a package, not Jittor's
+            named = private_folder() / f"nccl-{digest(str(folder))}"
+            if make_private(named):
+                write_link(named / "libnccl.so", str(folder / "libnccl.so.2"))
+                return str(include), str(named)
+    return None
+
+
+def _number(name: str, default: int, low: int, high: int) -> int:
+    text = user_environment().get(_PREFIX + name, str(default))
+    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
+    if low <= number <= high:
+        return number
+    raise RuntimeProblem(
+        f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set (it should be a "
+        f"number from {low}{f' to {high}' if high < 999_999 else ''}); start the program with "
+        "mpirun, or unset all variables that begin with OMPI_."
+    )

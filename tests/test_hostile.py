@@ -1,0 +1,477 @@
+"""What belongs to the user is never lost, and nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from program import ROOT, call
+
+from siren import checkpoint, training
+from siren.cli import resuming
+from siren.output import results
+
+SMALL = ["--sidelength", "16", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
+CAMERA = ROOT / "data" / "camera.png"
+
+
+def content(folder):
+    return {
+        path.name: None if path.is_dir() else path.read_bytes() for path in folder.iterdir()
+    }
+
+
+def one_sentence(called, status, *mentions):
+    """It ended with ``status`` and a line that says so; no traceback."""
+    assert called.returncode == status, called.stderr
+    lines = [line for line in called.stderr.splitlines() if line.startswith("main.py: ")]
+    assert len(lines) == 1, called.stderr
+    assert "Traceback" not in called.stderr
+    for text in mentions:
+        assert text in lines[0]
+    return lines[0]
+
+
+def train(folder, *arguments):
+    called = call(*SMALL, "--output_dir", folder, *arguments)
+    assert called.returncode == 0, called.stderr
+    return called
+
+
+def parameters(folder):
+    with np.load(folder / "network.npz") as file:
+        return np.concatenate([file[f"weight_{i}"].ravel() for i in range(5)])
+
+
+# ---- once training has ended, nothing can cost the network --------------------------------------
+
+
+def test_ssim_that_is_not_defined_is_null(tmp_path):
+    frame = np.full((16, 16), 255, np.uint8)
+    frame[3:-3, 3:-3] = 0
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    for number, given in enumerate((["--mask_path", tmp_path / "frame.png"], ["--points", 255])):
+        folder = tmp_path / str(number)
+        called = train(folder, "--task", "inpaint", "--seed", 1, *given)
+        metrics = json.loads((folder / "metrics.json").read_text())
+        assert np.isfinite(metrics["psnr"])
+        if number == 0:
+            assert metrics["ssim"] is None
+            assert metrics["baselines"]["linear"]["ssim"] is None
+            assert "SSIM n/a on the pixels not given" in called.stdout
+    pictures = ["--input_path", CAMERA, ROOT / "data" / "coffee.jpg"]
+    mask = ["--task", "inpaint", "--mask_path", tmp_path / "frame.png"]
+    train(tmp_path / "all", *mask, *pictures)
+    assert (tmp_path / "all" / "coffee" / "network.npz").exists()
+
+
+@pytest.mark.parametrize("error", [ValueError("shapes"), MemoryError(), RuntimeError("a\nb")])
+@pytest.mark.parametrize("part", ["draw_result", "_score", "encode_png", "draw_curves"])
+def test_a_picture_that_cannot_be_made_does_not_cost_the_network(
+    tmp_path, monkeypatch, part, error
+):
+    def fail(*_):
+        raise error
+
+    train(tmp_path / "whole")
+    monkeypatch.setattr(results, part, fail)
+    called = call(*SMALL, "--output_dir", tmp_path / "folder")
+    says = "not enough memory" if isinstance(error, MemoryError) else "an error of the program"
+    line = one_sentence(called, 1, says)
+    assert isinstance(error, MemoryError) or "--verbose" in line
+    assert "written to" in called.stdout
+    assert (parameters(tmp_path / "folder") == parameters(tmp_path / "whole")).all()
+    assert json.loads((tmp_path / "folder" / "metrics.json").read_text())["ended"] == "finished"
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_results_that_cannot_be_written_are_not_lost(tmp_path, monkeypatch, interrupted):
+    folder = tmp_path / "folder"
+    train(tmp_path / "whole", "--seed", 5)
+    train(folder)
+    before = content(folder)
+
+    def fail(*_):
+        raise KeyboardInterrupt if interrupted else OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "encode_json", fail)
+        called = call(*SMALL, "--output_dir", folder, "--seed", 5)
+    one_sentence(called, 130 if interrupted else 1, "--resume")
+    after = content(folder)
+    assert after.pop("state.npz")
+    assert after == before
+    train(folder, "--seed", 5, "--resume")
+    assert (parameters(folder) == parameters(tmp_path / "whole")).all()
+    assert len((folder / "history.csv").read_text().splitlines()) == 5
+    assert not (folder / "state.npz").exists()
+
+
+def test_where_no_state_fits_either_the_network_goes_elsewhere(tmp_path, monkeypatch):
+    train(tmp_path / "whole")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results, "encode_json", fail)
+    monkeypatch.setattr(checkpoint, "write_bytes", fail)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one_sentence(call(*SMALL, "--output_dir", tmp_path / "folder"), 1, "the network is in")
+    (saved,) = tmp_path.glob("siren-network-*")
+    assert (parameters(saved) == parameters(tmp_path / "whole")).all()
+
+
+def test_a_folder_that_turns_into_a_file_meanwhile(tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    original = training.train
+
+    def replaced(*arguments):
+        result = original(*arguments)
+        shutil.rmtree(folder)
+        folder.write_text("a file")
+        return result
+
+    monkeypatch.setattr(training, "train", replaced)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    one_sentence(call(*SMALL, "--output_dir", folder), 1, "the network is in")
+    assert folder.read_text() == "a file"
+
+
+STREAMS = {
+    "a reader that leaves": "{} | head -c 0; exit ${{PIPESTATUS[0]}}",
+    "a full device": "{} >/dev/full 2>/dev/full",
+    "closed": "{} <&- >&- 2>&-",
+    "ascii": "PYTHONIOENCODING=ascii LC_ALL=C {}",
+}
+
+
+@pytest.mark.parametrize("how", STREAMS)
+def test_a_run_that_cannot_talk_saves(tmp_path, how):
+    odd = tmp_path / "\N{CAMERA}\x1b[31m\n.png"
+    shutil.copy(CAMERA, odd)
+    command = [sys.executable, ROOT / "main.py", *SMALL, "--input_path", odd]
+    command += ["--output_dir", tmp_path / "out"]
+    quoted = " ".join(f"'{part}'" for part in command)
+    ended = subprocess.run(
+        ["bash", "-c", STREAMS[how].format(quoted)], capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "out" / "network.npz").exists()
+    assert "\x1b" not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    if how == "ascii":
+        assert r"\U0001f4f7\x1b[31m\n.png at 16 x 16" in ended.stdout
+
+
+# ---- the program touches no file but its own -----------------------------------------------------
+
+FOREIGN = ["masked.png", "gradient.png", "laplacian.png", "preview.png", "training.gif", "x.png"]
+
+
+@pytest.mark.parametrize("task", ["fit", "poisson", "inpaint"])
+def test_files_of_others_stay(tmp_path, task):
+    mine = {"fit": set(), "poisson": {"gradient.png", "laplacian.png"}, "inpaint": {"masked.png"}}
+    names = [name for name in FOREIGN if name not in mine[task]]
+    names += [".backup-2024", ".siren-commit", "state-1.npz"]
+    for name in names:
+        shutil.copy(CAMERA, tmp_path / name)
+    (tmp_path / ".cache-1").mkdir()
+    for _ in range(2):  # and are not taken for those of the first run in the second one
+        train(tmp_path, "--task", task, "--input_path", tmp_path / "preview.png")
+        for name in names:
+            assert (tmp_path / name).read_bytes() == CAMERA.read_bytes()
+        assert (tmp_path / ".cache-1").is_dir()
+    train(tmp_path, "--task", "fit")
+    assert not any((tmp_path / name).exists() for name in mine[task])
+
+
+@pytest.mark.parametrize("name", ["output.png", "metrics.json", "network.npz", "history.csv"])
+def test_a_file_of_others_is_not_written_over(tmp_path, name):
+    for foreign in (b"mine", b'{"options": {}}'):
+        (tmp_path / name).write_bytes(foreign)
+        one_sentence(call(*SMALL, "--output_dir", tmp_path), 2, "--output_dir", name)
+        assert content(tmp_path) == {name: foreign}
+
+
+def test_a_result_that_the_user_has_changed_is_the_users(tmp_path):
+    train(tmp_path)
+    Image.new("L", (9, 9)).save(tmp_path / "output.png")
+    before = content(tmp_path)
+    one_sentence(call(*SMALL, "--output_dir", tmp_path), 2, "output.png", "not as this program")
+    assert content(tmp_path) == before
+
+
+def test_results_without_a_record_are_those_of_an_older_version(tmp_path):
+    train(tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    del metrics["files"]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    train(tmp_path, "--seed", 3)
+
+
+def test_inputs_are_known_by_what_they_are_and_not_by_name(tmp_path):
+    shutil.copy(CAMERA, tmp_path / "output.png")
+    shutil.copy(CAMERA, tmp_path / "state.npz")
+    os.link(tmp_path / "output.png", tmp_path / "hard.png")
+    (tmp_path / "soft.png").symlink_to("output.png")
+    (tmp_path / "sub").mkdir()
+    around = tmp_path / "sub" / ".." / "output.png"
+    second = ["--task", "edit", "--input_path", CAMERA, "--ot_image_path"]
+    mask = ["--task", "inpaint", "--mask_path"]
+    before = content(tmp_path)
+    for name in ("output.png", "hard.png", "soft.png", around):
+        for option in (["--input_path"], second, mask):
+            called = call(*SMALL, "--output_dir", tmp_path, *option, tmp_path / name)
+            if option is mask:
+                assert called.returncode == 2
+            else:
+                one_sentence(called, 2, "its own input", "--output_dir")
+    several = ["--input_path", CAMERA, tmp_path / "all" / "camera" / "output.png"]
+    (tmp_path / "all" / "camera").mkdir(parents=True)
+    shutil.copy(CAMERA, tmp_path / "all" / "camera" / "output.png")
+    one_sentence(call(*SMALL, "--output_dir", tmp_path / "all", *several), 2, "its own input")
+    shutil.rmtree(tmp_path / "all")
+    assert content(tmp_path) == before
+
+
+def test_an_input_among_leftovers_is_not_removed(tmp_path):
+    train(tmp_path, "--task", "inpaint", "--points", 50)
+    before = content(tmp_path)
+    called = call(*SMALL, "--output_dir", tmp_path, "--input_path", tmp_path / "masked.png")
+    one_sentence(called, 2, "masked.png")
+    assert content(tmp_path) == before
+
+
+def test_rendering_does_not_mix_with_training(tmp_path):
+    trained, drawn = tmp_path / "trained", tmp_path / "drawn"
+    train(trained)
+    before = content(trained)
+    render = ["--task", "render", "--sidelength", 20, "--network_path", trained / "network.npz"]
+    one_sentence(call(*render, "--output_dir", trained), 2, "holds results of a training")
+    assert content(trained) == before
+    for more in (["--derivatives"], []):
+        assert call(*render, "--output_dir", drawn, *more).returncode == 0
+        names = {"output.png", "rendering.json", "gradient.png", "laplacian.png"}
+        assert set(content(drawn)) == (names if more else {"output.png", "rendering.json"})
+    one_sentence(call(*SMALL, "--output_dir", drawn), 2, "pictures that render has drawn")
+    from siren.files import locked
+
+    with locked(drawn):
+        one_sentence(call(*render, "--output_dir", drawn), 2, f"process {os.getpid()} is working")
+
+
+def test_a_summary_of_others_stays(tmp_path):
+    (tmp_path / "summary.csv").write_text("a,b\n")
+    pictures = ["--input_path", CAMERA, ROOT / "data" / "coffee.jpg"]
+    one_sentence(call(*SMALL, *pictures, "--output_dir", tmp_path), 2, "summary.csv")
+    assert content(tmp_path) == {"summary.csv": b"a,b\n"}
+
+
+# ---- interrupted runs ----------------------------------------------------------------------------
+
+
+def interrupted_run(folder, monkeypatch, *arguments):
+    """A run that is asked to stop in its third epoch."""
+    original = training.train
+
+    def stopped(network, task, engine, epochs, optimizer, schedule, ours, stop, *more):
+        asked = iter([False, False, True])
+        return original(
+            network, task, engine, epochs, optimizer, schedule, ours, lambda: next(asked), *more
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", stopped)
+        called = call(*SMALL, "--epochs", 20, "--output_dir", folder, *arguments)
+    one_sentence(called, 130, "--resume goes on")
+
+
+def test_a_state_is_kept_where_resume_is_forgotten(tmp_path, monkeypatch):
+    interrupted_run(tmp_path, monkeypatch)
+    state = (tmp_path / "state.npz").read_bytes()
+    called = train(tmp_path, "--epochs", 20)
+    assert "--resume would have continued" in called.stdout
+    assert (tmp_path / "state-1.npz").read_bytes() == state
+    assert not (tmp_path / "state.npz").exists()
+    (tmp_path / "metrics.json").unlink()
+    for name in ("output.png", "reference.png", "panel.png", "history.csv", "network.npz"):
+        (tmp_path / name).unlink()
+    called = call(*SMALL, "--epochs", 20, "--output_dir", tmp_path, "--resume")
+    one_sentence(called, 2, "state-1.npz")
+    (tmp_path / "state-1.npz").rename(tmp_path / "state.npz")
+    assert "resumed at epoch 3" in train(tmp_path, "--epochs", 20, "--resume").stdout
+
+
+def test_resuming_with_other_threads_is_told(tmp_path, monkeypatch):
+    interrupted_run(tmp_path, monkeypatch)
+    described = resuming.runtime.describe()
+    other = type(described)(**{**vars(described), "threads": described.threads + 1})
+    monkeypatch.setattr(resuming.runtime, "describe", lambda: other)
+    called = train(tmp_path, "--epochs", 20, "--resume")
+    assert "up to rounding, not bit for bit" in called.stdout
+
+
+def change_state(path, change):
+    """Apply ``change`` to the arrays and the record of a state."""
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    record = json.loads(str(arrays["record"]))
+    change(arrays, record)
+    if arrays.get("record") is not None:
+        arrays["record"] = np.array(json.dumps(record))
+    saved = io.BytesIO()
+    np.savez(saved, **arrays)
+    path.write_bytes(saved.getvalue())
+
+
+DAMAGE = {
+    "short array": lambda arrays, _: arrays.update(flat=arrays["flat"][:-1]),
+    "short best": lambda arrays, _: arrays.update(best=arrays["best"][:5]),
+    "matrix": lambda arrays, _: arrays.update(flat=arrays["flat"][:, None]),
+    "float64": lambda arrays, _: arrays.update(flat=arrays["flat"].astype(float)),
+    "NaN": lambda arrays, _: arrays.update(flat=arrays["flat"] * np.float32(np.nan)),
+    "text": lambda arrays, _: arrays.update(lowest=np.array(["a"])),
+    "no optimizer": lambda arrays, _: arrays.pop("optimizer_0"),
+    "short optimizer": lambda arrays, _: arrays.update(optimizer_1=arrays["optimizer_1"][:-1]),
+    "no record": lambda arrays, _: arrays.update(record=np.array("{}")) or _.clear(),
+    "epoch far away": lambda _, record: record.update(epoch=99999),
+    "negative epoch": lambda _, record: record.update(epoch=-1),
+    "half an epoch": lambda _, record: record.update(epoch=2.5),
+    "true epoch": lambda _, record: record.update(epoch=True),
+    "no history": lambda _, record: record.update(history=None),
+    "short history": lambda _, record: record["history"].pop(),
+    "long epochs": lambda _, record: record["history"][0].append(1),
+    "text in history": lambda _, record: record["history"][1].__setitem__(1, "a"),
+    "history of others": lambda _, record: record["history"].reverse(),
+    "random": lambda _, record: record.update(random="{}"),
+    "random of no use": lambda _, record: record.update(
+        random=json.dumps(np.random.default_rng(0).bit_generator.state)
+    ),
+    "identity": lambda _, record: record.update(identity=[1]),
+    "seconds": lambda _, record: record.update(seconds="long"),
+}
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """The folder of an interrupted run."""
+    folder = tmp_path_factory.mktemp("stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_run(folder, patch)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_state_is_refused(tmp_path, stopped, damage):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped, folder)
+    change_state(folder / "state.npz", DAMAGE[damage])
+    before = content(folder)
+    called = call(*SMALL, "--epochs", 20, "--output_dir", folder, "--resume")
+    one_sentence(called, 2, "--resume", "state.npz is damaged")
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder", "empty", "huge"])
+def test_what_is_no_state_at_all(tmp_path, kind):
+    path = tmp_path / "state.npz"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.touch()
+        os.truncate(path, 10**12 if kind == "huge" else 0)
+    called = call(*SMALL, "--output_dir", tmp_path, "--resume")
+    one_sentence(called, 2, "state.npz")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["state.npz"]
+
+
+def test_odd_things_where_several_are_resumed(tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for name in ("a", "b", "c" * 251):
+        shutil.copy(CAMERA, pictures / f"{name}.png")
+    several = ["--input_path", pictures, "--output_dir", tmp_path / "out"]
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "metrics.json").write_text("[" * 100000)
+    called = call(*SMALL, *several, "--resume")
+    one_sentence(called, 2, "metrics.json")
+    (tmp_path / "out" / "a" / "metrics.json").unlink()
+    assert call(*SMALL, *several, "--resume").returncode == 0
+    assert call(*SMALL, *several, "--resume").returncode == 0
+    one_sentence(call(*SMALL, "--input_path", "n" * 300, "--output_dir", tmp_path / "o"), 2)
+
+
+# ---- what nobody foresaw -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_an_error_that_nobody_foresaw(tmp_path, monkeypatch, verbose):
+    def fail(*_):
+        raise LookupError("so much for that\nand more")
+
+    monkeypatch.setattr(training, "train", fail)
+    called = call(*SMALL, "--output_dir", tmp_path / "out", *["--verbose"] * verbose)
+    assert called.returncode == 1
+    assert ("Traceback" in called.stderr) == verbose
+    last = called.stderr.splitlines()[-1]
+    assert last.startswith("main.py: error: an error of the program, LookupError: so much for that")
+    assert "--verbose" in last
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_of_several_that_fails_in_any_way_leaves_the_others_alone(tmp_path, monkeypatch):
+    original = training.train
+
+    def fail(network, task, *more):
+        if task.reference.mean() < 0:
+            raise RuntimeError("std::bad_alloc")
+        return original(network, task, *more)
+
+    Image.new("L", (20, 20), 0).save(tmp_path / "a.png")
+    Image.new("L", (20, 20), 255).save(tmp_path / "b.png")
+    monkeypatch.setattr(training, "train", fail)
+    pictures = ["--input_path", tmp_path / "a.png", tmp_path / "b.png"]
+    called = call(*SMALL, *pictures, "--output_dir", tmp_path / "out")
+    one_sentence(called, 1, "not enough memory")
+    assert (tmp_path / "out" / "b" / "network.npz").exists()
+
+
+# ---- signals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_two_signals_at_once_while_training(tmp_path, number, pause):
+    import time
+
+    command = [sys.executable, str(ROOT / "main.py"), *SMALL, "--epochs", "1000000"]
+    process = subprocess.Popen(
+        [*command, "--output_dir", str(tmp_path / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any(line.startswith("epoch 100/") for line in process.stdout)
+    process.send_signal(number)
+    time.sleep(pause)
+    process.send_signal(number)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
+    if (tmp_path / "out" / "state.npz").exists():
+        assert "--resume" in last
+        assert "nothing was written" not in last
+    else:
+        assert "--resume" not in last
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
