@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+import os
+import signal
 import sys
 
-from siren import runtime, signals
-from siren.cli.console import safe_streams
-from siren.options import parse
+
+def leave(*_):
+    """End at a signal that comes while the program is still being loaded."""
+    os.write(2, b"main.py: interrupted before training; nothing was written\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
+
+import argparse  # noqa: E402
+
+from siren import runtime, signals  # noqa: E402
+from siren.cli.console import safe_streams  # noqa: E402
+from siren.options import parse  # noqa: E402
 
 
 def main() -> int:
@@ -67,32 +81,39 @@ def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, s
     from siren.cli.machine import check_memory, choose_engine, start_jittor
 
     device = start_jittor(options)
-    import jittor
-
     from siren.cli import processes
     from siren.cli.inputs import Origin
     from siren.cli.resuming import open_checkpoint
     from siren.cli.training import train_and_save
-    from siren.network import Siren
 
-    jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
-    processes.refuse_disagreement(options, {**asked, "device": device})
     if pictures:
         check_memory(options, pictures[0].image.shape[:2], device)
     engine = choose_engine(options, device)
-    origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None
-    task = processes.handed_out(make_task(options, pictures.pop()) if pictures else None)
-    network = Siren(
+    with signals.sheltered():
+        processes.refuse_disagreement(options, {**asked, "device": device})
+        origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None
+        task = processes.handed_out(make_task(options, pictures.pop()) if pictures else None)
+        network = make_network(options)
+        optimizer = make_optimizer(options, network, engine)
+        batch = make_batch(options, len(task.points))
+        ours = open_checkpoint(options, device, task, network, optimizer)
+        return train_and_save(
+            options, device, origin, task, network, engine, optimizer, batch, ours, lock, stop
+        )
+
+
+def make_network(options: argparse.Namespace):
+    """The SIREN to be trained, its initial weights drawn from ``--seed``."""
+    import jittor
+
+    from siren.network import Siren
+
+    jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
+    return Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,
         hidden_layers=options.hidden_layers,
         omega_0=options.omega_0,
-    )
-    optimizer = make_optimizer(options, network, engine)
-    batch = make_batch(options, len(task.points))
-    ours = open_checkpoint(options, device, task, network, optimizer)
-    return train_and_save(
-        options, device, origin, task, network, engine, optimizer, batch, ours, lock, stop
     )
 
 
@@ -151,4 +172,6 @@ def make_batch(options: argparse.Namespace, count: int):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    ended = main()
+    signals.ignore()  # what is left is Python's own clearing up
+    sys.exit(ended)

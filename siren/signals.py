@@ -36,6 +36,12 @@ def _handled(handler):
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
+def ignore() -> None:
+    """From now on neither does anything."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def interrupting():
     """Within its context both raise KeyboardInterrupt."""
     return _handled(_raise)
@@ -75,3 +81,23 @@ def held_back():
         yield
     for number in arrived:
         signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def sheltered():
+    """Within its context, programs that this one starts are spared both signals.
+
+    Ctrl-C reaches every program of a terminal's foreground group: Jittor's compilers would be
+    killed in mid-work, and say so at length. They inherit the signals that are blocked in the
+    thread that starts them; here a thread of its own, which does nothing else, receives them for
+    this process, and their handlers run in the main thread as ever.
+    """
+    done = threading.Event()
+    receiver = threading.Thread(target=done.wait, daemon=True)
+    receiver.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        done.set()

@@ -67,10 +67,10 @@ def _nothing_to_save(options: argparse.Namespace, result, ours: Checkpoint) -> E
     )
 
 
-def interrupted(ours: Checkpoint | None) -> str:
+def interrupted(ours: Checkpoint) -> str:
     """What to tell of a run that was interrupted and has no results."""
-    if ours is None or ours.written is None:
-        return "interrupted before training; nothing was written"
+    if ours.written is None:
+        return "interrupted; nothing was written"
     return f"interrupted; the state of epoch {ours.written} is kept, and --resume goes on"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 
-from siren import memory, runtime
+from siren import memory, runtime, signals
 from siren.cli.errors import Problem
 from siren.engine import choose, fall_back
 from siren.engine.use import Use, explanation, functions, trial_stamp
@@ -84,4 +84,5 @@ def engine_for(name: str, use: Use, device: str):
             return fall_back(reason)
         with contextlib.suppress(OSError):
             stamp.touch()
-    return choose(name, use.precision, use)
+    with signals.sheltered():
+        return choose(name, use.precision, use)
