@@ -21,18 +21,23 @@ import argparse  # noqa: E402
 
 from siren import runtime, signals  # noqa: E402
 from siren.cli.console import safe_streams  # noqa: E402
-from siren.options import parse  # noqa: E402
+from siren.cli.options import parse  # noqa: E402
 
 
 def main() -> int:
     """Run what the command line asks for; returns the exit status."""
     with safe_streams(), signals.interrupting():
         try:
-            status = dispatch(parse(sys.argv[1:]))
+            options = parse(sys.argv[1:])
+            if runtime.rank() > 0:  # rank 0 writes and talks
+                sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+            status = dispatch(options)
         except (Exception, KeyboardInterrupt) as error:
             from siren.cli.errors import explained
 
             status = explained(error, verbose="--verbose" in sys.argv).status
+            if runtime.under_mpirun():
+                os._exit(status)  # at a common end this process would wait for the others
         return status
 
 
@@ -149,17 +154,17 @@ def make_task(options: argparse.Namespace, pictures):
 
 def make_optimizer(options: argparse.Namespace, network, engine):
     """Muon on the hidden matrices and Adam on the rest, or Adam on all."""
-    from siren.optimizer import Adam, Muon
+    from siren.training.optimizer import Adam, Muon
 
     if options.optimizer == "muon":
         return Muon(network, engine, options.muon_lr, options.lr)
-    return Adam([network.flat], options.lr)
+    return Adam(network.parameters(), options.lr)
 
 
 def make_batch(options: argparse.Namespace, count: int):
     """What ``--batch_points`` means for ``count`` points: None for all of them."""
     from siren.cli.errors import Problem
-    from siren.points import Batch
+    from siren.samples import Batch
 
     if options.batch_points is None:
         return None

@@ -39,15 +39,15 @@ class Training:
     def __init__(self, height: int, width: int, hidden_features: int, device: str):
         import jittor as jt
 
-        from siren.engine import choose
-        from siren.gradient import Gradient
+        from siren.engine import get_engine
         from siren.network import Siren
-        from siren.optimizer import Adam
         from siren.tasks.fit import Fit
+        from siren.training.gradient import Gradient
+        from siren.training.optimizer import Adam
 
         jt.set_global_seed(0, different_seed_for_mpi=False)
         self.network = Siren(hidden_features=hidden_features)
-        engine = choose("fused", "fp32" if device == "cpu" else "fp16")
+        engine = get_engine("fused", "fp32" if device == "cpu" else "fp16")
         self.optimizer = Adam([self.network.flat], 1e-4)
         self.gradient_of = Gradient(self.network, Fit(noise(height, width)), engine)
 
@@ -58,7 +58,7 @@ class Training:
         loss, gradient = self.gradient_of(number)
         jt.sync([loss, gradient])
         self.optimizer.step([gradient])
-        jt.sync([self.network.flat, *self.optimizer.state()], True)
+        jt.sync([self.network.flat, *self.optimizer.vars()], True)
 
 
 def timed(work, seconds: float, at_least: int = 3) -> list[float]:
@@ -87,7 +87,7 @@ def work(options) -> None:
     runtime.start(options.device)
     import jittor as jt
 
-    from siren import ranks
+    from siren import distributed
 
     training = Training(options.height, options.side, options.width, options.device)
     parameters = training.network.flat.shape[0]
@@ -103,14 +103,14 @@ def work(options) -> None:
     vector = jt.array(np.ones(parameters + 1, np.float32))
 
     def add_up(_):
-        ranks.summed(vector).sync(True)
+        distributed.all_reduce(vector).sync(True)
 
     add_up(0)
     communication = statistics.median([timed(add_up, 0, 1)[0] for _ in range(20)])
-    if ranks.number() == 0:
+    if distributed.rank() == 0:
         answer = {
             "seconds": seconds,
-            "communication": communication if ranks.count() > 1 else 0.0,
+            "communication": communication if distributed.world_size() > 1 else 0.0,
             "parameters": parameters,
             "sent": sent,
             "memory": peak_memory(),

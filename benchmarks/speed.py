@@ -129,36 +129,35 @@ def fused(
     operator="forward",
     precision=None,
 ):
-    """This program, as ``siren/training.py`` does it."""
+    """This program, as ``siren/training/loop.py`` does it."""
     sys.path.insert(0, str(HERE.parent))
     from siren import runtime
 
     runtime.start(device)
     import jittor as jt
 
-    from siren import operators
-    from siren.engine import choose
+    from siren import losses, operators
+    from siren.engine import get_engine
     from siren.network import Siren
-    from siren.optimizer import Adam
+    from siren.training.optimizer import Adam
 
-    module = choose(engine, precision or ("fp32" if device == "cpu" else "fp16"))
-    if engine == "fused" and module is choose("reference"):
+    module = get_engine(engine, precision or ("fp32" if device == "cpu" else "fp16"))
+    if engine == "fused" and module is get_engine("reference"):
         raise RuntimeError("the fused engine does not work here")
     network = Siren(case.channels, hidden_features=case.width)
-    network.load(zip(parameters[::2], parameters[1::2]))
+    network.load_layers(zip(parameters[::2], parameters[1::2]))
     variables = [network.flat]
     jt.sync(variables)
     optimizer = Adam(variables, LEARNING_RATE)
     coordinates, target = (jt.array(a).stop_grad() for a in (coordinates, target))
-    shape = (case.side, case.side)
+    through = operators.make_operator(operator, (case.side, case.side))
 
     def step():
         if case.order == 0:
-            loss = module.squared_error(network, coordinates, target, 0)
+            loss = losses.pixel_mse(network, coordinates, target, module)
         else:
-            loss = operators.squared_error(
-                network, coordinates, target, case.order, shape, operator, module
-            )
+            mse = losses.gradient_mse if case.order == 1 else losses.laplacian_mse
+            loss = mse(network, coordinates, target, module, through, losses.OperatorNorm())
         gradients = jt.grad(loss, variables)
         jt.sync([loss, *gradients])
         optimizer.step(gradients)
@@ -166,9 +165,9 @@ def fused(
         return loss
 
     def picture(side):
-        from siren.training import picture
+        from siren.training.evaluation import predict_image
 
-        picture(network, module, (side, side))
+        predict_image(network, module, (side, side))
 
     step.wait = lambda: jt.sync_all(True)
     step.picture = picture

@@ -10,22 +10,22 @@ from importlib import import_module
 from siren.runtime import prepare, start
 
 _NAMES = {
-    "Adam": "siren.optimizer",
+    "Adam": "siren.training.optimizer",
     "Edit": "siren.tasks.edit",
     "Fit": "siren.tasks.fit",
     "Inpaint": "siren.tasks.inpaint",
-    "Muon": "siren.optimizer",
+    "Muon": "siren.training.optimizer",
     "Poisson": "siren.tasks.poisson",
     "Siren": "siren.network",
-    "choose": "siren.engine",
-    "derivatives": "siren.training",
-    "evaluate": "siren.training",
-    "linear": "siren.optimizer",
-    "picture": "siren.training",
+    "evaluate": "siren.training.evaluation",
+    "get_engine": "siren.engine",
+    "linear": "siren.training.optimizer",
+    "predict_derivatives": "siren.training.evaluation",
+    "predict_image": "siren.training.evaluation",
     "read_image": "siren.images",
-    "read_network": "siren.report",
-    "train": "siren.training",
-    "write_network": "siren.report",
+    "read_network": "siren.output.network_file",
+    "train": "siren.training.loop",
+    "write_network": "siren.output.network_file",
     "write_png": "siren.images",
 }
 __all__ = ["prepare", "start", *_NAMES]

@@ -18,8 +18,8 @@ FLOAT = 4  # bytes
 LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operations
 CUDA_ON_HOST = 1 << 30  # the driver's and the CUDA libraries' part of that
 CUDA_ON_DEVICE = 600 << 20  # kernels, cuBLAS
-POINTS_OF_STEP = 1 << 20  # more are taken strip by strip, see ``gradient.POINTS_AT_ONCE``
-POINTS_OF_EVALUATION = 1 << 16  # see ``training.POINTS_AT_ONCE``
+POINTS_OF_STEP = 1 << 20  # more are taken strip by strip, see ``training.gradient``
+POINTS_OF_EVALUATION = 1 << 16  # see ``training.evaluation``
 LAYER_OF_CHUNK = 1 << 26  # numbers, see ``chunk_values`` in siren_cuda.h
 
 # Arrays of all parameters besides the kernels': parameters, best ones, gradient, moments, and what

@@ -44,9 +44,7 @@ def psnr(
     return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
-def ssim(
-    image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None
-) -> float | None:
+def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float | None:
     """Mean structural similarity (Wang, Bovik, Sheikh and Simoncelli 2004) for a peak of 2.
 
     Means, sample variances and the sample covariance are taken in a uniform window of 7 by 7

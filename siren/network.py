@@ -48,8 +48,10 @@ class Siren(nn.Module):
     Widths and ``omega_0`` are positive and ``hidden_layers`` is not negative; else ValueError.
 
     All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
-    the second, and so on, so that a training step is a few operations on one array. ``layers``
-    shows them layer by layer.
+    the second, and so on. ``parameters()`` has that Var, which an optimiser updates. ``layers``,
+    ``named_parameters()`` and ``state_dict()`` show it layer by layer, as views called
+    ``layers.0.weight``, ``layers.0.bias`` and so on, and ``load_state_dict`` and ``load`` take
+    those. ({PACKING})
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Siren(nn.Module):
         return layers
 
     @staticmethod
-    def of(layers, omega_0: float) -> Siren:
+    def from_layers(layers, omega_0: float) -> Siren:
         """The network with these parameters: NumPy pairs (weight, bias) from input to output.
 
         Raises ValueError where they do not fit each other.
@@ -105,10 +107,10 @@ class Siren(nn.Module):
             hidden_layers=len(hidden),
             omega_0=omega_0,
         )
-        network.load(layers)
+        network.load_layers(layers)
         return network
 
-    def load(self, layers) -> None:
+    def load_layers(self, layers) -> None:
         """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes.
 
         Raises ValueError for other shapes.
@@ -120,6 +122,38 @@ class Siren(nn.Module):
         if shapes != expected:
             raise ValueError(f"parameters of shapes {shapes} do not fit {expected}")
         self.flat.update(jt.array(flatten(layers)))
+
+    def state_dict(self, to=None, recurse=True) -> dict:
+        """Weights and biases by name; ``to="numpy"`` or ``"torch"`` as in Jittor."""
+        named = {}
+        for depth, layer in enumerate(self.layers):
+            named[f"layers.{depth}.weight"], named[f"layers.{depth}.bias"] = layer
+        if to is None:
+            return named
+        arrays = {name: var.numpy() for name, var in named.items()}
+        if to == "numpy":
+            return arrays
+        import torch
+
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+    def load_parameters(self, params) -> None:
+        """Take over what ``state_dict`` returned: Vars, NumPy arrays or PyTorch tensors by name.
+
+        Names that are missing keep their values. Raises KeyError for others, and ValueError for
+        other shapes.
+        """
+        arrays = self.state_dict(to="numpy")
+        for name, values in params.items():
+            if name not in arrays:
+                raise KeyError(f"a Siren of {len(self.layers)} layers has no {name}")
+            arrays[name] = values.numpy() if hasattr(values, "numpy") else np.asarray(values)
+        pairs = iter(arrays.values())
+        self.load_layers(list(zip(pairs, pairs)))
+
+    def load_state_dict(self, params) -> None:
+        """As ``load_parameters``."""
+        self.load_parameters(params)
 
     def execute(self, coordinates):
         """Values at ``coordinates`` (N, in_features); returns (N, out_features)."""

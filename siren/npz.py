@@ -107,4 +107,3 @@ def _read_numbered(file, name: str, sizes: dict[str, int]) -> list[np.ndarray]:
     while f"{name}_{len(arrays)}" in file.files:
         arrays.append(_read(file, f"{name}_{len(arrays)}", sizes))
     return arrays
-

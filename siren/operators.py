@@ -6,7 +6,8 @@
 - *forward*: derivatives carried forward through the network (``siren.engine``), the same numbers
   several times cheaper.
 
-All of them work channel by channel. ``squared_error`` is the loss that the tasks train on.
+All of them work channel by channel. ``Forward``, ``Autograd`` and ``FiniteDifferences`` are what a
+task trains through: one interface to the three (``make_operator``).
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 from scipy import ndimage
-from scipy.fft import dct
 
 from siren.coordinates import spacing
 
 OPERATORS = ("forward", "autograd", "fd")
-NORMS = ("operator", "energy", "pixel")
 
 
 # ---- finite differences on images -----------------------------------------------------------
@@ -117,129 +116,64 @@ def autograd_laplacian(network, coordinates, scale=(1.0, 1.0)):
     return autograd_divergence(rows, columns, coordinates, scale)
 
 
-def forward_gradient(network, coordinates, engine, scale=(1.0, 1.0)):
-    """Gradient of a ``Siren`` in forward mode: (along rows, along columns), each (N, channels)."""
-    _, rows, columns = engine.streams(network, coordinates, 1, scale)
-    return rows, columns
+# ---- operators on a grid ---------------------------------------------------------------------
 
 
-def forward_divergence(network, coordinates, engine, scale=(1.0, 1.0)):
-    """Divergence of a vector field given by a ``Siren`` with 2 * channels outputs.
+class Forward:
+    """Exact derivatives in pixel units, carried forward through the network by the engine.
 
-    The first half of the outputs are the components along rows, the second half along columns.
-    """
-    _, rows, columns = engine.streams(network, coordinates, 1, scale)
-    channels = rows.shape[1] // 2
-    return rows[:, :channels] + columns[:, channels:]
-
-
-def forward_laplacian(network, coordinates, engine, scale=(1.0, 1.0)):
-    """Laplacian of a ``Siren`` in forward mode, (N, channels)."""
-    return engine.streams(network, coordinates, 2, scale)[3]
-
-
-# ---- the losses of the derivative tasks ------------------------------------------------------
-
-
-class ResidualNorm:
-    """How the residual of a derivative on a pixel grid is measured.
-
-    On the grid, the error e of the picture solves Laplacian(e) = r, where r is the residual of the
-    Laplacian, or the divergence of that of the gradient. The orthonormal DCT-II diagonalises the
-    5-point Laplacian with reflecting border (eigenvalue -w at each frequency), so that from the
-    same residual
-
-        operator   |Laplacian(e)|^2 = sum r^2          (gradient: the plain squared residual)
-        energy     |gradient(e)|^2  = sum DCT(r)^2 / w
-        pixel      |e|^2            = sum DCT(r)^2 / w^2
-
-    are known, the last two up to the mean (w = 0), which carries no information. Plain squared
-    error of a Laplacian weighs an error of frequency k by k^4 and so is blind to large shapes.
-
-    shape  (height, width) of the grid
-    name   one of ``NORMS``
+    shape  (height, width) of the grid whose spacing is the unit
     """
 
-    def __init__(self, shape, name: str):
-        self.name = name
-        if name == "operator":
-            return
-        height, width = shape
-        eigenvalues = np.add.outer(
-            *(2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in (height, width))
-        )
-        eigenvalues[0, 0] = np.inf
-        power = {"energy": 0.5, "pixel": 1.0}[name]
-        self.weight = jt.array(np.float32(eigenvalues**-power)).stop_grad()
-        self.rows, self.columns = (
-            jt.array(np.float32(dct(np.eye(n), axis=0, norm="ortho"))).stop_grad()
-            for n in (height, width)
-        )
+    on_grid = False  # so that it can be had at any points
 
-    def __call__(self, residual):
-        """Mean over pixels and channels; ``residual`` is a Var (height, width, channels)."""
-        if self.name == "operator":
-            return residual.sqr().mean()
-        losses = []
-        for channel in range(residual.shape[2]):
-            spectrum = jt.matmul(self.rows, jt.matmul(residual[:, :, channel], self.columns.t()))
-            losses.append((self.weight * spectrum).sqr().mean())
-        return sum(losses) / len(losses)
+    def __init__(self, shape):
+        self.scale = spacing(*shape)
+
+    def predict(self, network, coordinates, order: int, engine):
+        """Gradient (order 1) or Laplacian (2) at ``coordinates``: a Var (n, 2 or 1, channels)."""
+        streams = engine.streams(network, coordinates, order, self.scale)
+        return jt.stack(streams[1:] if order == 1 else streams[3:], dim=1)
+
+    def differentiate(self, predicted, order: int):
+        """What was predicted is the derivative."""
+        return predicted
 
 
-def squared_error(network, coordinates, target, order, shape, operator, engine, norm=None):
-    """Mean squared error of the network's gradient (order 1) or Laplacian (order 2) on a grid.
+class Autograd(Forward):
+    """The same by ``jittor.grad``."""
 
-    coordinates  (height * width, 2) Var, the grid of ``shape`` (height, width)
-    target       (height * width, K, channels) Var in pixel units; K = 2 for the gradient
-                 (along rows, along columns), 1 for the Laplacian
-    operator     one of ``OPERATORS``
-    engine       module that evaluates the network (``siren.engine``)
-    norm         a ``ResidualNorm`` of the grid, or None for the operator norm
-
-    Returns a differentiable scalar Var.
-    """
-    if operator == "forward" and pointwise(operator, norm):
-        return engine.squared_error(network, coordinates, target, order, spacing(*shape))
-    predicted = seen(network, coordinates, order, shape, operator, engine)
-    return judge(predicted, target, order, shape, operator, norm)
-
-
-def pointwise(operator: str, norm=None) -> bool:
-    """Whether ``squared_error`` is a mean over points, and so can be had of any of them."""
-    return operator != "fd" and (norm is None or norm.name == "operator")
-
-
-def seen(network, coordinates, order, shape, operator, engine):
-    """What ``squared_error`` looks at, at any points: a Var (n, streams, channels).
-
-    It is the gradient or the Laplacian, for ``fd`` the values that it will be taken from.
-    """
-    scale = spacing(*shape)
-    if operator == "forward":
-        streams = engine.streams(network, coordinates, order, scale)
-        streams = streams[1:] if order == 1 else streams[3:]
-    elif operator == "autograd":
+    def predict(self, network, coordinates, order: int, engine):
+        """As ``Forward.predict``."""
         points = coordinates.clone().start_grad()
-        derivative = {1: autograd_gradient, 2: autograd_laplacian}[order]
-        streams = derivative(network, points, scale)
-        streams = streams if order == 1 else [streams]
-    else:
-        streams = engine.streams(network, coordinates, 0)
-    return jt.stack(list(streams), dim=1)
+        if order == 1:
+            return jt.stack(list(autograd_gradient(network, points, self.scale)), dim=1)
+        return jt.stack([autograd_laplacian(network, points, self.scale)], dim=1)
 
 
-def judge(seen, target, order, shape, operator, norm=None):
-    """``squared_error``, given what is ``seen`` on the whole grid (any points if pointwise)."""
-    channels = target.shape[2]
-    predicted = seen
-    if operator == "fd":
-        derivative = {1: fd_gradient, 2: fd_laplacian}[order]
-        components = derivative(seen.reshape((*shape, channels)))
-        components = components if order == 1 else [components]
-        predicted = jt.stack([c.reshape((-1, channels)) for c in components], dim=1)
-    residual = predicted - target
-    if norm is None or norm.name == "operator":
-        return residual.sqr().mean()
-    components = [residual[:, k].reshape((*shape, channels)) for k in range(residual.shape[1])]
-    return norm(fd_divergence(*components) if order == 1 else components[0])
+class FiniteDifferences:
+    """Finite differences of the network's values on the whole grid of ``shape``, in pixel units."""
+
+    on_grid = True
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def predict(self, network, coordinates, order: int, engine):
+        """The values (n, 1, channels) that the derivative will be taken of."""
+        return jt.stack(engine.streams(network, coordinates, 0), dim=1)
+
+    def differentiate(self, predicted, order: int):
+        """Gradient or Laplacian (height * width, 2 or 1, channels) of values on the whole grid."""
+        channels = predicted.shape[2]
+        values = predicted.reshape((*self.shape, channels))
+        components = fd_gradient(values) if order == 1 else [fd_laplacian(values)]
+        return jt.stack([c.reshape((-1, channels)) for c in components], dim=1)
+
+
+_BY_NAME = {"forward": Forward, "autograd": Autograd, "fd": FiniteDifferences}
+
+
+def make_operator(name: str, shape) -> Forward | FiniteDifferences:
+    """The operator called ``name``, one of ``OPERATORS``, for a grid of ``shape``."""
+    return _BY_NAME[name](shape)

@@ -11,16 +11,16 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from siren import checkpoint, training
-from siren.checkpoint import Checkpoint, StateError, fingerprint
 from siren.engine import reference
 from siren.files import FolderInUse, locked
 from siren.images import read_image
 from siren.network import Siren
-from siren.optimizer import Adam, Muon, linear
 from siren.priors import TotalVariation
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
+from siren.training import checkpoint, loop
+from siren.training.checkpoint import Checkpoint, StateError, fingerprint
+from siren.training.optimizer import Adam, Muon, linear
 
 
 class Killed(Exception):
@@ -58,7 +58,7 @@ def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, k
     epochs = 40
 
     network, task, optimizer = start(image, kind)
-    whole = training.train(network, task, reference, epochs, optimizer, linear)
+    whole = loop.train(network, task, reference, epochs, optimizer, linear)
     expected = network.flat.numpy()
 
     for killed_at in (18, 10, 1):  # counted anew in every process
@@ -66,12 +66,12 @@ def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, k
         ours = Checkpoint(tmp_path, {"lr": 1})
         ours.state = ours.load() if ours.path.exists() else None
         with pytest.raises(Killed):
-            training.train(network, task, reference, epochs, optimizer, linear, ours)
+            loop.train(network, task, reference, epochs, optimizer, linear, ours)
     network, task, optimizer = start(image, kind)
     ours = Checkpoint(tmp_path, {"lr": 1})
     ours.state = ours.load()
     assert ours.state.epoch == 17 + 9
-    result = training.train(network, task, reference, epochs, optimizer, linear, ours)
+    result = loop.train(network, task, reference, epochs, optimizer, linear, ours)
     assert (network.flat.numpy() == expected).all()
     assert result.best.epoch == whole.best.epoch
     for one, other in zip(result.history, whole.history):
@@ -86,9 +86,7 @@ def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, k
 def test_a_stopped_run_saves_its_state_at_once(data, tmp_path):
     network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
     ours, asked = Checkpoint(tmp_path, {}), iter([False, False, True])
-    result = training.train(
-        network, task, reference, 10, optimizer, linear, ours, lambda: next(asked)
-    )
+    result = loop.train(network, task, reference, 10, optimizer, linear, ours, lambda: next(asked))
     assert result.ended == "interrupted"
     assert [state.epoch for state in result.history] == [0, 1, 2]
     assert ours.load().epoch == 3
@@ -103,7 +101,7 @@ def test_a_full_disk_does_not_end_the_training(data, tmp_path, monkeypatch, caps
     monkeypatch.setattr(checkpoint, "write_bytes", full)
     network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
     ours = Checkpoint(tmp_path, {})
-    result = training.train(network, task, reference, 3, optimizer, linear, ours)
+    result = loop.train(network, task, reference, 3, optimizer, linear, ours)
     assert result.ended == "finished"
     assert "No space left on device" in capsys.readouterr().err
 

@@ -15,18 +15,16 @@ import pytest
 from PIL import Image
 from program import ROOT, call
 
-from siren import checkpoint, training
 from siren.cli import resuming
 from siren.output import results
+from siren.training import checkpoint, loop
 
 SMALL = ["--sidelength", "16", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
 CAMERA = ROOT / "data" / "camera.png"
 
 
 def content(folder):
-    return {
-        path.name: None if path.is_dir() else path.read_bytes() for path in folder.iterdir()
-    }
+    return {path.name: None if path.is_dir() else path.read_bytes() for path in folder.iterdir()}
 
 
 def one_sentence(called, status, *mentions):
@@ -131,7 +129,7 @@ def test_where_no_state_fits_either_the_network_goes_elsewhere(tmp_path, monkeyp
 
 def test_a_folder_that_turns_into_a_file_meanwhile(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
-    original = training.train
+    original = loop.train
 
     def replaced(*arguments):
         result = original(*arguments)
@@ -139,7 +137,7 @@ def test_a_folder_that_turns_into_a_file_meanwhile(tmp_path, monkeypatch):
         folder.write_text("a file")
         return result
 
-    monkeypatch.setattr(training, "train", replaced)
+    monkeypatch.setattr(loop, "train", replaced)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     one_sentence(call(*SMALL, "--output_dir", folder), 1, "the network is in")
     assert folder.read_text() == "a file"
@@ -280,7 +278,7 @@ def test_a_summary_of_others_stays(tmp_path):
 
 def interrupted_run(folder, monkeypatch, *arguments):
     """A run that is asked to stop in its third epoch."""
-    original = training.train
+    original = loop.train
 
     def stopped(network, task, engine, epochs, optimizer, schedule, ours, stop, *more):
         asked = iter([False, False, True])
@@ -289,7 +287,7 @@ def interrupted_run(folder, monkeypatch, *arguments):
         )
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "train", stopped)
+        patch.setattr(loop, "train", stopped)
         called = call(*SMALL, "--epochs", 20, "--output_dir", folder, *arguments)
     one_sentence(called, 130, "--resume goes on")
 
@@ -419,7 +417,7 @@ def test_an_error_that_nobody_foresaw(tmp_path, monkeypatch, verbose):
     def fail(*_):
         raise LookupError("so much for that\nand more")
 
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(loop, "train", fail)
     called = call(*SMALL, "--output_dir", tmp_path / "out", *["--verbose"] * verbose)
     assert called.returncode == 1
     assert ("Traceback" in called.stderr) == verbose
@@ -430,7 +428,7 @@ def test_an_error_that_nobody_foresaw(tmp_path, monkeypatch, verbose):
 
 
 def test_one_of_several_that_fails_in_any_way_leaves_the_others_alone(tmp_path, monkeypatch):
-    original = training.train
+    original = loop.train
 
     def fail(network, task, *more):
         if task.reference.mean() < 0:
@@ -439,7 +437,7 @@ def test_one_of_several_that_fails_in_any_way_leaves_the_others_alone(tmp_path, 
 
     Image.new("L", (20, 20), 0).save(tmp_path / "a.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "b.png")
-    monkeypatch.setattr(training, "train", fail)
+    monkeypatch.setattr(loop, "train", fail)
     pictures = ["--input_path", tmp_path / "a.png", tmp_path / "b.png"]
     called = call(*SMALL, *pictures, "--output_dir", tmp_path / "out")
     one_sentence(called, 1, "not enough memory")

@@ -18,7 +18,7 @@ KILLS = 50
 AT_ONCE = 2  # runs, of one thread each
 # As main.py, but for a state every twentieth of a second instead of every thirty seconds.
 PROGRAM = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from siren import checkpoint; "
+    "import sys; sys.path.insert(0, sys.argv.pop(1)); from siren.training import checkpoint; "
     "checkpoint.SAVE_EVERY = 0.05; import main; sys.exit(main.main())"
 )
 OPTIONS = [

@@ -1,4 +1,4 @@
-"""The README's Python, as a reader would run it."""
+"""The Python of the READMEs, as a reader would run it."""
 
 import os
 import re
@@ -14,8 +14,9 @@ import siren
 from siren.coordinates import grid
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY, IN_NUMPY, IN_PYTORCH = re.findall(
-    r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf8"), re.DOTALL
+(SHORT,), (LIBRARY, IN_NUMPY, IN_PYTORCH) = (
+    re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf8"), re.DOTALL)
+    for name in ("README.md", "siren/README.md")
 )
 
 
@@ -31,6 +32,10 @@ def folder(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
     return folder
+
+
+def test_the_newcomer_is_shown_the_beginning_of_it():
+    assert LIBRARY.startswith(SHORT)
 
 
 def test_the_library(folder):

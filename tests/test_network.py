@@ -9,7 +9,7 @@ from scipy import stats
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.network import Siren
-from siren.optimizer import Muon
+from siren.training.optimizer import Muon
 
 
 def test_grid_is_row_major_and_includes_both_ends():
@@ -71,9 +71,9 @@ def test_parameters_have_to_fit_layer_by_layer():
     transposed = [(weight.T, bias) for weight, bias in layers]
     for wrong in (transposed, layers[::-1], layers[:-1], [*layers, layers[-1]]):
         with pytest.raises(ValueError, match="do not fit"):
-            network.load(wrong)
+            network.load_layers(wrong)
     with pytest.raises(ValueError, match="do not fit"):
-        Siren.of([(np.zeros((4, 2)), np.zeros(4)), (np.zeros((1, 5)), np.zeros(1))], 30.0)
+        Siren.from_layers([(np.zeros((4, 2)), np.zeros(4)), (np.zeros((1, 5)), np.zeros(1))], 30.0)
 
 
 @pytest.mark.parametrize("in_features", [1, 2, 3])
@@ -81,7 +81,7 @@ def test_parameters_have_to_fit_layer_by_layer():
 def test_muon_moves_the_hidden_matrices_of_any_network(in_features, hidden_layers):
     """With Adam at rate 0 nothing else moves, and every hidden matrix by an orthogonal one."""
     network = Siren(2, in_features, hidden_features=16, hidden_layers=hidden_layers)
-    optimizer = Muon(network, reference, learning_rate=0.5, adam_rate=0.0)
+    optimizer = Muon(network, reference, lr=0.5, adam_lr=0.0)
     before = layers_of(network)
     gradient = np.random.default_rng(0).normal(size=network.flat.shape).astype(np.float32)
     optimizer.step([jt.array(gradient)])

@@ -15,7 +15,7 @@ from numpy_siren import (
 from scipy import ndimage
 from skimage import filters
 
-from siren import operators
+from siren import losses, operators
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.network import Siren
@@ -122,9 +122,7 @@ def test_forward_and_autograd_agree_with_each_other_and_with_float64(channels):
     expected = derivatives(layers_of(network), 30.0, points.astype(np.float64), scale, 1e-3)
     x = jt.array(points)
 
-    u = reference.streams(network, x, 0)[0]
-    gradient = operators.forward_gradient(network, x, reference, scale)
-    laplacian = operators.forward_laplacian(network, x, reference, scale)
+    u, *gradient, laplacian = reference.streams(network, x, 2, scale)
     for ours, float64 in zip([u, *gradient, laplacian], expected):
         assert ours.shape == (len(points), channels)
         assert relative_error(ours.numpy(), float64) < 1e-4
@@ -136,14 +134,27 @@ def test_forward_and_autograd_agree_with_each_other_and_with_float64(channels):
     assert relative_error(by_grad.numpy(), laplacian.numpy()) < 1e-4
 
 
-def test_forward_divergence_of_a_vector_field():
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_operators_of_a_grid_agree(order):
+    """On a smooth network, and finite differences inside the border."""
     jt.set_global_seed(2)
-    network = Siren(out_features=2, hidden_features=32)
-    x = jt.array(grid(*SHAPE))
-    values = network(x)
-    expected = operators.autograd_divergence(values[:, :1], values[:, 1:], x)
-    ours = operators.forward_divergence(network, x, reference)
-    assert relative_error(ours.numpy(), expected.numpy()) < 1e-4
+    network = Siren(out_features=2, hidden_features=32, hidden_layers=1, omega_0=4.0)
+    shape = (65, 97)
+    x = jt.array(grid(*shape))
+    found = {}
+    for name in operators.OPERATORS:
+        operator = operators.make_operator(name, shape)
+        predicted = operator.predict(network, x, order, reference)
+        assert predicted.shape == (len(x), 1 if name == "fd" else 3 - order, 2)
+        found[name] = operator.differentiate(predicted, order).numpy().reshape(*shape, -1)
+        assert operator.on_grid == (name == "fd")
+    assert relative_error(found["autograd"], found["forward"]) < 1e-4
+    inner = (slice(1, -1), slice(1, -1))
+    if order == 2:
+        assert relative_error(found["fd"][inner], found["forward"][inner]) < 0.02
+    else:  # a forward difference is the derivative half a pixel further on
+        between = (found["forward"][:-1, :, :2] + found["forward"][1:, :, :2]) / 2
+        assert relative_error(found["fd"][:-1, :, :2], between) < 0.02
 
 
 def test_finite_differences_of_a_smooth_network_approach_its_derivatives():
@@ -158,12 +169,12 @@ def test_finite_differences_of_a_smooth_network_approach_its_derivatives():
     scale = spacing(*shape)
     rows, columns = (
         derivative.numpy().reshape(*shape, 1)
-        for derivative in operators.forward_gradient(network, x, reference, scale)
+        for derivative in reference.streams(network, x, 1, scale)[1:]
     )
     sobel_rows, sobel_columns = operators.sobel_gradient(image)
     assert relative_error(sobel_rows[inner], rows[inner]) < 0.02
     assert relative_error(sobel_columns[inner], columns[inner]) < 0.02
-    laplacian = operators.forward_laplacian(network, x, reference, scale).numpy()
+    laplacian = reference.streams(network, x, 2, scale)[3].numpy()
     exact = laplacian.reshape(*shape, 1)[inner]
     assert relative_error(operators.fd_laplacian(image)[inner], exact) < 0.02
 
@@ -203,14 +214,14 @@ def test_gradient_of_the_loss_in_the_parameters(operator, order):
         return ((predicted - target) ** 2).mean()
 
     points64 = points.astype(np.float64)
-    loss = operators.squared_error(
+    mse = losses.gradient_mse if order == 1 else losses.laplacian_mse
+    loss = mse(
         network,
         jt.array(points),
         jt.array(target.astype(np.float32)),
-        order,
-        SHAPE,
-        operator,
         reference,
+        operators.make_operator(operator, SHAPE),
+        losses.OperatorNorm(),
     )
     (gradient,) = jt.grad(loss, [network.flat])
     gradients = [part for layer in network.split(gradient.numpy()) for part in layer]

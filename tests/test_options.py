@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from siren.options import make_parser, parse
-from siren.recipes import default_points
-from siren.relevance import SCOPES, TASKS, TRAINING, counted
+from siren.cli.options import make_parser, parse
+from siren.cli.recipes import default_points
+from siren.cli.relevance import SCOPES, TASKS, TRAINING, counted
 from siren.text import printable
 
 

@@ -9,20 +9,21 @@ from numpy_siren import relative_error
 from PIL import Image
 from program import run
 
-from siren import checkpoint, gradient, points, ranks, training
-from siren.checkpoint import Checkpoint
+from siren import distributed, samples
 from siren.engine import reference
 from siren.engine.fused import Fused
-from siren.gradient import Gradient
 from siren.images import compact, read_image
 from siren.network import Siren
-from siren.optimizer import Adam, linear
-from siren.points import Batch, Points, stratified
 from siren.priors import TotalVariation
+from siren.samples import Batch, Points, stratified
 from siren.tasks.edit import Edit
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
+from siren.training import checkpoint, evaluation, gradient, loop, validation
+from siren.training.checkpoint import Checkpoint
+from siren.training.gradient import Gradient
+from siren.training.optimizer import Adam, linear
 
 SHAPE = 12, 15
 KINDS = {
@@ -51,16 +52,16 @@ def network():
 @pytest.mark.parametrize("count", [1, 3, 30])
 def test_rows_are_handed_out_in_blocks(monkeypatch, count):
     array = np.random.default_rng(0).integers(0, 2**16, (23, 2, 3)).astype(np.uint16)
-    monkeypatch.setattr(ranks, "_BLOCK", 50)  # four rows
-    monkeypatch.setattr(ranks, "count", lambda: count)
+    monkeypatch.setattr(distributed, "_BLOCK", 50)  # four rows
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     sent = []
     for number in range(count):
         left = iter(sent)
-        of_the_first = (lambda content, left=left: next(left)) if number else _recorder(sent)
-        monkeypatch.setattr(ranks, "number", lambda number=number: number)
-        monkeypatch.setattr(ranks, "of_the_first", of_the_first)
-        ours = ranks.handed_out(array if number == 0 else array[:0])
-        share = ranks.share(len(array))
+        broadcast = (lambda content, left=left: next(left)) if number else _recorder(sent)
+        monkeypatch.setattr(distributed, "rank", lambda number=number: number)
+        monkeypatch.setattr(distributed, "broadcast", broadcast)
+        ours = distributed.scatter(array if number == 0 else array[:0])
+        share = distributed.share(len(array))
         assert ours.dtype == array.dtype
         assert (ours == array[share.start : share.stop]).all()
     assert all(len(content) <= 50 for content in sent)
@@ -197,7 +198,7 @@ def test_loaded_points_are_the_points(images):
         Points(SHAPE, images[0].reshape(-1, 1, 1)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
-        x, target = points.Loaded(ours).at(which)
+        x, target = samples.Loaded(ours).at(which)
         assert (x.numpy() == ours.coordinates[which]).all()
         assert (target.numpy() == ours.target[which]).all()
 
@@ -205,12 +206,13 @@ def test_loaded_points_are_the_points(images):
 @pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])
 def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)
-    monkeypatch.setattr(training, "SAMPLE", 50)
+    monkeypatch.setattr(validation, "SAMPLE", 50)
+    monkeypatch.setattr(evaluation, "SAMPLE", 50)
 
     def train(ours=None, stop=None):
         net, task = network(), KINDS[kind](*images)
         optimizer = Adam([net.flat], 1e-3)
-        result = training.train(
+        result = loop.train(
             net, task, reference, 60, optimizer, linear, ours, stop, batch=Batch(40, 3)
         )
         return net.flat.numpy(), result
@@ -235,14 +237,14 @@ def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monke
 
 
 def test_the_sampled_psnr_is_near_that_of_all(images, monkeypatch):
-    monkeypatch.setattr(training, "SAMPLE", 170)
+    monkeypatch.setattr(evaluation, "SAMPLE", 170)
     for kind in ("fit", "poisson", "edit", "inpaint"):
         net, task = network(), KINDS[kind](*images)
-        pixels = training._sample(task)
+        pixels = evaluation.sample_pixels(task)
         if task.scored is not None:
             assert task.scored.ravel()[pixels].all()
-        ours = training._sampled_score(task, net, reference, pixels)
-        exact = training.score(task, training.picture(net, reference, SHAPE))
+        ours = evaluation.sampled_score(task, net, reference, pixels)
+        exact = evaluation.score(task, evaluation.predict_image(net, reference, SHAPE))
         assert ours == pytest.approx(exact, abs=0.3)
 
 

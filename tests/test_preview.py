@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siren import preview
 from siren.files import Lock
-from siren.preview import Preview, draw_curves
-from siren.training import Epoch
+from siren.output import preview
+from siren.output.curves import draw_curves
+from siren.output.preview import Preview
+from siren.training.history import Epoch
 
 
 def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):

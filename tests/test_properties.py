@@ -17,11 +17,12 @@ from PIL import Image
 import main
 from siren.cli.errors import Problem
 from siren.cli.inputs import read_inputs
+from siren.cli.options import parse
+from siren.cli.relevance import TASKS
 from siren.cli.several import runs_of
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
-from siren.options import parse
-from siren.relevance import TASKS
-from siren.report import read_metrics, read_network
+from siren.output.network_file import read_network
+from siren.output.report import read_metrics
 
 # The same examples every time: a failure is one of the program, not of chance.
 same = settings(derandomize=True, deadline=None, database=None)

@@ -1,19 +1,50 @@
-"""Both READMEs say the same, and what they name exists."""
+"""The READMEs say the same in both languages, and what they name exists."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
-ENGLISH, CHINESE = (
-    (ROOT / name).read_text(encoding="utf8") for name in ("README.md", "README.zh-CN.md")
+FOLDERS = (".", "siren", "siren/engine", "benchmarks", "data")
+README = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf8")
+    for folder in FOLDERS
+    for path in sorted((ROOT / folder).glob("README*.md"))
+}
+ENGLISH, CHINESE, PACKAGE = (
+    README[name] for name in ("README.md", "README.zh-CN.md", "siren/README.md")
 )
+FENCED = re.compile(r"```.*?```", re.DOTALL)
+OPTION = re.compile(r"`(--[a-z_0]+)`")
 
 
 def sections(text):
     """The level of every heading, and the text below it."""
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # comments look like headings
+    text = FENCED.sub("", text)  # comments look like headings
     parts = re.split(r"^(#+) .*$", text, flags=re.MULTILINE)[1:]
     return list(zip(map(len, parts[::2]), parts[1::2]))
+
+
+def anchors(text):
+    """What a link to a heading of ``text`` may have after its #."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def options():
+    """The options of main.py, except --help."""
+    code = (ROOT / "siren" / "cli" / "options.py").read_text(encoding="utf8")
+    found = set(re.findall(r'^        "(--[a-z_0]+)",$', code, re.MULTILINE)) - {"--help"}
+    return found | set(re.findall(r'add_argument\(\s*"(--[a-z_0]+)"', code))
+
+
+def test_there_are_all():
+    assert {f"{folder}/README.md".removeprefix("./") for folder in FOLDERS} <= README.keys()
+
+
+def test_a_newcomer_reads_1600_words_at_most():
+    assert len(ENGLISH.split()) <= 1600
 
 
 def test_the_headings_correspond():
@@ -21,7 +52,7 @@ def test_the_headings_correspond():
 
 
 def test_the_commands_are_the_same():
-    blocks = [re.findall(r"```.*?```", text, re.DOTALL) for text in (ENGLISH, CHINESE)]
+    blocks = [FENCED.findall(text) for text in (ENGLISH, CHINESE)]
     assert blocks[0] == blocks[1]
     assert len(blocks[0]) > 3
 
@@ -30,7 +61,7 @@ def test_the_figures_are_the_same_section_by_section():
     """Numbers, options, files, links and pictures, apart from their order."""
 
     def facts(text):
-        text = re.sub(r"README(\.zh-CN)?\.md", "", text)
+        text = re.sub(r"\]\(README(\.zh-CN)?\.md\)", "", text)
         targets = re.findall(r"\]\(([^)]*)\)", text)
         code = re.findall(r"`[^`]+`", text)
         numbers = re.findall(r"\d+(?:[.,]\d+)*(?:e-?\d+)?", re.sub(r"\]\([^)]*\)", "", text))
@@ -40,15 +71,44 @@ def test_the_figures_are_the_same_section_by_section():
         assert facts(ours) == facts(theirs)
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)]*)\)", ENGLISH + CHINESE):
-        if not target.startswith("https://"):
-            assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("name", README)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)]*)\)", FENCED.sub("", README[name])):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        path = (ROOT / name).parent / path if path else ROOT / name
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text(encoding="utf8")), target
 
 
 def test_every_option_is_in_the_table():
-    code = (ROOT / "siren" / "options.py").read_text(encoding="utf8")
-    options = set(re.findall(r'^        "(--[a-z_0]+)",$', code, re.MULTILINE)) - {"--help"}
-    options |= set(re.findall(r'add_argument\(\s*"(--[a-z_0]+)"', code))
-    named = set(re.findall(r"`(--[a-z_0]+)`", ENGLISH))
-    assert options - named == set()
+    rows = "\n".join(re.findall(r"^\| `--.*$", PACKAGE, re.MULTILINE))
+    assert options() - set(OPTION.findall(rows)) == set()
+
+
+@pytest.mark.parametrize("name", ("README.md", "README.zh-CN.md", "siren/README.md"))
+def test_only_options_that_exist_are_explained(name):
+    table = re.findall(r"^\| (`--[^|]*)\|", README[name], re.MULTILINE)
+    named = set(OPTION.findall("\n".join(table)))
+    assert named and named <= options()
+
+
+def test_every_module_is_in_the_plan_of_the_house():
+    (plan,) = (block for block in FENCED.findall(PACKAGE) if "\nsiren/\n" in block)
+    modules = {path.name for path in (ROOT / "siren").glob("*.py")} - {"__init__.py"}
+    modules |= {f"{path.parent.name}/" for path in (ROOT / "siren").glob("*/__init__.py")}
+    named = set(re.findall(r"\w+\.py\b|^  \w+/", plan, re.MULTILINE))
+    assert modules == {name.strip() for name in named} - {"main.py", "reference.py", "fused.py"}
+
+
+def test_each_question_takes_four_files_at_most():
+    """The answers to "Where to look" are numbered lists of links."""
+    text = PACKAGE[PACKAGE.index("## Where to look") :]
+    text = text[: text.index("\n## ", 1)]
+    questions = re.split(r"^\*\*.*\?\*\*$", text, flags=re.MULTILINE)[1:]
+    assert len(questions) == 4
+    for answer in questions:
+        links = re.findall(r"^(\d)\. \[[^]]+\]\(", answer, re.MULTILINE)
+        assert links and len(links) <= 4

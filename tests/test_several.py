@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siren.cli.collection import find_pictures, folder_names
 from siren.images import ImageError
-from siren.several import Row, find_pictures, folder_names, table
+from siren.output.summary import Row, table
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]

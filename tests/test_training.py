@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 from numpy_siren import layers_of, relative_error, value
 
-from siren import training
 from siren.coordinates import grid
 from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
-from siren.optimizer import Adam, Muon, constant, cosine, linear
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
+from siren.training import evaluation, loop
+from siren.training.optimizer import Adam, Muon, constant, cosine, linear
 
 
 def test_adam_is_the_published_algorithm():
@@ -21,7 +21,7 @@ def test_adam_is_the_published_algorithm():
     rng = np.random.default_rng(0)
     start = [rng.normal(size=shape) for shape in ((5, 3), (1,), (7,))]
     parameters = [jt.array(p.astype(np.float32)) for p in start]
-    optimizer = Adam(parameters, learning_rate=0.01)
+    optimizer = Adam(parameters, lr=0.01)
     theta, m, v = start, [0 * p for p in start], [0 * p for p in start]
     for t in range(1, 30):
         gradients = [rng.normal(size=p.shape) * 10.0 ** rng.integers(-6, 2) for p in start]
@@ -44,7 +44,7 @@ def test_muon_is_newton_schulz_on_nesterov_momentum_and_adam_on_the_rest():
     start = network.flat.numpy().astype(np.float64)
     hidden = [layer.weight.shape == (24, 24) for layer in network.split(start)]
     assert sum(hidden) == 2
-    muon = Muon(network, reference, learning_rate=0.02, adam_rate=0.003)
+    muon = Muon(network, reference, lr=0.02, adam_lr=0.003)
     adam_alone = jt.array(start.astype(np.float32))
     adam = Adam([adam_alone], 0.003)
     expected = [layer.weight.copy() for layer in network.split(start)]
@@ -84,7 +84,7 @@ def test_schedules():
 
 def train(network, task, engine, epochs, learning_rate):
     optimizer = Adam([network.flat], learning_rate)
-    return training.train(network, task, engine, epochs, optimizer)
+    return loop.train(network, task, engine, epochs, optimizer)
 
 
 def test_the_best_epoch_is_chosen_by_held_out_pixels(data):
@@ -190,9 +190,9 @@ def test_plain_lines_where_output_is_not_a_terminal(fit, capsys):
 def test_evaluation_in_pieces_is_the_whole(fit, monkeypatch):
     network, _ = fit
     points = grid(13, 17)
-    whole = training.evaluate(network, reference, points, order=2, scale=(0.1, 0.2))
-    monkeypatch.setattr(training, "POINTS_AT_ONCE", 50)
-    pieces = training.evaluate(network, reference, points, order=2, scale=(0.1, 0.2))
+    whole = evaluation.evaluate(network, reference, points, order=2, scale=(0.1, 0.2))
+    monkeypatch.setattr(evaluation, "POINTS_AT_ONCE", 50)
+    pieces = evaluation.evaluate(network, reference, points, order=2, scale=(0.1, 0.2))
     for left, right in zip(whole, pieces):
         assert left.shape == (221, 1)
         assert relative_error(left, right) < 1e-5
@@ -207,7 +207,7 @@ def test_a_laplacian_leaves_the_outputs_bias_alone(operator, norm):
     network = Siren(3, hidden_features=16, hidden_layers=1, omega_0=10)
     start = network.flat.numpy().copy()
     task = Poisson(image, operator, norm)
-    training.train(network, task, reference, 5, Adam([network.flat], 1e-2))
+    loop.train(network, task, reference, 5, Adam([network.flat], 1e-2))
     moved = network.flat.numpy() - start
     assert (moved[-3:] == 0).all()
     assert (moved[:-3] != 0).all()

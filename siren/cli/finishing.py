@@ -6,14 +6,15 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from siren import report, signals
-from siren.checkpoint import Checkpoint
+from siren import signals
 from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, tell
 from siren.cli.folder import unsaved
 from siren.cli.identity import as_json, shown_path
+from siren.cli.relevance import counted
 from siren.files import Change, Lock
 from siren.output import results
-from siren.relevance import counted
+from siren.output.network_file import NETWORK, write_network
+from siren.training.checkpoint import Checkpoint
 
 
 def finish(
@@ -87,10 +88,10 @@ def _rescue(result, ours: Checkpoint, task, network, origin) -> str:
                 return "; nothing is lost, --resume writes them when that is possible"
         try:
             folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
-            report.write_network(folder, network, task.reference.shape[:2], origin.bits)
+            write_network(folder, network, task.reference.shape[:2], origin.bits)
         except OSError:
             return ""
-    return f"; the network is in {folder / report.NETWORK}"
+    return f"; the network is in {folder / NETWORK}"
 
 
 def _print_scores(options: argparse.Namespace, task, result, saved: results.Saved) -> None:

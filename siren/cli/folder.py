@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from siren.checkpoint import NAME as STATE
 from siren.cli.errors import Failure, Problem
 from siren.files import LOCK, FolderInUse, locked, recover, writable
 from siren.output.record import (
@@ -19,8 +18,9 @@ from siren.output.record import (
     replaced_input,
     training_files,
 )
-from siren.several import SUMMARY, is_summary
+from siren.output.summary import SUMMARY, is_summary
 from siren.text import printable
+from siren.training.checkpoint import NAME as STATE
 
 
 @contextlib.contextmanager
@@ -63,8 +63,10 @@ def check_folder(
     if record.kind == ("training" if render else "rendering"):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {shown} holds {what}; name another folder")
-    names = rendering_files(options.derivatives) if render else training_files(
-        options.task, bool(options.preview_every)
+    names = (
+        rendering_files(options.derivatives)
+        if render
+        else training_files(options.task, bool(options.preview_every))
     )
     written = names | {LOCK} | set(record.digests) | (set() if render else {STATE})
     taken = replaced_input(folder, written, read)

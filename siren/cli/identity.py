@@ -6,10 +6,10 @@ import argparse
 import contextlib
 from pathlib import Path
 
-from siren.checkpoint import fingerprint
-from siren.options import ROOT
-from siren.relevance import counted
+from siren.cli.options import ROOT
+from siren.cli.relevance import counted
 from siren.text import printable
+from siren.training.checkpoint import fingerprint
 
 _IGNORED = ("output_dir", "verbose", "resume", "device", "preview_every", "for_all_tasks")
 

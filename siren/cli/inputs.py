@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from siren import images, recipes
-from siren.checkpoint import fingerprint
+from siren import images
+from siren.cli import recipes
 from siren.cli.errors import Problem
 from siren.text import printable
+from siren.training.checkpoint import fingerprint
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import contextlib
 
 from siren import memory, runtime, signals
 from siren.cli.errors import Problem
-from siren.engine import choose, fall_back
+from siren.engine import fall_back, get_engine
 from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.runtime.paths import private_folder
 from siren.runtime.processes import local_rank
@@ -74,7 +74,7 @@ def choose_engine(options: argparse.Namespace, device: str):
 def engine_for(name: str, use: Use, device: str):
     """The engine called ``name`` if it can do what ``use`` says, else the reference engine."""
     stamp = private_folder() / trial_stamp(use, device)
-    if name == "fused" and runtime.world_size() == 1 and not stamp.exists():
+    if name == "fused" and not runtime.under_mpirun() and not stamp.exists():
         child = runtime.run_interruptibly(
             ["-m", "siren.engine.trial", use.to_json(device)],
             announcement="Compiling kernels for this network, once on this machine ...",
@@ -85,4 +85,4 @@ def engine_for(name: str, use: Use, device: str):
         with contextlib.suppress(OSError):
             stamp.touch()
     with signals.sheltered():
-        return choose(name, use.precision, use)
+        return get_engine(name, use.precision, use)

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 
-from siren import images, ranks
+from siren import distributed, images
 from siren.cli import inputs
 from siren.cli.errors import Problem
 from siren.tasks import bare
@@ -15,7 +15,7 @@ from siren.tasks import bare
 
 def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
     """Raise Problem, in all processes, if ``facts`` or the pictures are not the same in all."""
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         return
     facts = dict(facts)
     for option, path in inputs.paths(options).items():
@@ -23,7 +23,7 @@ def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
             facts[f"the picture of --{option}"] = images.content_hash(path)
         except images.ImageError as error:
             raise Problem(f"--{option}: {error}") from error
-    names = ranks.disagreements(facts)
+    names = distributed.disagreements(facts)
     if names:
         what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)
         raise Problem(f"the processes do not agree on {what}; start all of them with the same")
@@ -34,16 +34,16 @@ def handed_out(task):
 
     These need no pictures for that, and never have more of them than their share.
     """
-    if ranks.count() == 1:
+    if distributed.world_size() == 1:
         return task
-    first = ranks.number() == 0
-    trained = pickle.loads(ranks.of_the_first(pickle.dumps(bare(task)) if first else b""))
+    first = distributed.rank() == 0
+    trained = pickle.loads(distributed.broadcast(pickle.dumps(bare(task)) if first else b""))
     points = task.points if first else trained.points
-    values = ranks.handed_out(points.values)
-    pixels = None if points.pixels is None else ranks.handed_out(points.pixels)
+    values = distributed.scatter(points.values)
+    pixels = None if points.pixels is None else distributed.scatter(points.pixels)
     if first:
         return task
-    points.give(ranks.share(len(points)), values, pixels)
+    points.give(distributed.share(len(points)), values, pixels)
     channels = values.shape[2]
     trained.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
     return trained

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from siren import memory, report, runtime, signals
+from siren import memory, runtime, signals
 from siren.cli import inputs
 from siren.cli.errors import Interrupted, Problem
 from siren.cli.folder import output_folder, unsaved
 from siren.cli.identity import as_json, shown_path
+from siren.cli.relevance import counted
 from siren.files import Change
 from siren.images import NotANumber, encode_png
+from siren.output.network_file import NetworkError, SavedNetwork, read_network
 from siren.output.record import RENDERING, read_record
-from siren.relevance import counted
+from siren.output.report import encode_json
 from siren.text import printable
 
 
@@ -21,8 +23,8 @@ def render(options: argparse.Namespace) -> int:
     if runtime.world_size() > 1:
         raise Problem("--task render draws in one process; start it without mpirun")
     try:
-        saved = report.read_network(options.network_path)
-    except report.NetworkError as error:
+        saved = read_network(options.network_path)
+    except NetworkError as error:
         raise Problem(f"--network_path: {error}") from error
     channels = len(saved.layers[-1][1])
     if channels not in (1, 3):
@@ -45,15 +47,15 @@ def render(options: argparse.Namespace) -> int:
     return 0
 
 
-def _draw(options: argparse.Namespace, saved: report.SavedNetwork) -> dict:
+def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     """The pictures by name, integer arrays (height, width, channels)."""
     device = runtime.start(options.device, options.verbose)
-    from siren import rendering
     from siren.cli.machine import engine_for
     from siren.engine.use import Use, functions
     from siren.network import Siren
+    from siren.output import rendering
 
-    network = Siren.of(saved.layers, saved.omega_0)
+    network = Siren.from_layers(saved.layers, saved.omega_0)
     shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
     size = network.hidden_features, network.hidden_layers, network.out_features
     problem = memory.problem(
@@ -83,7 +85,7 @@ def _write(options: argparse.Namespace, lock, pictures: dict) -> None:
                 "options": {name: as_json(value) for name, value in counted(options).items()},
                 "files": dict(change.digests),
             }
-            change.write(RENDERING, report.encode_json(about))
+            change.write(RENDERING, encode_json(about))
             for name in read_record(folder, lock).leftovers(change.digests):
                 change.remove(name)
             with signals.held_back():

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from siren import ranks, runtime
-from siren.checkpoint import Checkpoint, StateError
+from siren import distributed, runtime
 from siren.cli.errors import Problem
 from siren.cli.identity import identity, shown_path
 from siren.npz import FormatError
+from siren.training.checkpoint import Checkpoint, StateError
 
 
 def open_checkpoint(options: argparse.Namespace, device: str, task, network, optimizer):
@@ -17,10 +17,10 @@ def open_checkpoint(options: argparse.Namespace, device: str, task, network, opt
 
     A state that is not continued is kept under another name. Raises Problem and OSError.
     """
-    first = ranks.number() == 0
+    first = distributed.rank() == 0
     depends_on = identity(options, device, task) if first else {}
-    depends_on = json.loads(ranks.of_the_first(json.dumps(depends_on).encode()))
-    threads = f"{ranks.count()} x {runtime.describe().threads}"
+    depends_on = json.loads(distributed.broadcast(json.dumps(depends_on).encode()))
+    threads = f"{distributed.world_size()} x {runtime.describe().threads}"
     ours = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:
         _load(ours, options, task, network, optimizer)
@@ -36,12 +36,12 @@ def open_checkpoint(options: argparse.Namespace, device: str, task, network, opt
 
 def _load(ours: Checkpoint, options: argparse.Namespace, task, network, optimizer) -> None:
     try:
-        content = ours.content() if ranks.number() == 0 else b""
-        state = ours.load(ranks.of_the_first(content))
+        content = ours.content() if distributed.rank() == 0 else b""
+        state = ours.load(distributed.broadcast(content))
         state.check(
             options.epochs,
             network.flat.shape[0],
-            [var.shape for var in optimizer.state()],
+            [var.shape for var in optimizer.vars()],
             task.random is not None,
         )
     except FormatError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from siren import runtime, several
-from siren.checkpoint import Checkpoint, StateError
+from siren import runtime
 from siren.cli import inputs
+from siren.cli.collection import find_pictures, folder_names
 from siren.cli.errors import (
     DIVERGED,
     INTERRUPTED,
@@ -20,15 +20,17 @@ from siren.cli.errors import (
 from siren.cli.folder import check_folder, folder_of_several, unsaved
 from siren.cli.identity import asked_for, shown_path
 from siren.images import ImageError
-from siren.report import read_metrics
+from siren.output import summary
+from siren.output.report import read_metrics
 from siren.signals import Stop, held_back
 from siren.text import printable
+from siren.training.checkpoint import Checkpoint, StateError
 
 
 def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
     """The options of one run for each picture; of several, each has a folder of its own."""
     try:
-        pictures = several.find_pictures(options.input_path)
+        pictures = find_pictures(options.input_path)
     except ImageError as error:
         raise Problem(f"--input_path: {error}") from error
     if len(pictures) > 1 and runtime.world_size() > 1:
@@ -37,16 +39,14 @@ def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
         )
     folders = [options.output_dir]
     if len(pictures) > 1:
-        folders = [options.output_dir / name for name in several.folder_names(pictures)]
+        folders = [options.output_dir / name for name in folder_names(pictures)]
     return [
         argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
         for picture, folder in zip(pictures, folders)
     ]
 
 
-def run_several(
-    options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable
-) -> int:
+def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable) -> int:
     """Do each of ``runs`` by ``run(options, stop)`` and write a summary; returns the status.
 
     ``options`` are those of the whole call. Bad input is found before the first one trains.
@@ -64,10 +64,10 @@ def run_several(
         left = outcomes.count(None)
         outcomes = [outcome or Outcome(INTERRUPTED, "not begun") for outcome in outcomes]
         rows = [_row(each, outcome) for each, outcome in zip(runs, outcomes)]
-        print(several.table(rows))
+        print(summary.table(rows))
         try:
             with held_back():
-                several.write_summary(options.output_dir, rows)
+                summary.write_summary(options.output_dir, rows)
         except OSError as error:
             raise unsaved(options, error) from error
     if left:
@@ -140,8 +140,8 @@ def _guarded(run: Callable, options: argparse.Namespace, stop: Stop) -> Outcome:
         return explained(error, f"{shown_path(options.input_path)}: ", options.verbose)
 
 
-def _row(options: argparse.Namespace, outcome: Outcome) -> several.Row:
-    return several.Row(
+def _row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:
+    return summary.Row(
         shown_path(options.input_path),
         printable(options.output_dir.name),
         options.task,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from siren import optimizer as schedules
-from siren import ranks, training
+from siren import distributed
 from siren.cli.errors import Interrupted, Outcome, tell
 from siren.cli.finishing import finish, interrupted
 from siren.cli.identity import shown_path
-from siren.preview import Preview
+from siren.output.preview import Preview
+from siren.training import loop
+from siren.training import optimizer as schedules
 
 
 def train_and_save(
@@ -37,11 +38,11 @@ def train_and_save(
         flush=True,
     )
     preview = None
-    if options.preview_every and ranks.number() == 0:
+    if options.preview_every and distributed.rank() == 0:
         preview = Preview(options.output_dir, options.preview_every, lock)
     try:
         with stop:
-            result = training.train(
+            result = loop.train(
                 network,
                 task,
                 engine,
@@ -53,7 +54,7 @@ def train_and_save(
                 preview,
                 batch,
             )
-            if ranks.number() > 0:
+            if distributed.rank() > 0:
                 return Outcome(0, result.ended)  # the first one saves
             return finish(options, lock, origin, task, network, engine, result, preview, ours)
     except KeyboardInterrupt:

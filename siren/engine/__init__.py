@@ -1,6 +1,6 @@
 """Evaluation of the network and its derivatives, behind one interface (see ``reference``).
 
-``choose`` gives the engine of a name. All of them offer ``streams``, ``squared_error`` and
+``get_engine`` gives the engine of a name. All of them offer ``streams``, ``squared_error`` and
 ``orthogonalize``.
 """
 
@@ -14,7 +14,7 @@ from siren.engine.use import Use
 ENGINES = ("fused", "reference")
 
 
-def choose(name: str, precision: str = "fp32", use: Use | None = None):
+def get_engine(name: str, precision: str = "fp32", use: Use | None = None):
     """The engine called ``name``, one of ``ENGINES``, with a precision of ``fused.PRECISIONS``.
 
     All that ``use`` names is tried on a few points, at that precision; None: what fitting an image

@@ -32,8 +32,8 @@ def problem(engine, use: Use) -> str | None:
 
 def main(arguments: list[str]) -> int:
     """The trial in a process of its own; returns the exit status."""
-    from siren import start
     from siren.engine.fused import Fused
+    from siren.runtime.device import start
 
     use, device = Use.from_json(*arguments)
     start(device)

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from siren.files import Lock, file_digest
-from siren.report import METRICS, is_metrics, read_json
+from siren.output.report import METRICS, is_metrics, read_json
 from siren.text import printable
 
 RENDERING = "rendering.json"

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from siren import runtime, training
+from siren import runtime
 from siren.files import Change, Lock
 from siren.images import encode_png
 from siren.metrics import psnr, ssim
+from siren.output.curves import draw_curves
+from siren.output.network_file import NETWORK, encode_network
+from siren.output.panel import draw_result
 from siren.output.record import read_record
+from siren.output.report import METRICS, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
-from siren.preview import draw_curves
-from siren.report import METRICS, NETWORK, draw_result, encode_history, encode_json, encode_network
+from siren.training.evaluation import predict_derivatives, predict_image
 
 SCORED = {
     "fit": "all pixels against the image",
@@ -91,7 +94,7 @@ def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
     A generator, so that one picture at a time is in memory.
     """
     shape = task.reference.shape[:2]
-    output = saved.attempt(lambda: task.restore(training.picture(network, engine, shape)))
+    output = saved.attempt(lambda: task.restore(predict_image(network, engine, shape)))
     if output is not None:
         saved.score = saved.attempt(_score, task, output) or Score()
         yield "output.png", encode_png, output, bits
@@ -101,7 +104,7 @@ def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
     if hasattr(task, "masked"):
         yield "masked.png", encode_png, task.masked, bits
     if task.derivatives:
-        streams = saved.attempt(training.derivatives, network, engine, shape)
+        streams = saved.attempt(predict_derivatives, network, engine, shape)
         if streams is not None:
             rows, columns, laplacian = streams
             yield "gradient.png", lambda: encode_png(magnitude(rows, columns)[0])

@@ -12,7 +12,7 @@ from siren.runtime.device import start
 from siren.runtime.machine import Environment, describe
 from siren.runtime.paths import shell_safe
 from siren.runtime.problem import RuntimeProblem
-from siren.runtime.processes import rank, world_size
+from siren.runtime.processes import rank, under_mpirun, world_size
 from siren.runtime.settings import prepare
 
 __all__ = [
@@ -24,5 +24,6 @@ __all__ = [
     "run_interruptibly",
     "shell_safe",
     "start",
+    "under_mpirun",
     "world_size",
 ]

@@ -5,6 +5,7 @@ Its handlers end the process at once, on Ctrl-C and when any child process is ki
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -28,6 +29,23 @@ def load_without_handlers(load) -> None:
         if notebook is None:
             del os.environ[_NOTEBOOK]
         give_signals_back()
+
+
+@contextlib.contextmanager
+def sigterm_as_by_default():
+    """Within its context SIGTERM ends this process, and those that it forks, at once.
+
+    A process that is forked and ended at the same moment, as Jittor's workers are, would lose the
+    signal if Python handled it.
+    """
+    if not in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def give_signals_back() -> None:

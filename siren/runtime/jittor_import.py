@@ -15,7 +15,7 @@ from pathlib import Path
 from siren.runtime.child import run_interruptibly
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
-from siren.runtime.handlers import load_without_handlers
+from siren.runtime.handlers import load_without_handlers, sigterm_as_by_default
 from siren.runtime.paths import digest, is_shell_safe
 from siren.runtime.problem import RuntimeProblem, describe_error, last_line, plain, say
 from siren.runtime.processes import under_mpirun
@@ -41,16 +41,18 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     """
     with _problems_in_one_line(verbose):
         import jittor_utils
-    if under_mpirun():  # the compiler's output and the end of all processes are mpirun's business
-        if not _core_exists(jittor_utils.cache_path):
-            say(_prepare_compilation(jittor_utils.cache_path))
-        with _problems_in_one_line(verbose):
+    if under_mpirun() and not _core_exists(jittor_utils.cache_path):
+        # The compiler's output and the end of all processes are mpirun's business.
+        say(_prepare_compilation(jittor_utils.cache_path))
+        with _problems_in_one_line(verbose), sigterm_as_by_default():
             load_without_handlers(load_jittor)
-        _stop_workers(jittor_utils)
+            _stop_workers(jittor_utils)
         return
     with _problems_in_one_line(verbose):
         stamp = _stamp(jittor_utils.cache_path)
-        if not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
+        if not under_mpirun() and not (
+            stamp.exists() and _core_exists(jittor_utils.cache_path)
+        ):
             _compile_in_a_child(stamp, device, verbose)
     with held_back(), _problems_in_one_line(verbose), _one_at_a_time(jittor_utils):
         load_without_handlers(lambda: _load_utilities(jittor_utils))

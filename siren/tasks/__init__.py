@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from siren.pictures import Picture
-from siren.points import Points
+from siren.samples import Points
 
 
 class Task(Protocol):
@@ -19,7 +19,7 @@ class Task(Protocol):
     points       what is trained on
     held_out     given points that are not trained on, to choose the best epoch by, or None
     pointwise    whether the loss is a mean over points, so that any of them can be taken; else it
-                 is one of the grid as a whole, ``judge`` of ``seen``
+                 is one of the grid as a whole, ``residual_loss`` of what is predicted
     prior        one of ``siren.priors``, which is added to the loss, or None
     random       the NumPy generator that the prior draws from, or None
     shown        the pictures of the panel's left side: the inputs and what the network saw
@@ -43,12 +43,12 @@ class Task(Protocol):
         """
         ...
 
-    def seen(self, network: Any, coordinates: Any, engine: Any) -> Any:
+    def predict(self, network: Any, coordinates: Any, engine: Any) -> Any:
         """What a loss of the whole grid looks at, at any points, as a Var; only there."""
         ...
 
-    def judge(self, seen: Any, target: Any) -> Any:
-        """The loss of the whole grid, given what is seen at all of ``points``; only there."""
+    def residual_loss(self, predicted: Any, target: Any) -> Any:
+        """The loss of the whole grid, given what is predicted at all ``points``; only there."""
         ...
 
     def baselines(self) -> list[tuple[str, np.ndarray]]:

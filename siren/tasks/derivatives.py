@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-from siren import operators
+from siren import losses, operators
 
 
-class OfDerivatives:
-    """Mean squared error of the gradient (``order`` 1) or the Laplacian (2) on a whole grid.
+class DerivativeTask:
+    """A loss of the gradient (``order`` 1) or the Laplacian (2) of the network on a grid.
 
     shape     (height, width) of the grid
     operator  one of ``operators.OPERATORS``: how the network is differentiated
-    norm      one of ``operators.NORMS``: how the error is measured
+    norm      one of ``losses.NORMS``: how the residual is measured
     """
 
-    def __init__(self, shape: tuple[int, int], order: int, operator: str, norm: str):
-        self.shape = shape
-        self.order = order
-        self.operator = operator
-        self.norm = operators.ResidualNorm(shape, norm)
-        self.pointwise = operators.pointwise(operator, self.norm)
+    order: int
 
-    def loss(self, network, coordinates, target, engine):
-        """As ``operators.squared_error``."""
-        return operators.squared_error(
-            network,
-            coordinates,
-            target,
-            self.order,
-            self.shape,
-            self.operator,
-            engine,
-            self.norm,
-        )
+    def __init__(self, shape: tuple[int, int], operator: str, norm: str):
+        self.operator = operators.make_operator(operator, shape)
+        self.norm = losses.make_norm(norm, shape)
+        self.pointwise = losses.is_pointwise(self.operator, self.norm)
 
-    def seen(self, network, coordinates, engine):
-        """As ``operators.seen``."""
-        return operators.seen(network, coordinates, self.order, self.shape, self.operator, engine)
+    def predict(self, network, coordinates, engine):
+        """As the operator's ``predict``."""
+        return self.operator.predict(network, coordinates, self.order, engine)
 
-    def judge(self, seen, target):
-        """As ``operators.judge``."""
-        return operators.judge(seen, target, self.order, self.shape, self.operator, self.norm)
+    def residual_loss(self, predicted, target):
+        """As ``losses.residual_loss``."""
+        return losses.residual_loss(predicted, target, self.order, self.operator, self.norm)

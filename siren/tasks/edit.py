@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import operators, pictures, solvers
+from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
-from siren.points import Points
+from siren.samples import Points
 from siren.tasks import at, with_mean_of
-from siren.tasks.derivatives import OfDerivatives
+from siren.tasks.derivatives import DerivativeTask
 
 
-class Edit(OfDerivatives):
+class Edit(DerivativeTask):
     """Gradient mean squared error, in pixel units, against a field blended from two images.
 
     image, other  (height, width, channels) float32 in [-1, 1], of the same shape
@@ -20,7 +20,7 @@ class Edit(OfDerivatives):
     blend         ``mixed``: at every pixel the gradient of larger magnitude over all channels
                   (Pérez et al. 2003, eq. 12); ``average``: alpha * image + (1 - alpha) * other
                   (section 4.1 of the paper)
-    residual_norm one of ``operators.NORMS``: how the error of the field is measured
+    residual_norm one of ``losses.NORMS``: how the error of the field is measured
     alpha         share of ``image``, in [0, 1]; for ``mixed`` it only sets the mean
     region        None, or a bool mask (height, width) of the part of ``other`` that is cloned into
                   ``image``: outside of it the field is that of ``image`` alone
@@ -34,7 +34,7 @@ class Edit(OfDerivatives):
     scored = None
     held_out = None
     prior = random = None
-    derivatives = 1
+    derivatives = order = 1
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Edit(OfDerivatives):
             other, region = moved(other, offset), moved(region, offset, False)
             mean = image
         self.outside = None if region is None else ~region
-        super().__init__((height, width), 1, operator, residual_norm)
+        super().__init__((height, width), operator, residual_norm)
 
         def field(gradient):
             own = gradient(image)
@@ -79,6 +79,10 @@ class Edit(OfDerivatives):
             Picture(f"given: {blend} gradient, white is {largest:.2g}", picture),
             Picture("direct solution", self.reference),
         ]
+
+    def loss(self, network, coordinates, target, engine):
+        """Mean squared error of the gradient."""
+        return losses.gradient_mse(network, coordinates, target, engine, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution, which is also the reference."""

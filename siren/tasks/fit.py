@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from siren import losses
 from siren.pictures import Picture
-from siren.points import Points
+from siren.samples import Points
 
 
 class Fit:
@@ -29,7 +30,7 @@ class Fit:
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the pixels."""
-        return engine.squared_error(network, coordinates, target, order=0)
+        return losses.pixel_mse(network, coordinates, target, engine)
 
     def baselines(self):
         """Nothing is missing from a fit's data."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import solvers
+from siren import losses, solvers
 from siren.coordinates import grid
 from siren.pictures import Picture
-from siren.points import Points
+from siren.samples import Points
 
 
 class Inpaint:
@@ -72,7 +72,7 @@ class Inpaint:
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the given pixels."""
-        return engine.squared_error(network, coordinates, target, order=0)
+        return losses.pixel_mse(network, coordinates, target, engine)
 
     def baselines(self):
         """Interpolation of the same pixels, four ways."""

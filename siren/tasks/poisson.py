@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import operators, pictures, solvers
+from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
-from siren.points import Points
+from siren.samples import Points
 from siren.tasks import at, with_mean_of
-from siren.tasks.derivatives import OfDerivatives
+from siren.tasks.derivatives import DerivativeTask
 
 
-class Poisson(OfDerivatives):
+class Poisson(DerivativeTask):
     """Mean squared error of the Laplacian, in pixel units, on every pixel of ``image``.
 
     ``image`` is (height, width, channels). ``operator``, one of ``operators.OPERATORS``, computes
-    the network's Laplacian, and ``residual_norm``, one of ``operators.NORMS``, measures its error.
+    the network's Laplacian, and ``residual_norm``, one of ``losses.NORMS``, measures its error.
     The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
     """
 
     scored = None
     held_out = None
     prior = random = None
-    derivatives = 2
+    derivatives = order = 2
 
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
         height, width, channels = image.shape
         laplacian = operators.fd_laplacian(image)
-        super().__init__((height, width), 2, operator, residual_norm)
+        super().__init__((height, width), operator, residual_norm)
         self.reference = image
         self.points = Points((height, width), laplacian.reshape(-1, 1, channels))
         picture, largest = pictures.signed(laplacian)
@@ -35,6 +35,10 @@ class Poisson(OfDerivatives):
             Picture("image", image),
             Picture(f"given: its Laplacian, white is {largest:.2g}", picture),
         ]
+
+    def loss(self, network, coordinates, target, engine):
+        """Mean squared error of the Laplacian."""
+        return losses.laplacian_mse(network, coordinates, target, engine, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""

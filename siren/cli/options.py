@@ -7,13 +7,13 @@ import dataclasses
 import re
 from pathlib import Path
 
-from siren import recipes
-from siren.arguments import integer, number, path
+from siren.cli import recipes
+from siren.cli.arguments import integer, number, path
+from siren.cli.relevance import SCOPES, TASKS, TRAINING, counts
 from siren.engine import ENGINES
-from siren.relevance import SCOPES, TASKS, TRAINING, counts
 from siren.text import printable
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_INPUT = "camera.png"
 DEFAULT_INPAINT = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from siren import pictures
 from siren.coordinates import WHOLE, strip
 from siren.images import to_integers, to_uint8
-from siren.training import POINTS_AT_ONCE, evaluate
+from siren.training.evaluation import evaluate, evaluate_strips
 
 SAMPLE = 256  # pixels a side of the small view that tells how strong derivatives are
 
@@ -35,13 +35,14 @@ def render(network, engine, shape, crop=WHOLE, bits: int = 8) -> np.ndarray:
     def draw(values):
         return (to_integers(values, bits),)
 
-    (picture,) = _strips(network, engine, shape, crop, 0, draw)
+    (picture,) = _draw_strips(network, engine, shape, crop, 0, draw)
     return picture
 
 
 def render_derivatives(network, engine, shape, crop=WHOLE) -> tuple[np.ndarray, np.ndarray]:
     """Pictures of the gradient's magnitude and of the Laplacian, as ``render``."""
-    sample = _streams(network, engine, (SAMPLE, SAMPLE), crop, (0, SAMPLE), 2)
+    points = strip(SAMPLE, SAMPLE, 0, SAMPLE, crop)
+    sample = [s.reshape((SAMPLE, SAMPLE, -1)) for s in evaluate(network, engine, points, 2)]
     _, white = pictures.magnitude(*sample[1:3])
     _, strongest = pictures.signed(sample[3])
 
@@ -51,27 +52,18 @@ def render_derivatives(network, engine, shape, crop=WHOLE) -> tuple[np.ndarray, 
             to_uint8(pictures.signed(laplacian, strongest)[0]),
         )
 
-    return tuple(_strips(network, engine, shape, crop, 2, draw))
+    return tuple(_draw_strips(network, engine, shape, crop, 2, draw))
 
 
-def _strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
-    height, width = shape
-    at_once = max(1, POINTS_AT_ONCE // width)
-    pictures = []
-    bar = tqdm(total=height, unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty())
+def _draw_strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
+    """Pictures of a view that ``draw`` makes of its streams, with a bar on a terminal."""
+    drawn: list[np.ndarray] = []
+    bar = tqdm(total=shape[0], unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty())
     with bar:
-        for first in range(0, height, at_once):
-            last = min(height, first + at_once)
-            drawn = draw(*_streams(network, engine, shape, crop, (first, last), order))
-            if not pictures:
-                pictures = [np.empty((height, *part.shape[1:]), part.dtype) for part in drawn]
-            for picture, part in zip(pictures, drawn):
-                picture[first:last] = part
-            bar.update(last - first)
-    return pictures
-
-
-def _streams(network, engine, shape, crop, rows, order) -> list[np.ndarray]:
-    """Streams on some rows of a view, derivatives by coordinates: each (rows, width, channels)."""
-    streams = evaluate(network, engine, strip(*shape, *rows, crop), order)
-    return [stream.reshape((rows[1] - rows[0], shape[1], -1)) for stream in streams]
+        for rows, streams in evaluate_strips(network, engine, shape, order, crop=crop):
+            parts = draw(*streams)
+            drawn = drawn or [np.empty((shape[0], *p.shape[1:]), p.dtype) for p in parts]
+            for picture, part in zip(drawn, parts):
+                picture[rows] = part
+            bar.update(rows.stop - rows.start)
+    return drawn

@@ -1,6 +1,6 @@
 """Loss and gradient of one step, over as many points as there are: a strip of them at a time.
 
-Several processes (``siren.ranks``) share the points, and add up what they find.
+Several processes (``siren.distributed``) share the points, and add up what they find.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from siren import ranks
-from siren.points import Batch, Loaded
+from siren import distributed
 from siren.priors import POINTS as PRIOR_POINTS
+from siren.samples import Batch, Loaded
 
 POINTS_AT_ONCE = 1 << 20  # coordinates and targets of more points are made anew, strip by strip
 
@@ -36,25 +36,25 @@ class Gradient:
         self.engine = engine
         self.batch = batch
         self.count = len(task.points)
-        self.share = ranks.share(self.count)
+        self.share = distributed.share(self.count)
         self.points = Loaded(task.points, self.share)
         self.target = self.everything = self.mask = None
         if not task.pointwise:
             mask = np.ones(network.flat.shape, np.float32)
             mask[-network.out_features :] = 0
             self.mask = jt.array(mask).stop_grad()
-        if batch is None and self.count <= POINTS_AT_ONCE and ranks.count() == 1:
+        if batch is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
             self.everything = self.points.at(np.arange(self.count))
         elif not task.pointwise:
-            self.target = self._gathered([self.points.at(np.arange(*_ends(self.share)))[1]])
+            self.target = self._gather([self.points.at(np.arange(*_ends(self.share)))[1]])
 
     def __call__(self, step: int):
         """(loss, gradient) as Vars, a scalar and the shape of ``network.flat``, for that step."""
-        loss, gradient = self._find(step)
+        loss, gradient = self._compute(step)
         return loss, gradient if self.mask is None else gradient * self.mask
 
-    def _find(self, step):
-        share = ranks.share(PRIOR_POINTS)
+    def _compute(self, step):
+        share = distributed.share(PRIOR_POINTS)
         prior = self.task.prior and self.task.prior(self.network, self.engine, share)
         if self.everything is not None:
             loss = self.task.loss(self.network, *self.everything, self.engine)
@@ -64,13 +64,13 @@ class Gradient:
         if self.batch is not None:
             total, drawn = self.batch.points, self.batch.numbers(self.count, step)
             numbers = drawn[slice(*np.searchsorted(drawn, _ends(self.share)))]
-        find = self._mean_over_points if self.task.pointwise else self._of_the_grid
-        loss, gradient = find(numbers, total)
+        compute = self._mean_over_points if self.task.pointwise else self._of_the_grid
+        loss, gradient = compute(numbers, total)
         if prior is not None:
             loss, gradient = loss + prior, gradient + self._gradient(prior)
-        if ranks.count() == 1:
+        if distributed.world_size() == 1:
             return loss, gradient
-        both = ranks.summed(jt.concat([gradient, loss.reshape((1,))], dim=0))
+        both = distributed.all_reduce(jt.concat([gradient, loss.reshape((1,))], dim=0))
         both.sync()
         return both[-1:], both[:-1]
 
@@ -82,42 +82,42 @@ class Gradient:
         for strip in _strips(numbers):
             part = self.task.loss(self.network, *self.points.at(strip), self.engine)
             share = len(strip) / total
-            parts = _added(parts, [share * part, share * self._gradient(part)])
+            parts = _add(parts, [share * part, share * self._gradient(part)])
         return parts
 
     def _of_the_grid(self, numbers, total):
-        seen = self._seen()
-        loss = self.task.judge(seen, self.target)
-        (slope,) = jt.grad(loss, [seen])
+        predicted = self._predicted()
+        loss = self.task.residual_loss(predicted, self.target)
+        (slope,) = jt.grad(loss, [predicted])
         slope = slope.stop_grad() * (self.count / total)
-        loss = loss.stop_grad() / ranks.count()  # all of them have the whole one
+        loss = loss.stop_grad() / distributed.world_size()  # all of them have the whole one
         jt.sync([loss, slope])
         parts = [jt.zeros(self.network.flat.shape)] if len(numbers) == 0 else []
         for strip in _strips(numbers):
             coordinates, _ = self.points.at(strip)
-            seen = self.task.seen(self.network, coordinates, self.engine)
-            carried = (seen * slope[jt.array(strip.astype(np.int32))]).sum()
-            parts = _added(parts, [self._gradient(carried)])
+            predicted = self.task.predict(self.network, coordinates, self.engine)
+            carried = (predicted * slope[jt.array(strip.astype(np.int32))]).sum()
+            parts = _add(parts, [self._gradient(carried)])
         return loss, parts[0]
 
-    def _seen(self):
-        """What the loss of the grid looks at, of all points, as a Var without history."""
+    def _predicted(self):
+        """What the task predicts at all points, as a Var without history."""
         parts = []
         for strip in _strips(self.share):
             coordinates, _ = self.points.at(strip)
-            seen = self.task.seen(self.network, coordinates, self.engine).stop_grad()
-            seen.sync()
-            parts.append(seen)
-        return self._gathered(parts).start_grad()
+            predicted = self.task.predict(self.network, coordinates, self.engine).stop_grad()
+            predicted.sync()
+            parts.append(predicted)
+        return self._gather(parts).start_grad()
 
-    def _gathered(self, parts):
+    def _gather(self, parts):
         """All processes' ``parts`` of their shares of the points, as one Var."""
-        if ranks.count() > 1:
+        if distributed.world_size() > 1:
             first, last = _ends(self.share)
             shape = parts[0].shape[1:]
             parts = [jt.zeros((first, *shape)), *parts, jt.zeros((self.count - last, *shape))]
             parts = [part for part in parts if part.shape[0]]
-        return ranks.summed(jt.concat(parts, dim=0))
+        return distributed.all_reduce(jt.concat(parts, dim=0))
 
 
 def _ends(share: range) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def _strips(numbers):
         yield np.arange(*_ends(strip)) if isinstance(strip, range) else strip
 
 
-def _added(sums, terms):
+def _add(sums, terms):
     """``sums``, none at first, with ``terms`` added; computed at once, so that a strip is freed."""
     sums = [a + b for a, b in zip(sums, terms)] if sums else [term.clone() for term in terms]
     jt.sync(sums)

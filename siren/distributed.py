@@ -1,0 +1,83 @@
+"""Several processes that train one network: ``mpirun -np 4 python main.py ...``.
+
+Jittor speaks MPI in a process that mpirun has started. Without mpirun, rank is 0, the world size 1
+and every call trivial. Call nothing before ``runtime.start``.
+"""
+
+from __future__ import annotations
+
+import json
+
+import jittor as jt
+import numpy as np
+
+_BLOCK = 2**22  # bytes of an array that are sent at a time
+
+
+def rank() -> int:
+    """Which process this is, from 0."""
+    return jt.rank
+
+
+def world_size() -> int:
+    """How many processes there are."""
+    return jt.world_size
+
+
+def share(total: int) -> range:
+    """This process's contiguous share of ``total`` things."""
+    return range(total * rank() // world_size(), total * (rank() + 1) // world_size())
+
+
+def all_reduce(var):
+    """The sum of all processes' ``var``, a float32 Var of the same shape everywhere."""
+    return var if world_size() == 1 else var.mpi_all_reduce("add")
+
+
+def any_true(flag: bool) -> bool:
+    """Whether ``flag`` is true in any process; all of them must ask."""
+    if world_size() == 1:
+        return flag
+    return bool(all_reduce(jt.array(np.float32([flag, flag]))).numpy()[0])
+
+
+def broadcast(content: bytes) -> bytes:
+    """The ``content`` of rank 0, in all processes."""
+    if world_size() == 1:
+        return content
+    size = np.array([len(content)])
+    jt.mpi.broadcast(size, 0)
+    array = np.frombuffer(content, np.uint8).copy() if rank() == 0 else np.empty(size, np.uint8)
+    jt.mpi.broadcast(array, 0)
+    return array.tobytes()
+
+
+def scatter(array: np.ndarray) -> np.ndarray:
+    """This process's ``share`` of the rows of rank 0's ``array`` (N, ...).
+
+    What other ranks pass is ignored. They never hold more rows than their share and ``_BLOCK``
+    bytes.
+    """
+    root = rank() == 0
+    header = json.dumps([array.shape, array.dtype.str]).encode() if root else b""
+    (total, *row), kind = json.loads(broadcast(header))
+    mine = share(total)
+    ours = array[mine.start : mine.stop] if root else np.empty((len(mine), *row), kind)
+    rows = max(1, _BLOCK // np.dtype((kind, tuple(row))).itemsize)
+    for begin in range(0, total, rows):
+        end = min(begin + rows, total)
+        content = array[begin:end].tobytes() if root else b""
+        block = np.frombuffer(broadcast(content), kind).reshape(end - begin, *row)
+        low, high = max(begin, mine.start), min(end, mine.stop)
+        if low < high and not root:
+            ours[low - mine.start : high - mine.start] = block[low - begin : high - begin]
+    return ours
+
+
+def disagreements(facts: dict) -> list[str]:
+    """Names of the ``facts`` (as JSON can hold them) that differ between processes."""
+    expected = json.loads(broadcast(json.dumps(facts).encode()))
+    names = list(expected)
+    differs = [json.loads(json.dumps(facts.get(name))) != expected[name] for name in names]
+    found = all_reduce(jt.array(np.float32([*differs, 0]))).numpy()
+    return [name for name, differing in zip(names, found) if differing > 0]

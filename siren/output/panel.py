@@ -1,0 +1,79 @@
+"""The panel: a result's pictures side by side, each under its caption."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from siren import pictures
+from siren.images import to_uint8
+from siren.pictures import Picture
+
+CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
+LARGEST = 1024  # pixels: and reduced to at most this one
+FONT_SIZE = 15
+MARGIN = 8
+
+
+def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray:
+    """The panel of a result: the task's pictures, ``others``, the output and its error.
+
+    ``output`` is the restored picture (height, width, channels); ``summary`` its caption;
+    ``others`` are ``Picture``s of classical methods to show beside it. Returns uint8 RGB.
+    """
+    error, largest = pictures.absolute_error(output, task.reference)
+    panel = [
+        *task.shown,
+        *others,
+        Picture(summary, output),
+        Picture(f"|error|: white is {largest:.2g}", error),
+    ]
+    return np.asarray(draw_panel(panel))
+
+
+def draw_panel(panel: list[Picture]) -> Image.Image:
+    """The pictures side by side, each under its caption."""
+    font = ImageFont.load_default(FONT_SIZE)
+    cells = [_sized(picture.image) for picture in panel]
+    captions = [_wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)]
+    line_height = FONT_SIZE + 5
+    top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
+    width = sum(cell.width for cell in cells) + MARGIN * (len(cells) + 1)
+    sheet = Image.new("RGB", (width, top + cells[0].height + MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    left = MARGIN
+    for cell, lines in zip(cells, captions):
+        for number, line in enumerate(lines):
+            draw.text((left, MARGIN + number * line_height), line, fill="black", font=font)
+        sheet.paste(cell, (left, top))
+        left += cell.width + MARGIN
+    return sheet
+
+
+def _sized(image: np.ndarray) -> Image.Image:
+    """As an RGB picture from ``CELL`` to ``LARGEST`` wide.
+
+    Each pixel becomes a square of whole pixels, or a square of whole pixels becomes one.
+    """
+    pixels = to_uint8(image)
+    reduction = math.ceil(image.shape[1] / LARGEST)
+    if reduction > 1:
+        gray = pixels.shape[2] == 1
+        small = Image.fromarray(pixels[..., 0] if gray else pixels).reduce(reduction)
+        return small.convert("RGB")
+    pixels = np.broadcast_to(pixels, (*image.shape[:2], 3))
+    factor = math.ceil(CELL / image.shape[1])
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1), "RGB")
+
+
+def _wrap(caption: str, width: int, font) -> list[str]:
+    lines = [""]
+    for word in caption.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines

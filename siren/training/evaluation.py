@@ -1,0 +1,98 @@
+"""The network's picture and its quality, computed a strip of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jittor as jt
+import numpy as np
+
+from siren.coordinates import WHOLE, spacing, strip
+from siren.metrics import psnr
+from siren.samples import stratified
+from siren.tasks import at
+
+POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
+SAMPLE = 1 << 16  # points of a fixed sample, where all of them would take too long
+
+
+def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1.0)):
+    """The network's streams (value, gradient, Laplacian up to ``order``) at ``coordinates`` (N, 2).
+
+    Returns a list of float32 NumPy arrays (N, channels); see ``engine.reference.streams``.
+    """
+    chunks = []
+    with jt.no_grad():
+        for first in range(0, len(coordinates), POINTS_AT_ONCE):
+            points = jt.array(coordinates[first : first + POINTS_AT_ONCE])
+            streams = engine.streams(network, points, order, scale)
+            chunks.append([stream.numpy() for stream in streams])
+    return [np.concatenate(stream) for stream in zip(*chunks)]
+
+
+def evaluate_strips(
+    network, engine, shape, order: int, scale=(1.0, 1.0), crop=WHOLE
+) -> Iterator[tuple[slice, list[np.ndarray]]]:
+    """Streams on a pixel grid of ``shape`` (height, width), a strip of rows at a time.
+
+    ``crop`` is the part of the picture that the grid covers, as ``coordinates.strip`` has it.
+    Yields (rows, streams), each stream (rows, width, channels) float32.
+    """
+    height, width = shape
+    at_once = max(1, POINTS_AT_ONCE // width)
+    for first in range(0, height, at_once):
+        last = min(height, first + at_once)
+        points = strip(height, width, first, last, crop)
+        streams = evaluate(network, engine, points, order, scale)
+        yield slice(first, last), [s.reshape((last - first, width, -1)) for s in streams]
+
+
+def predict_image(network, engine, shape) -> np.ndarray:
+    """The network on the pixel grid of ``shape`` (height, width): (height, width, channels)."""
+    return _assemble(shape, evaluate_strips(network, engine, shape, 0))[0]
+
+
+def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The network's gradient and Laplacian on the pixel grid of ``shape``, in pixel units.
+
+    Returns (along rows, along columns, Laplacian), each (height, width, channels).
+    """
+    strips = evaluate_strips(network, engine, shape, 2, spacing(*shape))
+    _, rows, columns, laplacian = _assemble(shape, strips)
+    return rows, columns, laplacian
+
+
+def _assemble(shape, strips) -> list[np.ndarray]:
+    whole: list[np.ndarray] = []
+    for rows, streams in strips:
+        whole = whole or [np.empty((*shape, s.shape[2]), np.float32) for s in streams]
+        for picture, stream in zip(whole, streams):
+            picture[rows] = stream
+    return whole
+
+
+def score(task, output: np.ndarray) -> float:
+    """PSNR in dB of the network's picture (height, width, channels) as ``task`` scores it.
+
+    Values count as they are, also outside [-1, 1], where a saved picture is clipped: a blend of two
+    gradients often has such values.
+    """
+    return psnr(task.restore(output), task.reference, mask=task.scored)
+
+
+def sample_pixels(task) -> np.ndarray:
+    """Numbers (n,) of pixels, spread over all that are scored, by which progress is measured."""
+    count = task.reference[..., 0].size
+    if task.scored is None:
+        return stratified(count, min(count, SAMPLE), 0.5)
+    scored = np.flatnonzero(task.scored)
+    return scored[stratified(len(scored), min(len(scored), SAMPLE), 0.5)]
+
+
+def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
+    """``score`` of some ``pixels`` (n,) alone."""
+    axes = [np.linspace(-1, 1, n) for n in task.reference.shape[:2]]
+    rows, columns = np.divmod(pixels, len(axes[1]))
+    points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
+    (values,) = evaluate(network, engine, points, order=0)
+    return psnr(task.restore(values, pixels), at(task.reference, pixels))
