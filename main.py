@@ -6,22 +6,16 @@ import os
 import signal
 import sys
 
+if __name__ == "__main__":  # until main() takes over, Ctrl-C and SIGTERM end the program at once
+    said = b"main.py: interrupted before training; nothing was written\n"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: (os.write(2, said), os._exit(130)))
 
-def leave(*_):
-    """End at a signal that comes while the program is still being loaded."""
-    os.write(2, b"main.py: interrupted before training; nothing was written\n")
-    os._exit(130)
+import argparse
 
-
-if __name__ == "__main__":
-    signal.signal(signal.SIGINT, leave)
-    signal.signal(signal.SIGTERM, leave)
-
-import argparse  # noqa: E402
-
-from siren import runtime, signals  # noqa: E402
-from siren.cli.console import safe_streams  # noqa: E402
-from siren.cli.options import parse  # noqa: E402
+from siren import runtime, signals
+from siren.cli.console import safe_streams
+from siren.cli.options import parse
 
 
 def main() -> int:
@@ -87,9 +81,11 @@ def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, s
 
     device = start_jittor(options)
     from siren.cli import processes
-    from siren.cli.inputs import Origin
+    from siren.cli.finishing import finish
+    from siren.cli.inputs import Origin, make_batch
     from siren.cli.resuming import open_checkpoint
-    from siren.cli.training import train_and_save
+    from siren.cli.training import announce, ending, open_preview
+    from siren.training.loop import train
 
     if pictures:
         check_memory(options, pictures[0].image.shape[:2], device)
@@ -97,14 +93,19 @@ def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, s
     with signals.sheltered():
         processes.refuse_disagreement(options, {**asked, "device": device})
         origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None
-        task = processes.handed_out(make_task(options, pictures.pop()) if pictures else None)
+        task = processes.scatter_task(make_task(options, pictures.pop()) if pictures else None)
         network = make_network(options)
-        optimizer = make_optimizer(options, network, engine)
+        optimizer, schedule = make_optimizer(options, network, engine)
         batch = make_batch(options, len(task.points))
-        ours = open_checkpoint(options, device, task, network, optimizer)
-        return train_and_save(
-            options, device, origin, task, network, engine, optimizer, batch, ours, lock, stop
-        )
+        checkpoint = open_checkpoint(options, device, task, network, optimizer)
+        preview = open_preview(options, lock)
+        announce(options, task, device)
+        with ending(checkpoint, stop):
+            result = train(
+                network, task, engine, options.epochs, optimizer, schedule, checkpoint, stop,
+                preview, batch,
+            )  # fmt: skip
+            return finish(options, lock, origin, task, network, engine, result, preview, checkpoint)
 
 
 def make_network(options: argparse.Namespace):
@@ -153,27 +154,13 @@ def make_task(options: argparse.Namespace, pictures):
 
 
 def make_optimizer(options: argparse.Namespace, network, engine):
-    """Muon on the hidden matrices and Adam on the rest, or Adam on all."""
-    from siren.training.optimizer import Adam, Muon
+    """(optimizer, schedule): Muon on the hidden matrices and Adam on the rest, or Adam on all."""
+    from siren.training import optimizer
 
+    schedule = getattr(optimizer, options.schedule)
     if options.optimizer == "muon":
-        return Muon(network, engine, options.muon_lr, options.lr)
-    return Adam(network.parameters(), options.lr)
-
-
-def make_batch(options: argparse.Namespace, count: int):
-    """What ``--batch_points`` means for ``count`` points: None for all of them."""
-    from siren.cli.errors import Problem
-    from siren.samples import Batch
-
-    if options.batch_points is None:
-        return None
-    if options.batch_points > count:
-        raise Problem(
-            f"--batch_points {options.batch_points} is more than the {count} points that are "
-            "trained on; leave it out, which takes them all"
-        )
-    return Batch(options.batch_points, options.seed)
+        return optimizer.Muon(network, engine, options.muon_lr, options.lr), schedule
+    return optimizer.Adam(network.parameters(), options.lr), schedule
 
 
 if __name__ == "__main__":

@@ -109,18 +109,24 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
         if size is not None and parts[0].size != (size[1], size[0]):
             side = size[1], size[0]
             parts = [part.resize(side, Image.Resampling.BICUBIC) for part in parts]
-        width, height = parts[0].size
-        pixels = np.empty((height, width, channels), np.float32)  # no other copy of a large picture
-        if len(parts) == 1:
-            values = np.asarray(parts[0])
-            pixels[...] = values if values.ndim == 3 else values[..., None]
-        else:
-            for channel, part in enumerate(parts):
-                pixels[..., channel] = part
+        pixels = _as_array(parts, channels)
 
     np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
     pixels /= np.float32(127.5)
     pixels -= 1
+    return pixels
+
+
+def _as_array(parts: list[Image.Image], channels: int) -> np.ndarray:
+    """One picture, or one for each channel, as float32 (height, width, channels)."""
+    width, height = parts[0].size
+    pixels = np.empty((height, width, channels), np.float32)  # no other copy of a large picture
+    if len(parts) == 1:
+        values = np.asarray(parts[0])
+        pixels[...] = values if values.ndim == 3 else values[..., None]
+    else:
+        for channel, part in enumerate(parts):
+            pixels[..., channel] = part
     return pixels
 
 

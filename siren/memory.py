@@ -238,7 +238,7 @@ def _streams(order: int) -> int:
 
 
 def _picture(run: Run) -> int:
-    return FLOAT * PICTURE[run.task] * run.channels * run.pixels
+    return FLOAT * PICTURE.get(run.task, max(PICTURE.values())) * run.channels * run.pixels
 
 
 def _grid(run: Run) -> int:

@@ -18,7 +18,7 @@ class Points:
     shape   (height, width) of the grid
     values  (N, K, channels) float32: K supervised streams at each point. What can be told by 8 or
             16 bits, as the pixels of a picture, is kept so (``images.compact``).
-    pixels  (N,) numbers of the pixels in row-major order, or None for all of them
+    pixels  (N,) indices of the pixels in row-major order, or None for all of them
     """
 
     def __init__(self, shape, values: np.ndarray, pixels: np.ndarray | None = None):
@@ -32,16 +32,17 @@ class Points:
         """N."""
         return self.count
 
-    def bare(self) -> Points:
+    def without_values(self) -> Points:
         """A copy that has no values and pixels, until it is given those of a ``share``."""
         points = copy.copy(self)
-        points.give(range(0), self.values[:0], None if self.pixels is None else self.pixels[:0])
+        pixels = None if self.pixels is None else self.pixels[:0]
+        points.set_share(range(0), self.values[:0], pixels)
         return points
 
-    def give(self, share: range, values: np.ndarray, pixels: np.ndarray | None) -> None:
+    def set_share(self, share: range, values: np.ndarray, pixels: np.ndarray | None) -> None:
         """Have ``values`` and ``pixels``, as they are kept, of a ``share`` of the points alone.
 
-        Points keep their numbers, and the others still count.
+        Points keep their indices, and ``len`` still counts all.
         """
         self.kept, self.values, self.pixels = share, values, pixels
 
@@ -65,7 +66,7 @@ class Loaded:
     """``Points`` as Vars, from which coordinates and targets are made where they are wanted.
 
     A point takes the bytes of its values, and four where ``pixels`` are listed. Only those of
-    ``share``, a range of their numbers, are taken over; None: all.
+    ``share``, a range of their indices, are taken over; None: all.
     """
 
     def __init__(self, points: Points, share: range | None = None):
@@ -81,14 +82,14 @@ class Loaded:
         self.levels = None if points.levels is None else jt.array(points.levels).stop_grad()
         self.pixels = None if points.pixels is None else jt.array(points.pixels[mine]).stop_grad()
 
-    def at(self, numbers: np.ndarray):
+    def gather(self, indices: np.ndarray):
         """Coordinates (n, 2) and targets (n, K, channels), float32 Vars, of points (n,)."""
-        index = jt.array((numbers - self.first).astype(np.int32))
+        index = jt.array((indices - self.first).astype(np.int32))
         values = self.values[index]
         if self.levels is not None:
             values = self.levels[values.int32()]
         if self.pixels is None:
-            pixels = jt.array(numbers.astype(np.int32))
+            pixels = jt.array(indices.astype(np.int32))
         else:
             pixels = self.pixels[index]
         rows, columns = self.rows[pixels // self.width], self.columns[pixels % self.width]
@@ -96,14 +97,14 @@ class Loaded:
 
 
 def stratified(count: int, chosen: int, where) -> np.ndarray:
-    """Numbers of ``chosen`` of ``count`` points, one from each of as many equal strata, ascending.
+    """Indices of ``chosen`` of ``count`` points, one from each of as many equal strata, ascending.
 
     ``where`` in [0, 1) says where in its stratum a point is, for all strata or for each. Strata
     are count / chosen long, which need not be whole: if ``where`` is uniform, every point is
     expected chosen / count times exactly.
     """
-    numbers = ((np.arange(chosen) + where) * (count / chosen)).astype(np.int64)
-    return np.minimum(numbers, count - 1)
+    indices = ((np.arange(chosen) + where) * (count / chosen)).astype(np.int64)
+    return np.minimum(indices, count - 1)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Batch:
     points: int
     seed: int
 
-    def numbers(self, count: int, step: int) -> np.ndarray:
+    def indices(self, count: int, step: int) -> np.ndarray:
         """The points of ``count`` that ``step`` takes."""
         random = np.random.default_rng([self.seed, step])
         return stratified(count, self.points, random.random(self.points))

@@ -6,7 +6,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from siren import signals
+from siren import distributed, signals
 from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, tell
 from siren.cli.folder import unsaved
 from siren.cli.identity import as_json, shown_path
@@ -27,6 +27,8 @@ def finish(
 
     Raises Interrupted, Failure, and the first error in what is made of the network.
     """
+    if distributed.rank() > 0:
+        return Outcome(0, result.ended)
     if result.best is None:
         raise _nothing_to_save(options, result, ours)
     facts = {

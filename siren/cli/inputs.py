@@ -96,3 +96,17 @@ def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, i
         return images.read_image(path, channels, size), images.bit_depth(path)
     except images.ImageError as error:
         raise Problem(f"--{option}: {error}") from error
+
+
+def make_batch(options: argparse.Namespace, count: int):
+    """What ``--batch_points`` means for ``count`` points: None for all of them."""
+    from siren.samples import Batch  # and Jittor with it
+
+    if options.batch_points is None:
+        return None
+    if options.batch_points > count:
+        raise Problem(
+            f"--batch_points {options.batch_points} is more than the {count} points that are "
+            "trained on; leave it out, which takes them all"
+        )
+    return Batch(options.batch_points, options.seed)

@@ -10,7 +10,7 @@ import numpy as np
 from siren import distributed, images
 from siren.cli import inputs
 from siren.cli.errors import Problem
-from siren.tasks import bare
+from siren.tasks import without_pictures
 
 
 def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
@@ -29,21 +29,22 @@ def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
         raise Problem(f"the processes do not agree on {what}; start all of them with the same")
 
 
-def handed_out(task):
-    """``task`` in the first process; in the others, one that trains on their share of its points.
+def scatter_task(task):
+    """``task`` of rank 0; in other processes, one that trains on their share of its points.
 
     These need no pictures for that, and never have more of them than their share.
     """
     if distributed.world_size() == 1:
         return task
     first = distributed.rank() == 0
-    trained = pickle.loads(distributed.broadcast(pickle.dumps(bare(task)) if first else b""))
+    content = pickle.dumps(without_pictures(task)) if first else b""
+    trained = pickle.loads(distributed.broadcast(content))
     points = task.points if first else trained.points
     values = distributed.scatter(points.values)
     pixels = None if points.pixels is None else distributed.scatter(points.pixels)
     if first:
         return task
-    points.give(distributed.share(len(points)), values, pixels)
+    points.set_share(distributed.share(len(points)), values, pixels)
     channels = values.shape[2]
     trained.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
     return trained

@@ -21,13 +21,6 @@ from siren.output.report import METRICS, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
 from siren.training.evaluation import predict_derivatives, predict_image
 
-SCORED = {
-    "fit": "all pixels against the image",
-    "poisson": "all pixels against the image, mean restored",
-    "edit": "all pixels against the direct solution, mean restored",
-    "inpaint": "the pixels not given, against the image",
-}
-
 
 @dataclass(frozen=True)
 class Score:
@@ -154,7 +147,7 @@ def _metrics(facts: dict, task, result, saved: Saved, digests: dict[str, str]) -
         "loss": result.best.loss,
         **dataclasses.asdict(saved.score),
         "baselines": {name: dataclasses.asdict(score) for name, score in saved.baselines.items()},
-        "scored": SCORED[facts["options"]["task"]],
+        "scored": task.scored_as,
         "seconds": result.history[-1].seconds,
         "seconds_first_epoch": result.history[0].seconds,
         "runtime": dataclasses.asdict(runtime.describe()),

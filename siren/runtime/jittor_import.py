@@ -50,9 +50,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         return
     with _problems_in_one_line(verbose):
         stamp = _stamp(jittor_utils.cache_path)
-        if not under_mpirun() and not (
-            stamp.exists() and _core_exists(jittor_utils.cache_path)
-        ):
+        if not under_mpirun() and not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
             _compile_in_a_child(stamp, device, verbose)
     with held_back(), _problems_in_one_line(verbose), _one_at_a_time(jittor_utils):
         load_without_handlers(lambda: _load_utilities(jittor_utils))

@@ -16,6 +16,7 @@ class Task(Protocol):
 
     reference    (height, width, channels) float32 in [-1, 1]: what the result is scored against
     scored       (height, width) bool mask of the pixels that are scored, or None for all
+    scored_as    which pixels that is, in words
     points       what is trained on
     held_out     given points that are not trained on, to choose the best epoch by, or None
     pointwise    whether the loss is a mean over points, so that any of them can be taken; else it
@@ -28,6 +29,7 @@ class Task(Protocol):
 
     reference: np.ndarray
     scored: np.ndarray | None
+    scored_as: str
     points: Points
     held_out: Points | None
     pointwise: bool
@@ -64,7 +66,7 @@ class Task(Protocol):
         ...
 
 
-def bare(task: Task) -> Task:
+def without_pictures(task: Task) -> Task:
     """A copy of ``task`` without its pictures, for a process of several that only trains.
 
     It can be pickled; its points are to be given, and there is no reference.
@@ -73,11 +75,11 @@ def bare(task: Task) -> Task:
     for name, value in vars(task).items():
         if isinstance(value, np.ndarray):
             setattr(copied, name, None)
-    copied.points, copied.held_out, copied.shown = task.points.bare(), None, []
+    copied.points, copied.held_out, copied.shown = task.points.without_values(), None, []
     return copied
 
 
-def at(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
+def select(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
     """``picture`` (height, width, ...), or (n, ...) of it given numbers of pixels (n,)."""
     return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]
 

@@ -7,7 +7,7 @@ import numpy as np
 from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
-from siren.tasks import at, with_mean_of
+from siren.tasks import select, with_mean_of
 from siren.tasks.derivatives import DerivativeTask
 
 
@@ -32,6 +32,7 @@ class Edit(DerivativeTask):
     """
 
     scored = None
+    scored_as = "all pixels against the direct solution, mean restored"
     held_out = None
     prior = random = None
     derivatives = order = 1
@@ -90,8 +91,8 @@ class Edit(DerivativeTask):
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a gradient does not carry."""
-        outside = None if self.outside is None else at(self.outside, pixels)
-        return with_mean_of(output, at(self.reference, pixels), outside)
+        outside = None if self.outside is None else select(self.outside, pixels)
+        return with_mean_of(output, select(self.reference, pixels), outside)
 
 
 def moved(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:

@@ -16,6 +16,7 @@ class Fit:
     """
 
     scored = None
+    scored_as = "all pixels against the image"
     held_out = None
     pointwise = True
     derivatives = 0

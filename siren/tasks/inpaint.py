@@ -23,6 +23,7 @@ class Inpaint:
               pixels to fill in, instead of all but ``points`` random ones
     """
 
+    scored_as = "the pixels not given, against the image"
     pointwise = True
     derivatives = 0
 

@@ -7,7 +7,7 @@ import numpy as np
 from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
-from siren.tasks import at, with_mean_of
+from siren.tasks import select, with_mean_of
 from siren.tasks.derivatives import DerivativeTask
 
 
@@ -20,6 +20,7 @@ class Poisson(DerivativeTask):
     """
 
     scored = None
+    scored_as = "all pixels against the image, mean restored"
     held_out = None
     prior = random = None
     derivatives = order = 2
@@ -47,4 +48,4 @@ class Poisson(DerivativeTask):
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a Laplacian does not carry."""
-        return with_mean_of(output, at(self.reference, pixels))
+        return with_mean_of(output, select(self.reference, pixels))

@@ -10,7 +10,7 @@ import numpy as np
 from siren.coordinates import WHOLE, spacing, strip
 from siren.metrics import psnr
 from siren.samples import stratified
-from siren.tasks import at
+from siren.tasks import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
 SAMPLE = 1 << 16  # points of a fixed sample, where all of them would take too long
@@ -95,4 +95,4 @@ def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
     rows, columns = np.divmod(pixels, len(axes[1]))
     points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
     (values,) = evaluate(network, engine, points, order=0)
-    return psnr(task.restore(values, pixels), at(task.reference, pixels))
+    return psnr(task.restore(values, pixels), select(task.reference, pixels))

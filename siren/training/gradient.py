@@ -44,9 +44,9 @@ class Gradient:
             mask[-network.out_features :] = 0
             self.mask = jt.array(mask).stop_grad()
         if batch is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
-            self.everything = self.points.at(np.arange(self.count))
+            self.everything = self.points.gather(np.arange(self.count))
         elif not task.pointwise:
-            self.target = self._gather([self.points.at(np.arange(*_ends(self.share)))[1]])
+            self.target = self._gather([self.points.gather(np.arange(*_ends(self.share)))[1]])
 
     def __call__(self, step: int):
         """(loss, gradient) as Vars, a scalar and the shape of ``network.flat``, for that step."""
@@ -60,12 +60,12 @@ class Gradient:
             loss = self.task.loss(self.network, *self.everything, self.engine)
             loss = loss if prior is None else loss + prior
             return loss, self._gradient(loss)
-        total, numbers = self.count, self.share
+        total, indices = self.count, self.share
         if self.batch is not None:
-            total, drawn = self.batch.points, self.batch.numbers(self.count, step)
-            numbers = drawn[slice(*np.searchsorted(drawn, _ends(self.share)))]
+            total, drawn = self.batch.points, self.batch.indices(self.count, step)
+            indices = drawn[slice(*np.searchsorted(drawn, _ends(self.share)))]
         compute = self._mean_over_points if self.task.pointwise else self._of_the_grid
-        loss, gradient = compute(numbers, total)
+        loss, gradient = compute(indices, total)
         if prior is not None:
             loss, gradient = loss + prior, gradient + self._gradient(prior)
         if distributed.world_size() == 1:
@@ -77,24 +77,24 @@ class Gradient:
     def _gradient(self, loss):
         return jt.grad(loss, [self.network.flat])[0]
 
-    def _mean_over_points(self, numbers, total):
-        parts = [jt.zeros((1,)), jt.zeros(self.network.flat.shape)] if len(numbers) == 0 else []
-        for strip in _strips(numbers):
-            part = self.task.loss(self.network, *self.points.at(strip), self.engine)
+    def _mean_over_points(self, indices, total):
+        parts = [jt.zeros((1,)), jt.zeros(self.network.flat.shape)] if len(indices) == 0 else []
+        for strip in _strips(indices):
+            part = self.task.loss(self.network, *self.points.gather(strip), self.engine)
             share = len(strip) / total
             parts = _add(parts, [share * part, share * self._gradient(part)])
         return parts
 
-    def _of_the_grid(self, numbers, total):
+    def _of_the_grid(self, indices, total):
         predicted = self._predicted()
         loss = self.task.residual_loss(predicted, self.target)
         (slope,) = jt.grad(loss, [predicted])
         slope = slope.stop_grad() * (self.count / total)
         loss = loss.stop_grad() / distributed.world_size()  # all of them have the whole one
         jt.sync([loss, slope])
-        parts = [jt.zeros(self.network.flat.shape)] if len(numbers) == 0 else []
-        for strip in _strips(numbers):
-            coordinates, _ = self.points.at(strip)
+        parts = [jt.zeros(self.network.flat.shape)] if len(indices) == 0 else []
+        for strip in _strips(indices):
+            coordinates, _ = self.points.gather(strip)
             predicted = self.task.predict(self.network, coordinates, self.engine)
             carried = (predicted * slope[jt.array(strip.astype(np.int32))]).sum()
             parts = _add(parts, [self._gradient(carried)])
@@ -104,7 +104,7 @@ class Gradient:
         """What the task predicts at all points, as a Var without history."""
         parts = []
         for strip in _strips(self.share):
-            coordinates, _ = self.points.at(strip)
+            coordinates, _ = self.points.gather(strip)
             predicted = self.task.predict(self.network, coordinates, self.engine).stop_grad()
             predicted.sync()
             parts.append(predicted)
@@ -124,10 +124,10 @@ def _ends(share: range) -> tuple[int, int]:
     return share.start, share.stop
 
 
-def _strips(numbers):
-    """``numbers``, an array or a range of any length, in arrays."""
-    for first in range(0, len(numbers), POINTS_AT_ONCE):
-        strip = numbers[first : first + POINTS_AT_ONCE]
+def _strips(indices):
+    """``indices``, an array or a range of any length, in arrays."""
+    for first in range(0, len(indices), POINTS_AT_ONCE):
+        strip = indices[first : first + POINTS_AT_ONCE]
         yield np.arange(*_ends(strip)) if isinstance(strip, range) else strip
 
 

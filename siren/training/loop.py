@@ -45,16 +45,12 @@ def train(
                 interruption.
     stop        asked after every step whether to stop early
     preview     a ``siren.output.preview.Preview`` that is shown the picture from time to time
-    batch       a ``siren.samples.Batch``, the points that each step looks at; None: all of them.
-                The best epoch is then one of those whose PSNR is measured, chosen by a fixed sample
-                of the points held out or, where there are none, of all.
+    batch       a ``siren.samples.Batch``, the points that each step looks at; None: all of them
 
-    The network ends with its best parameters: of lowest loss, or of lowest validation loss where
-    the task holds points out. The loss after the last update counts too, so ``epochs + 1`` losses
-    are computed. Ctrl-C, ``stop`` and a loss that is not finite end the loop early.
-
-    Several processes do this together on equal tasks. They end with the same parameters; rank 0
-    alone measures and saves, and knows the best.
+    The network ends with its best parameters (``siren.training.validation``). The loss after the
+    last update counts too, so ``epochs + 1`` losses are computed. Ctrl-C, ``stop`` and a loss that
+    is not finite end the loop early. Several processes do this together on equal tasks and end with
+    the same parameters; rank 0 alone measures and saves, and knows the best.
     """
     gradient_of = Gradient(network, task, engine, batch)
     run = _Run(network, task, optimizer)

@@ -1,4 +1,8 @@
-"""Which epoch's parameters are kept: those of the lowest loss, or of the lowest validation loss."""
+"""Which epoch's parameters are kept: those of the lowest loss, or of the lowest validation loss.
+
+In a training by batches that is one of the epochs whose PSNR is measured, chosen by a fixed sample
+of the points held out or, where there are none, of all.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ class Validation:
         self.task = task
         self.engine = engine
         chosen = stratified(len(points), min(len(points), SAMPLE), 0.5)
-        self.coordinates, self.target = Loaded(points).at(chosen)
+        self.coordinates, self.target = Loaded(points).gather(chosen)
 
     def loss(self, network):
         """A scalar Var without history."""

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not (shutil.which("mpirun") and shutil.which("mpicc")),
     reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.skipif(
 # first one can read pictures.
 PROGRAM = (
     "import os, pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from siren import images; from siren.training import checkpoint; rank = os.environ.get('OMPI_COMM_WORLD_RANK', '0'); "
+    "from siren import images; from siren.training import checkpoint; "
+    "rank = os.environ.get('OMPI_COMM_WORLD_RANK', '0'); "
     "pathlib.Path(sys.argv.pop(1), 'pid-' + rank).write_text(str(os.getpid())); "
     "images.read_image = images.read_image if rank == '0' else None; "
     "checkpoint.SAVE_EVERY = 0.1; import main; sys.exit(main.main())"

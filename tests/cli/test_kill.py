@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 KILLS = 50
 AT_ONCE = 2  # runs, of one thread each
 # As main.py, but for a state every twentieth of a second instead of every thirty seconds.

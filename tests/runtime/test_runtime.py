@@ -21,7 +21,7 @@ from siren import runtime
 from siren.runtime import cuda, paths, processes, settings, toolchain
 from siren.runtime.environment import RECORD, user_environment
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
 

@@ -175,7 +175,7 @@ def test_the_lock_of_a_process_that_died_is_free(tmp_path):
         "with locked(pathlib.Path(sys.argv[2])):\n"
         "    os.kill(os.getpid(), 9)\n"
     )
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     # By way of a shell: Jittor, in this process, takes a child's violent death for its own.
     command = shlex.join([sys.executable, "-c", code, root, str(tmp_path)])
     died = subprocess.run(["sh", "-c", f"{command}; exit $(($? - 128))"])

@@ -18,7 +18,7 @@ from siren.cli.collection import find_pictures, folder_names
 from siren.images import ImageError
 from siren.output.summary import Row, table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
 
 

@@ -123,7 +123,7 @@ def test_a_cycle_through_all_strata_has_the_whole_gradient(images, monkeypatch, 
     assert count % size == 0
 
     class Turn(Batch):
-        def numbers(self, count, step):
+        def indices(self, count, step):
             return stratified(count, self.points, (step + 0.5) / size)
 
     net, task = network(), KINDS[kind](*images)
@@ -198,7 +198,7 @@ def test_loaded_points_are_the_points(images):
         Points(SHAPE, images[0].reshape(-1, 1, 1)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
-        x, target = samples.Loaded(ours).at(which)
+        x, target = samples.Loaded(ours).gather(which)
         assert (x.numpy() == ours.coordinates[which]).all()
         assert (target.numpy() == ours.target[which]).all()
 
