@@ -51,7 +51,8 @@ class Siren(nn.Module):
     the second, and so on. ``parameters()`` has that Var, which an optimiser updates. ``layers``,
     ``named_parameters()`` and ``state_dict()`` show it layer by layer, as views called
     ``layers.0.weight``, ``layers.0.bias`` and so on, and ``load_state_dict`` and ``load`` take
-    those. ({PACKING})
+    those. One array is what speed needs: with ten Vars, packed for the kernels, Adam's part of a
+    step takes 2.5 instead of 1.1 ms on two cores of Zen 3; a whole step on a GPU takes 0.25 ms.
     """
 
     def __init__(

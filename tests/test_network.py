@@ -131,3 +131,47 @@ def test_activations_are_distributed_as_the_paper_derives(hidden_layers):
         if depth > 0:
             assert 0.8 < z.var() < 1.2
             assert stats.kstest(h.ravel()[::97], "arcsine", (-1, 2)).statistic < 0.08
+
+
+def test_it_is_a_module_as_jittor_knows_them(tmp_path):
+    jt.set_global_seed(0)
+    network = Siren(out_features=3, hidden_features=8, hidden_layers=2)
+    other = Siren(out_features=3, hidden_features=8, hidden_layers=2)
+    names = [f"layers.{depth}.{kind}" for depth in range(4) for kind in ("weight", "bias")]
+    assert list(network.state_dict()) == [name for name, _ in network.named_parameters()] == names
+    for (name, var), array in zip(
+        network.named_parameters(), network.state_dict(to="numpy").values()
+    ):
+        assert (var.numpy() == array).all(), name
+    sizes = sum(var.numel() for _, var in network.named_parameters())
+    assert sum(var.numel() for var in network.parameters()) == sizes
+    x = jt.array(np.random.default_rng(0).uniform(-1, 1, (5, 2)).astype(np.float32))
+    expected = network(x).numpy()
+
+    for load in (
+        lambda: other.load_state_dict(network.state_dict()),
+        lambda: other.load_parameters(network.state_dict(to="numpy")),
+        lambda: (network.save(str(tmp_path / "net.pkl")), other.load(str(tmp_path / "net.pkl"))),
+    ):
+        other.load_layers(other.split(0 * other.flat.numpy()))
+        assert (other(x).numpy() == 0).all()
+        load()
+        assert (other(x).numpy() == expected).all()
+    with pytest.raises(KeyError, match=r"layers\.9\.bias"):
+        other.load_state_dict({"layers.9.bias": np.zeros(3, np.float32)})
+    with pytest.raises(ValueError, match="do not fit"):
+        other.load_state_dict({"layers.3.bias": np.zeros(4, np.float32)})
+
+
+def test_an_optimiser_of_jittors_trains_it():
+    jt.set_global_seed(0)
+    network = Siren(hidden_features=16, hidden_layers=1)
+    x = jt.array(np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32))
+    target = (x[:, :1] * 0.5).stop_grad()
+    optimizer = jt.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(40):
+        loss = (network(x) - target).sqr().mean()
+        optimizer.step(loss)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 10
