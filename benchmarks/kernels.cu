@@ -3,7 +3,8 @@
 //     nvcc -O3 -std=c++17 -arch=native -Isiren/engine benchmarks/kernels.cu -o kernels -ldl
 //     ./kernels [width] [points] [seconds]
 //
-// On Hopper (H100, H200): -DSIREN_HOPPER -gencode=arch=compute_90a,code=sm_90a instead of -arch=native.
+// On Hopper (H100, H200): -DSIREN_HOPPER -gencode=arch=compute_90a,code=sm_90a instead of -arch=native;
+// without it, the kernels for other GPUs run. siren/engine/README.md says what to look for in the machine code.
 //
 // For each loss, gray: milliseconds of loss and gradient in fp16, repeated for so many seconds, and what the
 // driver says of the GPU meanwhile; then the distance of the gradient from that in fp32, |a - b| / |b|,
@@ -21,7 +22,7 @@
 #include <utility>
 #include <vector>
 
-#include "siren_cuda.h"
+#include "cuda/pass.h"
 
 namespace {
 
@@ -135,7 +136,7 @@ Result measure(int width, int points, double seconds) {
         int chunk = 0;
         for (int64_t begin = 0; begin < points; begin += pass.chunk_points()) {
             pass.squared_error(chunk++, x + 2 * begin, int(std::min(pass.chunk_points(), points - begin)),
-                               target + begin * supervised, nullptr, 1.0 / (double(points) * supervised),
+                               target + begin * supervised, 1.0 / (double(points) * supervised),
                                loss, gradient);
         }
     };

@@ -1,6 +1,8 @@
 // The CPU kernels as a plain library, so that a test can compile them for other instruction sets.
-#include "binding.h"
+#include "cpu/binding.h"
 
+#include <algorithm>
+#include <cstring>
 #include <map>
 #include <string>
 
@@ -22,7 +24,14 @@ extern "C" {
 int vector_lanes() { return siren::lanes; }
 
 void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
-    siren::sincos_array(x, sine, cosine, n);
+    for (int64_t i = 0; i < n; i += siren::lanes) {
+        const size_t bytes = sizeof(float) * std::min<int64_t>(n - i, siren::lanes);
+        siren::Vector v{}, s, c;
+        std::memcpy(&v, x + i, bytes);
+        siren::sincos(v, s, c);
+        std::memcpy(sine + i, &s, bytes);
+        std::memcpy(cosine + i, &c, bytes);
+    }
 }
 
 void streams(int width, int hidden_layers, int channels, int order, float omega,
@@ -41,9 +50,9 @@ void product(int width, int hidden_layers, int channels, int order, float omega,
 
 void loss(int width, int hidden_layers, int channels, int order, float omega, const float* scale,
           const float* parameters, const float* coordinates, int64_t n, const float* target,
-          const float* weight, float* loss, float* gradient) {
+          float* loss, float* gradient) {
     make(width, hidden_layers, channels, order, omega, scale)
-        .loss(parameters, coordinates, target, weight, n, loss, gradient);
+        .loss(parameters, coordinates, target, n, loss, gradient);
 }
 
 }  // extern "C"

@@ -58,14 +58,11 @@ def streams(layers, omega_0, x, scale=(1.0, 1.0)):
     return z
 
 
-def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0), weight=None):
+def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0)):
     """Mean squared error of the supervised streams against ``target`` (N, K, channels)."""
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
     predicted = np.stack(streams(layers, omega_0, x, scale)[supervised], axis=1)
-    residual = (predicted - target) ** 2
-    if weight is not None:
-        residual = residual * weight[:, None, None]
-    return residual.mean()
+    return ((predicted - target) ** 2).mean()
 
 
 def parameter_derivative(loss, layers, depth, kind, direction, step=1e-30):

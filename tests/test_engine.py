@@ -25,6 +25,7 @@ from numpy_siren import (
 from siren import engine
 from siren.coordinates import grid, spacing
 from siren.engine import reference
+from siren.engine import use as use_module
 from siren.engine.fused import Fused
 from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.images import read_image
@@ -54,7 +55,7 @@ class Kernels:
         self.channels = layers[-1][0].shape[0]
         parameters = np.concatenate([p.ravel() for layer in layers for p in layer])
         pointers = [
-            None if array is None else array.ctypes.data_as(ctypes.c_void_p)
+            array.ctypes.data_as(ctypes.c_void_p)
             for array in (np.float32(scale), np.float32(parameters), points, *arrays)
         ]
         getattr(self.library, function)(
@@ -75,10 +76,10 @@ class Kernels:
         self.call("streams", layers, omega_0, order, scale, points, output)
         return output
 
-    def loss(self, layers, omega_0, order, scale, points, target, weight):
+    def loss(self, layers, omega_0, order, scale, points, target):
         loss = np.zeros(1, np.float32)
         gradient = np.full(sum(p.size for layer in layers for p in layer), np.nan, np.float32)
-        arrays = (target, weight, loss, gradient)
+        arrays = (target, loss, gradient)
         self.call("loss", layers, omega_0, order, scale, points, *arrays)
         return loss[0], gradient
 
@@ -105,11 +106,10 @@ class JittorKernels:
         streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
         return np.stack([stream.numpy() for stream in streams], axis=1)
 
-    def loss(self, layers, omega_0, order, scale, points, target, weight):
+    def loss(self, layers, omega_0, order, scale, points, target):
         network = self.network(layers, omega_0)
-        weight = None if weight is None else jt.array(weight)
         points, target = jt.array(points), jt.array(target)
-        loss = self.engine.squared_error(network, points, target, order, scale.tolist(), weight)
+        loss = self.engine.squared_error(network, points, target, order, scale.tolist())
         return loss.item(), jt.grad(loss, [network.flat])[0].numpy()
 
     def product(self, layers, omega_0, order, scale, points, cotangent):
@@ -163,7 +163,7 @@ def random_case(seed):
     """A network, points and scale of random shape: (rng, layers, omega_0, scale, points)."""
     rng = np.random.default_rng(seed)
     width = int(rng.choice([1, 5, 16, 31, 64, 100, 256, 300]))
-    hidden_layers, channels = int(rng.integers(0, 6)), int(rng.integers(1, 6))
+    hidden_layers, channels = int(rng.integers(1, 6)), int(rng.integers(1, 6))
     omega_0 = float(rng.choice([1.0, 10.0, 30.0]))
     n = int(rng.choice([1, 3, 11, 97, 500]))
     widths = [2] + [width] * (hidden_layers + 1) + [channels]
@@ -208,15 +208,14 @@ def test_gradients_are_float64s(kernels, seed):
     exact, points64, scale64 = float64(layers), points.astype(np.float64), scale.astype(np.float64)
     channels = layers[-1][0].shape[0]
     order = seed % 3
-    weight = rng.uniform(0, 2, len(points)).astype(np.float32) if seed % 2 else None
     kinds = {0: 1, 1: 2, 2: 1}[order]
     spread = (1, omega_0, omega_0**2)[order]
     target = (spread * rng.normal(size=(len(points), kinds, channels))).astype(np.float32)
 
     def loss64(layers):
-        return squared_error(layers, omega_0, points64, target, order, scale64, weight)
+        return squared_error(layers, omega_0, points64, target, order, scale64)
 
-    loss, gradient = kernels.loss(layers, omega_0, order, scale, points, target, weight)
+    loss, gradient = kernels.loss(layers, omega_0, order, scale, points, target)
     assert loss == pytest.approx(loss64(exact), rel=1e-4)
 
     # the same through the vector-Jacobian product
@@ -224,8 +223,7 @@ def test_gradients_are_float64s(kernels, seed):
     cotangent = np.zeros_like(output)
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
     residual = output[:, supervised] - target
-    factor = 1.0 if weight is None else weight[:, None, None]
-    cotangent[:, supervised] = 2 * factor * residual / residual.size
+    cotangent[:, supervised] = 2 * residual / residual.size
     product = kernels.product(layers, omega_0, order, scale, points, cotangent)
     assert relative_error(product, gradient) < 1e-5
 
@@ -276,8 +274,8 @@ def test_precisions_of_a_gpu(on_gpu, precision, tolerance, seed):
     channels = layers[-1][0].shape[0]
     target = rng.normal(size=(n, 2 if order == 1 else 1, channels)).astype(np.float32)
     kernels = JittorKernels(precision)
-    loss, gradient = kernels.loss(layers, omega_0, order, scale, points, target, None)
-    again, same = kernels.loss(layers, omega_0, order, scale, points, target, None)
+    loss, gradient = kernels.loss(layers, omega_0, order, scale, points, target)
+    again, same = kernels.loss(layers, omega_0, order, scale, points, target)
     assert loss == again
     assert (gradient == same).all()
 
@@ -285,7 +283,7 @@ def test_precisions_of_a_gpu(on_gpu, precision, tolerance, seed):
     exact = np.stack(exact[{0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]], axis=1)
     assert loss == pytest.approx(((exact - target) ** 2).mean(), rel=tolerance)
     jt.flags.use_cuda = 0  # the CPU's kernels
-    _, expected = JittorKernels("fp32").loss(layers, omega_0, order, scale, points, target, None)
+    _, expected = JittorKernels("fp32").loss(layers, omega_0, order, scale, points, target)
     assert relative_error(gradient, expected) < tolerance
 
 
@@ -301,7 +299,6 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
     x = jt.array(grid(*shape)).stop_grad()
     kinds = {0: 1, 1: 2, 2: 1}[order]
     target = jt.array(rng.normal(size=(108, kinds, 3)).astype(np.float32))
-    weight = jt.array(rng.uniform(size=108).astype(np.float32))
 
     results = []
     for module in (reference, Fused()):
@@ -309,7 +306,6 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         assert len(streams) == reference.STREAMS[order]
         losses = [
             module.squared_error(network, x, target, order, spacing(*shape)),
-            module.squared_error(network, x, target, order, spacing(*shape), weight),
             # neither a squared error nor the same for all points or streams
             sum((k + 1) * (s * s * s).mean() for k, s in enumerate(streams)) * 3,
         ]
@@ -358,7 +354,7 @@ EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), pictures=(0, 2), muon=True)
     "use",
     [
         EVERYTHING,
-        dataclasses.replace(EVERYTHING, width=1, layers=0, channels=5, omega_0=1e4),
+        dataclasses.replace(EVERYTHING, width=1, layers=1, channels=5, omega_0=1e4),
         dataclasses.replace(EVERYTHING, width=1100, layers=1, channels=3, omega_0=1e-2),
         dataclasses.replace(EVERYTHING, width=40, layers=33),
     ],
@@ -447,6 +443,15 @@ def test_a_network_too_large_for_the_kernels_has_the_reference_engine(capsys):
     assert "2^31 parameters" in capsys.readouterr().err
 
 
+def test_a_network_without_hidden_layers_has_the_reference_engine_without_a_word(capsys):
+    use = Use(layers=0)
+    assert not use.has_kernels
+    assert engine.get_engine("fused", "fp32", use) is reference
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ValueError, match="at least one hidden layer"):
+        Fused().streams(Siren(hidden_features=8, hidden_layers=0), zeros(5, 2), 0)
+
+
 def test_the_trial_in_a_process_of_its_own():
     def run(use):
         command = [sys.executable, "-m", "siren.engine.trial", use.to_json("cpu")]
@@ -454,6 +459,7 @@ def test_the_trial_in_a_process_of_its_own():
         return explanation(child.returncode, child.stdout)
 
     assert run(Use(width=8, losses=())) is None
+    assert run(Use(layers=0)) is None
     assert "2^31 parameters" in run(Use(width=200_000))
 
 
@@ -500,6 +506,21 @@ def test_a_stamp_is_of_one_use_and_one_machine(monkeypatch):
     assert trial_stamp(use, "cpu") != stamp
 
 
+def test_a_stamp_is_of_the_kernels_sources_wherever_they_lie(monkeypatch, tmp_path):
+    header = tmp_path / "engine" / "cuda" / "sm90" / "tile.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("one")
+    monkeypatch.setattr(use_module, "__file__", str(tmp_path / "engine" / "use.py"))
+    stamp = trial_stamp(Use(), "cpu")
+    header.write_text("two")
+    assert trial_stamp(Use(), "cpu") != stamp
+    header.write_text("one")
+    assert trial_stamp(Use(), "cpu") == stamp
+    (tmp_path / "engine").rename(tmp_path / "moved")  # Jittor compiles kernels anew there
+    monkeypatch.setattr(use_module, "__file__", str(tmp_path / "moved" / "use.py"))
+    assert trial_stamp(Use(), "cpu") != stamp
+
+
 # ---- what is refused --------------------------------------------------------------------------
 
 
@@ -525,8 +546,6 @@ def zeros(*shape, dtype="float32"):
         ({"target": zeros(5, 1, 1)}, "target must be"),
         ({"target": zeros(5, 1, 3), "order": 1}, "target must be a float32 Var (5, 2, 3)"),
         ({"target": zeros(5, 1, 3, dtype="int32")}, "target must be"),
-        ({"weight": zeros(5, 1)}, "weight must be a float32 Var (5)"),
-        ({"weight": zeros(4)}, "weight must be"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(module, changes, words):
@@ -535,13 +554,12 @@ def test_arrays_that_do_not_fit_are_refused(module, changes, words):
         "target": zeros(5, 1, 3),
         "order": 0,
         "scale": (1.0, 1.0),
-        "weight": None,
         **changes,
     }
     network = Siren(3, hidden_features=4, hidden_layers=1)
     with pytest.raises(ValueError, match=re.escape(words)):
         module.squared_error(network, **arguments)
-    if not {"target", "weight"} & set(changes):
+    if "target" not in changes:
         with pytest.raises(ValueError, match=re.escape(words)):
             module.streams(
                 network, arguments["coordinates"], arguments["order"], arguments["scale"]

@@ -19,7 +19,8 @@ def get_engine(name: str, precision: str = "fp32", use: Use | None = None):
 
     All that ``use`` names is tried on a few points, at that precision; None: what fitting an image
     with the default network takes. Where any of it cannot be compiled or is wrong, a sentence on
-    stderr says so and the reference engine, plain Jittor operations, takes its place. Raises
+    stderr says so and the reference engine, plain Jittor operations, takes its place. So it does,
+    without a word, for networks that there are no kernels for (``Use.has_kernels``). Raises
     ValueError for another name or precision.
     """
     from siren.engine import reference
@@ -32,6 +33,8 @@ def get_engine(name: str, precision: str = "fp32", use: Use | None = None):
     from siren.engine.trial import problem
 
     engine = Fused(precision)
+    if use is not None and not use.has_kernels:
+        return reference
     reason = problem(engine, dataclasses.replace(use or Use(), precision=precision))
     return engine if reason is None else fall_back(reason)
 

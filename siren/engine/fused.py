@@ -1,8 +1,9 @@
-"""The fused engine: kernels for the CPU (``siren_cpu.h``) and for NVIDIA GPUs (``siren_cuda.h``).
+"""The fused engine: kernels for the CPU (``cpu/``) and for NVIDIA GPUs (``cuda/``).
 
 It computes what ``reference`` defines, in one pass over the points. On the CPU activations never
 leave the cache, on a GPU they stay in a buffer of bounded size, so that memory does not grow with
-the number of points; derivatives are recomputed where they are needed again.
+the number of points; derivatives are recomputed where they are needed again. ``README.md``, beside
+this file, is the map of the kernels.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Fused:
                 "the reference engine takes any"
             )
         width, layers = network.hidden_features, network.hidden_layers
+        if layers == 0:
+            raise ValueError(
+                "the fused engine takes networks of at least one hidden layer after the first; "
+                "the reference engine takes any"
+            )
         if _parameters(network) >= 2**31:
             raise ValueError("the fused engine takes networks of fewer than 2^31 parameters")
         if jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID:
@@ -68,13 +74,13 @@ class Fused:
         output = _Streams()(network.flat, coordinates, numbers, precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
-    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
+    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0)):
         """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
         self.check_network(network)
         reference.check_points(network, coordinates, order, scale)
-        reference.check_target(network, coordinates, target, order, weight)
+        reference.check_target(network, coordinates, target, order)
         numbers = _numbers(network, order, scale)
-        return _SquaredError()(network.flat, coordinates, target, weight, numbers, self.precision)
+        return _SquaredError()(network.flat, coordinates, target, numbers, self.precision)
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
@@ -120,20 +126,18 @@ class _Streams(jt.Function):
 class _SquaredError(jt.Function):
     """Loss as a function of the flat parameters; its gradient is known as soon as the loss is."""
 
-    def execute(self, parameters, coordinates, target, weight, numbers, precision):
-        weights = [] if weight is None else [weight]
-        pointer = "in3_p" if weights else "nullptr"
+    def execute(self, parameters, coordinates, target, numbers, precision):
         loss, self.gradient = _code(
             [(1,), parameters.shape],
-            [parameters, coordinates, target, *weights],
-            f"siren::Call(data).loss(in0_p, in1_p, in2_p, {pointer}, in1_shape0, out0_p, out1_p);",
+            [parameters, coordinates, target],
+            "siren::Call(data).loss(in0_p, in1_p, in2_p, in1_shape0, out0_p, out1_p);",
             numbers,
             precision,
         )
         return loss
 
     def grad(self, cotangent):
-        return cotangent * self.gradient, None, None, None, None, None
+        return cotangent * self.gradient, None, None, None, None
 
 
 def _parameters(network) -> int:
@@ -161,19 +165,19 @@ def _code(shapes, inputs, source, numbers, precision):
     """Run one of the kernels as a Jittor operation with float32 inputs and outputs.
 
     The CUDA kernels are compiled for one order, precision and number of channels at a time, and for
-    networks up to 256 wide (``column_tile`` in ``step_cuda.h``) or for wider ones.
+    networks up to 256 wide (``column_tile`` in ``cuda/parameters.h``) or for wider ones.
     """
     outputs = jt.code(
         [tuple(shape) for shape in shapes],
         ["float32"] * len(shapes),
         inputs,
-        cpu_header='#include "binding.h"',
+        cpu_header='#include "cpu/binding.h"',
         cpu_src=source,
         cuda_header=f"#define SIREN_ORDER {numbers.get('order', 0)}\n"
         f"#define SIREN_PRECISION {precision.capitalize()}\n"
         f"#define SIREN_CHANNELS {numbers.get('channels', 1)}\n"
         f"#define SIREN_NARROW {int(numbers.get('width', 1) <= 256)}\n"
-        '#include "binding_cuda.h"',
+        '#include "cuda/binding.h"',
         cuda_src=source,
         data=numbers,
     )

@@ -52,25 +52,21 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     return _linear(output, h_streams)
 
 
-def squared_error(network, coordinates, target, order, scale=(1.0, 1.0), weight=None):
+def squared_error(network, coordinates, target, order, scale=(1.0, 1.0)):
     """Mean squared error of the streams that ``order`` names, as a differentiable scalar Var.
 
     order 0 supervises the value, 1 the two gradient components, 2 the Laplacian alone.
 
     target  (N, K, channels) float32 Var with K = 1, 2 or 1 supervised streams
-    weight  (N,) float32 Var of one non-negative factor a point, or None for 1
 
-    Returns  sum_n weight_n sum_kc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for
-    arrays of other shapes.
+    Returns  sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of other
+    shapes.
     """
     check_points(network, coordinates, order, scale)
-    check_target(network, coordinates, target, order, weight)
+    check_target(network, coordinates, target, order)
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
     predicted = jt.stack(streams(network, coordinates, order, scale)[supervised], dim=1)
-    residual = (predicted - target).sqr()
-    if weight is not None:
-        residual = residual * weight.reshape((-1, 1, 1))
-    return residual.mean()
+    return (predicted - target).sqr().mean()
 
 
 def orthogonalize(matrices):
@@ -105,12 +101,10 @@ def check_points(network, coordinates, order, scale) -> None:
         raise ValueError(f"scale is {scale}; it must be two finite numbers")
 
 
-def check_target(network, coordinates, target, order, weight) -> None:
-    """Raise ValueError unless target and weight are of the shapes that ``squared_error`` wants."""
+def check_target(network, coordinates, target, order) -> None:
+    """Raise ValueError unless the target is of the shape that ``squared_error`` wants."""
     points, supervised = coordinates.shape[0], (1, 2, 1)[order]
     _check_array("target", target, (points, supervised, network.out_features))
-    if weight is not None:
-        _check_array("weight", weight, (points,))
 
 
 def check_matrices(matrices) -> None:

@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> int:
     from siren.runtime.device import start
 
     use, device = Use.from_json(*arguments)
+    if not use.has_kernels:
+        return 0
     start(device)
     reason = problem(Fused(use.precision), use)
     if reason is not None:

@@ -37,6 +37,15 @@ class Use:
     pictures: tuple[int, ...] = (0,)
     muon: bool = False
 
+    @property
+    def has_kernels(self) -> bool:
+        """Whether the fused engine has kernels for such a network.
+
+        They are built around the matrices between hidden layers; one without any is so small that
+        the reference engine will do.
+        """
+        return self.layers > 0
+
     def to_json(self, device: str) -> str:
         """The argument of ``python -m siren.engine.trial``; ``device`` is "cpu" or "cuda"."""
         return json.dumps({**asdict(self), "device": device}, sort_keys=True)
@@ -74,12 +83,14 @@ def functions(
 def trial_stamp(use: Use, device: str) -> str:
     """Name of the file that says: this use has been tried here, and works.
 
-    It changes with the kernels' sources, Jittor, Python, the compilers and the processor.
+    It changes with the sources of kernels and where they are (Jittor compiles them anew for another
+    folder), Jittor, Python, the compilers and the processor.
     """
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).resolve().parent.iterdir()):
+    folder = Path(__file__).resolve().parent
+    digest = hashlib.sha256(os.fsencode(folder))
+    for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".h"):
-            digest.update(path.name.encode() + path.read_bytes())
+            digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     facts = [importlib.metadata.version("jittor"), sys.version, _program("cc_path", "g++"), _cpu()]
     if device == "cuda":
         facts += [_program("nvcc_path", "nvcc"), _gpu()]

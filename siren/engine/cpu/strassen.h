@@ -9,7 +9,7 @@
 // most, which stays far below that of float32 sine layers; more levels would not pay at these sizes.
 #pragma once
 
-#include "gemm.h"
+#include "cpu/gemm.h"
 
 namespace siren {
 

@@ -11,8 +11,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "parallel.h"
-#include "vector.h"
+#include "cpu/parallel.h"
+#include "cpu/vector.h"
 
 namespace siren {
 

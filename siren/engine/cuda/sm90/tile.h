@@ -1,23 +1,24 @@
-// A tile of 64 rows and 256 columns on Hopper processors, and what is done with it at the ends of products:
-// sine layers and their adjoints. A group of four warps has a product's sums in registers, and what it makes of
-// them in shared memory, as operands of the next product.
+// A tile of 64 rows and 256 columns, and the epilogues of products on it: sine layers and their adjoints. A group of
+// four warps takes a product's accumulators from its registers and leaves the result in shared memory, as an operand
+// of the next product.
 //
-// In memory, matrices of h and d are tiles of 64 rows one after the other; each is made of blocks of 64 columns, as
-// products read them (see hopper_cuda.h), so that bulk copies take whole blocks. x, as sine() leaves it, is
-// kept by each thread in a place of its own.
+// In memory, h and d of a layer are tiles, one after the other, and a tile is blocks of 64 columns as wgmma reads them
+// (ptx.h), so that bulk copies take whole blocks. x, as sine() leaves it, is kept in the order of threads.
 #pragma once
 
-#include "hopper_cuda.h"
-#include "step_cuda.h"
+#include "cuda/sm90/ptx.h"
+#include "cuda/gradient.h"
+#include "cuda/parameters.h"
+#include "cuda/tuning.h"
 
 namespace siren {
 namespace gpu {
 namespace {
 
-// With derivatives, a point has four rows, of which neighbouring groups of four lanes have two each; these
-// exchange half of their columns, and then each thread has all streams of one point. Gradients leave
-// the fourth row free; of every 16 rows, the free ones hold a fifth point. Its streams are with four pairs
-// of such groups, each of which then takes all of them for a quarter of the columns.
+// Which rows hold the streams of which points. With derivatives a point has four rows. Two neighbouring groups of four
+// lanes hold two rows each; they exchange half of their columns, after which each thread has all streams of one point.
+// Three streams leave the fourth row free: of every 16 rows, the free ones hold a fifth point. Four pairs of such
+// groups hold a stream of it each, and exchange them so that each pair has all streams for a quarter of the columns.
 template <class Precision, int streams>
 struct TileShape {
     typedef typename Precision::Piece Piece;
@@ -28,10 +29,11 @@ struct TileShape {
     static constexpr int threads = 128;
     static constexpr int block_bytes = rows * block_columns * sizeof(Piece), bytes = 4 * block_bytes;
     static constexpr int weight_bytes = width * block_columns * sizeof(Piece);  // of 64 columns of an operand
-    static constexpr int steps = 16;  // of 16 columns, in which an end takes a tile
+    static constexpr int steps = 16;  // of 16 columns, in which an epilogue takes a tile
     static constexpr int kept = steps * threads;  // each thread's eight numbers of each step
 
-    // A thread has eight numbers of a step: one stream of eight points' columns, or all of two.
+    // A thread has eight numbers of a step: of one stream, two points and four columns; or of four streams and two
+    // columns.
     static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
     static constexpr int points_of_thread = streams == 1 ? 2 : 1;
     __device__ static constexpr int number(int item, int stream) { return 2 * stream + item; }
@@ -52,7 +54,7 @@ struct TileShape {
     }
 };
 
-// x as the sum of two pieces.
+// x as a sum of two pieces.
 template <class Piece>
 __device__ inline void split(float x, Piece& high, Piece& low) {
     const uint32_t first = to_pieces(x, 0, Piece());
@@ -61,17 +63,17 @@ __device__ inline void split(float x, Piece& high, Piece& low) {
     low = *reinterpret_cast<const Piece*>(&second);
 }
 
-// x as row `row` and columns 2 q and 2 q + 1, which add up, of a small_operand().
+// Writes x, split in two, to columns 2 q and 2 q + 1 of a small operand.
 template <class Piece>
 __device__ inline void store_split(Piece* operand, int row, int q, float x) {
     Piece* const place = operand + small_place(row, 2 * q);
     split(x, place[0], place[8]);
 }
 
-// 256 columns of the output weights as a small_operand() whose columns 2 q and 2 q + 1, for channel q, add up; by
-// a whole block.
+// Writes 256 columns of the output weights to a small operand, each channel q split in columns 2 q and 2 q + 1; by a
+// whole block.
 template <class Piece>
-__device__ inline void write_output_operand(const float* weights, int stride, int channels,
+__device__ inline void write_output_weights(const float* weights, int stride, int channels,
                                             Piece* operand) {
     for (int i = threadIdx.x; i < column_tile * 4; i += blockDim.x) {
         const int k = i % column_tile, q = i / column_tile;
@@ -79,14 +81,14 @@ __device__ inline void write_output_operand(const float* weights, int stride, in
     }
 }
 
-// The tile in shared memory of a group of four warps, for one of its threads. Rows of 256 float32 (`first`, three of
-// the first layer's; biases; output weights) are those of the tile's columns.
+// One thread's view of its group's tile in shared memory. Arguments that are rows of 256 float32 (`first`, the first
+// layer's three; biases; output weights) are of the tile's columns.
 template <class Precision, int streams>
 class Tile {
 public:
     typedef typename Precision::Piece Piece;
     typedef TileShape<Precision, streams> Shape;
-    typedef uint4 Kept[8];  // of a few steps
+    typedef uint4 Kept[tuning::kept_ahead];  // of a few steps
 
     // The points of a thread's numbers, and its warp's fifth.
     struct Coordinates {
@@ -109,18 +111,18 @@ public:
         stored_fifth_ = shared_address(memory) + row_of_fifth * 128 + (row ^ row_of_fifth % 8) * 16;
     }
 
-    __device__ void wait_for_group() const { wait_at(barrier_, Shape::threads); }
-    // Before and after the tile is written.
+    __device__ void group_sync() const { named_barrier_sync(barrier_, Shape::threads); }
+    // Call these before and after writing the tile.
     __device__ void begin() const {
-        if (thread == 0) wait_until_read();
-        wait_for_group();
+        if (thread == 0) wait_bulk_read();
+        group_sync();
     }
     __device__ void end() const {
-        hand_to_copies();
-        wait_for_group();
+        fence_async_proxy();
+        group_sync();
     }
 
-    // Products leave a thread two rows, `half` 0 and 1.
+    // A product's accumulators are of two rows of a thread, `half` 0 and 1.
     __device__ int row_of(int half) const { return warp * 16 + lane / 4 + half * 8; }
     __device__ int stream_of(int half) const {
         return streams == 1 ? 0 : in_fifth(half) ? pair_ : odd_ * 2 + half;
@@ -128,7 +130,7 @@ public:
     __device__ int point_of(int half) const {
         return in_fifth(half) ? warp * Shape::points_of_warp + 4 : own_point(streams == 1 ? half : 0);
     }
-    // coordinates_of(point) gives those of one of the tile's points.
+    // coordinates_of(point) returns those of a point of the tile.
     template <class CoordinatesOf>
     __device__ Coordinates coordinates(const CoordinatesOf& coordinates_of) const {
         Coordinates result;
@@ -139,7 +141,7 @@ public:
     }
 
     // The first layer's h.
-    __device__ void first_sines(const Points& points, const float* first, const Coordinates& at) const {
+    __device__ void first_layer(const Points& points, const float* first, const Coordinates& at) const {
         float vectors[2][3][columns];
         load_first(first, 0, vectors[0]);
 #pragma unroll
@@ -170,8 +172,8 @@ public:
         }
     }
 
-    // What the first layer's weights' columns q = 0, 1 and its bias, q = 2, are multiplied by, as a
-    // small_operand() whose columns 2 q and 2 q + 1 add up.
+    // Writes what the first layer multiplies its weights' columns q = 0, 1 and its bias, q = 2, by: a small operand
+    // with each q split in columns 2 q and 2 q + 1.
     __device__ void write_inputs(Piece* operand, const Points& points, const Coordinates& at) const {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -188,16 +190,16 @@ public:
         }
     }
 
-    // A product's sums to h; x, as sine() leaves it, takes their place, and is kept, if wanted: `kept` is
-    // where this thread's begins, Shape::threads apart for each step.
-    __device__ void sines(float (&sums)[128], const float* bias, uint4* kept, bool keep) const {
+    // From accumulators to h in the tile. x, as sine() leaves it, takes the accumulators' place and, if `keep`, goes to
+    // `kept`, where this thread's steps are Shape::threads apart.
+    __device__ void sine_epilogue(float (&accumulators)[128], const float* bias, uint4* kept, bool keep) const {
         uint4 to_keep[4];
         float five[4][2];
         // Numbers are exchanged two steps ahead, and sines begun one step ahead.
         float biases[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
-        const auto exchange = [&](int step) {
+        const auto prepare_step = [&](int step) {
             vector(bias, step, biases[step % 3]);
-            numbers(sums, step, next_x[step % 3]);
+            exchange(accumulators, step, next_x[step % 3]);
         };
         const auto begin_sines = [&](int step) {
 #pragma unroll
@@ -206,12 +208,12 @@ public:
                                            next_s[step % 2][i], next_c[step % 2][i]);
             }
         };
-        exchange(0);
-        exchange(1);
+        prepare_step(0);
+        prepare_step(1);
         begin_sines(0);
 #pragma unroll
         for (int step = 0; step < Shape::steps; ++step) {
-            if (step + 2 < Shape::steps) exchange(step + 2);
+            if (step + 2 < Shape::steps) prepare_step(step + 2);
             if (step + 1 < Shape::steps) begin_sines(step + 1);
             float(&all_x)[8] = next_x[step % 3], all_h[8] = {};
 #pragma unroll
@@ -228,7 +230,7 @@ public:
             }
             store(step, all_h);
 #pragma unroll
-            for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) sums[8 * step + i] = all_x[i];
+            for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) accumulators[8 * step + i] = all_x[i];
             to_keep[step % 4] = pack8<Piece>(all_x);
             if (!Shape::fifth) store_if(keep, kept + step * Shape::threads, to_keep[step % 4]);
             if (!Shape::fifth) continue;
@@ -256,16 +258,16 @@ public:
             for (int k = 0; k < 4; ++k) {  // the fifth point's x with those of the others
                 if (k < streams) to_keep[k].w = to_pieces(five[k][0], five[k][1], Piece());
                 store_if(keep, kept + (step - 3 + k) * Shape::threads, to_keep[k]);
-                sums[8 * (step - 3 + k) + 6] = five[k][0];
-                sums[8 * (step - 3 + k) + 7] = five[k][1];
+                accumulators[8 * (step - 3 + k) + 6] = five[k][0];
+                accumulators[8 * (step - 3 + k) + 7] = five[k][1];
             }
         }
     }
 
-    // Cotangents of the outputs, a row of four channels for each row of the tile, to d of the last sine layer, from x
-    // as sine() has left it: x_of(step, its eight numbers).
+    // From cotangents of the outputs, four channels for each row of the tile, to d of the last sine layer. x_of(step,
+    // numbers) returns that layer's x as sine() left it.
     template <int channels, class XOf>
-    __device__ void output_adjoints(const float (&all_cotangents)[64][4], const float* output_weights,
+    __device__ void output_adjoint(const float (&all_cotangents)[64][4], const float* output_weights,
                                     const XOf& x_of) const {
         constexpr int points = Shape::points_of_thread;
         float cotangents[points * streams][channels];
@@ -327,15 +329,15 @@ public:
         }
     }
 
-    // What is kept of the first steps should be loaded before a product, by load_kept().
-    __device__ void load_kept(const uint4* kept, Kept& loaded) const {
+    // Loads x of the first steps; to be called before the product whose epilogue needs it.
+    __device__ void prefetch_kept(const uint4* kept, Kept& loaded) const {
 #pragma unroll
         for (int step = 0; step < ahead; ++step) {
             loaded[step] = __ldcg(kept + step * Shape::threads);
         }
     }
-    // Step by step, x as it was kept; to be called for each step in turn.
-    __device__ void next_kept(const uint4* kept, int step, Kept& loaded, float (&x)[8]) const {
+    // x of a step, as it was kept; to be called for each step in turn.
+    __device__ void take_kept(const uint4* kept, int step, Kept& loaded, float (&x)[8]) const {
         const uint4 own = loaded[step % ahead];
         if (step + ahead < Shape::steps) {
             loaded[step % ahead] = __ldcg(kept + (step + ahead) * Shape::threads);
@@ -343,15 +345,15 @@ public:
         unpack8<Piece>(own, x);
     }
 
-    // A product's sums, cotangents of h, to d.
-    __device__ void adjoints_of_kept(const float (&sums)[128], const uint4* kept, Kept& loaded) const {
+    // From accumulators, which are cotangents of h, to d in the tile.
+    __device__ void adjoint_epilogue(const float (&accumulators)[128], const uint4* kept, Kept& loaded) const {
         float five_x[8], five_g[4][2], two_g[2][8];
-        numbers(sums, 0, two_g[0]);
+        exchange(accumulators, 0, two_g[0]);
 #pragma unroll
         for (int step = 0; step < Shape::steps; ++step) {
             float(&all_g)[8] = two_g[step % 2], all_x[8];
-            next_kept(kept, step, loaded, all_x);
-            if (step + 1 < Shape::steps) numbers(sums, step + 1, two_g[(step + 1) % 2]);
+            take_kept(kept, step, loaded, all_x);
+            if (step + 1 < Shape::steps) exchange(accumulators, step + 1, two_g[(step + 1) % 2]);
             five_x[step % 4 * 2] = all_x[6];
             five_x[step % 4 * 2 + 1] = all_x[7];
             five_g[step % 4][0] = all_g[6];
@@ -365,13 +367,13 @@ public:
         }
     }
 
-    // The same of the first layer, whose x is computed anew.
-    __device__ void first_adjoints(const float (&sums)[128], const Points& points, const float* first,
+    // The same for the first layer, whose x is computed anew.
+    __device__ void first_adjoint_epilogue(const float (&accumulators)[128], const Points& points, const float* first,
                                    const Coordinates& at) const {
         float vectors[2][3][columns], two_g[2][8], five_g[4][2];
         const auto prepare_step = [&](int step) {
             load_first(first, step, vectors[step % 2]);
-            numbers(sums, step, two_g[step % 2]);
+            exchange(accumulators, step, two_g[step % 2]);
         };
         prepare_step(0);
 #pragma unroll
@@ -409,43 +411,43 @@ public:
         }
     }
 
-    // This thread's two rows times a small_operand() of 256 rows whose columns 2 q and 2 q + 1 add up: the sum is
-    // y[2 half] + y[2 half + 1] for q = lane % 4. (Added here, ptxas would run out of registers.)
-    __device__ void multiply_rows(const Piece* operand, float (&y)[4]) const {
-        begin_products();
+    // The tile times a small operand of 256 rows: for this thread's two rows and q = lane % 4 the result is
+    // y[2 half] + y[2 half + 1]. (If they were added here, ptxas would serialize wgmma.)
+    __device__ void multiply_small(const Piece* operand, float (&y)[4]) const {
+        wgmma_fence();
 #pragma unroll
         for (int k = 0; k < width / 16; ++k) {
-            multiply_8<false>(y,
-                              operand_at(rows_operand(memory_), k / 4 * Shape::block_bytes + k % 4 * 32),
-                              operand_at(small_operand(operand), k * small_bytes), k > 0, Piece());
+            wgmma_8<false>(y,
+                              advance_descriptor(k_major_descriptor(memory_), k / 4 * Shape::block_bytes + k % 4 * 32),
+                              advance_descriptor(small_descriptor(operand), k * small_bytes), k > 0, Piece());
         }
-        commit_products();
-        wait_products<0>();
+        wgmma_commit();
+        wgmma_wait<0>();
     }
 
-    // Sums over the tile's rows times such columns of a small_operand(), of q < count: `factor` times these are added
-    // to row q of partial, whose rows are `stride` long. Nobody else adds to them at the same time.
-    __device__ void add_sums_of_rows(const Piece* operand, float* partial, int stride, int count,
+    // The tile, transposed, times a small operand of 64 rows: adds `factor` times the result for q < count to row q of
+    // partial, whose rows are `stride` long. Only this group adds to them.
+    __device__ void add_row_sums(const Piece* operand, float* partial, int stride, int count,
                                      float factor) const {
         float totals[4][4];
-        const uint64_t columns_of_tile = columns_operand(memory_, Shape::block_bytes);
-        const uint64_t factors = small_operand(operand);
-        begin_products();
+        const uint64_t columns_of_tile = mn_major_descriptor(memory_, Shape::block_bytes);
+        const uint64_t factors = small_descriptor(operand);
+        wgmma_fence();
 #pragma unroll
         for (int block = 0; block < 4; ++block) {
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                multiply_8<true>(totals[block],
-                                 operand_at(columns_of_tile, block * Shape::block_bytes + k * 2048),
-                                 operand_at(factors, k * small_bytes), k > 0, Piece());
+                wgmma_8<true>(totals[block],
+                                 advance_descriptor(columns_of_tile, block * Shape::block_bytes + k * 2048),
+                                 advance_descriptor(factors, k * small_bytes), k > 0, Piece());
             }
         }
-        commit_products();
-        wait_products<0>();
+        wgmma_commit();
+        wgmma_wait<0>();
         if (lane % 4 >= count) return;
         float* const own = partial + lane % 4 * stride + warp * 16 + lane / 4;
 #pragma unroll
-        for (int block = 0; block < 4; ++block) {  // atomic because such an addition is not waited for
+        for (int block = 0; block < 4; ++block) {  // atomicAdd, because nothing waits for it
             atomicAdd(own + block * 64, factor * (totals[block][0] + totals[block][1]));
             atomicAdd(own + block * 64 + 8, factor * (totals[block][2] + totals[block][3]));
         }
@@ -453,7 +455,7 @@ public:
 
 private:
     static constexpr int width = Shape::width, items = Shape::items, columns = Shape::columns;
-    static constexpr int ahead = 8;
+    static constexpr int ahead = tuning::kept_ahead;
 
     __device__ bool in_fifth(int half) const { return Shape::fifth && odd_ && half == 1; }
     __device__ int first_row_of_fifth() const { return warp * 16 + 9; }  // and every other one that follows
@@ -476,28 +478,28 @@ private:
         for (int row = 0; row < 3; ++row) vector(first + row * width, step, x[row]);
     }
 
-    // A step's numbers, of which a thread then has all streams.
-    __device__ void numbers(const float (&sums)[128], int step, float (&x)[8]) const {
+    // A step's numbers from the accumulators, exchanged so that the thread has all streams of each point.
+    __device__ void exchange(const float (&accumulators)[128], int step, float (&x)[8]) const {
         if (streams == 1) {
 #pragma unroll
-            for (int i = 0; i < 8; ++i) x[i] = sums[8 * step + i];
+            for (int i = 0; i < 8; ++i) x[i] = accumulators[8 * step + i];
         }
 #pragma unroll
         for (int i = 0; i < 4 && streams > 1; ++i) {
-            const float lower = sums[8 * step + i], upper = sums[8 * step + 4 + i];
+            const float lower = accumulators[8 * step + i], upper = accumulators[8 * step + 4 + i];
             const float own = odd_ ? upper : lower;
             const float got = __shfl_xor_sync(0xffffffffu, odd_ ? lower : upper, 4);
             x[i] = odd_ ? got : own;
             x[4 + i] = odd_ ? own : got;
         }
     }
-    // A step's numbers to the tile.
+    // Writes a step's numbers to the tile.
     __device__ void store(int step, const float (&x)[8]) const {
         const uint4 packed = pack8<Piece>(x);
-        store_matrices((stored_ ^ step % 4 * 32) + step / 4 * Shape::block_bytes, packed.x, packed.y,
+        stmatrix((stored_ ^ step % 4 * 32) + step / 4 * Shape::block_bytes, packed.x, packed.y,
                        packed.z, packed.w);
     }
-    // x as sine() left it, and cotangents g in place, of a step.
+    // Applies the sine's adjoint to a step's cotangents g, in place; x is as sine() left it.
     __device__ void adjoints(const float (&all_x)[8], float (&all_g)[8]) const {
 #pragma unroll
         for (int i = 0; i < items; ++i) {
@@ -513,8 +515,8 @@ private:
         }
     }
 
-    // The fifth point: pair of groups of lanes pair_ begins with its stream pair_ of all columns and ends
-    // with all streams of those of step 4 quarter + pair_.
+    // The fifth point: lanes of pair_ begin with stream pair_ of all columns and end with all streams of the columns of
+    // step 4 quarter + pair_.
     __device__ void take_streams(float (&x)[4][2]) const {
 #pragma unroll
         for (int bit = 2; bit > 0; bit /= 2) {
@@ -549,12 +551,12 @@ private:
             first_inputs<streams>(points, w0[e], w1[e], bias[e], at.x, at.y, x[e]);
         }
     }
-    __device__ void store_fifth(int quarter, const float (&x)[4][2]) const {  // after the others
+    __device__ void store_fifth(int quarter, const float (&x)[4][2]) const {  // to be called after store()
         const uint4 packed = pack8<Piece>(x[0]);
-        store_matrices(stored_fifth_ + quarter * Shape::block_bytes, packed.x, packed.y, packed.z,
+        stmatrix(stored_fifth_ + quarter * Shape::block_bytes, packed.x, packed.y, packed.z,
                        packed.w);
     }
-    // x as sine() left it, of streams and two columns; cotangents g in place.
+    // As adjoints(), of two columns.
     __device__ void adjoints_of_fifth(const float (&x)[8], float (&g)[4][2]) const {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {

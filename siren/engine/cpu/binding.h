@@ -1,4 +1,4 @@
-// What Jittor's generated code calls: the kernels of siren_cpu.h on flat parameters.
+// What Jittor's generated code calls: the kernels of cpu/siren.h on flat parameters.
 //
 // Parameters and their gradient are one array each: weight and bias of the first layer, weight and
 // bias of the second, and so on.
@@ -6,9 +6,9 @@
 
 #include <vector>
 
-#include "muon.h"
+#include "cpu/muon.h"
+#include "cpu/siren.h"
 #include "numbers.h"
-#include "siren_cpu.h"
 
 namespace siren {
 
@@ -57,10 +57,10 @@ struct Call : Numbers {
     }
 
     void loss(const float* parameters, const float* coordinates, const float* target,
-              const float* weight, int64_t n, float* loss, float* gradient) const {
+              int64_t n, float* loss, float* gradient) const {
         const Layers<float> layers(gradient, width, hidden_layers, channels);
         with_network(parameters, [&](const Network& net) {
-            *loss = float(squared_error(net, coordinates, target, weight, n, order, scale,
+            *loss = float(squared_error(net, coordinates, target, n, order, scale,
                                         {layers.weights.data(), layers.biases.data()}));
         });
     }

@@ -9,7 +9,7 @@
 // with derivatives in coordinates divided by scale[2]: scale = {1, 1} gives those of u itself, the
 // grid spacing gives pixel units. The Laplacian is scale[0]^2 u_00 + scale[1]^2 u_11.
 //
-// In terms of x = omega (W h + b) and of the streams of x (all linear layers act on each stream by
+// In terms of x = omega (W h + b) and of the streams of x (a linear layer maps each stream by
 // the same W, and omega is folded into W), a sine layer and its adjoint are, with s = sin x and
 // c = cos x, subscript i for the two derivatives, L for the Laplacian and g for cotangents:
 //     h   = s                              x~   = c g - s (g_0 x_0 + g_1 x_1 + g_L x_L)
@@ -23,11 +23,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "gemm.h"
-#include "parallel.h"
-#include "sincos.h"
-#include "strassen.h"
-#include "vector.h"
+#include "cpu/gemm.h"
+#include "cpu/parallel.h"
+#include "cpu/sincos.h"
+#include "cpu/strassen.h"
+#include "cpu/vector.h"
 
 namespace siren {
 
@@ -50,8 +50,9 @@ inline int stream_count(int order) { return order == 0 ? 1 : order == 1 ? 3 : 4;
 
 namespace detail {
 
-// Points x streams in a tile: enough rows to repay a pass over the weights and over the sums of
-// their gradient, few enough for a layer to stay in the second-level cache.
+// Points times streams in a tile: enough rows to repay a pass over the weights and over the sums of
+// their gradient, few enough for a layer to stay in the second-level cache. Measured on Zen 5: 96 to
+// 216 rows are within 1 % of each other, 288 to 480 up to 10 % slower.
 constexpr int tile_rows = 192;
 
 // Points come in groups of this many, so that half the rows of a tile are whole register blocks.
@@ -413,7 +414,7 @@ private:
         }
     }
 
-    // Turns the cotangents of h into those of x, in place.
+    // From cotangents of h to those of x, in place.
     void sine_layer_adjoint(int l, int j, float* cotangents, float* gradient) const {
         const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
@@ -589,8 +590,7 @@ void backward(const Network& net, const float* coordinates, const float* cotange
 
 template <int streams>
 double squared_error(const Network& net, const float* coordinates, const float* target,
-                     const float* weight, int64_t n, const float* scale,
-                     const Gradients& gradients) {
+                     int64_t n, const float* scale, const Gradients& gradients) {
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
     const double mean = 1.0 / (double(n) * supervised * net.channels);
     std::vector<double> losses(max_threads(), 0.0);
@@ -600,12 +600,11 @@ double squared_error(const Network& net, const float* coordinates, const float* 
             const float* y = target + begin * supervised * net.channels;
             double loss = 0;
             for (int p = 0; p < end - begin; ++p) {
-                const float w = weight ? weight[begin + p] : 1.0f;
                 for (int s = first; s < streams; ++s) {
                     for (int c = 0; c < net.channels; ++c) {
                         const float residual = tile.output(s, p, c) - *y++;
-                        loss += double(w * residual) * residual;
-                        tile.cotangent(s, p, c) = float(2 * mean) * w * residual;
+                        loss += double(residual) * residual;
+                        tile.cotangent(s, p, c) = float(2 * mean) * residual;
                     }
                 }
             }
@@ -640,20 +639,20 @@ inline void backward(const Network& net, const float* coordinates, const float* 
     detail::backward<4>(net, coordinates, cotangent, n, scale, gradients);
 }
 
-// Weighted mean squared error of the highest-order streams, and its gradient with respect to all
-// parameters: sum_n weight[n] sum_k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u
-// (order 0, K = 1), the gradient (order 1, K = 2) or the Laplacian (order 2, K = 1).
-// target is (n, K, channels); weight is (n), or null for ones. Returns the loss.
+// Mean squared error of the highest-order streams, and its gradient with respect to all parameters:
+// sum_n,k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u (order 0, K = 1), the
+// gradient (order 1, K = 2) or the Laplacian (order 2, K = 1). target is (n, K, channels). Returns
+// the loss.
 inline double squared_error(const Network& net, const float* coordinates, const float* target,
-                            const float* weight, int64_t n, int order, const float scale[2],
+                            int64_t n, int order, const float scale[2],
                             const Gradients& gradients) {
     if (order == 0) {
-        return detail::squared_error<1>(net, coordinates, target, weight, n, scale, gradients);
+        return detail::squared_error<1>(net, coordinates, target, n, scale, gradients);
     }
     if (order == 1) {
-        return detail::squared_error<3>(net, coordinates, target, weight, n, scale, gradients);
+        return detail::squared_error<3>(net, coordinates, target, n, scale, gradients);
     }
-    return detail::squared_error<4>(net, coordinates, target, weight, n, scale, gradients);
+    return detail::squared_error<4>(net, coordinates, target, n, scale, gradients);
 }
 
 }  // namespace siren

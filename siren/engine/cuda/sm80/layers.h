@@ -1,36 +1,25 @@
-// Layer by layer: a kernel for each product with weights, with a sine layer or its adjoint at its end, one for
-// all outer products, and memory-bound ones for the rest. For any width, precision and GPU from Ampere on.
+// Layer by layer: a kernel for each product with weights, with a sine layer or its adjoint as epilogue, one for all
+// outer products, and memory-bound ones for the rest. For any width, precision and GPU from Ampere on.
 //
-// The matrices of all layers are kept, a row for each point and stream: row = ((p / 16) streams + stream) 16 +
-// p % 16, so that a tensor-core fragment of 16 rows holds one stream of 16 points, and the thread that holds
-// one stream of a point holds the others.
+// Matrices have a row for each point and stream: row = ((p / 16) streams + stream) 16 + p % 16. So a tensor core's
+// fragment of 16 rows holds one stream of 16 points, and the thread that holds one stream of a point holds the others.
 #pragma once
 
-#include "step_cuda.h"
-#include "tensor_cuda.h"
+#include "cuda/gradient.h"
+#include "cuda/outputs.h"
+#include "cuda/parameters.h"
+#include "cuda/sm80/mma.h"
 
 namespace siren {
 namespace gpu {
 namespace {
 
-constexpr int depth_tile = 32;  // depth of a step of a product
 constexpr int outer_threads = 256;
 
 // 16-row fragments a warp holds.
 __host__ __device__ constexpr int fragments(int streams) { return streams == 3 ? 3 : 4; }
-// Points are padded to a multiple of this, which makes whole tiles of rows.
-constexpr int point_group(int streams) { return streams == 1 ? 128 : 32; }
 
-// What a matrix of sine outputs contributes to the network's outputs: a number for each group of 32
-// columns, row and channel, (groups, rows, channels). `weights` are the output layer's, (channels,
-// width); null where a layer is not the last.
-struct OutputParts {
-    float* parts;
-    const float* weights;
-    int channels, rows, groups;
-};
-
-// From a row's eight columns at `column`; the four threads of a group of 32 columns are neighbours.
+// Writes a row's part from its eight columns at `column`; the four threads of 32 columns are neighbours.
 __device__ inline void write_output_part(const OutputParts& output, const float* h, int row,
                                          int column, int width) {
     for (int c = 0; c < output.channels; ++c) {
@@ -56,21 +45,23 @@ template <class Precision, int streams>
 struct ProductShape {
     static constexpr int threads = 256;
     static constexpr int rows = 2 * 16 * fragments(streams);  // of a tile
-    static constexpr int stages = Precision::pieces == 1 ? 4 : 3;
-    static constexpr int stride = depth_tile + padding;
-    static constexpr int plane_a = rows * stride, plane_b = column_tile * stride;
-    static constexpr int stage = Precision::pieces * (plane_a + plane_b);
+    static constexpr int stages = tuning::product_stages(Precision::pieces);
+    static constexpr int depth = tuning::depth(Precision::pieces);
     static constexpr int shares = threads / 128;  // of sums, in each block
-    static constexpr size_t bytes = stages * stage * sizeof(typename Precision::Piece) +
-                                    3 * shares * column_tile * sizeof(float);
+
+    struct Stage {
+        typename Precision::Piece a[Precision::pieces][rows][depth + padding];
+        typename Precision::Piece b[Precision::pieces][column_tile][depth + padding];
+    };
+    struct SharedStorage {
+        Stage stages[ProductShape::stages];
+        float sums[3 * shares * column_tile];
+    };
+    static constexpr size_t bytes = sizeof(SharedStorage);
 };
 
-// What happens to a tile of Z: a sine layer, the last one with its part of the outputs, or the adjoint
-// of one, the first one's without d but with the sums that make its weights' gradient.
-enum class End { sine, last_sine, adjoint, first_adjoint };
-
 template <class Precision>
-struct Ending {
+struct EpilogueArguments {
     Matrix<Precision> h;  // sine: written
     Matrix<Precision> x;  // sine: written as sine() left it, if keep; adjoint: read
     Matrix<Precision> d;  // adjoint: written
@@ -86,53 +77,53 @@ struct Ending {
 };
 
 // The gridDim.x blocks take tiles of rows in turn; blockIdx.y is the tile of columns.
-template <class Precision, int streams, End kind>
+template <class Precision, int streams, Epilogue kind>
 __global__ void __launch_bounds__(256, 1)
-    product_kernel(Matrix<Precision> a, Matrix<Precision> b, Ending<Precision> end, int tiles,
+    product_kernel(Matrix<Precision> a, Matrix<Precision> b, EpilogueArguments<Precision> epilogue, int tiles,
                    int width) {
     typedef typename Precision::Piece Piece;
     typedef ProductShape<Precision, streams> Shape;
     constexpr int F = fragments(streams);
-    constexpr bool first = kind == End::first_adjoint, adjoint = kind == End::adjoint || first;
+    constexpr bool first = kind == Epilogue::first_adjoint, adjoint = kind == Epilogue::adjoint || first;
     constexpr int sum_rows = first ? 3 : 1;
+    static_assert(Shape::bytes <= tuning::shared_memory, "fewer stages, or less depth");
     extern __shared__ __align__(16) unsigned char shared_memory[];
-    Piece* const shared = reinterpret_cast<Piece*>(shared_memory);
+    auto& shared = *reinterpret_cast<typename Shape::SharedStorage*>(shared_memory);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_row = warp / 4 * 16 * F, warp_column = warp % 4 * 64;
     const int column0 = blockIdx.y * column_tile;
-    const int steps = width / depth_tile;
+    const int steps = width / Shape::depth;
     const int first_tile = blockIdx.x, tile_step = gridDim.x;
     const int total = (max(tiles - first_tile, 0) + tile_step - 1) / tile_step * steps;
 
     // A thread copies the same 16 bytes of every 64th row.
-    const int copied_row = threadIdx.x / (depth_tile / 8), copied_k = threadIdx.x % (depth_tile / 8) * 8;
-    constexpr int rows_at_once = Shape::threads / (depth_tile / 8);
+    const int copied_row = threadIdx.x / (Shape::depth / 8), copied_k = threadIdx.x % (Shape::depth / 8) * 8;
+    constexpr int rows_at_once = Shape::threads / (Shape::depth / 8);
     const Piece* next_a = a.data + (size_t(first_tile) * Shape::rows + copied_row) * width + copied_k;
     const Piece* next_b = b.data + size_t(column0 + copied_row) * width + copied_k;
     int fetched = 0, fetched_step = 0;
     const auto fetch = [&] {
         if (fetched < total) {
-            Piece* const stage = shared + fetched % Shape::stages * Shape::stage +
-                                 copied_row * Shape::stride + copied_k;
+            typename Shape::Stage& stage = shared.stages[fetched % Shape::stages];
 #pragma unroll
             for (int piece = 0; piece < Precision::pieces; ++piece) {
-                Piece* const stage_a = stage + piece * Shape::plane_a;
-                Piece* const stage_b = stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b;
 #pragma unroll
                 for (int i = 0; i < Shape::rows; i += rows_at_once) {
                     if (Shape::rows % rows_at_once && i + copied_row >= Shape::rows) continue;
-                    copy16(stage_a + i * Shape::stride, next_a + piece * a.plane + size_t(i) * width);
+                    cp_async_16(&stage.a[piece][copied_row + i][copied_k],
+                                next_a + piece * a.plane + size_t(i) * width);
                 }
 #pragma unroll
                 for (int i = 0; i < column_tile; i += rows_at_once) {
-                    copy16(stage_b + i * Shape::stride, next_b + piece * b.plane + size_t(i) * width);
+                    cp_async_16(&stage.b[piece][copied_row + i][copied_k],
+                                next_b + piece * b.plane + size_t(i) * width);
                 }
             }
         }
-        commit_copies();
+        cp_async_commit();
         ++fetched;
-        next_a += depth_tile;
-        next_b += depth_tile;
+        next_a += Shape::depth;
+        next_b += Shape::depth;
         if (++fetched_step == steps) {
             fetched_step = 0;
             next_a += (size_t(tile_step) * Shape::rows - 1) * width;
@@ -141,66 +132,62 @@ __global__ void __launch_bounds__(256, 1)
     };
 
     // Each of a warp's first four lanes has 16 columns to itself.
-    float* const own_sums = reinterpret_cast<float*>(shared + Shape::stages * Shape::stage) +
-                            warp * 64 * sum_rows + lane * 8;
+    float* const own_sums = shared.sums + warp * 64 * sum_rows + lane * 8;
     if (adjoint && lane < 4) {
         for (int q = 0; q < 2 * sum_rows; ++q) {
             for (int j = 0; j < 8; ++j) own_sums[q * 32 + j] = 0;
         }
     }
-    float sums[F][8][4];
-    const int a_offset = (warp_row + lane % 16) * Shape::stride + lane / 16 * 8;
-    const int b_offset = Precision::pieces * Shape::plane_a +
-                         (warp_column + lane / 16 * 8 + lane % 8) * Shape::stride + lane / 8 % 2 * 8;
+    float accumulators[F][8][4];
+    const int a_row = warp_row + lane % 16, a_k = lane / 16 * 8;
+    const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_k = lane / 8 % 2 * 8;
     const auto load_a = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
-        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        load_matrices<false>(r, stage + a_offset + piece * Shape::plane_a + i * 16 * Shape::stride + k);
+        ldmatrix<false>(r, &shared.stages[number % Shape::stages].a[piece][a_row + i * 16][a_k + k]);
     };
     const auto load_b = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
-        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        load_matrices<false>(r,
-                             stage + b_offset + piece * Shape::plane_b + pair * 16 * Shape::stride + k);
+        ldmatrix<false>(r, &shared.stages[number % Shape::stages].b[piece][b_row + pair * 16][b_k + k]);
     };
     StepOperands<Piece, F> operands[2];
-    // Operands are loaded a step of 16 ahead, unless two pieces leave no registers for that.
+    // Operands are loaded a step of 16 ahead; two pieces leave no registers for that.
     constexpr bool ahead = Precision::pieces == 1;
+    static_assert(!ahead || Shape::depth == 32, "two steps of 16 take turns");
     for (int i = 0; i < Shape::stages - !ahead; ++i) fetch();
     if (ahead) {
-        wait_copies<Shape::stages - 1>();
+        cp_async_wait<Shape::stages - 1>();
         __syncthreads();
     }
     int tile = first_tile, step = 0;
 #pragma unroll 1
     for (int number = 0; number < total; ++number) {
         if (step == 0) {
-            if (adjoint && !first) {  // what the end will read should be on its way
+            if (adjoint && !first) {  // what the epilogue will read
                 for (int i = threadIdx.x; i < Shape::rows * 4; i += Shape::threads) {
                     const int row = i / 4;
                     const size_t at = (size_t(tile) * Shape::rows + row) * width + column0 + i % 4 * 64;
 #pragma unroll
                     for (int piece = 0; piece < Precision::pieces; ++piece) {
-                        prefetch(end.x.data + piece * end.x.plane + at);
+                        prefetch(epilogue.x.data + piece * epilogue.x.plane + at);
                     }
                 }
             }
-            clear(sums);
+            clear(accumulators);
         }
         if (ahead) {
             if (step == 0) operands[0].load(load_a, load_b, number, 0);
             operands[1].load(load_a, load_b, number, 16);
-            operands[0].multiply(sums);
+            operands[0].multiply(accumulators);
         }
-        wait_copies<Shape::stages - 2>();
+        cp_async_wait<Shape::stages - 2>();
         __syncthreads();
         fetch();
         if (ahead) {
             if (step + 1 < steps) operands[0].load(load_a, load_b, number + 1, 0);
-            operands[1].multiply(sums);
+            operands[1].multiply(accumulators);
         } else {
 #pragma unroll
-            for (int k = 0; k < depth_tile; k += 16) {
+            for (int k = 0; k < Shape::depth; k += 16) {
                 multiply_step<Precision, F>(
-                    sums,
+                    accumulators,
                     [&](int piece, int i, uint32_t (&r)[4]) { load_a(number, k, piece, i, r); },
                     [&](int piece, int pair, uint32_t (&r)[4]) { load_b(number, k, piece, pair, r); });
             }
@@ -221,17 +208,17 @@ __global__ void __launch_bounds__(256, 1)
             Raw8<Precision> raw_x[batch][F];
             float bias[8], w0[8], w1[8], sums_d[sum_rows][8] = {};
             if (first) {
-                load8(end.vectors.first(0) + column, w0);
-                load8(end.vectors.first(1) + column, w1);
-                load8(end.vectors.bias(0) + column, bias);
+                load8(epilogue.vectors.first(0) + column, w0);
+                load8(epilogue.vectors.first(1) + column, w1);
+                load8(epilogue.vectors.bias(0) + column, bias);
             } else if (adjoint) {
 #pragma unroll
                 for (int b = 0; b < batch; ++b) {
 #pragma unroll
-                    for (int i = 0; i < F; ++i) raw_x[b][i].load(end.x, offset(i, b));
+                    for (int i = 0; i < F; ++i) raw_x[b][i].load(epilogue.x, offset(i, b));
                 }
             } else {
-                load8(end.bias + column, bias);
+                load8(epilogue.bias + column, bias);
             }
 #pragma unroll
             for (int b = 0; b < batch; ++b) {
@@ -243,7 +230,7 @@ __global__ void __launch_bounds__(256, 1)
                     for (int s = 0; s < streams; ++s) {
 #pragma unroll
                         for (int j = 0; j < 8; ++j) {
-                            z[s][j] = sums[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
+                            z[s][j] = accumulators[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
                         }
                         if (adjoint && !first) raw_x[b][f + s].unpack(x[s]);
                     }
@@ -251,9 +238,9 @@ __global__ void __launch_bounds__(256, 1)
                     if (first) {
                         const int row = int(row0) + f * 16 + half * 8;
                         const int point = row / 16 / streams * 16 + row % 16;
-                        if (point < end.points.count) {
-                            coordinates[0] = end.points.coordinates[2 * point];
-                            coordinates[1] = end.points.coordinates[2 * point + 1];
+                        if (point < epilogue.points.count) {
+                            coordinates[0] = epilogue.points.coordinates[2 * point];
+                            coordinates[1] = epilogue.points.coordinates[2 * point + 1];
                         }
                     }
 #pragma unroll
@@ -266,7 +253,7 @@ __global__ void __launch_bounds__(256, 1)
                         }
                         if (first) {
                             float all_h[streams];
-                            first_inputs<streams>(end.points, w0[j], w1[j], bias[j], coordinates[0],
+                            first_inputs<streams>(epilogue.points, w0[j], w1[j], bias[j], coordinates[0],
                                                   coordinates[1], other);
                             sine<Precision, streams>(other, all_h);
                             sine_adjoint<streams>(other, value);
@@ -289,7 +276,7 @@ __global__ void __launch_bounds__(256, 1)
                                                                sums_d[q % sum_rows][j]);
                                 if (streams == 1) continue;
                                 sums_d[q % sum_rows][j] =
-                                    fmaf(end.points.scale[q], value[(1 + q) % streams],
+                                    fmaf(epilogue.points.scale[q], value[(1 + q) % streams],
                                          sums_d[q % sum_rows][j]);
                             }
                         }
@@ -297,11 +284,11 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll
                     for (int s = 0; s < streams; ++s) {
                         if (first) continue;
-                        store8(adjoint ? end.d : end.h, offset(f + s, b), z[s]);
-                        if (!adjoint && end.keep) store8(end.x, offset(f + s, b), x[s]);
-                        if (kind == End::last_sine) {
+                        store8(adjoint ? epilogue.d : epilogue.h, offset(f + s, b), z[s]);
+                        if (!adjoint && epilogue.keep) store8(epilogue.x, offset(f + s, b), x[s]);
+                        if (kind == Epilogue::last_sine) {
                             const int row = int(row0) + (f + s) * 16 + half * 8;
-                            write_output_part(end.output, z[s], row, column, width);
+                            write_output_part(epilogue.output, z[s], row, column, width);
                         }
                     }
                 }
@@ -324,7 +311,7 @@ __global__ void __launch_bounds__(256, 1)
         const size_t share = blockIdx.x * Shape::shares + warp / 4;
         for (int q = 0; q < sum_rows; ++q) {
             float* const result =
-                end.sums + (share * sum_rows + q) * width + column0 + warp_column + lane * 8;
+                epilogue.sums + (share * sum_rows + q) * width + column0 + warp_column + lane * 8;
             for (int j = 0; j < 8; ++j) {
                 result[j] = own_sums[2 * q * 32 + j];
                 result[32 + j] = own_sums[(2 * q + 1) * 32 + j];
@@ -337,11 +324,17 @@ __global__ void __launch_bounds__(256, 1)
 
 template <class Precision>
 struct OuterShape {
-    static constexpr int stages = Precision::pieces == 1 ? 4 : 3;
-    static constexpr int stride_a = 128 + padding, stride_b = column_tile + padding;
-    static constexpr int plane_a = depth_tile * stride_a, plane_b = depth_tile * stride_b;
-    static constexpr int stage = Precision::pieces * (plane_a + plane_b);
-    static constexpr size_t bytes = size_t(stages) * stage * sizeof(typename Precision::Piece);
+    static constexpr int stages = tuning::outer_product_stages(Precision::pieces);
+    static constexpr int depth = tuning::depth(Precision::pieces);
+
+    struct Stage {
+        typename Precision::Piece d[Precision::pieces][depth][128 + padding];
+        typename Precision::Piece h[Precision::pieces][depth][column_tile + padding];
+    };
+    struct SharedStorage {
+        Stage stages[OuterShape::stages];
+    };
+    static constexpr size_t bytes = sizeof(SharedStorage);
 };
 
 // Block (x, y, z): rows of share x, columns [128 y, 128 y + 128) of D, and z = layer column_tiles + tile
@@ -353,93 +346,86 @@ __global__ void __launch_bounds__(outer_threads, 1)
                  int width) {
     typedef typename Precision::Piece Piece;
     typedef OuterShape<Precision> Shape;
+    static_assert(Shape::bytes <= tuning::shared_memory, "fewer stages, or less depth");
     extern __shared__ __align__(16) unsigned char shared_memory[];
-    Piece* const shared = reinterpret_cast<Piece*>(shared_memory);
+    auto& shared = *reinterpret_cast<typename Shape::SharedStorage*>(shared_memory);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 64;
     const int layer = blockIdx.z / (width / column_tile);
     const int column0 = blockIdx.z % (width / column_tile) * column_tile;
     d.data += layer * layer_size;
     h.data += layer * layer_size;
-    const int all_steps = rows / depth_tile;
+    const int all_steps = rows / Shape::depth;
     const int begin = int(int64_t(all_steps) * blockIdx.x / gridDim.x);
     const int total = int(int64_t(all_steps) * (blockIdx.x + 1) / gridDim.x) - begin;
 
     // A thread copies the same column of every 16th row of D's and every 8th of H's.
-    const int row_a = threadIdx.x / 16, column_a = threadIdx.x % 16 * 8;
-    const int row_b = threadIdx.x / 32, column_b = threadIdx.x % 32 * 8;
-    const Piece* next_a = d.data + (size_t(begin) * depth_tile + row_a) * width + blockIdx.y * 128 +
-                          column_a;
-    const Piece* next_b = h.data + (size_t(begin) * depth_tile + row_b) * width + column0 + column_b;
+    const int row_d = threadIdx.x / 16, column_d = threadIdx.x % 16 * 8;
+    const int row_h = threadIdx.x / 32, column_h = threadIdx.x % 32 * 8;
+    const Piece* next_d = d.data + (size_t(begin) * Shape::depth + row_d) * width + blockIdx.y * 128 +
+                          column_d;
+    const Piece* next_h = h.data + (size_t(begin) * Shape::depth + row_h) * width + column0 + column_h;
     int fetched = 0;
     const auto fetch = [&] {
         if (fetched < total) {
-            Piece* const stage = shared + fetched % Shape::stages * Shape::stage;
+            typename Shape::Stage& stage = shared.stages[fetched % Shape::stages];
 #pragma unroll
             for (int piece = 0; piece < Precision::pieces; ++piece) {
-                Piece* const a = stage + piece * Shape::plane_a + row_a * Shape::stride_a + column_a;
-                Piece* const b = stage + Precision::pieces * Shape::plane_a + piece * Shape::plane_b +
-                                 row_b * Shape::stride_b + column_b;
 #pragma unroll
-                for (int i = 0; i < depth_tile; i += 16) {
-                    copy16(a + i * Shape::stride_a, next_a + piece * d.plane + size_t(i) * width);
+                for (int i = 0; i < Shape::depth; i += 16) {
+                    cp_async_16(&stage.d[piece][row_d + i][column_d], next_d + piece * d.plane + size_t(i) * width);
                 }
 #pragma unroll
-                for (int i = 0; i < depth_tile; i += 8) {
-                    copy16(b + i * Shape::stride_b, next_b + piece * h.plane + size_t(i) * width);
+                for (int i = 0; i < Shape::depth; i += 8) {
+                    cp_async_16(&stage.h[piece][row_h + i][column_h], next_h + piece * h.plane + size_t(i) * width);
                 }
             }
-            next_a += size_t(depth_tile) * width;
-            next_b += size_t(depth_tile) * width;
+            next_d += size_t(Shape::depth) * width;
+            next_h += size_t(Shape::depth) * width;
         }
-        commit_copies();
+        cp_async_commit();
         ++fetched;
     };
 
-    float sums[4][8][4];
-    clear(sums);
-    const int a_offset =
-        (lane / 16 * 8 + lane % 8) * Shape::stride_a + warp_row + lane / 8 % 2 * 8;
-    const int b_offset = Precision::pieces * Shape::plane_a + lane % 16 * Shape::stride_b +
-                         warp_column + lane / 16 * 8;
-    const auto load_a = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
-        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        load_matrices<true>(r, stage + a_offset + piece * Shape::plane_a + k * Shape::stride_a + i * 16);
+    float accumulators[4][8][4];
+    clear(accumulators);
+    const int d_k = lane / 16 * 8 + lane % 8, d_column = warp_row + lane / 8 % 2 * 8;
+    const int h_k = lane % 16, h_column = warp_column + lane / 16 * 8;
+    const auto load_d = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
+        ldmatrix<true>(r, &shared.stages[number % Shape::stages].d[piece][d_k + k][d_column + i * 16]);
     };
-    const auto load_b = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
-        const Piece* const stage = shared + number % Shape::stages * Shape::stage;
-        load_matrices<true>(r,
-                            stage + b_offset + piece * Shape::plane_b + k * Shape::stride_b + pair * 16);
+    const auto load_h = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
+        ldmatrix<true>(r, &shared.stages[number % Shape::stages].h[piece][h_k + k][h_column + pair * 16]);
     };
     if (Precision::pieces == 1) {  // operands are loaded a step of 16 ahead
         StepOperands<Piece, 4> operands[2];
         for (int i = 0; i < Shape::stages; ++i) fetch();
-        wait_copies<Shape::stages - 1>();
+        cp_async_wait<Shape::stages - 1>();
         __syncthreads();
-        if (total > 0) operands[0].load(load_a, load_b, 0, 0);
+        if (total > 0) operands[0].load(load_d, load_h, 0, 0);
 #pragma unroll 1
         for (int number = 0; number < total; ++number) {
-            operands[1].load(load_a, load_b, number, 16);
-            operands[0].multiply(sums);
-            wait_copies<Shape::stages - 2>();
+            operands[1].load(load_d, load_h, number, 16);
+            operands[0].multiply(accumulators);
+            cp_async_wait<Shape::stages - 2>();
             __syncthreads();
             fetch();
-            if (number + 1 < total) operands[0].load(load_a, load_b, number + 1, 0);
-            operands[1].multiply(sums);
+            if (number + 1 < total) operands[0].load(load_d, load_h, number + 1, 0);
+            operands[1].multiply(accumulators);
         }
     } else {
         for (int i = 0; i < Shape::stages - 1; ++i) fetch();
 #pragma unroll 1
         for (int number = 0; number < total; ++number) {
-            wait_copies<Shape::stages - 2>();
+            cp_async_wait<Shape::stages - 2>();
             __syncthreads();
             fetch();
 #pragma unroll
-            for (int k = 0; k < depth_tile; k += 16) {
+            for (int k = 0; k < Shape::depth; k += 16) {
                 multiply_step<Precision, 4>(
-                    sums,
-                    [&](int piece, int i, uint32_t (&r)[4]) { load_a(number, k, piece, i, r); },
-                    [&](int piece, int pair, uint32_t (&r)[4]) { load_b(number, k, piece, pair, r); });
+                    accumulators,
+                    [&](int piece, int i, uint32_t (&r)[4]) { load_d(number, k, piece, i, r); },
+                    [&](int piece, int pair, uint32_t (&r)[4]) { load_h(number, k, piece, pair, r); });
             }
         }
     }
@@ -455,7 +441,7 @@ __global__ void __launch_bounds__(outer_threads, 1)
                 const int row = warp_row + i * 16 + half * 8 + lane / 4;
                 const int column = warp_column + j * 8 + lane % 4 * 2;
                 *reinterpret_cast<float2*>(result + size_t(row) * width + column) =
-                    make_float2(sums[i][j][half * 2], sums[i][j][half * 2 + 1]);
+                    make_float2(accumulators[i][j][half * 2], accumulators[i][j][half * 2 + 1]);
             }
         }
     }
@@ -463,15 +449,9 @@ __global__ void __launch_bounds__(outer_threads, 1)
 
 // ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
 
-// Row of the first stream of a point; further streams follow 16 rows apart.
-template <int streams>
-__device__ inline size_t row_of(int point) {
-    return size_t(point / 16) * 16 * streams + point % 16;
-}
-
+// The first layer's h; epilogues compute its x anew.
 template <class Precision, int streams>
-__global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h,
-                                   Matrix<Precision> x, bool keep, OutputParts output) {
+__global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h) {
     const int vectors = v.width / 8;
     const int i = blockIdx.x * blockDim.x + threadIdx.x;
     const int point = i / vectors, column = i % vectors * 8;
@@ -485,76 +465,6 @@ __global__ void first_layer_kernel(Points points, Vectors v, Matrix<Precision> h
     for (int s = 0; s < streams; ++s) {
         const size_t offset = (row_of<streams>(point) + 16 * s) * v.width + column;
         store8(h, offset, all_h[s]);
-        if (keep) store8(x, offset, all_x[s]);
-        if (output.weights) {
-            write_output_part(output, all_h[s], row_of<streams>(point) + 16 * s, column, v.width);
-        }
-    }
-}
-
-// One of the network's outputs, in the units asked for.
-template <int streams>
-__device__ inline float output_value(const Points& points, const Parameters& p,
-                                     const OutputParts& output, int point, int stream, int channel) {
-    const size_t row = row_of<streams>(point) + 16 * stream;
-    float sum = 0;
-    for (int group = 0; group < output.groups; ++group) {
-        sum += output.parts[(size_t(group) * output.rows + row) * output.channels + channel];
-    }
-    const float bias = stream == 0 ? p.flat[p.bias(p.hidden_layers + 1) + channel] : 0.0f;
-    return sum * points.inverse[stream] + bias;
-}
-
-// result is (count, streams, channels).
-template <int streams>
-__global__ void output_kernel(Points points, Parameters p, OutputParts output, float* result) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x;
-    const int point = i / p.channels / streams;
-    if (point >= points.count) return;
-    result[i] = output_value<streams>(points, p, output, point, i / p.channels % streams,
-                                      i % p.channels);
-}
-
-// From outputs to the cotangents (count, streams, channels) of the squared error, in the units of the
-// streams as they are kept. sums[block] has the block's share of the loss, before the mean, and of
-// the output biases' gradient: 1 + channels numbers.
-template <int streams>
-__global__ void cotangent_kernel(Points points, Parameters p, OutputParts output,
-                                 Error error, float* cotangent, unsigned* largest, double* sums) {
-    const int channels = p.channels;
-    constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
-    const int point = blockIdx.x * blockDim.x + threadIdx.x;
-    const size_t start = size_t(point) * streams * channels;
-    double loss = 0;
-    float most = 0;
-    if (point < points.count) {
-        const float w = error.weight ? error.weight[point] : 1.0f;
-#pragma unroll
-        for (int s = 0; s < streams; ++s) {
-            for (int c = 0; c < channels; ++c) {
-                const size_t i = start + s * channels + c;
-                float g = 0;
-                if (error.given) {
-                    g = error.given[i] * points.inverse[s];
-                } else if (s >= first) {
-                    const size_t k = size_t(point) * supervised + s - first;
-                    const float residual = output_value<streams>(points, p, output, point, s, c) -
-                                           error.target[k * channels + c];
-                    loss += double(w * residual) * residual;
-                    g = 2 * error.mean * w * residual * points.inverse[s];
-                }
-                most = fmaxf(most, fabsf(g));
-                cotangent[i] = g;
-            }
-        }
-    }
-    keep_largest(most, largest);
-    sums += size_t(blockIdx.x) * (1 + channels);
-    loss = block_sum(loss);
-    if (threadIdx.x == 0) sums[0] = loss;
-    for (int c = 0; c < channels; ++c) {
-        const double bias = block_sum(point < points.count ? cotangent[start + c] : 0.0f);
-        if (threadIdx.x == 0) sums[1 + c] = bias;
     }
 }
 
@@ -570,22 +480,21 @@ __device__ inline float sum_of_parts(const float (&sums)[8], float (&shared)[8][
     return sum;
 }
 
-// Cotangents of the output to those of the last sine layer's input, d; sums of d's value rows to
-// bias_partial[block]; and for `at_once` channels from `channel` on, the output weights' gradient to
-// partial[block][channel]. Blocks of 256 threads: (share of points, 256 columns). Only the first
-// channels' launch writes d and its sums.
+// From cotangents of the outputs to d of the last sine layer, the sums of its value rows, bias_sums[block], and, for
+// `at_once` channels from `channel` on, the output weights' gradient, partial[block][channel]. Blocks of 256 threads:
+// (share of points, 256 columns). Only the launch for channel 0 writes d and its sums.
 template <class Precision, int streams, int at_once>
 __global__ void __launch_bounds__(256, 2)
     output_adjoint_kernel(Points points, Parameters p, Vectors v, Matrix<Precision> h,
                           Matrix<Precision> x, Matrix<Precision> d, const float* cotangent,
-                          const unsigned* largest, int channel, float* bias_partial,
+                          const unsigned* largest, int channel, float* bias_sums,
                           float* partial) {
     constexpr int parts = 8, at_a_time = streams == 1 ? 4 / Precision::pieces : 1;
     __shared__ float shared[parts][256];
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int column = blockIdx.y * 256 + lane * 8;
     const size_t next = size_t(16) * v.width;
-    const float scale = cotangent_scale(*largest, cotangent_exponent(streams));
+    const float scale = cotangent_scale(*largest, tuning::cotangent_exponent(streams));
     float bias[8] = {}, sums[at_once][8] = {};
     const int step = gridDim.x * parts;
     for (int point0 = blockIdx.x * parts + part; point0 < points.padded; point0 += at_a_time * step) {
@@ -651,62 +560,12 @@ __global__ void __launch_bounds__(256, 2)
         }
     }
     const int own = blockIdx.y * 256 + threadIdx.x;
-    if (channel == 0) bias_partial[size_t(blockIdx.x) * v.width + own] = sum_of_parts(bias, shared);
+    if (channel == 0) bias_sums[size_t(blockIdx.x) * v.width + own] = sum_of_parts(bias, shared);
 #pragma unroll
     for (int q = 0; q < at_once; ++q) {
         if (channel + q >= p.channels) continue;
         const size_t row = size_t(blockIdx.x) * p.channels + channel + q;
         partial[row * v.width + own] = sum_of_parts(sums[q], shared);
-    }
-}
-
-// The first layer's weights, where no product ends with their sums: partial[block][q][column] = sum
-// over the points of a share of what the weights' column q, 0 or 1, was multiplied by, times d.
-// Blocks of 256 threads: (share, 256 columns).
-template <class Precision, int streams>
-__global__ void first_adjoint_kernel(Points points, int width, Matrix<Precision> d, float* partial) {
-    constexpr int parts = 8, unrolled = 4;
-    __shared__ float shared[parts][256];
-    const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
-    const int column = blockIdx.y * 256 + lane * 8;
-    const size_t next = size_t(16) * width;
-    float sums[2][8] = {};
-    const int step = gridDim.x * parts;
-    for (int first = blockIdx.x * parts + part; first < points.count; first += unrolled * step) {
-        Raw8<Precision> raw[unrolled][streams < 3 ? 1 : 3];  // the Laplacian's row has no part
-        float x[unrolled][2];
-#pragma unroll
-        for (int i = 0; i < unrolled; ++i) {
-            const int point = min(first + i * step, points.count - 1);
-            const size_t offset = row_of<streams>(point) * width + column;
-#pragma unroll
-            for (int s = 0; s < streams && s < 3; ++s) raw[i][s].load(d, offset + s * next);
-            const bool inside = first + i * step < points.count;
-            for (int q = 0; q < 2; ++q) x[i][q] = inside ? points.coordinates[2 * point + q] : 0.0f;
-        }
-#pragma unroll
-        for (int i = 0; i < unrolled; ++i) {
-            if (first + i * step >= points.count) continue;
-            float value[8];
-            raw[i][0].unpack(value);
-#pragma unroll
-            for (int q = 0; q < 2; ++q) {
-#pragma unroll
-                for (int j = 0; j < 8; ++j) sums[q][j] = fmaf(x[i][q], value[j], sums[q][j]);
-                if (streams < 3) continue;
-                float derivative[8];
-                raw[i][streams < 3 ? 0 : 1 + q].unpack(derivative);
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    sums[q][j] = fmaf(points.scale[q], derivative[j], sums[q][j]);
-                }
-            }
-        }
-    }
-#pragma unroll
-    for (int q = 0; q < 2; ++q) {
-        partial[(size_t(blockIdx.x) * 2 + q) * width + blockIdx.y * 256 + threadIdx.x] =
-            sum_of_parts(sums[q], shared);
     }
 }
 

@@ -4,7 +4,7 @@
 #include <cmath>
 #include <cstddef>
 
-#include "gemm.h"
+#include "cpu/gemm.h"
 
 namespace siren {
 

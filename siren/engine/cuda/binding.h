@@ -1,10 +1,9 @@
-// What Jittor's generated code calls on a GPU: binding.h's Call with the kernels of siren_cuda.h.
-// All pointers are to device memory. SIREN_ORDER, SIREN_PRECISION, SIREN_CHANNELS and SIREN_NARROW say what is
-// compiled: all combinations would take minutes.
+// What Jittor's generated code calls on a GPU: as cpu/binding.h, with pointers to device memory. SIREN_ORDER,
+// SIREN_PRECISION, SIREN_CHANNELS and SIREN_NARROW say what is compiled: all combinations would take minutes.
 #pragma once
 
+#include "cuda/pass.h"
 #include "numbers.h"
-#include "siren_cuda.h"
 
 namespace siren {
 
@@ -29,14 +28,13 @@ struct Call : Numbers {
     }
 
     void loss(const float* parameters, const float* coordinates, const float* target,
-              const float* weight, int64_t n, float* loss, float* gradient) const {
+              int64_t n, float* loss, float* gradient) const {
         const int supervised = SIREN_ORDER == 1 ? 2 : 1;
         const double mean = 1.0 / (double(n) * supervised * channels);
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             pass.squared_error(chunk, coordinates + 2 * begin, count,
-                               target + begin * supervised * channels,
-                               weight ? weight + begin : nullptr, mean, loss, gradient);
+                               target + begin * supervised * channels, mean, loss, gradient);
         });
     }
 

@@ -1,11 +1,7 @@
 // Sine and cosine together, a vector at a time.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <cstring>
-
-#include "vector.h"
+#include "cpu/vector.h"
 
 namespace siren {
 
@@ -35,18 +31,6 @@ inline void sincos(Vector x, Vector& sine, Vector& cosine) {
     const IntVector sign = (IntVector)shifted << 31;  // the lowest bit of `shifted` is that of n
     sine = (Vector)((IntVector)p ^ sign);
     cosine = (Vector)((IntVector)q ^ sign);
-}
-
-// The same for an array of n arguments.
-inline void sincos_array(const float* x, float* sine, float* cosine, int64_t n) {
-    for (int64_t i = 0; i < n; i += lanes) {
-        const size_t bytes = sizeof(float) * (n - i < lanes ? n - i : lanes);
-        Vector v{}, s, c;
-        std::memcpy(&v, x + i, bytes);
-        sincos(v, s, c);
-        std::memcpy(sine + i, &s, bytes);
-        std::memcpy(cosine + i, &c, bytes);
-    }
 }
 
 }  // namespace siren

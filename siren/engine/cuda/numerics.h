@@ -1,32 +1,25 @@
-// Numbers in kernels: those that enter products, as 16-bit pieces, and sines of them with their adjoints.
+// Arithmetic in kernels: the numbers that enter products, and sines with their adjoints.
 //
-// Numbers are kept as `pieces` 16-bit floats which add up to the number:
+// A number is kept as `pieces` 16-bit floats that add up to it:
 //     fp32: two halves, 22 bits, three products      fp16: one half, 11 bits, TF32's precision
 //     bf16: one bfloat16, 8 bits
-// Sums are float32 always. Half reaches from 6e-8 to 65504 only, so cotangents are scaled by a power
-// of two that fits their largest, derivatives by one that brings those of the first layer near 1, and
-// what is too large all the same becomes 65504.
+// Sums are float32. Half ends at 6e-8 and 65504, so cotangents are scaled by a power of two that fits the largest
+// (gradient.h), derivatives by one that brings the first layer's near 1 (pass.h), and what is still too large becomes
+// 65504.
 #pragma once
 
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <cuda_runtime.h>
+
+#include "cuda/runtime.h"
 
 namespace siren {
 namespace gpu {
-namespace {  // each of Jittor's operations is a library that registers kernels of its own
-
-inline void check(cudaError_t error) {
-    if (error != cudaSuccess) {
-        throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
-    }
-}
+namespace {
 
 struct Fp32 {
     typedef __half Piece;
@@ -96,7 +89,7 @@ __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, co
         uint4 packed;
         uint32_t* const pairs = reinterpret_cast<uint32_t*>(&packed);
 #pragma unroll
-        for (int i = 0; i < 8; i += 2) {  // a pair's rest at once, or registers would not suffice
+        for (int i = 0; i < 8; i += 2) {  // pair by pair, which takes fewer registers
             pairs[i / 2] = to_pieces(rest[i], rest[i + 1], Piece());
             if (piece + 1 == Precision::pieces) continue;
             const Piece* const pair = reinterpret_cast<const Piece*>(&pairs[i / 2]);
@@ -107,7 +100,7 @@ __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, co
     }
 }
 
-// Eight elements as they are in memory; loads of several such can be under way at once.
+// Eight elements as they are in memory, so that several loads can be under way at once.
 template <class Precision>
 struct Raw8 {
     uint4 pieces[Precision::pieces];
@@ -166,8 +159,8 @@ __device__ inline void sine_and_cosine(float x, float& sine, float& cosine) {
     cosine = __uint_as_float(__float_as_uint(q) ^ sign);
 }
 
-// Streams of x to streams of h, from the sine s and cosine c of x. What their adjoint needs takes the
-// place of x: c, and how h[1], h[2] and h[3] fall with x[0].
+// From streams of x, and sine s and cosine c of x[0], to streams of h. What the adjoint needs takes the place of x: c,
+// and the negative derivatives of h[1], h[2] and h[3] by x[0].
 template <int streams>
 __device__ inline void sine_streams(float s, float c, float* x, float* h) {
     h[0] = s;

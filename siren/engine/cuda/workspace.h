@@ -1,0 +1,139 @@
+// The GPU's memory for a call: one block, which is kept between calls, cut into arrays as a plan says.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "cuda/numerics.h"
+#include "cuda/outputs.h"
+#include "cuda/parameters.h"
+#include "cuda/plan.h"
+#include "cuda/runtime.h"
+
+namespace siren {
+namespace gpu {
+namespace {
+
+// A block that only grows.
+class DeviceMemory {
+public:
+    char* reserve(size_t bytes) {
+        if (bytes > size_) {
+            check(cudaFree(data_));
+            data_ = nullptr;
+            size_ = 0;
+            check(cudaMalloc(&data_, bytes));
+            size_ = bytes;
+        }
+        return static_cast<char*>(data_);
+    }
+
+    static DeviceMemory& shared() {
+        static DeviceMemory memory;
+        return memory;
+    }
+
+private:
+    void* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+// Takes arrays from a block, one after the other. From null it only adds up how much they need.
+class Arena {
+public:
+    explicit Arena(char* start) : start_(start) {}
+    template <class T>
+    void take(T*& array, size_t count) {
+        array = reinterpret_cast<T*>(start_ + used_);
+        used_ += (count * sizeof(T) + 255) / 256 * 256;
+    }
+    size_t used() const { return used_; }
+
+private:
+    char* const start_;
+    size_t used_ = 0;
+};
+
+template <class Precision>
+struct Workspace {
+    typedef typename Precision::Piece Piece;
+
+    // Matrices of the layers, planes of a layer together; packed weights, all planes apart; and vectors.
+    Piece *h, *x, *d, *weights;
+    float* vectors;
+    float* output_parts;  // see OutputParts in outputs.h
+
+    // What follows is there only to go back with.
+    uint4* kept;                       // x of tiles, in the order of threads
+    float* scales;                     // of each tile's d, see sm90/chain.h
+    float* cotangents;                 // of the outputs (points, streams, channels)
+    unsigned *largest, *arrived;       // of each chunk: largest cotangent, groups that have said theirs
+    // Sums over shares; see Plan and Part (gradient.h).
+    float *outer_sums;                 // (hidden layer, share, width, width)
+    float *bias_sums;                  // (hidden layer, share, width)
+    float *first_sums;                 // (share, 3, width): weights' two columns, bias
+    float *output_sums;                // (share, channels, width)
+    double *point_sums;                // (share, 1 + channels): loss, output biases
+
+    Workspace(const Parameters& p, const Plan& plan, int streams) {
+        Arena measured(nullptr);
+        lay_out(measured, p, plan, streams);
+        Arena arena(DeviceMemory::shared().reserve(measured.used()));
+        lay_out(arena, p, plan, streams);
+    }
+
+private:
+    void lay_out(Arena& arena, const Parameters& p, const Plan& plan, int streams) {
+        const size_t layer = Precision::pieces * plan.plane, width = plan.width, hidden = p.hidden_layers;
+        const size_t outputs = size_t(plan.points) * streams * p.channels;
+        arena.take(h, layer * plan.h_layers);
+        arena.take(weights, Precision::pieces * 2 * hidden * width * width);
+        arena.take(vectors, (3 + hidden + p.channels) * width);
+        arena.take(output_parts, width / 32 * outputs);
+        if (!plan.keep) return;
+        arena.take(kept, plan.kept);
+        arena.take(scales, plan.tiles);
+        arena.take(x, layer * plan.x_layers);
+        arena.take(d, layer * plan.d_layers);
+        arena.take(outer_sums, hidden * plan.outer_shares * width * width);
+        arena.take(bias_sums, hidden * plan.bias_shares * width);
+        arena.take(first_sums, plan.first_shares * 3 * width);
+        arena.take(output_sums, plan.output_shares * p.channels * width);
+        arena.take(cotangents, outputs);
+        arena.take(point_sums, size_t(std::max(blocks(plan.points), 4 * plan.output_shares)) * (1 + p.channels));
+        arena.take(largest, plan.chunks);
+        arena.take(arrived, plan.chunks);
+    }
+};
+
+// What the launchers of a call share: its parameters, plan and memory.
+template <class Precision>
+struct Context {
+    typedef Matrix<Precision> Rows;
+
+    const Parameters p;
+    const Plan plan;
+    const Workspace<Precision> memory;
+
+    Vectors vectors() const { return {memory.vectors, plan.width}; }
+    size_t layer_size() const { return Precision::pieces * plan.plane; }
+    // Where the matrices of layer l are; without `keep` two places serve in turn.
+    Rows h(int l) const { return {memory.h + (plan.keep ? l : l % 2) * layer_size(), plan.plane}; }
+    Rows x(int l) const { return {memory.x + l * layer_size(), plan.plane}; }
+    Rows d(int l) const { return {memory.d + l * layer_size(), plan.plane}; }
+    float* bias_sums(int l) const { return memory.bias_sums + size_t(l - 1) * plan.bias_shares * plan.width; }
+    // Packed weights of hidden layer l, or their transpose.
+    Rows weights(int l, bool transposed) const {
+        const size_t matrix = size_t(plan.width) * plan.width;
+        return {memory.weights + (2 * (l - 1) + transposed) * matrix, 2 * p.hidden_layers * matrix};
+    }
+    // Of a chunk; `groups` of columns each leave a part of the outputs.
+    OutputParts output_parts(const Points& points, int streams, int groups) const {
+        return {memory.output_parts, vectors().output(p.hidden_layers, 0), p.channels, points.padded * streams,
+                groups};
+    }
+};
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
