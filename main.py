@@ -7,9 +7,9 @@ import signal
 import sys
 
 if __name__ == "__main__":  # until main() takes over, Ctrl-C and SIGTERM end the program at once
-    said = b"main.py: interrupted before training; nothing was written\n"
+    message = b"main.py: interrupted before training; nothing was written\n"
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: (os.write(2, said), os._exit(130)))
+        signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
 
 import argparse
 
@@ -19,63 +19,62 @@ from siren.cli.options import parse
 
 
 def main() -> int:
-    """Run what the command line asks for; returns the exit status."""
-    with safe_streams(), signals.interrupting():
+    """Run the program; returns its exit status."""
+    with safe_streams(), signals.raising_interrupt():
         try:
             options = parse(sys.argv[1:])
-            if runtime.rank() > 0:  # rank 0 writes and talks
+            if runtime.rank() > 0:  # rank 0 alone prints
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             status = dispatch(options)
         except (Exception, KeyboardInterrupt) as error:
-            from siren.cli.errors import explained
+            from siren.cli.errors import report_error
 
-            status = explained(error, verbose="--verbose" in sys.argv).status
+            status = report_error(error, verbose="--verbose" in sys.argv).status
             if runtime.under_mpirun():
-                os._exit(status)  # at a common end this process would wait for the others
+                os._exit(status)  # a normal exit would wait for the other processes
         return status
 
 
 def dispatch(options: argparse.Namespace) -> int:
-    """Draw, train on one picture, or train on several; returns the exit status."""
+    """Render a network, train on one picture, or on several; returns the exit status."""
     if options.task == "render":
         from siren.cli.rendering import render
 
         return render(options)
-    from siren.cli.several import run_several, runs_of
+    from siren.cli.several import make_runs, run_several
 
-    runs = runs_of(options)
+    runs = make_runs(options)
     if len(runs) > 1:
         return run_several(options, runs, run)
     return run(runs[0], signals.Stop()).status
 
 
 def run(options: argparse.Namespace, stop: signals.Stop):
-    """Read the pictures, then train and save; returns the ``Outcome``.
+    """Read the pictures, train and save; returns the ``Outcome``.
 
-    Of several processes, the first one reads and writes for all.
+    With several processes, rank 0 alone reads and writes.
     """
     from siren.cli import inputs
     from siren.cli.folder import output_folder
-    from siren.cli.identity import asked_for
-    from siren.cli.several import nothing_left
+    from siren.cli.identity import identity_options
+    from siren.cli.several import report_finished_run
 
-    asked = {**asked_for(options), "resume": options.resume}
+    settings = {**identity_options(options), "resume": options.resume}
     if runtime.rank() > 0:
-        return experiment(options, asked, [], None, stop)
+        return experiment(options, settings, [], None, stop)
     pictures = [inputs.read_inputs(options)]
     with output_folder(options, inputs.paths(options).values()) as lock:
-        done = nothing_left(options, pictures[0])
-        return done or experiment(options, asked, pictures, lock, stop)
+        finished = report_finished_run(options, pictures[0])
+        return finished or experiment(options, settings, pictures, lock, stop)
 
 
-def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, stop):
-    """Train on the only one of ``pictures``, which is taken out to free its memory, and save.
+def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock, stop):
+    """Train and save; returns the ``Outcome``.
 
-    asked  the options that all processes must have been given alike
-    lock   on the output folder; None in a process that does not write
-    stop   tells of Ctrl-C
-
-    Returns the ``Outcome``.
+    settings  what must be the same in all processes
+    pictures  one ``Inputs``, removed from the list to free its memory; empty except in rank 0
+    lock      on the output folder; None except in rank 0
+    stop      ``signals.Stop``: whether Ctrl-C or SIGTERM has asked for an early end
     """
     from siren.cli.machine import check_memory, choose_engine, start_jittor
 
@@ -84,23 +83,23 @@ def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, s
     from siren.cli.finishing import finish
     from siren.cli.inputs import Origin, make_batch
     from siren.cli.resuming import open_checkpoint
-    from siren.cli.training import announce, ending, open_preview
+    from siren.cli.training import announce, handle_interruption, make_preview
     from siren.training.loop import train
 
     if pictures:
         check_memory(options, pictures[0].image.shape[:2], device)
     engine = choose_engine(options, device)
-    with signals.sheltered():
-        processes.refuse_disagreement(options, {**asked, "device": device})
+    with signals.shield_children():
+        processes.check_agreement(options, {**settings, "device": device})
         origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None
         task = processes.scatter_task(make_task(options, pictures.pop()) if pictures else None)
         network = make_network(options)
         optimizer, schedule = make_optimizer(options, network, engine)
         batch = make_batch(options, len(task.points))
         checkpoint = open_checkpoint(options, device, task, network, optimizer)
-        preview = open_preview(options, lock)
+        preview = make_preview(options, lock)
         announce(options, task, device)
-        with ending(checkpoint, stop):
+        with handle_interruption(checkpoint, stop):
             result = train(
                 network, task, engine, options.epochs, optimizer, schedule, checkpoint, stop,
                 preview, batch,
@@ -109,7 +108,7 @@ def experiment(options: argparse.Namespace, asked: dict, pictures: list, lock, s
 
 
 def make_network(options: argparse.Namespace):
-    """The SIREN to be trained, its initial weights drawn from ``--seed``."""
+    """The SIREN to train; ``--seed`` determines its initial weights."""
     import jittor
 
     from siren.network import Siren
@@ -164,6 +163,6 @@ def make_optimizer(options: argparse.Namespace, network, engine):
 
 
 if __name__ == "__main__":
-    ended = main()
-    signals.ignore()  # what is left is Python's own clearing up
-    sys.exit(ended)
+    exit_status = main()
+    signals.ignore()  # only the interpreter's shutdown is left
+    sys.exit(exit_status)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prepares a Python environment once, then runs the experiments or the tests. See ./run.sh help.
+# Prepares a Python environment once, then runs the experiments or the tests; see ./run.sh help.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -8,17 +8,17 @@ tasks=(inpaint fit edit poisson) # quickest first
 usage() {
   cat <<'TEXT'
 usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
-       ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better, in a tenth of the steps
+       ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in fewer steps
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
        ./run.sh help                 print this
 
-Options are handed to main.py (python main.py --help lists them), for example
+Options are passed on to main.py (python main.py --help lists them), for example
        ./run.sh --epochs 50 --sidelength 128
        ./run.sh fit --epochs 100 --input_path picture.png
-Where all four run, each takes those options that it has.
-Results land in outputs/TASK. The Python environment is the active virtualenv or conda environment
-if there is one (conda's "base" is left alone), else .venv, which is created if need be.
+When all four run, each ignores the options that it does not have.
+Results go to outputs/TASK. The active virtualenv or conda environment is used (but not conda's
+"base"); without one, .venv is used and created if it is missing.
 TEXT
 }
 
@@ -37,18 +37,18 @@ print("%d.%d" % sys.version_info[:2],
       "headers" if any(os.path.exists(os.path.join(f, "Python.h")) for f in folders) else "-",
       "venv" if find_spec("ensurepip") else "-")'
 
-facts() { # facts PYTHON: "3.11 fits headers venv" with - for no; fails if it does not run
+facts() { # facts PYTHON: prints "3.11 fits headers venv", with - for no; fails if PYTHON does not run
   "$1" -c "$inspect" 2>/dev/null # a pyenv shim can exist without running
 }
 
-find_python() { # sets python to an interpreter that a new environment can be made with
+find_python() { # sets python to an interpreter for a new environment
   for python in python3.12 python3.11 python3.10 python3.9 python3 python; do
     [[ "$(facts "$python")" != *fits* ]] || return 0
   done
   fail 1 "Jittor needs Python 3.9 to 3.12, and none is installed here; install one (python3.12)."
 }
 
-check_system() { # the compiler and the headers that Jittor needs, before anything is downloaded
+check_system() { # check_system FACTS: fails without the compiler and headers that Jittor needs
   local missing=()
   command -v "${cc_path:-g++}" >/dev/null || missing+=("g++ (Fedora: gcc-c++)")
   [[ "$1" == *headers* || -n "${python_config_path:-}" ]] ||
@@ -68,7 +68,7 @@ choose_environment() { # sets environment (a folder) and python
   python="$environment/bin/python"
 }
 
-prepare_environment() { # checks the machine, and creates .venv if it is to be used
+prepare_environment() { # checks the machine, and creates .venv if it is used and missing
   local own="$root/.venv" known
   if [[ "$environment" == "$own" ]] && ! facts "$python" >/dev/null; then
     find_python
@@ -88,7 +88,7 @@ and try again."
   check_system "$known"
 }
 
-install() { # install FILE: the first time, and whenever that requirements file has changed
+install() { # install FILE: the first time, and after every change of that requirements file
   local stamp="$environment/.siren-${1//\//-}"
   if [[ -x "$python" && -f "$stamp" && "$(<"$stamp")" == "$(<"$root/$1")" ]]; then
     return
@@ -105,7 +105,7 @@ install() { # install FILE: the first time, and whenever that requirements file 
 
 # ---- the commands ------------------------------------------------------------------------------
 
-run_all() { # run_all OPTION ...: every task, each in its own folder; stops at the first failure
+run_all() { # run_all OPTION ...: every task in its own folder; stops at the first failure
   local task folder="" run=("$python" "$root/main.py")
   while (($#)); do
     case "$1" in
@@ -124,8 +124,8 @@ run_all() { # run_all OPTION ...: every task, each in its own folder; stops at t
     esac
     shift
   done
-  run+=(--for_all_tasks) # an option that one task does not have is for another one
-  # Ctrl-C ends them all, even if the task that it interrupts still saves and leaves with status 0.
+  run+=(--for_all_tasks) # each task ignores the options of the others
+  # Ctrl-C ends all of them, even if the interrupted task still saves and exits with status 0.
   trap 'exit 130' INT
   for task in "${tasks[@]}"; do
     echo "== $task" >&2

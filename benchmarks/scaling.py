@@ -34,7 +34,7 @@ def noise(height: int, width: int) -> np.ndarray:
 
 
 class Training:
-    """This program's steps on a picture of noise, as ``siren/training.py`` does them."""
+    """This program's steps on a picture of noise, as ``siren/training/loop.py`` does them."""
 
     def __init__(self, height: int, width: int, hidden_features: int, device: str):
         import jittor as jt
@@ -205,12 +205,12 @@ def sizes(options) -> None:
     # As many points as the small picture has, fewer than training takes at once.
     strips = [np.arange(first, first + SMALL**2) for first in range(0, total, SMALL**2)]
     small.step(0)
-    jt.sync(large.gradient_of._mean_over_points(strips[0], total), True)
+    jt.sync(large.gradient_of._pointwise(strips[0], total), True)
     pairs = []
     for strip in strips[: options.steps]:
         before = statistics.median(timed(small.step, 0.0, 1))
         start = time.perf_counter()
-        jt.sync(large.gradient_of._mean_over_points(strip, total), True)
+        jt.sync(large.gradient_of._pointwise(strip, total), True)
         seconds = time.perf_counter() - start
         after = statistics.median(timed(small.step, 0.0, 1))
         pairs.append((seconds / len(strip), (before + after) / 2 / SMALL**2))

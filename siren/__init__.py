@@ -1,8 +1,8 @@
 """SIREN on images, in Jittor.
 
-Importing this package prepares the environment so that a following ``import jittor`` succeeds on
-this machine (see ``siren.runtime``); it does not import Jittor itself. The names of ``_NAMES`` come
-from their modules, and Jittor with them, when they are first used.
+Importing this package prepares the environment so that a later ``import jittor`` succeeds on this
+machine (see ``siren.runtime``). It does not import Jittor: the modules of ``_NAMES``, which do, are
+imported when one of their names is first used.
 """
 
 from importlib import import_module
@@ -34,7 +34,7 @@ prepare()
 
 
 def __getattr__(name: str):
-    """Import the module that has ``name``."""
+    """Import the module of ``name`` on first use."""
     if name not in _NAMES:
         raise AttributeError(f"module 'siren' has no attribute {name!r}")
     return getattr(import_module(_NAMES[name]), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-WHOLE = (-1.0, -1.0, 1.0, 1.0)  # a crop that is the whole picture
+FULL_VIEW = (-1.0, -1.0, 1.0, 1.0)  # the crop that is the whole picture
 
 
 def grid(height: int, width: int) -> np.ndarray:
@@ -16,7 +16,7 @@ def grid(height: int, width: int) -> np.ndarray:
     return strip(height, width, 0, height)
 
 
-def strip(height: int, width: int, first: int, last: int, crop=WHOLE) -> np.ndarray:
+def strip(height: int, width: int, first: int, last: int, crop=FULL_VIEW) -> np.ndarray:
     """Coordinates of rows ``first`` to ``last`` - 1 of a ``height`` x ``width`` view of ``crop``.
 
     ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]; its corners are the view's corner
@@ -32,9 +32,9 @@ def strip(height: int, width: int, first: int, last: int, crop=WHOLE) -> np.ndar
 
 
 def spacing(height: int, width: int) -> tuple[float, float]:
-    """Distance of neighbouring pixels along (rows, columns), in coordinates.
+    """Distance between neighbouring pixels along (rows, columns), in coordinates.
 
     A derivative with respect to coordinates times the spacing is a derivative *in pixel units*.
-    Both sides must be at least 2.
+    ``height`` and ``width`` must be at least 2.
     """
     return 2 / (height - 1), 2 / (width - 1)

@@ -1,7 +1,7 @@
 """Several processes that train one network: ``mpirun -np 4 python main.py ...``.
 
-Jittor speaks MPI in a process that mpirun has started. Without mpirun, rank is 0, the world size 1
-and every call trivial. Call nothing before ``runtime.start``.
+Jittor uses MPI in a process that mpirun has started. Without mpirun, rank is 0, the world size is 1
+and every call is trivial. Call nothing here before ``runtime.start``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import json
 import jittor as jt
 import numpy as np
 
-_BLOCK = 2**22  # bytes of an array that are sent at a time
+_BLOCK = 2**22  # bytes of an array per broadcast
 
 
 def rank() -> int:
-    """Which process this is, from 0."""
+    """The index of this process, from 0."""
     return jt.rank
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return jt.world_size
 
 
@@ -35,14 +35,14 @@ def all_reduce(var):
 
 
 def any_true(flag: bool) -> bool:
-    """Whether ``flag`` is true in any process; all of them must ask."""
+    """Whether ``flag`` is true in any process; all processes must call it."""
     if world_size() == 1:
         return flag
     return bool(all_reduce(jt.array(np.float32([flag, flag]))).numpy()[0])
 
 
 def broadcast(content: bytes) -> bytes:
-    """The ``content`` of rank 0, in all processes."""
+    """Rank 0's ``content``, in all processes."""
     if world_size() == 1:
         return content
     size = np.array([len(content)])
@@ -55,29 +55,29 @@ def broadcast(content: bytes) -> bytes:
 def scatter(array: np.ndarray) -> np.ndarray:
     """This process's ``share`` of the rows of rank 0's ``array`` (N, ...).
 
-    What other ranks pass is ignored. They never hold more rows than their share and ``_BLOCK``
+    The argument is ignored in other ranks, which never hold more than their share and ``_BLOCK``
     bytes.
     """
     root = rank() == 0
     header = json.dumps([array.shape, array.dtype.str]).encode() if root else b""
-    (total, *row), kind = json.loads(broadcast(header))
-    mine = share(total)
-    ours = array[mine.start : mine.stop] if root else np.empty((len(mine), *row), kind)
-    rows = max(1, _BLOCK // np.dtype((kind, tuple(row))).itemsize)
+    (total, *row_shape), dtype = json.loads(broadcast(header))
+    local = share(total)
+    result = array[local.start : local.stop] if root else np.empty((len(local), *row_shape), dtype)
+    rows = max(1, _BLOCK // np.dtype((dtype, tuple(row_shape))).itemsize)
     for begin in range(0, total, rows):
         end = min(begin + rows, total)
         content = array[begin:end].tobytes() if root else b""
-        block = np.frombuffer(broadcast(content), kind).reshape(end - begin, *row)
-        low, high = max(begin, mine.start), min(end, mine.stop)
+        block = np.frombuffer(broadcast(content), dtype).reshape(end - begin, *row_shape)
+        low, high = max(begin, local.start), min(end, local.stop)
         if low < high and not root:
-            ours[low - mine.start : high - mine.start] = block[low - begin : high - begin]
-    return ours
+            result[low - local.start : high - local.start] = block[low - begin : high - begin]
+    return result
 
 
 def disagreements(facts: dict) -> list[str]:
-    """Names of the ``facts`` (as JSON can hold them) that differ between processes."""
+    """Names of the ``facts`` (values that JSON can store) that differ between processes."""
     expected = json.loads(broadcast(json.dumps(facts).encode()))
     names = list(expected)
     differs = [json.loads(json.dumps(facts.get(name))) != expected[name] for name in names]
-    found = all_reduce(jt.array(np.float32([*differs, 0]))).numpy()
-    return [name for name, differing in zip(names, found) if differing > 0]
+    counts = all_reduce(jt.array(np.float32([*differs, 0]))).numpy()
+    return [name for name, count in zip(names, counts) if count > 0]

@@ -1,7 +1,7 @@
-"""Files that are written whole, sets of them that change together, and folders kept to one run.
+"""Atomic writing, sets of files that change together, and folder locks.
 
-Everything that is not finished has a name that only this program gives, so that clearing up after a
-killed run touches nothing else.
+Unfinished files have names that only this program uses, so that cleaning up after a killed run
+removes nothing else.
 """
 
 from __future__ import annotations
@@ -17,44 +17,47 @@ import stat
 from pathlib import Path
 
 LOCK = ".lock"
-_JOURNAL = ".siren-commit.json"  # what a change has still to rename and remove
-_PART = re.compile(r"\.siren-\d+-[0-9a-f]{16}\.part")  # a file that is not whole yet
+_JOURNAL = ".siren-commit.json"  # the files that a commit renames and removes
+_TEMPORARY = re.compile(r"\.siren-\d+-[0-9a-f]{16}\.part")  # name of an unfinished file
 _LOCK_CONTENT = re.compile(rb"\d+\n(?:[0-9a-f]{64} [^\n]+\n)*")
 
 
 class FolderInUse(Exception):
-    """Another run works in the folder; the message names its process."""
+    """Another run uses the folder; the message names its process."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` aside and rename it to ``path``; raises OSError, leaving nothing behind."""
-    aside = _write_aside(path.parent, content)
+    """Write ``path`` atomically: a temporary file, then a rename.
+
+    Raises OSError, and then leaves no temporary file.
+    """
+    temporary = _write_temporary(path.parent, content)
     try:
-        os.replace(aside, path)
+        os.replace(temporary, path)
     except BaseException:
-        _discard(aside)
+        _discard(temporary)
         raise
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 of ``content``, by which a file is recognised as one that this program wrote."""
+    """SHA-256 of ``content``; by it the program recognises the files that it wrote."""
     return hashlib.sha256(content).hexdigest()
 
 
 def file_digest(path: Path) -> str | None:
-    """``digest`` of a regular file, read a piece at a time; None where there is none to read."""
-    total = hashlib.sha256()
+    """``digest`` of a regular file, read in blocks; None if there is none or it is unreadable."""
+    sha = hashlib.sha256()
     try:
         with open_regular(path) as file:
-            while part := file.read(1 << 20):
-                total.update(part)
+            while block := file.read(1 << 20):
+                sha.update(block)
     except OSError:
         return None
-    return total.hexdigest()
+    return sha.hexdigest()
 
 
 def open_regular(path: Path):
-    """Open a regular file to read its bytes; OSError for anything else, on which it never waits."""
+    """Open a regular file for reading bytes; OSError for anything else, without ever blocking."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return open(descriptor, "rb")
@@ -63,56 +66,57 @@ def open_regular(path: Path):
 
 
 class Change:
-    """A set of files of one folder that changes as one: all are new, or all are as before.
+    """A set of files in one folder that change together: either all of them or none.
 
-    ``write`` puts contents aside, ``commit`` renames them. Where the process dies between two of
-    these renames, ``recover`` completes them. Leaving the context without a commit discards all.
+    ``write`` creates temporary files and ``commit`` renames them. If the process dies between two
+    of these renames, ``recover`` completes them. Leaving the context without a commit discards the
+    change.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.parts: dict[str, Path] = {}
+        self.temporaries: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.removals: list[str] = []
         self.committed = False
 
     def __enter__(self):
-        """Begin with an empty set."""
+        """Start with no files."""
         return self
 
     def __exit__(self, *_):
-        """Discard what was not committed."""
-        for aside in self.parts.values():
-            _discard(aside)
+        """Remove temporary files that were not committed."""
+        for temporary in self.temporaries.values():
+            _discard(temporary)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put ``content`` aside for the file called ``name``. Raises OSError."""
-        self.parts[name] = _write_aside(self.folder, content)
+        """Write ``content`` to a temporary file for ``name``. Raises OSError."""
+        self.temporaries[name] = _write_temporary(self.folder, content)
         self.digests[name] = digest(content)
 
     def remove(self, name: str) -> None:
-        """The file called ``name`` is gone after the commit."""
+        """Have the commit remove the file called ``name``."""
         self.removals.append(name)
 
     def commit(self) -> None:
-        """Make the change. Raises OSError, with everything as before, where it is impossible."""
-        for name in (*self.parts, *self.removals):
+        """Make the change. Raises OSError if it is impossible; then no file has changed."""
+        for name in (*self.temporaries, *self.removals):
             if (self.folder / name).is_dir():
                 raise IsADirectoryError(f"{self.folder / name} is a folder")
         journal = {
-            "rename": {aside.name: name for name, aside in self.parts.items()},
+            "rename": {temporary.name: name for name, temporary in self.temporaries.items()},
             "remove": self.removals,
         }
         write_bytes(self.folder / _JOURNAL, json.dumps(journal).encode())
         self.committed = True
         _complete(self.folder, journal)
-        self.parts = {}
+        self.temporaries = {}
 
 
 def recover(folder: Path) -> None:
-    """Complete what a killed run was committing, and remove what it had not finished writing.
+    """Complete the commit of a killed run, and remove its temporary files.
 
-    Nobody else may be writing into ``folder``. Raises OSError.
+    The caller holds the lock of ``folder``. Raises OSError.
     """
     with contextlib.suppress(OSError, ValueError, RecursionError):
         with open_regular(folder / _JOURNAL) as file:
@@ -120,60 +124,60 @@ def recover(folder: Path) -> None:
         if _is_journal(journal):
             _complete(folder, journal)
     for entry in os.scandir(folder):
-        if _PART.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+        if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             _discard(folder / entry.name)
 
 
 def _is_journal(journal) -> bool:
-    """Whether it is one that ``Change.commit`` wrote: it names files of its own folder only."""
+    """Whether ``Change.commit`` can have written it; it names files of its own folder only."""
     if not isinstance(journal, dict) or journal.keys() != {"rename", "remove"}:
         return False
     renames, removals = journal["rename"], journal["remove"]
     if not isinstance(renames, dict) or not isinstance(removals, list):
         return False
     names = [*renames.values(), *removals]
-    return all(map(_PART.fullmatch, renames)) and all(
+    return all(map(_TEMPORARY.fullmatch, renames)) and all(
         isinstance(name, str) and name == os.path.basename(name) for name in names
     )
 
 
 def _complete(folder: Path, journal) -> None:
-    for aside, name in journal["rename"].items():
+    for temporary, name in journal["rename"].items():
         with contextlib.suppress(FileNotFoundError):  # renamed before the process died
-            os.replace(folder / aside, folder / name)
+            os.replace(folder / temporary, folder / name)
     for name in journal["remove"]:
         (folder / name).unlink(missing_ok=True)
     (folder / _JOURNAL).unlink(missing_ok=True)
 
 
-def _write_aside(folder: Path, content: bytes) -> Path:
-    aside = folder / f".siren-{os.getpid()}-{secrets.token_hex(8)}.part"
+def _write_temporary(folder: Path, content: bytes) -> Path:
+    temporary = folder / f".siren-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
-        with open(aside, "xb") as file:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except BaseException:
-        _discard(aside)
+        _discard(temporary)
         raise
-    return aside
+    return temporary
 
 
-def _discard(aside: Path) -> None:
+def _discard(temporary: Path) -> None:
     with contextlib.suppress(OSError):
-        aside.unlink()
+        temporary.unlink()
 
 
 @contextlib.contextmanager
 def writable(folder: Path):
-    """Within its context ``folder`` exists and can be written into; raises OSError if it cannot.
+    """Create ``folder`` if it is missing and check that it is writable; raises OSError.
 
-    Folders that had to be created are removed at the end if they are empty then.
+    At the end of the context, folders that it created are removed if they are empty.
     """
     missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _discard(_write_aside(folder, b""))
+        _discard(_write_temporary(folder, b""))
         yield
     finally:
         for created in missing:
@@ -184,16 +188,16 @@ def writable(folder: Path):
 class Lock:
     """A lock that this process holds on a folder.
 
-    It keeps a record of the files that a run has written there and not committed, by name and
-    digest, which outlives the process: the next run knows them for this program's own.
+    The lock file lists the files that a run has written without a commit, by name and digest. The
+    list outlives a killed process, so that the next run recognises them as the program's own.
     """
 
-    def __init__(self, descriptor: int | None, before: bytes = b""):
+    def __init__(self, descriptor: int | None, content: bytes = b""):
         self.descriptor = descriptor
-        self.lines = before.splitlines(keepends=True)[1:]
+        self.lines = content.splitlines(keepends=True)[1:]
 
     def record(self, name: str, content: bytes) -> None:
-        """Remember that ``name`` is about to be written with ``content``. Raises OSError."""
+        """List ``name``, which is about to be written with ``content``. Raises OSError."""
         line = f"{digest(content)} {name}\n".encode()
         if self.descriptor is None or line in self.lines:
             return
@@ -201,39 +205,39 @@ class Lock:
         os.pwrite(self.descriptor, line, os.fstat(self.descriptor).st_size)
 
     def recorded(self) -> list[tuple[str, str]]:
-        """Pairs (name, digest) of this run and of killed ones."""
+        """Listed pairs (name, digest), of this run and of killed ones."""
         fields = [line.decode(errors="replace").rstrip("\n").split(" ", 1) for line in self.lines]
         return [(name, content) for content, name in fields]
 
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Keep ``folder``, which must exist, to this process; yields the ``Lock``.
+    """Lock ``folder``, which must exist, for this process; yields the ``Lock``.
 
-    Raises FolderInUse where another process has it, OSError where no lock can be made. The system
-    frees the lock of a process that dies, so that none is ever stale. A file of that name which
-    this program did not write serves as a lock too, but stays as it is.
+    Raises FolderInUse if another process has locked it, OSError if no lock can be made. The system
+    frees the lock of a process that dies, so a lock is never stale. A lock file that this program
+    did not write is locked too, but its content stays as it is.
     """
     path = folder / LOCK
-    descriptor, ours = _acquire(path, folder)
+    descriptor, own_file = _acquire(path, folder)
     try:
-        before = os.pread(descriptor, 1 << 24, 0)
+        content = os.pread(descriptor, 1 << 24, 0)
         lock = Lock(None)
-        if ours or _LOCK_CONTENT.fullmatch(before):
-            ours = True
-            lock = Lock(descriptor, before)
+        if own_file or _LOCK_CONTENT.fullmatch(content):
+            own_file = True
+            lock = Lock(descriptor, content)
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, b"%d\n" % os.getpid() + b"".join(lock.lines), 0)
         yield lock
     finally:
         with contextlib.suppress(OSError):
-            if ours and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if own_file and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 path.unlink()
         os.close(descriptor)
 
 
 def _acquire(path: Path, folder: Path) -> tuple[int, bool]:
-    """(descriptor of the file at ``path``, locked; whether it had to be created)."""
+    """Open and lock the file at ``path``; returns (descriptor, whether it was created)."""
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
         created = False
@@ -243,11 +247,11 @@ def _acquire(path: Path, folder: Path) -> tuple[int, bool]:
             try:
                 descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
             except FileExistsError:
-                continue  # another process was quicker, or it is a link to nowhere
+                continue  # another process was quicker, or it is a broken link
             created = True
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(f"its {LOCK} is no regular file")
+            raise OSError(f"its {LOCK} is not a regular file")
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -259,4 +263,4 @@ def _acquire(path: Path, folder: Path) -> tuple[int, bool]:
         with contextlib.suppress(FileNotFoundError):
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor, created
-        os.close(descriptor)  # its owner removed it in between: this is not the folder's lock
+        os.close(descriptor)  # its owner has removed it meanwhile, so it locks nothing

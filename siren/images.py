@@ -1,7 +1,7 @@
-"""Pictures on disk and pictures in memory: reading, checking, resizing, writing.
+"""Reading, checking, resizing and writing pictures.
 
 In memory an image is a float32 array (height, width, channels) with values in [-1, 1], where -1 is
-black and 1 is white (`x / 127.5 - 1` of an 8-bit value x); there are 1 or 3 channels, never none.
+black and 1 is white (`x / 127.5 - 1` for an 8-bit value x), and with 1 or 3 channels.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from siren import tiff
 from siren.files import write_bytes
 from siren.text import printable
 
-#: Larger pictures are refused from their header alone, before any memory is spent on them.
+#: Larger pictures are refused after reading the header, before their pixels take memory.
 MAX_PIXELS = 2**28
-#: The shorter side of a fitted picture has at least this many pixels.
+#: The least number of pixels per side of a picture, after resizing.
 MIN_SIDE = 8
 
-# Named one by one because Pillow would otherwise also try formats that start other programs (EPS).
+# Listed because Pillow would otherwise also try formats that start other programs (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
 
-# How Pillow calls pixels of 16 bits a channel that it cuts down to 8: L is little, B big endian.
-_DEEP = re.compile(r"(RGBA?|LA);16([LBN])")
+# Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
+_RAW_16_BIT = re.compile(r"(RGBA?|LA);16([LBN])")
 
 _ORIENTATION_TAG = 0x0112
-_UPRIGHT = {  # what undoes each EXIF orientation; 1 is upright already
+_UPRIGHT = {  # the transposition that undoes each EXIF orientation; 1 is upright already
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -49,57 +49,57 @@ _UPRIGHT = {  # what undoes each EXIF orientation; 1 is upright already
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange height and width
+_SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap height and width
 
 
 class ImageError(ValueError):
-    """A picture that cannot be used; the message is one sentence and says what is wrong."""
+    """A picture cannot be used; the message is one sentence that says why."""
 
 
 class NotANumber(ValueError):
-    """An image in memory has values that no file can hold."""
+    """An image in memory has NaN values, which no picture file can store."""
 
 
 def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Read the picture at `path`, upright, opaque and, if wanted, resized.
+    """Read the picture at `path`: upright, opaque and, with a `size`, resized.
 
-    PNG, JPEG, WebP, BMP, PPM, the first frame of a GIF and the first page of a TIFF are read, in
-    every colour mode that Pillow knows. EXIF orientation is applied; transparency is composited on
-    white.
+    It reads PNG, JPEG, WebP, BMP, PPM, the first frame of a GIF and the first page of a TIFF, in
+    every colour mode that Pillow knows. EXIF orientation is applied; transparent pixels are
+    composited on white.
 
-    White is 255 in 8-bit pictures and 65535 in 16-bit ones, which keep their precision (but for
-    PPM in colour, which is read at 8 bits). A floating-point TIFF says nothing about its white: it
-    is taken to be 1 where no value exceeds 2 and 255 otherwise, and values beyond black or white
-    are clipped.
+    White is 255 in 8-bit pictures and 65535 in 16-bit ones, which keep their precision (except PPM
+    in colour, which is read at 8 bits). A floating-point TIFF does not define its white: it is
+    assumed to be 1 if no value exceeds 2, and 255 otherwise; values beyond black or white are
+    clipped.
 
     Args:
         path: an existing regular file.
         channels: 1 for luma (ITU-R BT.601, as Pillow's mode "L"), 3 for RGB (gray is replicated).
         size: (height, width) to resize to with an antialiasing bicubic filter, or None. An 8-bit
-            picture is resized in 8 bits, so the result is exactly representable as a PNG.
+            picture is resized in 8 bits, so that a PNG can represent the result exactly.
 
     Returns:
         float32 array (height, width, channels) in [-1, 1].
 
     Raises:
-        ImageError: the file is missing, empty, damaged, too large, or not a picture.
+        ImageError: the file is missing, empty, damaged, too large or not a picture.
 
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels!r}")
     if size is not None and min(size) < 1:
         raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
-    with _opened(path) as picture:
+    with _open_picture(path) as picture:
         raw_mode = _raw_mode(picture)
-        deep_colour = _DEEP.fullmatch(raw_mode)
-        if tiff.wrong_order(picture):
-            _unpack_as(picture, raw_mode.replace("B", "N"))
+        is_colour_16_bit = _RAW_16_BIT.fullmatch(raw_mode)
+        if tiff.has_wrong_byte_order(picture):
+            _set_raw_mode(picture, raw_mode.replace("B", "N"))
         picture.load()
         orientation = _orientation(picture)
         if picture.mode.startswith("I") or picture.mode == "F":
-            parts = [_deep_gray(picture, path)]
-        elif deep_colour:
-            parts = _deep_colour(picture, path, channels)
+            parts = [_high_depth_gray(picture, path)]
+        elif is_colour_16_bit:
+            parts = _colour_16_bit(picture, path, channels)
         else:
             parts = [_opaque_rgb(picture)]
             if channels == 1:
@@ -118,9 +118,9 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
 
 
 def _as_array(parts: list[Image.Image], channels: int) -> np.ndarray:
-    """One picture, or one for each channel, as float32 (height, width, channels)."""
+    """One picture, or one per channel, as float32 (height, width, channels)."""
     width, height = parts[0].size
-    pixels = np.empty((height, width, channels), np.float32)  # no other copy of a large picture
+    pixels = np.empty((height, width, channels), np.float32)  # the only copy: it may be large
     if len(parts) == 1:
         values = np.asarray(parts[0])
         pixels[...] = values if values.ndim == 3 else values[..., None]
@@ -131,46 +131,46 @@ def _as_array(parts: list[Image.Image], channels: int) -> np.ndarray:
 
 
 def bit_depth(path: str | Path) -> int:
-    """Bits of each value that `read_image(path, ...)` would return: 8, or 16 where there are more.
+    """Bits per value of the picture at `path`: 8, or 16 if it has more than 8.
 
-    Raises ImageError where the header cannot be read.
+    Raises ImageError if the header cannot be read.
     """
-    with _opened(path) as picture:
+    with _open_picture(path) as picture:
         gray = picture.mode.startswith("I") or picture.mode == "F"
-        return 16 if gray or _DEEP.fullmatch(_raw_mode(picture)) else 8
+        return 16 if gray or _RAW_16_BIT.fullmatch(_raw_mode(picture)) else 8
 
 
 def compact(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """float32 `values` in 8 or 16 bits where nothing is lost: (numbers, levels).
+    """float32 `values` in 8 or 16 bits if that loses nothing: (codes, levels).
 
-    `levels[numbers]` is `values`, bit for bit. The numbers are uint8 for the pixels of an 8-bit
-    picture as `read_image` gives them, uint16 for those of a 16-bit one; for anything else they are
-    the values themselves and there are no levels.
+    `levels[codes]` equals `values`, bit for bit. The codes are uint8 for the pixels of an 8-bit
+    picture from `read_image`, and uint16 for those of a 16-bit one. For anything else they are the
+    values themselves, and `levels` is None.
     """
     for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
         levels = (np.arange(white + 1) * (255 / white)).astype(np.float32)
         levels /= np.float32(127.5)
         levels -= 1
-        numbers = np.empty(values.size, kind)
+        codes = np.empty(values.size, kind)
         flat = values.reshape(-1)
-        for first in range(0, values.size, 1 << 20):  # the picture may be large
-            part = flat[first : first + (1 << 20)]
-            ours = np.rint((np.clip(part, -1, 1) + 1) * np.float32(white / 2)).astype(kind)
-            if (levels[ours] != part).any():
+        for first in range(0, values.size, 1 << 20):  # in blocks: the picture may be large
+            block = flat[first : first + (1 << 20)]
+            block_codes = np.rint((np.clip(block, -1, 1) + 1) * np.float32(white / 2)).astype(kind)
+            if (levels[block_codes] != block).any():
                 break
-            numbers[first : first + len(part)] = ours
+            codes[first : first + len(block)] = block_codes
         else:
-            return numbers.reshape(values.shape), levels
+            return codes.reshape(values.shape), levels
     return values, None
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) that `read_image(path, ...)` would return, in pixels, with the same errors.
+    """(height, width) in pixels that `read_image(path, ...)` would return, with the same errors.
 
-    Only the header is decoded, except for PNG, where the orientation may follow the pixels, and
-    TIFF, where whether the header's size is already upright depends on Pillow's version.
+    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
+    TIFF, where Pillow's version decides whether the size in the header is upright already.
     """
-    with _opened(path) as picture:
+    with _open_picture(path) as picture:
         if picture.format in ("PNG", "TIFF"):
             picture.load()
         width, height = picture.size
@@ -178,24 +178,24 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def content_hash(path: str | Path) -> str:
-    """A hash of the file that `read_image(path, ...)` would read; nothing of it stays in memory.
+    """A hash of the file at `path`, read in blocks.
 
-    Raises ImageError where there is no picture to read; its pixels may be damaged all the same.
+    Raises ImageError if its header is not that of a picture; the pixels are not checked.
     """
     digest = hashlib.sha256()
-    with _opened(path), open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
+    with _open_picture(path), open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 
 def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int, int]:
-    """(height, width) at which a picture of `height` by `width` pixels is used.
+    """(height, width) to which a picture of `height` by `width` pixels is resized.
 
     Args:
         height: of the picture, in pixels.
         width: of the picture, in pixels.
-        sidelength: wanted side, in pixels.
+        sidelength: of the result, in pixels.
         aspect: "square" gives (sidelength, sidelength); "keep" makes the longer side `sidelength`
             and rounds the shorter one to the nearest pixel.
 
@@ -220,15 +220,15 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-    """`to_integers` at 8 bits."""
+    """`to_integers` with 8 bits."""
     return to_integers(image, 8)
 
 
 def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
     """Map [-1, 1] to 0..255 (8 bits, uint8) or 0..65535 (16 bits, uint16); same shape.
 
-    Clipped, and rounded to nearest: it inverts `read_image` exactly for pictures of as many bits.
-    NaN, which has no gray, is a NotANumber.
+    Values are clipped and rounded to nearest. This inverts `read_image` exactly for pictures of as
+    many bits. Raises NotANumber for NaN.
     """
     image = np.asarray(image)
     if np.isnan(image).any():
@@ -238,12 +238,12 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
-    """Write `image` as a PNG so that `path` is at any time the old file or the whole new one.
+    """Write `image` as a PNG, atomically.
 
     Args:
         path: the file to create or replace; its folder must exist.
-        image: as `encode_png` takes it.
-        bits: 8 or 16, of each value of the file; only for images in [-1, 1].
+        image: as for `encode_png`.
+        bits: 8 or 16 per value of the file; only for images in [-1, 1].
 
     Raises:
         OSError: the file cannot be written; nothing is left behind.
@@ -256,9 +256,9 @@ def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
     """The content of a PNG file.
 
     Args:
-        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 as they
-            are, any other type from [-1, 1] by `to_integers`.
-        bits: 8 or 16, of each value of the file; only for images in [-1, 1].
+        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 are
+            written as they are, other types are converted from [-1, 1] by `to_integers`.
+        bits: 8 or 16 per value of the file; only for images in [-1, 1].
 
     """
     image = np.asarray(image)
@@ -268,13 +268,13 @@ def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
         raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
     pixels = image if image.dtype in (np.uint8, np.uint16) else to_integers(image, bits)
     if pixels.dtype == np.uint16:
-        return _deep_png(pixels)
+        return _png_16_bit(pixels)
     content = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
     return content.getvalue()
 
 
-def _deep_png(pixels: np.ndarray) -> bytes:
+def _png_16_bit(pixels: np.ndarray) -> bytes:
     """A 16-bit PNG of uint16 (height, width) or (height, width, 3), which Pillow cannot write."""
     height, width = pixels.shape[:2]
     rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
@@ -291,14 +291,14 @@ def _deep_png(pixels: np.ndarray) -> bytes:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
-    """The picture at `path`, its header read and judged; every failure inside is an ImageError."""
-    name = repr(str(path))  # one line and printable, whatever the name holds
+def _open_picture(path: str | Path) -> Iterator[Image.Image]:
+    """Open the picture at `path` and check its header; errors in the context become ImageErrors."""
+    name = repr(str(path))  # one printable line, whatever the name is
     _check_file(path, name)
     try:
         with (
-            _limit(),
-            _quiet(),
+            _limit_pixels(),
+            _suppress_messages(),
             open(path, "rb") as file,
             Image.open(file, "r", _FORMATS) as picture,
         ):
@@ -311,7 +311,7 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        with _quiet():
+        with _suppress_messages():
             _refuse_tiff(name, tiff.unknown_kind(path))
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
     except Image.DecompressionBombError as error:
@@ -319,13 +319,13 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     except MemoryError as error:
         raise ImageError(f"{name} does not fit into memory; make it smaller") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
-        _explain(error, name)
+        _raise_if_from_system(error, name)
         reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
         raise ImageError(f"{name} cannot be read; it may be damaged ({reason})") from error
 
 
 def _refuse_tiff(name: str, kind: str) -> None:
-    """Raise ImageError if a TIFF has something of a ``kind``, in words, that cannot be read."""
+    """Raise ImageError if ``kind``, which describes the unreadable feature of a TIFF, is not ""."""
     if kind:
         raise ImageError(
             f"{name} is a TIFF with {kind}, which cannot be read; save it as a PNG of 8 or 16 bits"
@@ -333,15 +333,15 @@ def _refuse_tiff(name: str, kind: str) -> None:
 
 
 def _check_file(path: str | Path, name: str) -> None:
-    """Raise ImageError if there is no content to read at ``path``.
+    """Raise ImageError unless there is a regular file with content at ``path``.
 
-    This comes before opening, which waits forever on a pipe.
+    This is checked before opening, which would block forever on a pipe.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError) as error:
-        _explain(error, name)
-        raise ImageError(f"{name} cannot be read, it is no possible name ({error})") from error
+        _raise_if_from_system(error, name)
+        raise ImageError(f"{name} cannot be read, it is not a valid name ({error})") from error
     if stat.S_ISDIR(status.st_mode):
         raise ImageError(f"{name} is a folder; name a picture in it")
     if not stat.S_ISREG(status.st_mode):
@@ -350,8 +350,8 @@ def _check_file(path: str | Path, name: str) -> None:
         raise ImageError(f"{name} is empty")
 
 
-def _explain(error: Exception, name: str) -> None:
-    """Raise ImageError if ``error`` is what the system says of the file, and not Pillow."""
+def _raise_if_from_system(error: Exception, name: str) -> None:
+    """Raise ImageError if ``error`` comes from the operating system, not from Pillow."""
     if isinstance(error, FileNotFoundError):
         raise ImageError(f"{name} does not exist") from error
     if isinstance(error, PermissionError):
@@ -364,8 +364,8 @@ def _explain(error: Exception, name: str) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what Pillow and its libraries say about a file's inside from the user.
+def _suppress_messages() -> Iterator[None]:
+    """Suppress the messages of Pillow and its libraries about the content of a file.
 
     Pillow warns and logs; libtiff and its JPEG decoder write to the standard error descriptor.
     """
@@ -381,8 +381,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _limit() -> Iterator[None]:
-    """Let Pillow refuse a picture above `MAX_PIXELS`; it raises at twice what it is told."""
+def _limit_pixels() -> Iterator[None]:
+    """Have Pillow refuse a picture above `MAX_PIXELS`; it raises at twice its own limit."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     try:
@@ -394,21 +394,21 @@ def _limit() -> Iterator[None]:
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
     try:
-        kept = os.dup(2)
+        stderr = os.dup(2)
     except OSError:  # already closed
         yield
         return
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or it makes no sense."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it is invalid."""
     try:
         orientation = picture.getexif().get(_ORIENTATION_TAG)
         return orientation if orientation in _UPRIGHT else 1
@@ -417,45 +417,47 @@ def _orientation(picture: Image.Image) -> int:
 
 
 def _raw_mode(picture: Image.Image) -> str:
-    """How Pillow is about to unpack the pixels of a picture that is not loaded yet."""
-    how = picture.tile[0][3] if picture.tile else ""
-    return str(how[0] if isinstance(how, tuple) and how else how)
+    """The raw mode by which Pillow will unpack the pixels of a picture that is not loaded yet."""
+    arguments = picture.tile[0][3] if picture.tile else ""
+    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def _unpack_as(picture: Image.Image, raw_mode: str) -> None:
-    """Have Pillow unpack the pixels in another way, when it loads them."""
+def _set_raw_mode(picture: Image.Image, raw_mode: str) -> None:
+    """Have Pillow unpack the pixels by ``raw_mode`` when it loads them."""
     for number, tile in enumerate(picture.tile):
-        how = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
-        named = hasattr(tile, "_replace")  # since Pillow 11
-        picture.tile[number] = tile._replace(args=how) if named else (*tile[:3], how)
+        arguments = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
+        if hasattr(tile, "_replace"):  # a named tuple since Pillow 11
+            picture.tile[number] = tile._replace(args=arguments)
+        else:
+            picture.tile[number] = (*tile[:3], arguments)
 
 
-def _deep_colour(picture: Image.Image, path: str | Path, channels: int) -> list[Image.Image]:
-    """The channels of a 16-bit colour (or transparent gray) picture, as `_deep_gray`.
+def _colour_16_bit(picture: Image.Image, path: str | Path, channels: int) -> list[Image.Image]:
+    """The channels of a 16-bit colour (or transparent gray) picture, as `_high_depth_gray`.
 
-    `picture` is loaded, and of each value Pillow has taken the high byte. A second look at the
-    file with the order of the bytes reversed gives the low ones.
+    `picture` is loaded and has the high byte of each value, which is all that Pillow reads. The
+    file is read again with the byte order reversed, which gives the low bytes.
     """
-    with _opened(path) as again:
-        kind, order = _DEEP.fullmatch(_raw_mode(again)).groups()
+    with _open_picture(path) as reopened:
+        kind, order = _RAW_16_BIT.fullmatch(_raw_mode(reopened)).groups()
         if order == "N":
             order = sys.byteorder[0].upper()
         reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
-        if kind == "LA":  # is known in one order only; read its bytes as four channels instead
+        if kind == "LA":  # Pillow knows only one order of it; read its bytes as four channels
             reverse = "RGBA"
-        _unpack_as(again, reverse)
-        again.load()
-        low = np.asarray(again)
+        _set_raw_mode(reopened, reverse)
+        reopened.load()
+        low = np.asarray(reopened)
     if kind == "LA":
         values = low[..., ::2] * np.float32(256) + low[..., 1::2]
     else:
         values = np.asarray(picture) * np.float32(256) + low
-    clear = picture.info.get("transparency")  # of a PNG: the one colour that is transparent
-    if isinstance(clear, tuple) and len(clear) == values.shape[2]:
-        values[(values == clear).all(axis=2)] = 65535
+    transparent = picture.info.get("transparency")  # of a PNG: the one transparent colour
+    if isinstance(transparent, tuple) and len(transparent) == values.shape[2]:
+        values[(values == transparent).all(axis=2)] = 65535
     if values.shape[2] in (2, 4):
-        share = values[..., -1:] / np.float32(65535)
-        values = values[..., :-1] * share + 65535 * (1 - share)
+        alpha = values[..., -1:] / np.float32(65535)
+        values = values[..., :-1] * alpha + 65535 * (1 - alpha)
     if channels == 1 and values.shape[2] == 3:
         values = values @ np.float32([[0.299], [0.587], [0.114]])
     values *= np.float32(255 / 65535)
@@ -463,7 +465,7 @@ def _deep_colour(picture: Image.Image, path: str | Path, channels: int) -> list[
 
 
 def _opaque_rgb(picture: Image.Image) -> Image.Image:
-    """Any 8-bit (or 1-bit) picture as RGB, on white where it is transparent."""
+    """Any 8-bit (or 1-bit) picture as RGB; transparent pixels are composited on white."""
     if picture.mode == "LAB":
         from PIL import ImageCms  # an optional part of Pillow, for a rare mode
 
@@ -476,10 +478,10 @@ def _opaque_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _deep_gray(picture: Image.Image, path: str | Path) -> Image.Image:
+def _high_depth_gray(picture: Image.Image, path: str | Path) -> Image.Image:
     """A 16-bit, 32-bit or floating-point gray picture as mode "F" with white at 255."""
     values = np.array(picture, dtype=np.float64)
-    low, high = values.min(), values.max()  # NaN and infinity show up here too
+    low, high = values.min(), values.max()  # the comparisons below reject NaN and infinity too
     if picture.mode == "F":
         white = 1.0 if high <= 2 else 255.0
         if not (-2 * white <= low and high <= 2 * white):
@@ -489,13 +491,13 @@ def _deep_gray(picture: Image.Image, path: str | Path) -> Image.Image:
             )
     else:
         white = 65535.0
-        if low < 0 or high > white:  # only in 32-bit TIFFs; there is no telling their white
+        if low < 0 or high > white:  # only in 32-bit TIFFs, whose white is unknown
             raise ImageError(
                 f"{str(path)!r} has integer values outside 0..65535; convert it to 8 or 16 bits"
             )
-        clear = picture.info.get("transparency")  # of a PNG: the one value that is transparent
-        if isinstance(clear, int):
-            values[values == clear] = white
+        transparent = picture.info.get("transparency")  # of a PNG: the one transparent value
+        if isinstance(transparent, int):
+            values[values == transparent] = white
     if tiff.white_is_zero(picture):
         values = white - values
     return Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.float32))

@@ -1,8 +1,8 @@
-"""The losses that tasks train on, by name, and the norms in which a residual is measured.
+"""The losses of the tasks, by name, and the norms in which a residual is measured.
 
-Coordinates are Vars (n, 2), targets (n, K, channels): K = 1 for pixels and the Laplacian, 2 for the
-gradient (along rows, along columns), derivatives in pixel units. Every loss is a differentiable
-scalar Var.
+Coordinates are Vars (n, 2). Targets are Vars (n, K, channels), with K = 1 for pixels and for the
+Laplacian, and 2 for the gradient (along rows, along columns); derivatives are in pixel units. Every
+loss is a differentiable scalar Var.
 """
 
 from __future__ import annotations
@@ -42,36 +42,36 @@ def _derivative_mse(network, coordinates, target, engine, order, operator, norm)
 
 
 def residual_loss(predicted, target, order: int, operator, norm):
-    """The loss of what ``operator.predict`` gave on the whole grid, or any points if pointwise."""
+    """The loss, given ``operator.predict`` on the whole grid, or at any points if pointwise."""
     return norm(operator.differentiate(predicted, order) - target)
 
 
 def is_pointwise(operator, norm) -> bool:
-    """Whether a loss is a mean over points, and so can be had of any of them."""
+    """Whether the loss is a mean over points, which any subset of them can estimate."""
     return norm.pointwise and not operator.on_grid
 
 
 class OperatorNorm:
-    """The residual r as it is: mean of r^2 over all its numbers.
+    """The residual r itself: mean of r^2 over all its values.
 
     On the grid, the error e of the picture solves Laplacian(e) = r, where r is the residual of the
-    Laplacian, or the divergence of that of the gradient. This norm of a Laplacian's residual,
-    |Laplacian(e)|^2, weighs an error of frequency k by k^4 and so is blind to large shapes.
+    Laplacian, or the divergence of the residual of the gradient. For the Laplacian, this norm is
+    |Laplacian(e)|^2: it weights an error of frequency k by k^4, and almost ignores large shapes.
     """
 
     pointwise = True
 
     def __call__(self, residual):
-        """Of a Var (n, K, channels)."""
+        """The norm of a Var (n, K, channels)."""
         return residual.sqr().mean()
 
 
 class _SpectralNorm:
-    """A norm of e, which the orthonormal DCT-II finds from r on a grid of ``shape``.
+    """A norm of the error e, computed from r by the orthonormal DCT-II on a grid of ``shape``.
 
-    It diagonalises the 5-point Laplacian with reflecting border: eigenvalue -w at each frequency.
-    The mean of e (w = 0) is unknown and left out. ``power`` is that of w by which the spectrum of r
-    is divided before it is squared.
+    The DCT-II diagonalises the 5-point Laplacian with reflecting border; -w is its eigenvalue at
+    each frequency. The norm is the mean of (DCT(r) / w^power)^2. The mean of e (w = 0) is unknown
+    and left out.
     """
 
     pointwise = False
@@ -89,7 +89,7 @@ class _SpectralNorm:
         )
 
     def __call__(self, residual):
-        """Of a Var (height * width, K, channels), mean over pixels and channels."""
+        """The norm of a Var (height * width, K, channels), mean over pixels and channels."""
         components = [
             residual[:, k].reshape((*self.shape, residual.shape[2]))
             for k in range(residual.shape[1])

@@ -1,7 +1,7 @@
-"""What memory a run will need, what there is, and which option to change. Without Jittor.
+"""Estimates the memory of a run, compares it with what is free, and says which option to reduce.
 
-Jittor ends with a segmentation fault where the host's memory does not suffice, so that it has to be
-known before. The factors were measured (``tests/test_memory.py`` has some of the figures).
+If the host's memory does not suffice, Jittor ends with a segmentation fault, so this is checked
+before. It needs no Jittor. The factors were measured (``tests/test_memory.py`` has some figures).
 """
 
 from __future__ import annotations
@@ -16,38 +16,40 @@ from pathlib import Path
 
 FLOAT = 4  # bytes
 LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operations
-CUDA_ON_HOST = 1 << 30  # the driver's and the CUDA libraries' part of that
+CUDA_ON_HOST = 1 << 30  # the driver and the CUDA libraries, in the host's memory
 CUDA_ON_DEVICE = 600 << 20  # kernels, cuBLAS
-POINTS_OF_STEP = 1 << 20  # more are taken strip by strip, see ``training.gradient``
+POINTS_OF_STEP = 1 << 20  # more points are processed strip by strip, see ``training.gradient``
 POINTS_OF_EVALUATION = 1 << 16  # see ``training.evaluation``
-LAYER_OF_CHUNK = 1 << 26  # numbers, see ``chunk_values`` in siren_cuda.h
+LAYER_OF_CHUNK = 1 << 26  # values, see ``chunk_values`` in engine/cuda/tuning.h
 
-# Arrays of all parameters besides the kernels': parameters, best ones, gradient, moments, and what
-# an update makes before it takes their place; a state is copied twice on its way to the disk.
+# Numbers of arrays of all parameters, without the kernels' own. LIVE: parameters, best parameters,
+# gradient, moments. UPDATED: the new arrays of an update. SAVED: those of a state, which is copied
+# twice on its way to the disk.
 LIVE = {"adam": 5, "muon": 6}
 UPDATED = {"adam": 3, "muon": 6}
 SAVED = {"adam": 12, "muon": 15}
 
-# Arrays (points of a step, width) of each layer that plain Jittor keeps for a gradient: some, and
-# so many for each stream. Derivatives by ``jittor.grad`` keep those of the way back too, so many
-# for each channel.
-KEPT = 2, 10
-KEPT_BY_AUTOGRAD = {1: (10, 12), 2: (15, 60)}
-KEPT_WITHOUT_GRADIENT = 2  # of one layer, for each stream
+# Numbers of arrays (points of a step, width) per layer that plain Jittor keeps for a gradient: (per
+# layer, per stream). For ``jittor.grad``, which also keeps those of its backward passes, by order:
+# (per layer, per channel).
+TRAINING_ACTIVATIONS = 2, 10
+AUTOGRAD_ACTIVATIONS = {1: (10, 12), 2: (15, 60)}
+EVALUATION_ACTIVATIONS = 2  # per stream, of one layer only
 
-# Arrays of one float a pixel and channel: the picture, its targets, scores and panels; and what a
-# loss of the whole grid adds.
+# Numbers of float arrays (pixels, channels): PICTURE for the picture, targets, scores and panels;
+# GRID for what a loss of the whole grid adds.
 PICTURE = {"fit": 6, "inpaint": 10, "edit": 20, "poisson": 16, "render": 3}
 GRID = 16
 
 
 @dataclass(frozen=True)
 class Run:
-    """What decides how much memory a run needs; names and values are those of main.py's options.
+    """What determines the memory of a run; other names and values are those of main.py's options.
 
-    shape   (height, width) of the picture
-    points  that are trained on; of these a step looks at ``batch_points``, None: at all
-    device  "cpu" or "cuda"
+    shape         (height, width) of the picture
+    points        number of training points
+    batch_points  points per step; None: all
+    device        "cpu" or "cuda"
     """
 
     task: str
@@ -65,31 +67,31 @@ class Run:
 
     @property
     def order(self) -> int:
-        """Of the derivatives that are trained on."""
+        """Order of the derivatives that are trained on."""
         return {"edit": 1, "poisson": 2}.get(self.task, 0)
 
     @property
     def pixels(self) -> int:
-        """Of the picture."""
+        """Number of pixels of the picture."""
         return self.shape[0] * self.shape[1]
 
     @property
     def parameters(self) -> int:
-        """Weights and biases."""
+        """Number of weights and biases."""
         n = self.hidden_features
         return 3 * n + self.hidden_layers * n * (n + 1) + self.channels * (n + 1)
 
     @property
     def whole_grid(self) -> bool:
-        """Whether the loss is one of all pixels together."""
+        """Whether the loss needs the network's values at all pixels together."""
         return self.order > 0 and (self.operator == "fd" or self.residual_norm != "operator")
 
 
-def needed(run: Run) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes that ``run`` needs at its peak, on the host and on the GPU, by what needs them.
+def estimate(run: Run) -> tuple[dict[str, int], dict[str, int]]:
+    """Bytes that ``run`` needs at its peak: (on the host, on the GPU), each by purpose.
 
-    "network", "picture", "step" (the activations of a training step or an evaluation), "libraries".
-    On a CPU the second one is empty.
+    The purposes are "network", "picture", "step" (activations of a training step or an evaluation)
+    and "libraries". On a CPU the second dictionary is empty.
     """
     host = {"libraries": LIBRARIES, "picture": _picture(run), "step": 0, "network": 0}
     if run.device == "cpu":
@@ -109,27 +111,27 @@ def needed(run: Run) -> tuple[dict[str, int], dict[str, int]]:
 
 
 def problem(run: Run, gpu: int = 0) -> str | None:
-    """A sentence about what ``run`` lacks and which option to reduce, or None if it fits.
+    """A sentence that says what is too small and which option to change; None if ``run`` fits.
 
-    ``gpu`` is the number of the GPU that it takes.
+    ``gpu`` is the number of the GPU that the run uses.
     """
     names = ("memory", "memory of the GPU")
-    for name, parts, there in zip(names, needed(run), available(run.device, gpu)):
+    for name, parts, free in zip(names, estimate(run), available(run.device, gpu)):
         total = sum(parts.values())
-        if there is None or total <= there:
+        if free is None or total <= free:
             continue
         largest = max((part for part in parts if part != "libraries"), key=parts.__getitem__)
         return (
-            f"the run needs about {_size(total)} of {name}, and {_size(there)} are free; "
+            f"the run needs about {_size(total)} of {name}, and {_size(free)} are free; "
             f"{_advice(run, largest)}"
         )
     return None
 
 
 def available(device: str, gpu: int = 0) -> tuple[int | None, int | None]:
-    """Bytes that this process can still take, of the host's memory and of a GPU's.
+    """Bytes that this process can still allocate: (of the host's memory, of a GPU's).
 
-    None where that cannot be found out, and for the GPU of a run on the "cpu".
+    None if it cannot be determined, and for the GPU if ``device`` is "cpu".
     """
     limits = [_meminfo(), *_cgroups(), *_resources()]
     known = [limit for limit in limits if limit is not None]
@@ -138,7 +140,7 @@ def available(device: str, gpu: int = 0) -> tuple[int | None, int | None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory, the host's or a GPU's, did not suffice."""
+    """Whether ``error`` says that the host's or a GPU's memory did not suffice."""
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
         return True
     return re.search(_MESSAGES, str(error), re.IGNORECASE) is not None
@@ -150,32 +152,32 @@ _MESSAGES = (
 )
 
 
-# ---- what is needed ---------------------------------------------------------------------------
+# ---- what a run needs -------------------------------------------------------------------------
 
 
 def _array(run: Run) -> int:
-    """One array of all parameters."""
+    """Bytes of one array of all parameters."""
     return FLOAT * run.parameters
 
 
 def _network(run: Run) -> int:
-    """All arrays of parameters that are there at the same time, but for the kernels' own."""
+    """All arrays of parameters that exist at the same time, without the kernels' own."""
     if run.task == "render":
         return 4 * _array(run)
     optimizer = run.optimizer
-    more = UPDATED[optimizer]
+    temporary = UPDATED[optimizer]
     if run.device == "cpu":
-        more = max(more, SAVED[optimizer])
-    return (LIVE[optimizer] + more) * _array(run)
+        temporary = max(temporary, SAVED[optimizer])
+    return (LIVE[optimizer] + temporary) * _array(run)
 
 
 def _network_of_cpu_kernels(run: Run) -> int:
-    """Parameters as the kernels pack them, and each thread's gradient; see siren_cpu.h."""
+    """The kernels' packed parameters, each thread's gradient and rows; see engine/cpu/siren.h."""
     if run.engine != "fused":
         return 0
     packed = 2 if run.hidden_features % 32 == 0 and run.hidden_features >= 64 else 1
     threads = _threads()
-    arrays = 2 * packed  # of evaluation
+    arrays = 2 * packed  # for evaluation
     if run.task != "render":
         arrays += (2 + threads) * packed
     rows = threads * 192 * (2 * run.hidden_layers + 6) * run.hidden_features
@@ -183,16 +185,16 @@ def _network_of_cpu_kernels(run: Run) -> int:
 
 
 def _network_of_gpu_kernels(run: Run) -> int:
-    """Packed parameters in pieces of 2 bytes, both ways round, and shares of the gradient."""
+    """Packed parameters as 2-byte values, also transposed, and partial gradients."""
     if run.engine != "fused":
         return 0
     return 10 * _array(run) if run.task != "render" else 2 * _array(run)
 
 
 def _chunks_of_gpu_kernels(run: Run) -> int:
-    """Matrices of a chunk of points, of a training step and of an evaluation, at 4 bytes a number.
+    """Matrices of a chunk of points, of a training step and of an evaluation, 4 bytes per value.
 
-    Evaluation keeps two layers at a time, training three matrices of each.
+    Evaluation keeps two layers at a time, training three matrices of every layer.
     """
     if run.engine != "fused":
         return 0
@@ -209,23 +211,23 @@ def _chunks_of_gpu_kernels(run: Run) -> int:
 
 
 def _activations(run: Run) -> int:
-    """What plain Jittor keeps of a step, or makes of an evaluation."""
+    """What plain Jittor keeps of a training step, or allocates in an evaluation."""
     layers = run.hidden_layers + 1
     total = 0
     if run.engine != "fused":
         points = min(run.pixels, POINTS_OF_EVALUATION)
         streams = _streams(2 if run.order else 0)
-        total = KEPT_WITHOUT_GRADIENT * FLOAT * points * run.hidden_features * streams
+        total = EVALUATION_ACTIVATIONS * FLOAT * points * run.hidden_features * streams
     if run.task == "render":
         return total
     step = FLOAT * _points_of_step(run) * run.hidden_features * layers
     if run.operator == "autograd" and run.order > 0:
-        some, of_channel = KEPT_BY_AUTOGRAD[run.order]
-        return max(total, (some + of_channel * run.channels) * step)
+        per_layer, per_channel = AUTOGRAD_ACTIVATIONS[run.order]
+        return max(total, (per_layer + per_channel * run.channels) * step)
     if run.engine != "fused":
-        some, of_stream = KEPT
+        per_layer, per_stream = TRAINING_ACTIVATIONS
         streams = _streams(0 if run.operator == "fd" else run.order)
-        return max(total, (some + of_stream * streams) * step)
+        return max(total, (per_layer + per_stream * streams) * step)
     return total
 
 
@@ -242,7 +244,7 @@ def _picture(run: Run) -> int:
 
 
 def _grid(run: Run) -> int:
-    """What a loss of the whole grid adds: values and residuals, and the cosine transforms'."""
+    """What a loss of the whole grid adds: values, residuals, matrices of the cosine transform."""
     if not run.whole_grid:
         return 0
     transforms = sum(side * side for side in run.shape) if run.residual_norm != "operator" else 0
@@ -250,7 +252,7 @@ def _grid(run: Run) -> int:
 
 
 def _advice(run: Run, largest: str) -> str:
-    """Which option to change where most of the memory is for ``largest``."""
+    """Which option to change if most of the memory is for ``largest``."""
     if largest == "network":
         return "try a smaller --hidden_features"
     if largest == "picture":
@@ -263,27 +265,27 @@ def _advice(run: Run, largest: str) -> str:
 
 
 def _size(count: int) -> str:
-    """Bytes for people."""
+    """``count`` bytes in MB or GB, as text."""
     unit, name = (1 << 30, "GB") if count >= 1 << 30 else (1 << 20, "MB")
     return f"{count / unit:.3g} {name}"
 
 
 def _threads() -> int:
-    with_openmp = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(with_openmp) if with_openmp.isdigit() else len(os.sched_getaffinity(0))
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return int(setting) if setting.isdigit() else len(os.sched_getaffinity(0))
 
 
-# ---- what there is ----------------------------------------------------------------------------
+# ---- what is free -----------------------------------------------------------------------------
 
 
 def _meminfo(path: Path = Path("/proc/meminfo")) -> int | None:
-    """What the kernel could give without swapping."""
+    """Bytes that the kernel can provide without swapping."""
     match = re.search(r"^MemAvailable:\s*(\d+) kB", _text(path), re.M)
     return int(match[1]) << 10 if match else None
 
 
 def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list:
-    """What is left of the limits of the container, and of those around it, of either version."""
+    """Bytes left under the limits of this control group and its parents, of version 1 and 2."""
     left = []
     for line in _text(own).splitlines():
         controllers, name = line.split(":", 2)[1:]
@@ -301,12 +303,12 @@ def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/c
             if most is None or taken is None or most >= 1 << 60:
                 continue
             match = re.search(rf"^{cache} (\d+)", _text(base / group / "memory.stat"), re.M)
-            left.append(most - taken + (int(match[1]) if match else 0))
+            left.append(most - taken + (int(match[1]) if match else 0))  # cache can be reclaimed
     return left
 
 
 def _resources() -> list[int]:
-    """What is left of the limits that ``ulimit`` sets."""
+    """Bytes left under the limits that ``ulimit`` sets."""
     pages = [int(word) for word in _text(Path("/proc/self/statm")).split()]
     if len(pages) < 6:
         return []
@@ -319,9 +321,9 @@ def _resources() -> list[int]:
 
 
 def _gpu_memory(index: int) -> int | None:
-    """Free bytes of a GPU, numbered as CUDA does, by the driver's meters: no context is made."""
+    """Free bytes of a GPU, numbered as by CUDA. NVML reports them without creating a context."""
     try:
-        cuda, meters = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
+        cuda, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
     except OSError:
         return None
     device, name, handle = ctypes.c_int(), ctypes.create_string_buffer(64), ctypes.c_void_p()
@@ -330,17 +332,17 @@ def _gpu_memory(index: int) -> int | None:
         cuda.cuInit(0)
         or cuda.cuDeviceGet(ctypes.byref(device), index)
         or cuda.cuDeviceGetPCIBusId(name, len(name), device)
-        or meters.nvmlInit_v2()
+        or nvml.nvmlInit_v2()
     ):
         return None
     try:
-        if meters.nvmlDeviceGetHandleByPciBusId_v2(name, ctypes.byref(handle)):
+        if nvml.nvmlDeviceGetHandleByPciBusId_v2(name, ctypes.byref(handle)):
             return None
-        if meters.nvmlDeviceGetMemoryInfo(handle, total_free_used):
+        if nvml.nvmlDeviceGetMemoryInfo(handle, total_free_used):
             return None
         return int(total_free_used[1])
     finally:
-        meters.nvmlShutdown()
+        nvml.nvmlShutdown()
 
 
 def _text(path: Path) -> str:

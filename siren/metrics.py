@@ -7,8 +7,8 @@ import math
 import numpy as np
 
 PEAK = 2.0  # from black, -1, to white, 1
-_WINDOW = 7  # pixels a side of SSIM's window
-_ROWS = 512  # at a time: float64 copies of a large picture and their like would not fit
+_WINDOW = 7  # pixels per side of SSIM's window
+_ROWS = 512  # at a time: float64 copies of a whole large picture would not fit into memory
 
 
 def psnr(
@@ -20,11 +20,11 @@ def psnr(
         image: any shape, any real type.
         reference: the same shape.
         peak: the distance between black and white.
-        mask: (height, width) booleans; only the pixels that are True count, with all their
-            channels. `image` is then (height, width) or (height, width, channels).
+        mask: (height, width) booleans; only pixels that are True count, in all channels. `image`
+            is then (height, width) or (height, width, channels).
 
     Returns:
-        dB; infinite where both are equal, NaN where either holds a NaN.
+        dB; infinity if both are equal, NaN if either has a NaN.
 
     """
     image, reference = _pair(image, reference)
@@ -57,7 +57,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
         mask: (height, width) booleans; the mean is over the windows whose centre is True.
 
     Returns:
-        at most 1, which is reached by equal images only; None where no window counts.
+        at most 1, reached only by equal images; None if the mask leaves no window.
 
     """
     image, reference = _pair(image, reference)
@@ -95,7 +95,7 @@ def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 
 def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays of one shape."""
+    """Both as arrays; ValueError if their shapes differ."""
     image, reference = np.asarray(image), np.asarray(reference)
     if image.shape != reference.shape:
         raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")

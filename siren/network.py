@@ -28,7 +28,7 @@ class Layer(NamedTuple):
     bias: Any
 
     def __call__(self, h):
-        """The layer on a Var (N, in): (N, out)."""
+        """Apply the layer to a Var (N, in); returns (N, out)."""
         return nn.matmul_transpose(h, self.weight) + self.bias
 
 
@@ -45,14 +45,16 @@ class Siren(nn.Module):
     Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
     ``jittor.set_global_seed`` makes the draw repeatable.
 
-    Widths and ``omega_0`` are positive and ``hidden_layers`` is not negative; else ValueError.
+    Raises ValueError unless widths and ``omega_0`` are positive and ``hidden_layers`` is not
+    negative.
 
     All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
-    the second, and so on. ``parameters()`` has that Var, which an optimiser updates. ``layers``,
-    ``named_parameters()`` and ``state_dict()`` show it layer by layer, as views called
-    ``layers.0.weight``, ``layers.0.bias`` and so on, and ``load_state_dict`` and ``load`` take
-    those. One array is what speed needs: with ten Vars, packed for the kernels, Adam's part of a
-    step takes 2.5 instead of 1.1 ms on two cores of Zen 3; a whole step on a GPU takes 0.25 ms.
+    the second, and so on. ``parameters()`` contains that Var, which an optimiser updates.
+    ``layers``, ``named_parameters()`` and ``state_dict()`` give views of it, layer by layer, called
+    ``layers.0.weight``, ``layers.0.bias`` and so on; ``load_state_dict`` and ``load`` accept the
+    same names. One Var is for speed: with ten, which would have to be packed for the kernels,
+    Adam's part of a step takes 2.5 instead of 1.1 ms on two cores of Zen 3. (A whole step on a GPU
+    takes 0.25 ms.)
     """
 
     def __init__(
@@ -63,21 +65,21 @@ class Siren(nn.Module):
         hidden_layers: int = 3,
         omega_0: float = 30.0,
     ):
-        _check(out_features, in_features, hidden_features, hidden_layers, omega_0)
+        _check_arguments(out_features, in_features, hidden_features, hidden_layers, omega_0)
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.hidden_layers = hidden_layers
         self.omega_0 = omega_0
         self.sine = Sine(omega_0)
         self.widths = [in_features] + [hidden_features] * (hidden_layers + 1) + [out_features]
-        drawn = []
+        layers = []
         linears = [nn.Linear(*pair) for pair in zip(self.widths, self.widths[1:])]
         for depth, linear in enumerate(linears):
             fan_in = linear.in_features
             bound = 1 / fan_in if depth == 0 else math.sqrt(6 / fan_in) / omega_0
             init.uniform_(linear.weight, -bound, bound)
-            drawn.append((linear.weight.numpy(), linear.bias.numpy()))
-        self.flat = jt.array(flatten(drawn))
+            layers.append((linear.weight.numpy(), linear.bias.numpy()))
+        self.flat = jt.array(flatten(layers))
 
     @property
     def layers(self) -> list[Layer]:
@@ -98,7 +100,7 @@ class Siren(nn.Module):
     def from_layers(layers, omega_0: float) -> Siren:
         """The network with these parameters: NumPy pairs (weight, bias) from input to output.
 
-        Raises ValueError where they do not fit each other.
+        Raises ValueError if their shapes do not fit each other.
         """
         (first, _), *hidden, (output, _) = layers
         network = Siren(
@@ -112,10 +114,11 @@ class Siren(nn.Module):
         return network
 
     def load_layers(self, layers) -> None:
-        """Take over ``layers``: NumPy pairs (weight, bias) of this network's shapes.
+        """Copy ``layers`` into the network: NumPy pairs (weight, bias) of its shapes.
 
         Raises ValueError for other shapes.
         """
+        layers = list(layers)
         shapes = [np.shape(parameter) for pair in layers for parameter in pair]
         expected = []
         for fan_in, fan_out in zip(self.widths, self.widths[1:]):
@@ -125,7 +128,7 @@ class Siren(nn.Module):
         self.flat.update(jt.array(flatten(layers)))
 
     def state_dict(self, to=None, recurse=True) -> dict:
-        """Weights and biases by name; ``to="numpy"`` or ``"torch"`` as in Jittor."""
+        """Weights and biases by name; ``to`` is None, "numpy" or "torch", as in Jittor."""
         named = {}
         for depth, layer in enumerate(self.layers):
             named[f"layers.{depth}.weight"], named[f"layers.{depth}.bias"] = layer
@@ -139,10 +142,10 @@ class Siren(nn.Module):
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def load_parameters(self, params) -> None:
-        """Take over what ``state_dict`` returned: Vars, NumPy arrays or PyTorch tensors by name.
+        """Load what ``state_dict`` returned: Vars, NumPy arrays or PyTorch tensors by name.
 
-        Names that are missing keep their values. Raises KeyError for others, and ValueError for
-        other shapes.
+        Parameters without an entry keep their values. Raises KeyError for an unknown name, and
+        ValueError for a wrong shape.
         """
         arrays = self.state_dict(to="numpy")
         for name, values in params.items():
@@ -153,7 +156,7 @@ class Siren(nn.Module):
         self.load_layers(list(zip(pairs, pairs)))
 
     def load_state_dict(self, params) -> None:
-        """As ``load_parameters``."""
+        """The same as ``load_parameters``."""
         self.load_parameters(params)
 
     def execute(self, coordinates):
@@ -165,8 +168,8 @@ class Siren(nn.Module):
         return output(h)
 
 
-def _check(out_features, in_features, hidden_features, hidden_layers, omega_0) -> None:
-    """Raise ValueError, and name the argument, if there is no such network."""
+def _check_arguments(out_features, in_features, hidden_features, hidden_layers, omega_0) -> None:
+    """Raise ValueError for the first argument that is out of range."""
     counts = {
         "out_features": out_features,
         "in_features": in_features,

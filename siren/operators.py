@@ -1,13 +1,13 @@
-"""Gradient, divergence and Laplacian, three ways.
+"""Gradient, divergence and Laplacian, by three methods.
 
-- *fd*: finite differences on a pixel grid, in pixel units; for NumPy images and, to train through
-  them, for Jittor Vars;
+- *fd*: finite differences on a pixel grid, in pixel units; for NumPy images, and differentiable for
+  Jittor Vars;
 - *autograd*: ``jittor.grad`` of the network, nested for the Laplacian;
-- *forward*: derivatives carried forward through the network (``siren.engine``), the same numbers
-  several times cheaper.
+- *forward*: forward mode through the network (``siren.engine``): the same values as autograd,
+  several times faster.
 
-All of them work channel by channel. ``Forward``, ``Autograd`` and ``FiniteDifferences`` are what a
-task trains through: one interface to the three (``make_operator``).
+All of them work channel by channel. Tasks use ``Forward``, ``Autograd`` and ``FiniteDifferences``,
+which have one interface (``make_operator``).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ OPERATORS = ("forward", "autograd", "fd")
 def fd_gradient(image):
     """Forward differences of an image (height, width, channels), a NumPy array or a Var.
 
-    Returns (along rows, along columns), each of the image's shape, zero on the last row or column:
-    the border reflects (Neumann condition).
+    Returns (along rows, along columns), each of the image's shape. They are zero on the last row
+    and the last column, respectively: the border reflects (Neumann condition).
     """
     rows = image[1:] - image[:-1]
     columns = image[:, 1:] - image[:, :-1]
@@ -38,8 +38,8 @@ def fd_gradient(image):
 def fd_divergence(rows, columns):
     """Divergence of a field with components (height, width, channels): backward differences.
 
-    It is the negative adjoint of ``fd_gradient``, so that the two make ``fd_laplacian``. The last
-    row of ``rows`` and the last column of ``columns`` lie outside the image and count as zero.
+    It is the negative adjoint of ``fd_gradient``, and the divergence of the gradient is
+    ``fd_laplacian``. The last row of ``rows`` and the last column of ``columns`` count as zero.
     """
     along_rows = _concatenate([rows[:1], rows[1:-1] - rows[:-2], -rows[-2:-1]], 0)
     along_columns = _concatenate(
@@ -54,16 +54,16 @@ def fd_laplacian(image):
 
 
 def sobel_gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sobel gradient of a NumPy image (height, width, channels), divided by 8: in pixel units.
+    """Sobel gradient of a NumPy image (height, width, channels), in pixel units (divided by 8).
 
-    This is the gradient target of the paper's published code. Returns (along rows, along columns).
+    It is the gradient target of the paper's published code. Returns (along rows, along columns).
     """
     difference, average = [-1 / 2, 0, 1 / 2], [1 / 4, 1 / 2, 1 / 4]
     rows, columns = (
         ndimage.correlate1d(
             ndimage.correlate1d(image, difference, axis=axis, mode="nearest"),
             average,
-            axis=1 - axis,  # not along the channels, as ndimage.sobel would
+            axis=1 - axis,  # ndimage.sobel would average over the channels too
             mode="nearest",
         )
         for axis in (0, 1)
@@ -83,8 +83,8 @@ def _concatenate(parts, axis):
 def autograd_gradient(network, coordinates, scale=(1.0, 1.0)):
     """Gradient of a network (or any function of a Var) at ``coordinates`` (N, 2), by ``jt.grad``.
 
-    Returns (along rows, along columns), each (N, channels), times ``scale``. The coordinates must
-    not have their gradient stopped.
+    Returns (along rows, along columns), each (N, channels), multiplied by ``scale``. The gradient
+    of ``coordinates`` must not be stopped.
     """
     values = network(coordinates)
     per_channel = [
@@ -97,7 +97,7 @@ def autograd_gradient(network, coordinates, scale=(1.0, 1.0)):
 
 
 def autograd_divergence(rows, columns, coordinates, scale=(1.0, 1.0)):
-    """Divergence of a field (rows, columns), each (N, channels), computed from ``coordinates``."""
+    """Divergence of a field (rows, columns), each (N, channels), a function of ``coordinates``."""
     return jt.stack(
         [
             sum(
@@ -120,12 +120,12 @@ def autograd_laplacian(network, coordinates, scale=(1.0, 1.0)):
 
 
 class Forward:
-    """Exact derivatives in pixel units, carried forward through the network by the engine.
+    """Exact derivatives in pixel units, by the engine's forward mode.
 
-    shape  (height, width) of the grid whose spacing is the unit
+    shape  (height, width) of the grid, whose spacing is the unit of length
     """
 
-    on_grid = False  # so that it can be had at any points
+    on_grid = False  # works at any points
 
     def __init__(self, shape):
         self.scale = spacing(*shape)
@@ -136,12 +136,12 @@ class Forward:
         return jt.stack(streams[1:] if order == 1 else streams[3:], dim=1)
 
     def differentiate(self, predicted, order: int):
-        """What was predicted is the derivative."""
+        """``predicted`` itself, which is the derivative already."""
         return predicted
 
 
 class Autograd(Forward):
-    """The same by ``jittor.grad``."""
+    """As ``Forward``, by ``jittor.grad``."""
 
     def predict(self, network, coordinates, order: int, engine):
         """As ``Forward.predict``."""
@@ -154,13 +154,13 @@ class Autograd(Forward):
 class FiniteDifferences:
     """Finite differences of the network's values on the whole grid of ``shape``, in pixel units."""
 
-    on_grid = True
+    on_grid = True  # needs the values at all points
 
     def __init__(self, shape):
         self.shape = shape
 
     def predict(self, network, coordinates, order: int, engine):
-        """The values (n, 1, channels) that the derivative will be taken of."""
+        """The network's values (n, 1, channels), which ``differentiate`` takes."""
         return jt.stack(engine.streams(network, coordinates, 0), dim=1)
 
     def differentiate(self, predicted, order: int):

@@ -1,4 +1,4 @@
-"""Training points of any number, held compactly, and the strata that batches are drawn from."""
+"""Training points, stored compactly, and batches of them, drawn from strata."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from siren.images import compact
 
 
 class Points:
-    """Pixels of a grid with a target at each, in NumPy.
+    """Pixels of a grid and the target at each, in NumPy.
 
     shape   (height, width) of the grid
-    values  (N, K, channels) float32: K supervised streams at each point. What can be told by 8 or
-            16 bits, as the pixels of a picture, is kept so (``images.compact``).
-    pixels  (N,) indices of the pixels in row-major order, or None for all of them
+    values  (N, K, channels) float32 targets: K supervised streams at each point. They are stored in
+            8 or 16 bits if that loses nothing (``images.compact``).
+    pixels  (N,) indices of the pixels in row-major order, or None for all pixels
     """
 
     def __init__(self, shape, values: np.ndarray, pixels: np.ndarray | None = None):
@@ -26,64 +26,64 @@ class Points:
         self.values, self.levels = compact(values)
         self.pixels = None if pixels is None else pixels.astype(np.int32)
         self.count = len(values)
-        self.kept = range(self.count)
+        self.stored = range(self.count)  # indices of the points whose values this process has
 
     def __len__(self) -> int:
-        """N."""
+        """The number of points, N."""
         return self.count
 
     def without_values(self) -> Points:
-        """A copy that has no values and pixels, until it is given those of a ``share``."""
+        """A copy without values and pixels; ``set_share`` provides those of a share."""
         points = copy.copy(self)
         pixels = None if self.pixels is None else self.pixels[:0]
         points.set_share(range(0), self.values[:0], pixels)
         return points
 
     def set_share(self, share: range, values: np.ndarray, pixels: np.ndarray | None) -> None:
-        """Have ``values`` and ``pixels``, as they are kept, of a ``share`` of the points alone.
+        """Store only the points of ``share``: their compact ``values`` and their ``pixels``.
 
-        Points keep their indices, and ``len`` still counts all.
+        The points keep their indices, and ``len`` still counts all points.
         """
-        self.kept, self.values, self.pixels = share, values, pixels
+        self.stored, self.values, self.pixels = share, values, pixels
 
     @property
     def target(self) -> np.ndarray:
-        """The values, (N, K, channels) float32, made anew."""
+        """The targets (N, K, channels) float32, computed from the compact values."""
         return self.values if self.levels is None else self.levels[self.values]
 
     @property
     def coordinates(self) -> np.ndarray:
-        """Where the points lie, (N, 2) float32 as ``coordinates.grid`` has them, made anew."""
-        whole = grid(*self.shape)
-        return whole if self.pixels is None else whole[self.pixels]
+        """The coordinates (N, 2) float32, computed as by ``coordinates.grid``."""
+        all_pixels = grid(*self.shape)
+        return all_pixels if self.pixels is None else all_pixels[self.pixels]
 
     def arrays(self) -> list[np.ndarray]:
-        """All that tells these points from others of the same grid."""
+        """The arrays that identify the points on their grid, to be hashed."""
         return [array for array in (self.values, self.levels, self.pixels) if array is not None]
 
 
-class Loaded:
-    """``Points`` as Vars, from which coordinates and targets are made where they are wanted.
+class DevicePoints:
+    """``Points`` as compact Vars; coordinates and targets are computed when they are needed.
 
-    A point takes the bytes of its values, and four where ``pixels`` are listed. Only those of
-    ``share``, a range of their indices, are taken over; None: all.
+    A point takes the bytes of its compact values, and four more if ``pixels`` are listed. ``share``
+    is the range of indices to copy; None: all.
     """
 
     def __init__(self, points: Points, share: range | None = None):
         height, width = points.shape
         share = range(len(points)) if share is None else share
-        mine = slice(share.start - points.kept.start, share.stop - points.kept.start)
+        local = slice(share.start - points.stored.start, share.stop - points.stored.start)
         self.first = share.start
         self.width = width
         self.rows, self.columns = (
             jt.array(np.linspace(-1, 1, n).astype(np.float32)).stop_grad() for n in (height, width)
         )
-        self.values = jt.array(points.values[mine]).stop_grad()
+        self.values = jt.array(points.values[local]).stop_grad()
         self.levels = None if points.levels is None else jt.array(points.levels).stop_grad()
-        self.pixels = None if points.pixels is None else jt.array(points.pixels[mine]).stop_grad()
+        self.pixels = None if points.pixels is None else jt.array(points.pixels[local]).stop_grad()
 
     def gather(self, indices: np.ndarray):
-        """Coordinates (n, 2) and targets (n, K, channels), float32 Vars, of points (n,)."""
+        """(coordinates (n, 2), targets (n, K, channels)), float32 Vars, of points by index (n,)."""
         index = jt.array((indices - self.first).astype(np.int32))
         values = self.values[index]
         if self.levels is not None:
@@ -96,14 +96,14 @@ class Loaded:
         return jt.stack([rows, columns], dim=1).stop_grad(), values.stop_grad()
 
 
-def stratified(count: int, chosen: int, where) -> np.ndarray:
-    """Indices of ``chosen`` of ``count`` points, one from each of as many equal strata, ascending.
+def stratified(count: int, size: int, position) -> np.ndarray:
+    """Ascending indices of ``size`` of ``count`` points, one from each of ``size`` equal strata.
 
-    ``where`` in [0, 1) says where in its stratum a point is, for all strata or for each. Strata
-    are count / chosen long, which need not be whole: if ``where`` is uniform, every point is
-    expected chosen / count times exactly.
+    ``position`` in [0, 1) is the point's place within its stratum, one number for all strata or an
+    array with one for each. Strata have the length count / size, which need not be an integer: with
+    uniform positions, every point is drawn size / count times in expectation.
     """
-    indices = ((np.arange(chosen) + where) * (count / chosen)).astype(np.int64)
+    indices = ((np.arange(size) + position) * (count / size)).astype(np.int64)
     return np.minimum(indices, count - 1)
 
 
@@ -111,14 +111,14 @@ def stratified(count: int, chosen: int, where) -> np.ndarray:
 class Batch:
     """A random subset of the points for each step.
 
-    points  how many
-    seed    what they depend on, besides the step's number
+    points  its size
+    seed    determines the subset, together with the number of the step
     """
 
     points: int
     seed: int
 
     def indices(self, count: int, step: int) -> np.ndarray:
-        """The points of ``count`` that ``step`` takes."""
+        """Ascending indices of the points of ``step``, out of ``count``."""
         random = np.random.default_rng([self.seed, step])
         return stratified(count, self.points, random.random(self.points))

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: what they interrupt, and when."""
+"""Ctrl-C and SIGTERM: what they do, and when."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _raise(*_):
 
 @contextlib.contextmanager
 def _handled(handler):
-    """Within its context both signals go to ``handler``; only the main thread can have that."""
+    """Within its context ``handler`` gets both signals; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -25,7 +25,7 @@ def _handled(handler):
     def handle(number, frame):
         if os.getpid() == owner:
             return handler(number, frame)
-        signal.signal(number, signal.SIG_DFL)  # a fork, as Jittor's compile workers are
+        signal.signal(number, signal.SIG_DFL)  # in a fork, such as one of Jittor's compile workers
         return os.kill(os.getpid(), number)
 
     before = [signal.signal(number, handle) for number in SIGNALS]
@@ -37,35 +37,35 @@ def _handled(handler):
 
 
 def ignore() -> None:
-    """From now on neither does anything."""
+    """Ignore both signals from now on."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def interrupting():
-    """Within its context both raise KeyboardInterrupt."""
+def raising_interrupt():
+    """Within its context both signals raise KeyboardInterrupt."""
     return _handled(_raise)
 
 
 class Stop:
-    """Within its context, the first Ctrl-C or SIGTERM is a request, the next one interrupts."""
+    """Within its context, the first signal sets ``requested``, the next one interrupts."""
 
     def __init__(self):
         self.requested = False
 
     def __call__(self) -> bool:
-        """Was it asked for?"""
+        """Whether a signal has arrived."""
         return self.requested
 
     def __enter__(self):
-        """Take the signals over."""
-        self.taken = _handled(self._handle)
-        self.taken.__enter__()
+        """Install the handlers."""
+        self.handlers = _handled(self._handle)
+        self.handlers.__enter__()
         return self
 
     def __exit__(self, *error):
-        """Give them back."""
-        self.taken.__exit__(*error)
+        """Restore the previous handlers."""
+        self.handlers.__exit__(*error)
 
     def _handle(self, *_):
         if self.requested:
@@ -74,8 +74,8 @@ class Stop:
 
 
 @contextlib.contextmanager
-def held_back():
-    """Within its context, which should be short, they wait; what came is then as if it came now."""
+def deferred():
+    """Delay both signals to the end of the context, which should be short."""
     arrived = []
     with _handled(lambda number, _: arrived.append(number)):
         yield
@@ -84,13 +84,13 @@ def held_back():
 
 
 @contextlib.contextmanager
-def sheltered():
-    """Within its context, programs that this one starts are spared both signals.
+def shield_children():
+    """Within its context, the programs that this one starts do not receive the signals.
 
-    Ctrl-C reaches every program of a terminal's foreground group: Jittor's compilers would be
-    killed in mid-work, and say so at length. They inherit the signals that are blocked in the
-    thread that starts them; here a thread of its own, which does nothing else, receives them for
-    this process, and their handlers run in the main thread as ever.
+    Ctrl-C reaches every program of a terminal's foreground group. It would kill Jittor's compilers
+    in the middle of their work, with long messages. A program inherits the blocked signals of the
+    thread that starts it, so both are blocked in this thread. An extra idle thread receives them
+    for this process; the handlers run in the main thread as always.
     """
     done = threading.Event()
     receiver = threading.Thread(target=done.wait, daemon=True)

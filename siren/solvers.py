@@ -1,8 +1,8 @@
-"""Direct solvers, without a network: what a SIREN's pictures are compared with.
+"""Classical methods without a network, for comparison: Poisson solver and interpolation.
 
-Everything is in pixel units (a spacing of one between pixels). The gradient is by forward
-differences, zero across the last row and the last column; the divergence is its negative adjoint;
-and the divergence of the gradient is then exactly the 5-point Laplacian with a reflecting border
+Everything is in pixel units (neighbouring pixels have distance 1). The gradient is by forward
+differences, zero across the last row and the last column; the divergence is its negative adjoint.
+So the divergence of the gradient is exactly the 5-point Laplacian with a reflecting border
 (`scipy.ndimage.laplace(image, mode="nearest")`).
 """
 
@@ -19,17 +19,17 @@ from scipy.interpolate import (
 from scipy.spatial import Delaunay, QhullError
 
 INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
-# Given points that each thin-plate spline goes through. On a photograph with 5000 points, 32 score
-# within 0.01 dB of 64 and of one spline through all points, in half the time.
+# Points that each thin-plate spline passes through. On a photograph with 5000 points, 32 score
+# within 0.01 dB of 64, and of one spline through all points, in half the time.
 _NEIGHBOURS = 32
 
 
 def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
-    """The image of mean zero whose 5-point Laplacian is given.
+    """The image of mean zero that has the given 5-point Laplacian.
 
     The orthonormal DCT-II diagonalises that Laplacian: its eigenvalue at frequency (j, k) is
-    2 cos(πj/height) + 2 cos(πk/width) - 4. At (0, 0) it is zero: a Laplacian does not carry the
-    mean, and a mean in `laplacian`, which no image could have caused, is ignored.
+    2 cos(πj/height) + 2 cos(πk/width) - 4. At (0, 0) it is zero: a Laplacian does not determine the
+    image's mean, and its own mean must be zero. A mean in `laplacian` is ignored.
 
     Args:
         laplacian: (height, width, channels), in pixel units; channels are independent.
@@ -53,13 +53,13 @@ def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
 
 
 def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """The image of mean zero whose gradient is closest, in least squares, to the given field.
+    """The image of mean zero whose gradient is closest to the given field in least squares.
 
-    Its normal equations are Poisson's: Laplacian of the image = divergence of the field.
+    The normal equations are Poisson's: Laplacian of the image = divergence of the field.
 
     Args:
-        rows: (height, width, channels), wanted differences `image[i + 1] - image[i]`, in pixel
-            units; the last row, across which no image has a difference, is ignored.
+        rows: (height, width, channels), differences `image[i + 1] - image[i]`, in pixel units; the
+            last row, which has no next one, is ignored.
         columns: the same shape, `image[:, j + 1] - image[:, j]`; the last column is ignored.
 
     Returns:
@@ -73,7 +73,7 @@ def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 def _divergence(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Backward differences that see zero beyond both borders: the gradient's negative adjoint."""
+    """Backward differences with zeros beyond both borders: the gradient's negative adjoint."""
     divergence = np.zeros_like(rows)
     divergence[:-1] += rows[:-1]
     divergence[1:] -= rows[:-1]
@@ -87,11 +87,11 @@ def interpolate(
 ) -> np.ndarray:
     """Fill a pixel grid from scattered points by a classical method.
 
-    Distances are measured in pixels, so a non-square image is treated alike in both directions.
-    "linear" and "cubic" (Clough and Tocher's C1 element) work on the Delaunay triangulation of the
-    points and take the nearest point outside their convex hull. "thin_plate" is, at every pixel,
-    the thin-plate spline through the 32 nearest points. Where the points allow no such
-    surface (fewer than three, or all on one line) every method takes the nearest point.
+    Distances are in pixels, so that non-square images are treated alike in both directions.
+    "linear" and "cubic" (Clough and Tocher's C1 element) use the Delaunay triangulation of the
+    points, and the nearest point outside their convex hull. "thin_plate" is, at every pixel, the
+    thin-plate spline through the 32 nearest points. With fewer than three points, or all on one
+    line, every method uses the nearest point.
 
     Args:
         points: (N, 2) distinct coordinates (row, column) in [-1, 1], N at least 1.
@@ -113,8 +113,8 @@ def interpolate(
         raise ValueError(f"values are ({len(points)}, channels), not {values.shape}")
 
     positions = (points + 1) / 2 * (height - 1, width - 1)
-    # Single-precision coordinates miss their pixel by a hair, which is enough to change how points
-    # on a lattice are triangulated, and so the picture.
+    # Rounding in float32 coordinates is enough to change the triangulation of points on a lattice,
+    # and so the picture; snap them to their pixels.
     pixel = np.rint(positions)
     positions = np.where(abs(positions - pixel) < 1e-3, pixel, positions)
     grid = np.indices((height, width)).reshape(2, -1).T.astype(np.float64)

@@ -1,4 +1,4 @@
-"""TIFFs that Pillow does not read, or reads wrongly: what to say of them, and what to mend."""
+"""TIFFs that Pillow cannot read or reads wrongly: how to describe or to correct them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from PIL import Image, TiffImagePlugin
 
-# Tags of a TIFF, and the values that some have.
+# TIFF tags, and names for the values of some.
 _BITS, _COMPRESSION, _COLOUR, _SAMPLES, _PLANES, _KIND = 258, 259, 262, 277, 284, 339
 _KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point", 5: "complex integer"}
 _KINDS[6] = "complex floating-point"
 _COLOURS = {0: "gray, white is 0", 1: "gray", 2: "RGB", 5: "CMYK", 6: "YCbCr", 8: "CIELAB"}
-# What Pillow says where the file may be whole but has pixels of another kind than it knows.
-_NOT_KNOWN = ("unknown pixel mode", "Invalid value for samples per pixel")
+# Pillow's messages for a file that may be intact but has an unknown kind of pixels.
+_UNKNOWN_PIXELS = ("unknown pixel mode", "Invalid value for samples per pixel")
 
 
 def unknown_kind(path: str | Path) -> str:
-    """What a TIFF has that Pillow does not know, in words; "" for any other file."""
+    """The feature of a TIFF that Pillow does not know, in words; "" for any other file."""
     try:
         with open(path, "rb") as file:
             try:
@@ -25,14 +25,14 @@ def unknown_kind(path: str | Path) -> str:
                 tags = _tags(file)
                 if tags.get(_COMPRESSION, 1) not in TiffImagePlugin.COMPRESSION_INFO:
                     return f"compression number {tags[_COMPRESSION]}"
-                return _pixels_in_words(tags) if str(error) in _NOT_KNOWN else ""
+                return _describe_pixels(tags) if str(error) in _UNKNOWN_PIXELS else ""
     except Exception:  # on damaged files Pillow raises nearly anything
         return ""
     return ""
 
 
 def misread_kind(picture: Image.Image) -> str:
-    """What a TIFF has that Pillow takes for unsigned values of 8 bits, in words; "" for nothing."""
+    """The kind of values that Pillow would misread as unsigned 8-bit ones, in words; else ""."""
     if picture.format != "TIFF":
         return ""
     tags = picture.tag_v2
@@ -46,14 +46,14 @@ def misread_kind(picture: Image.Image) -> str:
 
 
 def white_is_zero(picture: Image.Image) -> bool:
-    """Whether it is a TIFF whose largest value is black; Pillow sees to that in 8 bits only."""
+    """Whether it is a TIFF whose largest value is black; Pillow inverts only those of 8 bits."""
     return picture.format == "TIFF" and picture.tag_v2.get(_COLOUR) == 0
 
 
-def wrong_order(picture: Image.Image) -> bool:
-    """Whether Pillow would take values of 32 bits in the file's byte order.
+def has_wrong_byte_order(picture: Image.Image) -> bool:
+    """Whether Pillow would assume the file's byte order for values that are in the machine's.
 
-    Where they are compressed, libtiff hands them out in the machine's.
+    That happens with 32-bit values in a compressed file: libtiff converts them.
     """
     deep = picture.format == "TIFF" and picture.mode in ("I", "F")
     return deep and any(tile[0] == "libtiff" for tile in picture.tile)
@@ -70,7 +70,7 @@ def _tags(file) -> TiffImagePlugin.ImageFileDirectory_v2:
     return tags
 
 
-def _pixels_in_words(tags) -> str:
+def _describe_pixels(tags) -> str:
     samples = tags.get(_SAMPLES, 1)
     kind = _KINDS.get(tags.get(_KIND, (1,))[0], "strange")
     colour = _COLOURS.get(tags.get(_COLOUR), "another colour space")

@@ -49,7 +49,7 @@ MEASURED = [  # peak resident MB of main.py, or of its training step and 160, on
 @pytest.mark.parametrize(("run", "measured"), MEASURED)
 def test_the_estimate_is_near_what_was_measured(run, measured, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    host, device = memory.needed(run)
+    host, device = memory.estimate(run)
     assert 0.85 < sum(host.values()) / (measured * MB) < 1.6
     assert device == {}
 

@@ -250,19 +250,3 @@ def test_forward_mode_formula_against_differences(seed):
     exact = derivatives(layers, omega_0, points, scale, step=1e-3)
     for ours, expected in zip(streams(layers, omega_0, points, scale), exact):
         assert relative_error(ours, expected) < 1e-4
-
-
-def test_squared_error_weights_points():
-    jt.set_global_seed(0)
-    rng = np.random.default_rng(0)
-    network = Siren(hidden_features=16, hidden_layers=1)
-    points = grid(*SHAPE)
-    target = rng.normal(size=(len(points), 1, 1)).astype(np.float32)
-    weight = rng.uniform(size=len(points)).astype(np.float32)
-    ours = reference.squared_error(
-        network, jt.array(points), jt.array(target), 0, weight=jt.array(weight)
-    )
-    expected = squared_error(
-        layers_of(network), 30.0, points.astype(np.float64), target, 0, weight=weight
-    )
-    assert abs(ours.item() / expected - 1) < 1e-5

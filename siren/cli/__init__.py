@@ -1,1 +1,1 @@
-"""The command line around the experiments: inputs, folders, signals, and what the user is told."""
+"""The command line around the experiments: options, inputs, folders, messages, exit statuses."""

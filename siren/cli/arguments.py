@@ -8,9 +8,9 @@ import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-#: Numbers between 0 and this are refused: products with them would vanish in float32.
+#: Numbers between 0 and this are refused: products with them would underflow to 0 in float32.
 SMALLEST = 1e-30
-_LONGEST = 1000  # digits of an integer that is read; Python refuses more than 4300
+_MAX_DIGITS = 1000  # of an integer; Python's int() refuses more than 4300
 
 
 def integer(at_least: int, at_most: int):
@@ -19,12 +19,12 @@ def integer(at_least: int, at_most: int):
     def convert(text):
         try:
             digits = text.lstrip("+-")
-            value = math.inf if len(digits) > _LONGEST and digits.isdecimal() else int(text)
+            value = math.inf if len(digits) > _MAX_DIGITS and digits.isdecimal() else int(text)
         except ValueError:
-            raise ArgumentTypeError(f"{_short(text)!r} is not a whole number") from None
+            raise ArgumentTypeError(f"{_shorten(text)!r} is not a whole number") from None
         if not at_least <= value <= at_most:
             raise ArgumentTypeError(
-                f"{_short(text)} is out of range; it must be at least {at_least} and at most "
+                f"{_shorten(text)} is out of range; it must be at least {at_least} and at most "
                 f"{at_most}"
             )
         return value
@@ -33,21 +33,23 @@ def integer(at_least: int, at_most: int):
 
 
 def number(at_least: float, at_most: float):
-    """Argument type: a number in a range that is 0 or can be calculated with in float32."""
+    """Argument type: a number in a range that is 0 or large enough for float32 arithmetic."""
 
     def convert(text):
         try:
             value = float(text)
         except ValueError:
-            raise ArgumentTypeError(f"{_short(text)!r} is not a number") from None
+            raise ArgumentTypeError(f"{_shorten(text)!r} is not a number") from None
         if not at_least <= value <= at_most:  # nor is NaN
-            raise ArgumentTypeError(f"{_short(text)} must be between {at_least:g} and {at_most:g}")
-        # Jittor's kernels make the processor take the smallest numbers for 0, comparisons included.
+            raise ArgumentTypeError(
+                f"{_shorten(text)} must be between {at_least:g} and {at_most:g}"
+            )
+        # Jittor's kernels flush subnormals to 0, in this process's own comparisons too.
         digits = re.split("e", text, flags=re.IGNORECASE)[0]
         if abs(value) < SMALLEST and re.search("[1-9]", digits):
             raise ArgumentTypeError(
-                f"{_short(text)} is too close to 0 for 32-bit numbers; give 0, or {SMALLEST:g} at "
-                "least"
+                f"{_shorten(text)} is too close to 0 for 32-bit numbers; give 0, or at least "
+                f"{SMALLEST:g}"
             )
         return value
 
@@ -56,7 +58,7 @@ def number(at_least: float, at_most: float):
 
 def path(text: str) -> Path:
     """Argument type: a path that a file can have."""
-    if not text:  # which Path would take for the current folder
+    if not text:  # Path("") is the current folder
         raise ArgumentTypeError(
             "the path is empty, as an unset shell variable is; give one, or leave the option out"
         )
@@ -72,5 +74,5 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def _short(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."

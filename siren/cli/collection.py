@@ -14,37 +14,37 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 def find_pictures(paths: list[Path]) -> list[Path]:
     """``paths`` with each folder replaced by the pictures directly in it, sorted by name.
 
-    Those are its files with one of ``SUFFIXES``, in upper or lower case, that are not hidden. A
-    file that is named twice is one picture. Raises ImageError for a folder without pictures or
-    that cannot be listed; files are not looked into.
+    A folder's pictures are its files with one of ``SUFFIXES``, in upper or lower case, except
+    hidden ones. A file named twice is returned once. Files are not opened. Raises ImageError for a
+    folder that has no pictures or cannot be listed.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if not os.path.isdir(path):
-            found.append(path)
+            files.append(path)
             continue
         try:
             pictures = sorted(
-                inside
-                for inside in path.iterdir()
-                if inside.suffix.lower() in SUFFIXES
-                and not inside.name.startswith(".")
-                and inside.is_file()
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
             )
         except OSError as error:
             reason = error.strerror or error
             raise ImageError(f"{str(path)!r} cannot be listed ({reason})") from error
         if not pictures:
             raise ImageError(f"{str(path)!r} is a folder without pictures; name another one")
-        found += pictures
-    distinct: dict[str, Path] = {}
-    for path in found:
-        distinct.setdefault(os.path.realpath(path), path)
-    return list(distinct.values())
+        files += pictures
+    unique: dict[str, Path] = {}
+    for path in files:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
 
 
 def folder_names(pictures: list[Path]) -> list[str]:
-    """A name for each of ``pictures``: its own without the suffix; repeated ones get a number."""
+    """A folder name for each of ``pictures``: its stem, with a number where that is taken."""
     taken = {SUMMARY}
     names = []
     for picture in pictures:

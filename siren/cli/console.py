@@ -1,4 +1,4 @@
-"""What is printed reaches the terminal as text, or nobody; either way the run goes on."""
+"""Safe standard streams: no text and no closed pipe can stop a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # all but tab,
 
 
 class Console(io.TextIOBase):
-    """A text stream on a file descriptor that no text and no reader can break.
+    """A text stream on a file descriptor that never raises.
 
-    Control characters and what the encoding does not know are written as escapes. Where nobody
-    listens any more (a closed pipe, a full disk) everything is dropped silently.
+    Control characters, and characters that the encoding lacks, are written as escapes. After a
+    failed write (a closed pipe, a full disk) all output is dropped.
     """
 
     def __init__(self, descriptor: int, encoding: str):
@@ -26,7 +26,7 @@ class Console(io.TextIOBase):
 
     @property
     def encoding(self) -> str:
-        """Of what is written."""
+        """The encoding of the output."""
         return self.name
 
     def fileno(self) -> int:
@@ -34,15 +34,15 @@ class Console(io.TextIOBase):
         return self.descriptor
 
     def writable(self) -> bool:
-        """It always is."""
+        """Always true."""
         return True
 
     def isatty(self) -> bool:
-        """Whether a person watches."""
+        """Whether the output goes to a terminal."""
         return not self.silent and os.isatty(self.descriptor)
 
     def write(self, text: str) -> int:
-        """Write it at once; returns the length of ``text``."""
+        """Write ``text`` without buffering; returns its length."""
         safe = _CONTROLS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
         data = memoryview(safe.encode(self.name, errors="backslashreplace"))
         while data and not self.silent:
@@ -59,9 +59,9 @@ class Console(io.TextIOBase):
 def safe_streams():
     """Within its context ``sys.stdout`` and ``sys.stderr`` are ``Console``s.
 
-    Streams that somebody else has put there, as a test does, stay. The three standard descriptors
-    are open afterwards: the next file would get the number of one that is closed, and Jittor's
-    messages with it.
+    Streams that have been replaced, for example by a test, stay. Closed standard descriptors are
+    opened on /dev/null: the next opened file would otherwise get such a number, and Jittor's
+    messages would go into it.
     """
     for descriptor in range(3):
         try:
@@ -69,15 +69,15 @@ def safe_streams():
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     before = sys.stdout, sys.stderr
-    sys.stdout = _safe(sys.stdout, sys.__stdout__, 1)
-    sys.stderr = _safe(sys.stderr, sys.__stderr__, 2)
+    sys.stdout = _wrap(sys.stdout, sys.__stdout__, 1)
+    sys.stderr = _wrap(sys.stderr, sys.__stderr__, 2)
     try:
         yield
     finally:
         sys.stdout, sys.stderr = before
 
 
-def _safe(stream, original, descriptor: int):
+def _wrap(stream, original, descriptor: int):
     if stream is not original:
         return stream
     if stream is None:

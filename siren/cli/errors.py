@@ -1,4 +1,4 @@
-"""What ends a run early, the sentence that the user is told, and the exit status."""
+"""What ends a run early: exceptions, messages to the user, exit statuses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses, beside
 
 
 class Problem(Exception):
-    """Something that the user can mend; the message is one sentence."""
+    """Bad input, which the user can correct; the message is one sentence."""
 
 
 class Failure(Exception):
-    """Something that went wrong with the machine; the message is one sentence."""
+    """Something is wrong with the machine; the message is one sentence."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; the message says what there is of the run now."""
+    """Ctrl-C or SIGTERM; the message says what has been saved."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """How a run ended.
 
-    status   its exit status
-    ended    as ``training.Training`` has it, or why there was no training
-    psnr, ssim, seconds  of its result, in dB and of training; None where there is none
+    status   exit status
+    ended    ``Training.ended`` (``training.history``), or why there was no training
+    psnr, ssim, seconds  of the result: dB, and seconds of training; None without a result
     """
 
     status: int
@@ -40,18 +40,18 @@ class Outcome:
     seconds: float | None = None
 
 
-def explained(error: BaseException, subject: str = "", verbose: bool = False) -> Outcome:
-    """The outcome of a run that ended in ``error``, after telling the user in one sentence.
+def report_error(error: BaseException, subject: str = "", verbose: bool = False) -> Outcome:
+    """Report ``error`` in one sentence; returns the outcome of the run that it ended.
 
-    ``subject`` says which run it was, of several. With ``verbose``, whatever is not the user's
-    doing comes with its traceback.
+    ``subject`` names the run if there are several. With ``verbose``, the traceback is printed too,
+    except for bad input.
     """
     status, sentence = FAILED, str(error)
     if isinstance(error, Problem):
         status = BAD_INPUT
     elif isinstance(error, (Interrupted, KeyboardInterrupt)):
         sentence = sentence or "interrupted before training; nothing was written"
-        tell(f"{subject}{sentence}")
+        notify(f"{subject}{sentence}")
         return Outcome(INTERRUPTED, "interrupted")
     elif memory.is_out_of_memory(error):
         sentence = "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
@@ -65,10 +65,10 @@ def explained(error: BaseException, subject: str = "", verbose: bool = False) ->
     if verbose and status == FAILED:
         traceback.print_exception(type(error), error, error.__traceback__)
     sentence = printable(sentence)
-    tell(f"error: {subject}{sentence}")
+    notify(f"error: {subject}{sentence}")
     return Outcome(status, f"failed: {sentence}")
 
 
-def tell(sentence: str) -> None:
-    """Say one line on stderr, in the program's name."""
+def notify(sentence: str) -> None:
+    """Print one line on stderr, after the program's name."""
     print(f"main.py: {printable(sentence)}", file=sys.stderr, flush=True)

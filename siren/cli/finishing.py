@@ -1,4 +1,4 @@
-"""After the training: its results are saved, whatever happens meanwhile, and the user is told."""
+"""After the training: save the results, and report how the run ended."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 from siren import distributed, signals
-from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, tell
-from siren.cli.folder import unsaved
-from siren.cli.identity import as_json, shown_path
-from siren.cli.relevance import counted
+from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, notify
+from siren.cli.folder import save_failure
+from siren.cli.identity import as_json, display_path
+from siren.cli.relevance import effective_options
 from siren.files import Change, Lock
 from siren.output import results
 from siren.output.network_file import NETWORK, write_network
@@ -18,75 +18,85 @@ from siren.training.checkpoint import Checkpoint
 
 
 def finish(
-    options: argparse.Namespace, lock: Lock, origin, task, network, engine, result, preview, ours
+    options: argparse.Namespace,
+    lock: Lock,
+    origin,
+    task,
+    network,
+    engine,
+    result,
+    preview,
+    checkpoint: Checkpoint,
 ) -> Outcome:
-    """Save the ``result`` of a training in its folder and say what came of it.
+    """Save the ``result`` of a training and print its scores.
 
-    origin   hash and depth of the pictures (``inputs.Origin``)
-    ours     the run's ``Checkpoint``: it stays where the run can go on
+    origin      hash and depth of the pictures (``inputs.Origin``)
+    checkpoint  removed once the results of a complete run are written
 
-    Raises Interrupted, Failure, and the first error in what is made of the network.
+    Raises Interrupted, Failure, and the first error met while pictures were made.
     """
     if distributed.rank() > 0:
         return Outcome(0, result.ended)
     if result.best is None:
-        raise _nothing_to_save(options, result, ours)
+        raise _no_result_error(options, result, checkpoint)
     facts = {
-        "options": {name: as_json(value) for name, value in counted(options).items()},
+        "options": {name: as_json(value) for name, value in effective_options(options).items()},
         "inputs": origin.fingerprint,
     }
     change = Change(options.output_dir)
     try:
         with change:
-            saved = results.prepare(
+            saved = results.write_results(
                 change, lock, facts, origin.bits, task, network, engine, result, preview
             )
-            with signals.held_back():
+            with signals.deferred():
                 change.commit()
                 if result.ended != "interrupted":
-                    ours.remove()
+                    checkpoint.remove()
     except OSError as error:
-        raise unsaved(options, error, _rescue(result, ours, task, network, origin)) from error
+        raise save_failure(
+            options, error, _rescue(result, checkpoint, task, network, origin)
+        ) from error
     except KeyboardInterrupt:
         if not change.committed:
-            how = _rescue(result, ours, task, network, origin)
+            how = _rescue(result, checkpoint, task, network, origin)
             raise Interrupted(f"interrupted while the results were saved{how}") from None
         raise Interrupted("interrupted; all results are written") from None
     _print_scores(options, task, result, saved)
     if saved.problems:
         raise saved.problems[0]
-    status = _status(result, ours)
+    status = _status(result, checkpoint)
     score = saved.score
     return Outcome(status, result.ended, score.psnr, score.ssim, result.history[-1].seconds)
 
 
-def _nothing_to_save(options: argparse.Namespace, result, ours: Checkpoint) -> Exception:
-    """Why there is no network: the training was interrupted at once, or never had a loss."""
+def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint) -> Exception:
+    """The error for a training without a single finite loss."""
     if result.ended == "interrupted":
-        return Interrupted(interrupted(ours))
+        return Interrupted(interruption_message(checkpoint))
     return Problem(
         "the loss is not finite from the start; try a smaller --omega_0"
         + (" or --prior_weight" if getattr(options, "prior", "none") != "none" else "")
     )
 
 
-def interrupted(ours: Checkpoint) -> str:
-    """What to tell of a run that was interrupted and has no results."""
-    if ours.written is None:
+def interruption_message(checkpoint: Checkpoint) -> str:
+    """The message for a run that was interrupted and has no results."""
+    if checkpoint.written is None:
         return "interrupted; nothing was written"
-    return f"interrupted; the state of epoch {ours.written} is kept, and --resume goes on"
+    return f"interrupted; the state of epoch {checkpoint.written} is kept, and --resume goes on"
 
 
-def _rescue(result, ours: Checkpoint, task, network, origin) -> str:
-    """Keep what can be kept of a network whose results cannot be written; says how."""
-    with signals.held_back():
+def _rescue(result, checkpoint: Checkpoint, task, network, origin) -> str:
+    """Save the network elsewhere when its results cannot be written; returns the message."""
+    with signals.deferred():
         try:
             if result.state is not None:
-                ours.save(result.state())
+                checkpoint.save(result.state())
         except OSError:
             pass
         else:
-            if ours.written is not None:
+            if checkpoint.written is not None:
                 return "; nothing is lost, --resume writes them when that is possible"
         try:
             folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
@@ -97,23 +107,23 @@ def _rescue(result, ours: Checkpoint, task, network, origin) -> str:
 
 
 def _print_scores(options: argparse.Namespace, task, result, saved: results.Saved) -> None:
-    best, where = result.best, results.where(task)
-    print(f"output: {saved.score}{where}; loss {best.loss:.3e} at epoch {best.epoch}")
+    best, note = result.best, results.scored_pixels_note(task)
+    print(f"output: {saved.score}{note}; loss {best.loss:.3e} at epoch {best.epoch}")
     for name, score in saved.baselines.items():
         print(f"{name}: {score}")
-    print(f"written to {shown_path(options.output_dir)}", flush=True)
+    print(f"written to {display_path(options.output_dir)}", flush=True)
 
 
-def _status(result, ours: Checkpoint) -> int:
-    """The exit status, after telling the user of anything but a finished training."""
+def _status(result, checkpoint: Checkpoint) -> int:
+    """The exit status; a training that did not finish is reported."""
     if result.ended == "diverged":
-        tell(
+        notify(
             f"warning: the loss was not finite after {result.history[-1].epoch + 1} epochs; "
-            f"saved is the network of epoch {result.best.epoch}; try a smaller --lr"
+            f"the network of epoch {result.best.epoch} is saved; try a smaller --lr"
         )
         return DIVERGED
     if result.ended == "interrupted":
-        how = "; --resume goes on" if ours.written is not None else ""
-        tell(f"interrupted; saved is the network of epoch {result.best.epoch}{how}")
+        how = "; --resume goes on" if checkpoint.written is not None else ""
+        notify(f"interrupted; the network of epoch {result.best.epoch} is saved{how}")
         return INTERRUPTED
     return 0

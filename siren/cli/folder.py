@@ -1,4 +1,4 @@
-"""The output folder of a run: writable, kept to it, and nobody's files in its way."""
+"""The output folder of a run: writable, locked, and without foreign files in the way."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from siren.cli.errors import Failure, Problem
 from siren.files import LOCK, FolderInUse, locked, recover, writable
 from siren.output.record import (
-    NotOurs,
+    ForeignFile,
     Record,
     read_record,
     rendering_files,
@@ -24,13 +24,14 @@ from siren.training.checkpoint import NAME as STATE
 
 
 @contextlib.contextmanager
-def output_folder(options: argparse.Namespace, read: Iterable[Path]):
-    """Within its context the folder exists, no other run uses it, and ours may write; the ``Lock``.
+def output_folder(options: argparse.Namespace, inputs: Iterable[Path]):
+    """Lock the output folder, created if missing, and check that the run may write into it.
 
-    ``read`` are the files that the run, or any of several, reads. Raises Problem.
+    ``inputs`` are the files that the run, or any run of the same call, reads. Yields the ``Lock``.
+    Raises Problem.
     """
-    with _kept(options) as lock:
-        check_folder(options, read, read_record(options.output_dir, lock))
+    with _locked_folder(options) as lock:
+        check_folder(options, inputs, read_record(options.output_dir, lock))
         try:
             yield lock
         finally:
@@ -38,8 +39,8 @@ def output_folder(options: argparse.Namespace, read: Iterable[Path]):
 
 
 @contextlib.contextmanager
-def _kept(options: argparse.Namespace):
-    """Within its context the folder exists and no other run uses it; the ``Lock``."""
+def _locked_folder(options: argparse.Namespace):
+    """Create the output folder if it is missing, and lock it; yields the ``Lock``."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(writable(options.output_dir))
@@ -47,58 +48,63 @@ def _kept(options: argparse.Namespace):
             recover(options.output_dir)
         except FolderInUse as error:
             raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        except (OSError, ValueError) as error:  # a full disk may have room for names only
-            raise unwritable(options, error) from error
+        except (OSError, ValueError) as error:  # a full disk may still have room for names
+            raise _unwritable_folder(options, error) from error
         yield lock
 
 
 def check_folder(
-    options: argparse.Namespace, read: Iterable[Path], record: Record | None = None
+    options: argparse.Namespace, inputs: Iterable[Path], record: Record | None = None
 ) -> None:
-    """Raise Problem if the run would write over, or mix with, what is not its own."""
+    """Raise Problem if the run would overwrite its inputs or files that are not its own.
+
+    ``record`` defaults to that of the output folder.
+    """
     folder = options.output_dir
-    shown = printable(str(folder))
+    folder_name = printable(str(folder))
     record = record or read_record(folder)
     render = options.task == "render"
     if record.kind == ("training" if render else "rendering"):
         what = "results of a training" if render else "pictures that render has drawn"
-        raise Problem(f"--output_dir {shown} holds {what}; name another folder")
+        raise Problem(f"--output_dir {folder_name} holds {what}; name another folder")
     names = (
         rendering_files(options.derivatives)
         if render
         else training_files(options.task, bool(options.preview_every))
     )
     written = names | {LOCK} | set(record.digests) | (set() if render else {STATE})
-    taken = replaced_input(folder, written, read)
-    if taken:
-        path, name = taken
+    replaced = replaced_input(folder, written, inputs)
+    if replaced:
+        path, name = replaced
         raise Problem(
-            f"--output_dir {shown}: the run would replace or remove its own input "
+            f"--output_dir {folder_name}: the run would replace or remove its own input "
             f"{printable(str(path))} ({name}); name another folder"
         )
     try:
         record.check(names)
-    except NotOurs as error:
+    except ForeignFile as error:
         raise Problem(f"--output_dir: {error}; move it, or name another folder") from error
     if not render and os.path.isdir(folder / STATE):
-        raise Problem(f"--output_dir: {shown}/{STATE} is a folder; move it, or name another one")
+        raise Problem(
+            f"--output_dir: {folder_name}/{STATE} is a folder; move it, or name another one"
+        )
 
 
 @contextlib.contextmanager
-def folder_of_several(options: argparse.Namespace):
-    """As ``output_folder``, for the folder that has a folder for each of several pictures."""
+def parent_folder(options: argparse.Namespace):
+    """Lock the folder that holds one output folder for each of several pictures. Raises Problem."""
     summary = options.output_dir / SUMMARY
     if os.path.lexists(summary) and not is_summary(summary):
         raise Problem(
-            f"--output_dir: {printable(str(summary))} is there, and not as this program wrote it; "
+            f"--output_dir: {printable(str(summary))} exists, and is not as this program wrote it; "
             "move it, or name another folder"
         )
-    with _kept(options):
+    with _locked_folder(options):
         yield
 
 
-def unwritable(options: argparse.Namespace, error: Exception) -> Problem:
-    """What to tell where the output folder cannot be written."""
+def _unwritable_folder(options: argparse.Namespace, error: Exception) -> Problem:
+    """The error for an output folder that cannot be written."""
     reason = getattr(error, "strerror", None) or error
     return Problem(
         f"--output_dir {printable(str(options.output_dir))} cannot be written ({reason}); "
@@ -106,8 +112,8 @@ def unwritable(options: argparse.Namespace, error: Exception) -> Problem:
     )
 
 
-def unsaved(options: argparse.Namespace, error: OSError, rescue: str = "") -> Failure:
-    """What to tell where the results could not be written after all."""
+def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Failure:
+    """The error for results that could not be written; ``rescue`` says where the network is."""
     return Failure(
         f"the results could not be written to {printable(str(options.output_dir))} "
         f"({error.strerror or error}){rescue}"
@@ -115,7 +121,7 @@ def unsaved(options: argparse.Namespace, error: OSError, rescue: str = "") -> Fa
 
 
 def _remove_uncommitted(folder: Path, lock) -> None:
-    """Remove what a run that ends without results has written meanwhile, as a preview."""
+    """Remove the files, such as previews, that a run without results has written."""
     record = read_record(folder)
     for name, _ in lock.recorded():
         if not record.owns(name) and read_record(folder, lock).owns(name):

@@ -1,4 +1,4 @@
-"""The pictures that a run starts from."""
+"""The pictures that a run reads."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from siren.training.checkpoint import fingerprint
 
 @dataclass(frozen=True)
 class Inputs:
-    """The pictures of a run: (height, width, channels) float32, the mask (height, width) bool.
+    """The pictures of a run.
 
-    other  the second one of edit, or None
-    mask   or None
-    bits   8 or 16, the depth that the results deserve
+    image  (height, width, channels) float32 in [-1, 1]
+    other  the second image of edit, of the same shape, or None
+    mask   (height, width) bool, or None
+    bits   8 or 16: the depth of the inputs, and so of the results
     """
 
     image: np.ndarray
@@ -30,14 +31,14 @@ class Inputs:
     bits: int
 
     def fingerprint(self) -> str:
-        """A hash of all of them."""
+        """A hash of all pictures."""
         pictures = (self.image, self.other, self.mask)
         return fingerprint(*(picture for picture in pictures if picture is not None))
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is remembered of ``Inputs`` that are not kept: their hash, and the depth in bits."""
+    """What remains of ``Inputs`` after their memory is freed: their hash, and the depth in bits."""
 
     fingerprint: str
     bits: int
@@ -47,16 +48,16 @@ def paths(options: argparse.Namespace) -> dict[str, Path]:
     """The files that a run reads, by the name of their option."""
     if options.task == "render":
         return {"network_path": options.network_path}
-    found = {"input_path": options.input_path}
+    files = {"input_path": options.input_path}
     if options.mask_path is not None:
-        found["mask_path"] = options.mask_path
+        files["mask_path"] = options.mask_path
     if options.task == "edit":
-        found["ot_image_path"] = options.ot_image_path
-    return found
+        files["ot_image_path"] = options.ot_image_path
+    return files
 
 
 def read_inputs(options: argparse.Namespace) -> Inputs:
-    """All pictures that ``options`` name, checked; sets ``options.points`` where it was not given.
+    """Read and check all pictures that ``options`` name; sets ``options.points`` if it is unset.
 
     Raises Problem.
     """
@@ -88,7 +89,7 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
 
 
 def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, int]:
-    """(picture, its depth in bits); without a ``size`` it has that of ``--sidelength``."""
+    """(picture, its depth in bits); ``size`` defaults to that of ``--sidelength``."""
     path = getattr(options, option)
     try:
         if size is None:
@@ -99,14 +100,14 @@ def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, i
 
 
 def make_batch(options: argparse.Namespace, count: int):
-    """What ``--batch_points`` means for ``count`` points: None for all of them."""
-    from siren.samples import Batch  # and Jittor with it
+    """The ``Batch`` of ``--batch_points`` out of ``count`` points; None: all. Raises Problem."""
+    from siren.samples import Batch  # imports Jittor
 
     if options.batch_points is None:
         return None
     if options.batch_points > count:
         raise Problem(
             f"--batch_points {options.batch_points} is more than the {count} points that are "
-            "trained on; leave it out, which takes them all"
+            "trained on; leave it out to use all of them"
         )
     return Batch(options.batch_points, options.seed)

@@ -1,4 +1,4 @@
-"""The machine that a run gets: Jittor on its device, and an engine that works there."""
+"""What a run needs of the machine: Jittor on a device, enough memory, an engine that works."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from siren.runtime.processes import local_rank
 
 
 def start_jittor(options: argparse.Namespace) -> str:
-    """Import Jittor; returns the device, and decides ``options.precision`` by it.
+    """Import Jittor; returns the device, and sets ``options.precision`` for it if it is "auto".
 
     Raises Problem and RuntimeProblem.
     """
@@ -23,14 +23,14 @@ def start_jittor(options: argparse.Namespace) -> str:
         options.precision = "fp16" if device == "cuda" else "fp32"
     elif options.precision != "fp32" and device != "cuda":
         raise Problem(
-            f"--precision {options.precision} is for a GPU; leave it out, or find out with "
-            "--device cuda why there is none"
+            f"--precision {options.precision} needs a GPU; leave it out, or run with --device cuda "
+            "to see why there is none"
         )
     return device
 
 
 def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: str) -> None:
-    """Raise Problem if a training on a picture of ``shape`` (height, width) cannot fit."""
+    """Raise Problem if training on a picture of ``shape`` (height, width) needs too much memory."""
     points = options.points if options.task == "inpaint" and options.points else shape[0] * shape[1]
     problem = memory.problem(
         memory.Run(
@@ -44,7 +44,7 @@ def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: st
             optimizer=options.optimizer,
             operator=options.operator,
             residual_norm=options.residual_norm,
-            engine=options.engine,
+            engine=options.engine if options.hidden_layers else "reference",
             device=device,
         ),
         local_rank(),
@@ -54,10 +54,10 @@ def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: st
 
 
 def choose_engine(options: argparse.Namespace, device: str):
-    """The engine of ``--engine``, tried with all that the training will use.
+    """The engine of ``--engine``, tried with every function that the training will use.
 
-    The first time that this is done on a machine, a process of its own does it: it compiles the
-    kernels, which can be interrupted there at any moment, and may crash.
+    On the first use on a machine a child process tries it: the child compiles the kernels, can be
+    interrupted at any moment, and may crash.
     """
     use = Use(
         precision=options.precision,
@@ -68,13 +68,13 @@ def choose_engine(options: argparse.Namespace, device: str):
         muon=options.optimizer == "muon",
         **functions(options.task, options.operator, options.residual_norm, options.prior),
     )
-    return engine_for(options.engine, use, device)
+    return load_engine(options.engine, use, device)
 
 
-def engine_for(name: str, use: Use, device: str):
-    """The engine called ``name`` if it can do what ``use`` says, else the reference engine."""
+def load_engine(name: str, use: Use, device: str):
+    """The engine called ``name`` if it passes a trial of ``use``, else the reference engine."""
     stamp = private_folder() / trial_stamp(use, device)
-    if name == "fused" and not runtime.under_mpirun() and not stamp.exists():
+    if name == "fused" and use.has_kernels and not runtime.under_mpirun() and not stamp.exists():
         child = runtime.run_interruptibly(
             ["-m", "siren.engine.trial", use.to_json(device)],
             announcement="Compiling kernels for this network, once on this machine ...",
@@ -84,5 +84,5 @@ def engine_for(name: str, use: Use, device: str):
             return fall_back(reason)
         with contextlib.suppress(OSError):
             stamp.touch()
-    with signals.sheltered():
+    with signals.shield_children():
         return get_engine(name, use.precision, use)

@@ -1,4 +1,4 @@
-"""The options of the command line: their ranges, their defaults, and which go together."""
+"""The options of the command line: ranges, defaults, and valid combinations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siren.cli import recipes
 from siren.cli.arguments import integer, number, path
-from siren.cli.relevance import SCOPES, TASKS, TRAINING, counts
+from siren.cli.relevance import SCOPES, TASKS, TRAINING, is_effective
 from siren.engine import ENGINES
 from siren.text import printable
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_INPUT = "camera.png"
 DEFAULT_INPAINT = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"
-UNSET = {  # defaults that --help puts in words, or not at all
+UNLISTED_DEFAULTS = {  # argparse does not know these; help texts describe them in words
     "mask_path": None,
     "points": None,
     "batch_points": None,
@@ -27,86 +27,93 @@ UNSET = {  # defaults that --help puts in words, or not at all
     "resume": False,
     "verbose": False,
 }
-SMALLEST_CROP = 1e-6  # its sides; coordinates are float32
+MIN_CROP = 1e-6  # length of a side; coordinates are float32
 
-# What argparse takes for a value; of its own it knows -1 and -0.5, but not -1e-4.
+# Arguments that are negative numbers, not options. argparse itself knows -1 and -0.5, not -1e-4.
 NEGATIVE = re.compile(r"-[.\d]|-(inf|nan)", re.IGNORECASE)
 
 BAD_INPUT = 2  # exit status
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends with one sentence instead of the usage lines."""
+    """An argument parser that reports errors in one sentence, without usage lines."""
 
     def error(self, message):
-        """Print ``message`` in one line and leave with status 2."""
+        """Print ``message`` in one line and exit with status 2."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Options with every default filled in; leaves with status 2 on a bad one.
+    """Options with every default filled in; exits with status 2 on a bad one.
 
-    Bad is also an option that does nothing in this run; ``counted`` gives those that do something.
+    An option that has no effect in this run is bad too (``relevance.is_effective``).
 
-    ``input_path`` is a list of files and folders. ``points`` and ``batch_points`` are None where
-    they are not given: ``recipes.default_points`` of the picture's size, and all points.
+    ``input_path`` is a list of files and folders. ``points`` and ``batch_points`` are None by
+    default: ``recipes.default_points`` of the picture's size, and all points.
     """
     parser = make_parser()
-    fixed = vars(parser.parse_args([]))
-    blank = argparse.Namespace(**dict.fromkeys(SCOPES))  # argparse leaves what is there
+    common_defaults = vars(parser.parse_args([]))
+    blank = argparse.Namespace(**dict.fromkeys(SCOPES))  # argparse fills no default over these
     parsed = vars(parser.parse_args(arguments, blank))
-    given = {name: value for name, value in parsed.items() if value is not None}
-    task = given.get("task", fixed["task"])
+    explicit = {name: value for name, value in parsed.items() if value is not None}
+    task = explicit.get("task", common_defaults["task"])
     tasks = (task,)
-    if task in TRAINING and "for_all_tasks" in given:
+    if task in TRAINING and "for_all_tasks" in explicit:
         tasks = TRAINING
 
-    runs = [completed(given, fixed, each) for each in tasks]
-    for name in given:
-        if not any(counts(name, run) for run in runs):
-            parser.error(useless(name, tasks))
-    if "edit" in tasks and ("input_path" in given) != ("ot_image_path" in given):
-        named, missing = "--input_path", "--ot_image_path"
-        if "ot_image_path" in given:
-            named, missing = missing, named
-        parser.error(f"--task edit needs two images: {named} is given, give {missing} too")
+    runs = [fill_defaults(explicit, common_defaults, each) for each in tasks]
+    for name in explicit:
+        if not any(is_effective(name, run) for run in runs):
+            parser.error(no_effect_message(name, tasks))
+    if "edit" in tasks and ("input_path" in explicit) != ("ot_image_path" in explicit):
+        present, missing = "--input_path", "--ot_image_path"
+        if "ot_image_path" in explicit:
+            present, missing = missing, present
+        parser.error(f"--task edit needs two images: {present} is given, give {missing} too")
 
     options = runs[tasks.index(task)]
-    useful = {name: value for name, value in given.items() if counts(name, options)}
-    options = completed(useful, fixed, task)
+    effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
+    options = fill_defaults(effective, common_defaults, task)
     row_0, column_0, row_1, column_1 = options.crop
-    if min(row_1 - row_0, column_1 - column_0) < SMALLEST_CROP:
-        shown = " ".join(f"{value:.9g}" for value in options.crop)
+    if min(row_1 - row_0, column_1 - column_0) < MIN_CROP:
+        crop = " ".join(f"{value:.9g}" for value in options.crop)
         parser.error(
-            f"argument --crop: {shown} is empty, or as good as that; ROW1 must exceed ROW0, and "
-            f"COL1 COL0, by at least {SMALLEST_CROP:g}"
+            f"argument --crop: {crop} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 must "
+            f"exceed COL0, by at least {MIN_CROP:g}"
         )
     return options
 
 
-def useless(name: str, tasks: tuple[str, ...]) -> str:
-    """Why an option that does nothing in any of ``tasks`` is refused."""
+def no_effect_message(name: str, tasks: tuple[str, ...]) -> str:
+    """Why an option is refused that has no effect in any of ``tasks``."""
     scope = SCOPES[name]
-    why = "in this run" if tasks[0] in scope.tasks else f"with --task {tasks[0]}"
+    where = "in this run" if tasks[0] in scope.tasks else f"with --task {tasks[0]}"
     if len(tasks) > 1:
-        why = "in any of the four tasks"
-    return f"--{name} is for {scope.words}, and does nothing {why}; leave it out"
+        where = "in any of the four tasks"
+    return f"--{name} is for {scope.description}, and does nothing {where}; leave it out"
 
 
-def completed(given: dict, fixed: dict, task: str) -> argparse.Namespace:
-    """``given`` options and the defaults of ``task`` for all others.
+def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.Namespace:
+    """The ``explicit`` options, and defaults for all others.
 
-    ``fixed`` are the defaults that depend on neither the task nor the recipe.
+    ``common_defaults`` depend on neither the task nor the recipe.
     """
-    of_task = {
+    task_defaults = {
         "input_path": [ROOT / "data" / (DEFAULT_INPAINT if task == "inpaint" else DEFAULT_INPUT)],
         "ot_image_path": ROOT / "data" / DEFAULT_OTHER,
         "output_dir": ROOT / "outputs" / task,
     }
-    recipe = recipes.recipe(given.get("recipe", fixed["recipe"]), task)
-    options = {**fixed, **UNSET, **of_task, **dataclasses.asdict(recipe), **given, "task": task}
+    recipe = recipes.recipe(explicit.get("recipe", common_defaults["recipe"]), task)
+    options = {
+        **common_defaults,
+        **UNLISTED_DEFAULTS,
+        **task_defaults,
+        **dataclasses.asdict(recipe),
+        **explicit,
+        "task": task,
+    }
     options.update(crop=tuple(options["crop"]), offset=tuple(options["offset"]))
-    options.pop("for_all_tasks", None)  # it has had its effect
+    options.pop("for_all_tasks", None)  # it affects the parsing only
     return argparse.Namespace(**options)
 
 
@@ -130,28 +137,28 @@ def make_parser() -> Parser:
 
 
 def _add_task(group):
-    group.add_argument("-h", "--help", action="help", help="show this and leave")
+    group.add_argument("-h", "--help", action="help", help="print this and exit")
     group.add_argument(
         "--task",
         choices=TASKS,
         default="fit",
-        help="fit: learn every pixel; poisson: learn from the Laplacian alone; edit: blend the "
-        "gradients of two images; inpaint: fill in an image from a few random pixels; render: draw "
-        "a trained network at any size",
+        help="fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: "
+        "blend the gradients of two images; inpaint: fill in an image from a few random pixels; "
+        "render: draw a trained network at any size",
     )
     group.add_argument(
         "--recipe",
         choices=recipes.NAMES,
         default="report",
-        help="defaults of the options below. report: the course report's; tuned: what we know to "
-        "be better, in a tenth of the steps",
+        help="defaults of the options below. report: those of the course report; tuned: better "
+        "results in a tenth of the steps (inpaint: a fifth)",
     )
     group.add_argument(
         "--for_all_tasks",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="the other options are for fit, poisson, edit and inpaint, a call each, as run.sh "
-        "makes them: those that do nothing in this task are left out instead of refused",
+        help="ignore options that belong to another one of fit, poisson, edit and inpaint, instead "
+        "of refusing them; run.sh uses it",
     )
     group.add_argument(
         "--input_path",
@@ -160,8 +167,8 @@ def _add_task(group):
         action="extend",
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them; of several, each "
-        "has its own folder in --output_dir, and summary.csv compares them (default: "
+        help="image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them; with several, "
+        "each gets a folder of its own in --output_dir, and summary.csv compares them (default: "
         "data/camera.png; inpaint: data/flower.jpg)",
     )
     group.add_argument(
@@ -169,16 +176,16 @@ def _add_task(group):
         type=path,
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="edit: the second image, resized to (each) first one (default: data/rocket.jpg, where "
-        "--input_path is not given either)",
+        help="edit: the second image, resized to the size of the first; required with --input_path "
+        "(default: data/rocket.jpg)",
     )
     group.add_argument(
         "--mask_path",
         type=path,
         metavar="IMG",
         default=argparse.SUPPRESS,
-        help="inpaint: white where pixels are missing, instead of --points random ones that are "
-        "given; edit: white where the second image is cloned into the first",
+        help="inpaint: white where pixels are missing (replaces --points); edit: white where the "
+        "second image is cloned into the first",
     )
     group.add_argument(
         "--offset",
@@ -186,7 +193,7 @@ def _add_task(group):
         nargs=2,
         default=(0, 0),
         metavar=("ROWS", "COLS"),
-        help="edit with --mask_path: how far the second image and the mask are moved, in pixels",
+        help="edit with --mask_path: shift of the second image and the mask, in pixels",
     )
     group.add_argument(
         "--output_dir",
@@ -211,14 +218,14 @@ def _add_render(group):
         nargs=4,
         default=argparse.SUPPRESS,
         metavar=("ROW0", "COL0", "ROW1", "COL1"),
-        help="the part to draw, in coordinates: the whole picture is -1 -1 1 1, which is the "
-        "default; --sidelength is that of the part",
+        help="the part to draw, in coordinates; --sidelength is the size of this part (default: "
+        "-1 -1 1 1, the whole picture)",
     )
     group.add_argument(
         "--derivatives",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="draw the gradient's magnitude and the Laplacian too",
+        help="also draw the magnitude of the gradient, and the Laplacian",
     )
 
 
@@ -235,21 +242,21 @@ def _add_image(group):
         type=integer(8, 16384),
         default=256,
         metavar="PIXELS",
-        help="the image is resized to this many pixels a side; render: the picture's longer side",
+        help="the image is resized to this many pixels per side; render: length of the longer side",
     )
     group.add_argument(
         "--aspect",
         choices=("square", "keep"),
         default="square",
-        help="square: both sides are --sidelength; keep: the longer one is",
+        help="square: both sides have --sidelength pixels; keep: only the longer side has them",
     )
     group.add_argument(
         "--points",
         type=integer(1, 2**28),
         default=argparse.SUPPRESS,
         metavar="PIXELS",
-        help="inpaint without --mask_path: how many random pixels are given (default: 5000 of "
-        "256 x 256, and the same share of any other size)",
+        help="inpaint without --mask_path: number of random given pixels (default: 5000 for "
+        "256 x 256, the same share for other sizes)",
     )
 
 
@@ -266,7 +273,7 @@ def _add_training(group):
         type=integer(1, 2**28),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="points that a step looks at: N random ones, spread evenly (default: all)",
+        help="points per step, drawn at random and spread evenly (default: all)",
     )
     group.add_argument(
         "--optimizer",
@@ -292,31 +299,31 @@ def _add_training(group):
         "--schedule",
         choices=("constant", "linear", "cosine"),
         default=argparse.SUPPRESS,
-        help="of both learning rates over the run; linear and cosine end at 0 (default: constant; "
+        help="schedule of both learning rates; linear and cosine end at 0 (default: constant; "
         "tuned: linear)",
     )
     group.add_argument(
         "--operator",
         choices=("forward", "autograd", "fd"),
         default=argparse.SUPPRESS,
-        help="poisson and edit: how the network is differentiated. forward: exact, derivatives "
-        "carried forward; autograd: exact, by jittor.grad (slow); fd: finite differences "
+        help="poisson and edit: how the network is differentiated. forward: exact, in forward "
+        "mode; autograd: exact, by jittor.grad (slow); fd: finite differences on the grid "
         "(default: forward; tuned: fd)",
     )
     group.add_argument(
         "--residual_norm",
         choices=("operator", "energy", "pixel"),
         default=argparse.SUPPRESS,
-        help="poisson and edit: how the residual is measured. operator: as it is; energy, pixel: "
-        "as the error of the gradient or of the pixels that it stands for (default: operator; "
+        help="poisson and edit: norm of the residual. operator: the residual itself; energy, "
+        "pixel: the error of the gradient or of the pixels that causes it (default: operator; "
         "tuned: pixel)",
     )
     group.add_argument(
         "--prior",
         choices=("none", "tv"),
         default=argparse.SUPPRESS,
-        help="fit and inpaint: tv adds --prior_weight times the total variation of the picture "
-        "(default: none; tuned: tv for inpaint)",
+        help="fit and inpaint: tv adds --prior_weight times the total variation of the picture to "
+        "the loss (default: none; tuned: tv for inpaint)",
     )
     group.add_argument(
         "--prior_weight",
@@ -330,8 +337,8 @@ def _add_training(group):
         type=number(0, 0.9),
         default=argparse.SUPPRESS,
         metavar="SHARE",
-        help="inpaint: share of the given pixels that choose the best epoch instead of being "
-        "trained on (default: 0; tuned: 0.05)",
+        help="inpaint: share of the given pixels that is not trained on, and chooses the best "
+        "epoch (default: 0; tuned: 0.05)",
     )
     group.add_argument(
         "--blend",
@@ -345,30 +352,30 @@ def _add_training(group):
         type=number(0, 1),
         default=0.5,
         metavar="SHARE",
-        help="edit: share of the first image, 0 to 1 (mixed: in the mean brightness only, and "
-        "not with --mask_path)",
+        help="edit: share of the first image, 0 to 1; with mixed, in the mean brightness only, and "
+        "without --mask_path only",
     )
     group.add_argument(
         "--preview_every",
         type=integer(0, 10**9),
         default=0,
         metavar="K",
-        help="refresh preview.png after every K epochs, and make training.gif of them at the end; "
-        "0: neither",
+        help="refresh preview.png after every K epochs, and write training.gif at the end; 0: "
+        "neither",
     )
     group.add_argument(
         "--resume",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="continue the interrupted run in --output_dir, given the same options, to the same "
-        "network; of several images, those that are done are skipped",
+        help="continue the interrupted run in --output_dir; the other options must be those of "
+        "that run; with several images, finished ones are skipped",
     )
     group.add_argument(
         "--seed",
         type=integer(0, 2**31 - 1),
         default=0,
         metavar="N",
-        help="of the network's initial weights and of the pixels given to inpaint",
+        help="seed of the initial weights, of the given pixels of inpaint and of batches",
     )
 
 
@@ -382,7 +389,11 @@ def _add_network(group):
         "tuned: 10 for inpaint)",
     )
     group.add_argument(
-        "--hidden_features", type=integer(1, 2**16), default=256, metavar="N", help="units a layer"
+        "--hidden_features",
+        type=integer(1, 2**16),
+        default=256,
+        metavar="N",
+        help="units per layer",
     )
     group.add_argument(
         "--hidden_layers",
@@ -398,25 +409,25 @@ def _add_machine(group):
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="auto: the NVIDIA GPU if a working one is there",
+        help="auto: an NVIDIA GPU if there is a working one, else the CPU",
     )
     group.add_argument(
         "--engine",
         choices=ENGINES,
         default="fused",
-        help="fused: kernels of our own for CPUs and GPUs; reference: the same in plain Jittor "
+        help="fused: kernels written for this network, for CPU and GPU; reference: plain Jittor "
         "operations (slow)",
     )
     group.add_argument(
         "--precision",
         choices=("auto", "fp32", "fp16", "bf16"),
         default="auto",
-        help="of the fused engine's matrix products on a GPU. fp16 has the 11 bits of TF32 at "
-        "twice its speed; bf16 has 8; auto: fp16 there, fp32 on a CPU",
+        help="precision of the fused engine's matrix products on a GPU. fp16: 11 bits, as TF32, "
+        "at twice its speed; bf16: 8 bits; auto: fp16 on a GPU, fp32 on a CPU",
     )
     group.add_argument(
         "--verbose",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="show Jittor's own messages",
+        help="show Jittor's own messages, and the traceback of an error",
     )

@@ -1,4 +1,4 @@
-"""Several processes that do one run: they must have the same, and share the points."""
+"""Several processes in one run: they must agree on their inputs, and they share the points."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from siren.cli.errors import Problem
 from siren.tasks import without_pictures
 
 
-def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
-    """Raise Problem, in all processes, if ``facts`` or the pictures are not the same in all."""
+def check_agreement(options: argparse.Namespace, facts: dict) -> None:
+    """Raise Problem in all processes if ``facts`` or the input pictures differ between them."""
     if distributed.world_size() == 1:
         return
     facts = dict(facts)
@@ -26,25 +26,25 @@ def refuse_disagreement(options: argparse.Namespace, facts: dict) -> None:
     names = distributed.disagreements(facts)
     if names:
         what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)
-        raise Problem(f"the processes do not agree on {what}; start all of them with the same")
+        raise Problem(f"the processes do not agree on {what}; it must be the same in all of them")
 
 
 def scatter_task(task):
-    """``task`` of rank 0; in other processes, one that trains on their share of its points.
+    """Rank 0 gets its ``task`` back; the others get a copy with their share of its points.
 
-    These need no pictures for that, and never have more of them than their share.
+    The copy has no pictures. What other ranks pass is ignored.
     """
     if distributed.world_size() == 1:
         return task
-    first = distributed.rank() == 0
-    content = pickle.dumps(without_pictures(task)) if first else b""
-    trained = pickle.loads(distributed.broadcast(content))
-    points = task.points if first else trained.points
+    root = distributed.rank() == 0
+    content = pickle.dumps(without_pictures(task)) if root else b""
+    copy = pickle.loads(distributed.broadcast(content))
+    points = task.points if root else copy.points
     values = distributed.scatter(points.values)
     pixels = None if points.pixels is None else distributed.scatter(points.pixels)
-    if first:
+    if root:
         return task
     points.set_share(distributed.share(len(points)), values, pixels)
     channels = values.shape[2]
-    trained.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
-    return trained
+    copy.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
+    return copy

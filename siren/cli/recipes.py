@@ -1,4 +1,4 @@
-"""Recipes: the settings that an experiment takes where the user says nothing."""
+"""Recipes: sets of defaults, chosen by ``--recipe``."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def recipe(name: str, task: str) -> Recipe:
 
 
 def default_points(pixels: int) -> int:
-    """How many of a picture's ``pixels`` inpaint is given: the report's 5000 of 256 * 256.
+    """The default of ``--points`` for a picture of that many ``pixels``.
 
-    Pictures of other sizes have the same share, to the nearest pixel, and one at least.
+    The report's 5000 for 256 * 256; for other sizes the same share, rounded, and at least 1.
     """
     return max(1, round(pixels * 5000 / 65536))

@@ -1,4 +1,4 @@
-"""Which option counts in which run: those of other tasks, or of other settings, do nothing."""
+"""Which options have an effect in which run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ TASKS = (*TRAINING, "render")
 
 @dataclass(frozen=True)
 class Scope:
-    """Where an option counts.
+    """The runs in which an option has an effect.
 
-    tasks      in these, some of ``TASKS``
-    condition  and under this condition, in words that follow the tasks; "" for none
-    holds      whether the options, all of them with their defaults, meet it
+    tasks      some of ``TASKS``
+    condition  a further condition, in words that follow the tasks; "" for none
+    holds      whether the complete options meet the condition
     """
 
     tasks: tuple[str, ...]
@@ -24,13 +24,13 @@ class Scope:
     holds: Callable[[Namespace], bool] = lambda options: True
 
     @property
-    def words(self) -> str:
-        """What the option is for."""
-        where = "training" if self.tasks == TRAINING else "--task " + " or ".join(self.tasks)
-        return f"{where} {self.condition}".rstrip()
+    def description(self) -> str:
+        """The scope in words, for a message."""
+        tasks = "training" if self.tasks == TRAINING else "--task " + " or ".join(self.tasks)
+        return f"{tasks} {self.condition}".rstrip()
 
 
-_EVERYWHERE = Scope(TASKS)
+_ALL = Scope(TASKS)
 _TRAINING = Scope(TRAINING)
 _DERIVATIVES = Scope(("poisson", "edit"))
 _EDIT = Scope(("edit",))
@@ -38,19 +38,19 @@ _RENDER = Scope(("render",))
 
 #: The scope of every option by its name in the namespace of ``options.parse``.
 SCOPES = {
-    "task": _EVERYWHERE,
+    "task": _ALL,
     "recipe": _TRAINING,
     "for_all_tasks": _TRAINING,
     "input_path": _TRAINING,
     "ot_image_path": _EDIT,
     "mask_path": Scope(("inpaint", "edit")),
     "offset": Scope(("edit",), "with --mask_path", lambda options: options.mask_path is not None),
-    "output_dir": _EVERYWHERE,
+    "output_dir": _ALL,
     "network_path": _RENDER,
     "crop": _RENDER,
     "derivatives": _RENDER,
     "channels": _TRAINING,
-    "sidelength": _EVERYWHERE,
+    "sidelength": _ALL,
     "aspect": _TRAINING,
     "points": Scope(("inpaint",), "without --mask_path", lambda options: options.mask_path is None),
     "epochs": _TRAINING,
@@ -82,23 +82,23 @@ SCOPES = {
     "omega_0": _TRAINING,
     "hidden_features": _TRAINING,
     "hidden_layers": _TRAINING,
-    "device": _EVERYWHERE,
-    "engine": _EVERYWHERE,
+    "device": _ALL,
+    "engine": _ALL,
     "precision": Scope(TRAINING, "with --engine fused", lambda options: options.engine == "fused"),
-    "verbose": _EVERYWHERE,
+    "verbose": _ALL,
 }
 
 
-def counts(name: str, options: Namespace) -> bool:
-    """Whether the option called ``name`` does anything in the run of ``options``."""
+def is_effective(name: str, options: Namespace) -> bool:
+    """Whether the option called ``name`` has an effect in the run of ``options``."""
     scope = SCOPES[name]
     return options.task in scope.tasks and scope.holds(options)
 
 
-def counted(options: Namespace) -> dict:
-    """The ``options`` of a run, by name, without those that do nothing in it."""
+def effective_options(options: Namespace) -> dict:
+    """The ``options`` that have an effect in their run, by name."""
     return {
         name: value
         for name, value in vars(options).items()
-        if name in SCOPES and counts(name, options)
+        if name in SCOPES and is_effective(name, options)
     }

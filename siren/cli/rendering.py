@@ -7,9 +7,9 @@ import argparse
 from siren import memory, runtime, signals
 from siren.cli import inputs
 from siren.cli.errors import Interrupted, Problem
-from siren.cli.folder import output_folder, unsaved
-from siren.cli.identity import as_json, shown_path
-from siren.cli.relevance import counted
+from siren.cli.folder import output_folder, save_failure
+from siren.cli.identity import as_json, display_path
+from siren.cli.relevance import effective_options
 from siren.files import Change
 from siren.images import NotANumber, encode_png
 from siren.output.network_file import NetworkError, SavedNetwork, read_network
@@ -40,17 +40,17 @@ def render(options: argparse.Namespace) -> int:
         raise Interrupted("interrupted; nothing was drawn") from None
     except NotANumber as error:
         raise Problem(
-            f"--network_path {printable(str(options.network_path))}: its values are beyond what "
-            "can be computed with; draw another network"
+            f"--network_path {printable(str(options.network_path))}: some values of its picture "
+            "are not numbers (NaN); draw another network"
         ) from error
-    print(f"written to {shown_path(options.output_dir)}")
+    print(f"written to {display_path(options.output_dir)}")
     return 0
 
 
 def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
-    """The pictures by name, integer arrays (height, width, channels)."""
+    """The pictures by file name: integer arrays (height, width, channels)."""
     device = runtime.start(options.device, options.verbose)
-    from siren.cli.machine import engine_for
+    from siren.cli.machine import load_engine
     from siren.engine.use import Use, functions
     from siren.network import Siren
     from siren.output import rendering
@@ -65,30 +65,31 @@ def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     )
     if problem:
         raise Problem(problem)
-    engine = engine_for(options.engine, Use("fp32", *size, **functions("render")), device)
-    print(f"render: {shown_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
-    drawn = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
+    engine = load_engine(options.engine, Use("fp32", *size, **functions("render")), device)
+    print(f"render: {display_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
+    pictures = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
     if options.derivatives:
-        names = "gradient.png", "laplacian.png"
-        drawn.update(zip(names, rendering.render_derivatives(network, engine, shape, options.crop)))
-    return drawn
+        derivatives = rendering.render_derivatives(network, engine, shape, options.crop)
+        pictures.update(zip(("gradient.png", "laplacian.png"), derivatives))
+    return pictures
 
 
 def _write(options: argparse.Namespace, lock, pictures: dict) -> None:
-    """Write the pictures, and what they are, in the place of those of an earlier rendering."""
+    """Write the pictures and rendering.json, replacing those of an earlier rendering."""
     folder = options.output_dir
     try:
         with Change(folder) as change:
             for name, picture in pictures.items():
                 change.write(name, encode_png(picture))
-            about = {
-                "options": {name: as_json(value) for name, value in counted(options).items()},
+            used = effective_options(options)
+            description = {
+                "options": {name: as_json(value) for name, value in used.items()},
                 "files": dict(change.digests),
             }
-            change.write(RENDERING, encode_json(about))
+            change.write(RENDERING, encode_json(description))
             for name in read_record(folder, lock).leftovers(change.digests):
                 change.remove(name)
-            with signals.held_back():
+            with signals.deferred():
                 change.commit()
     except OSError as error:
-        raise unsaved(options, error) from error
+        raise save_failure(options, error) from error

@@ -1,4 +1,4 @@
-"""``--resume``: going on from the state of an interrupted run, and keeping that of another one."""
+"""``--resume``: continue from the state of an interrupted run; without it, rename that state."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ import json
 
 from siren import distributed, runtime
 from siren.cli.errors import Problem
-from siren.cli.identity import identity, shown_path
+from siren.cli.identity import display_path, identity
 from siren.npz import FormatError
 from siren.training.checkpoint import Checkpoint, StateError
 
 
 def open_checkpoint(options: argparse.Namespace, device: str, task, network, optimizer):
-    """The ``Checkpoint`` of this run, with the state to go on from if ``--resume`` was given.
+    """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from.
 
-    A state that is not continued is kept under another name. Raises Problem and OSError.
+    Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
     """
-    first = distributed.rank() == 0
-    depends_on = identity(options, device, task) if first else {}
+    root = distributed.rank() == 0
+    depends_on = identity(options, device, task) if root else {}
     depends_on = json.loads(distributed.broadcast(json.dumps(depends_on).encode()))
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
-    ours = Checkpoint(options.output_dir, depends_on, threads=threads)
+    checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:
-        _load(ours, options, task, network, optimizer)
-    elif first:
-        kept = ours.keep_aside()
-        if kept is not None:
+        _load(checkpoint, options, task, network, optimizer)
+    elif root:
+        renamed = checkpoint.set_aside()
+        if renamed is not None:
             print(
-                f"{shown_path(ours.path)} is of an interrupted run, which --resume would have "
-                f"continued; it is now {shown_path(kept)}"
+                f"{display_path(checkpoint.path)} is of an interrupted run, which --resume would "
+                f"have continued; it is now {display_path(renamed)}"
             )
-    return ours
+    return checkpoint
 
 
-def _load(ours: Checkpoint, options: argparse.Namespace, task, network, optimizer) -> None:
+def _load(checkpoint: Checkpoint, options: argparse.Namespace, task, network, optimizer) -> None:
+    """Load the state of ``checkpoint``, check it, and say where the run continues."""
     try:
-        content = ours.content() if distributed.rank() == 0 else b""
-        state = ours.load(distributed.broadcast(content))
+        content = checkpoint.content() if distributed.rank() == 0 else b""
+        state = checkpoint.load(distributed.broadcast(content))
         state.check(
             options.epochs,
             network.flat.shape[0],
@@ -46,15 +47,16 @@ def _load(ours: Checkpoint, options: argparse.Namespace, task, network, optimize
         )
     except FormatError as error:
         raise Problem(
-            f"--resume: {shown_path(ours.path)} is damaged ({error}); leave it out to start anew"
+            f"--resume: {display_path(checkpoint.path)} is damaged ({error}); leave it out to "
+            "start anew"
         ) from error
     except StateError as error:
         raise Problem(f"--resume: {error}; leave it out to start anew") from error
-    ours.state = state
+    checkpoint.state = state
     print(f"resumed at epoch {state.epoch}", flush=True)
-    if state.threads not in ("", ours.threads):
+    if state.threads not in ("", checkpoint.threads):
         print(
             f"the state was made by {state.threads} (processes x threads), this run has "
-            f"{ours.threads}: its network will be that of an uninterrupted one up to rounding, "
-            "not bit for bit"
+            f"{checkpoint.threads}: its network will be that of an uninterrupted run up to "
+            "rounding, not bit for bit"
         )

@@ -1,4 +1,4 @@
-"""One run for each of several pictures, whatever becomes of the others."""
+"""One run for each of several pictures; a failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from siren.cli.errors import (
     Interrupted,
     Outcome,
     Problem,
-    explained,
-    tell,
+    notify,
+    report_error,
 )
-from siren.cli.folder import check_folder, folder_of_several, unsaved
-from siren.cli.identity import asked_for, shown_path
+from siren.cli.folder import check_folder, parent_folder, save_failure
+from siren.cli.identity import display_path, identity_options
 from siren.images import ImageError
 from siren.output import summary
 from siren.output.report import read_metrics
-from siren.signals import Stop, held_back
+from siren.signals import Stop, deferred
 from siren.text import printable
 from siren.training.checkpoint import Checkpoint, StateError
 
 
-def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of one run for each picture; of several, each has a folder of its own."""
+def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
+    """The options of one run for each picture; several pictures get a folder each."""
     try:
         pictures = find_pictures(options.input_path)
     except ImageError as error:
@@ -47,56 +47,58 @@ def runs_of(options: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable) -> int:
-    """Do each of ``runs`` by ``run(options, stop)`` and write a summary; returns the status.
+    """Call ``run(options, stop)`` for each of ``runs`` and write a summary; returns the status.
 
-    ``options`` are those of the whole call. Bad input is found before the first one trains.
+    ``options`` are those of the whole call. Bad input is found before the first training.
     """
-    read = [path for each in runs for path in inputs.paths(each).values()]
-    outcomes = [check_ahead(each, read) for each in runs]
+    files = [path for each in runs for path in inputs.paths(each).values()]
+    outcomes = [check_run(each, files) for each in runs]
     stop = Stop()
-    with folder_of_several(options):
+    with parent_folder(options):
         for number, each in enumerate(runs):
             if stop():
                 break
             if outcomes[number] is None:
-                print(f"== {number + 1} of {len(runs)}: {shown_path(each.input_path)}", flush=True)
-                outcomes[number] = _guarded(run, each, stop)
-        left = outcomes.count(None)
+                print(
+                    f"== {number + 1} of {len(runs)}: {display_path(each.input_path)}", flush=True
+                )
+                outcomes[number] = _run_safely(run, each, stop)
+        not_begun = outcomes.count(None)
         outcomes = [outcome or Outcome(INTERRUPTED, "not begun") for outcome in outcomes]
-        rows = [_row(each, outcome) for each, outcome in zip(runs, outcomes)]
-        print(summary.table(rows))
+        rows = [_summary_row(each, outcome) for each, outcome in zip(runs, outcomes)]
+        print(summary.format_table(rows))
         try:
-            with held_back():
+            with deferred():
                 summary.write_summary(options.output_dir, rows)
         except OSError as error:
-            raise unsaved(options, error) from error
-    if left:
-        tell(f"{left} of {len(runs)} not begun; --resume goes on")
+            raise save_failure(options, error) from error
+    if not_begun:
+        notify(f"{not_begun} of {len(runs)} not begun; --resume goes on")
     statuses = [outcome.status for outcome in outcomes if outcome.status]
     return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
 
 
-def check_ahead(options: argparse.Namespace, read: list) -> Outcome | None:
-    """Find bad input of a run; returns its outcome if ``--resume`` finds it done.
+def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
+    """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run.
 
-    ``read`` are all files that are read. ``options.resume`` is left true only where there is an
+    ``files`` are all files that the call reads. ``options.resume`` stays true only if there is an
     interrupted run.
     """
     pictures = inputs.read_inputs(options)
-    check_folder(options, read)
-    return finished_before(options, pictures) if options.resume else None
+    check_folder(options, files)
+    return finished_outcome(options, pictures) if options.resume else None
 
 
-def finished_before(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-    """The outcome of the same run, where ``--resume`` finds it done.
+def finished_outcome(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
+    """The recorded outcome if the same run has finished in this folder; else None.
 
-    ``options.resume`` is left true only where there is an interrupted run. Raises Problem if the
-    folder is of another one.
+    ``options.resume`` stays true only if there is an interrupted run. Raises Problem if the folder
+    belongs to another run.
     """
-    asked = asked_for(options)
+    settings = identity_options(options)
     if options.precision == "auto":
-        asked.pop("precision", None)  # what that means is known only when the device is
-    earlier = Checkpoint(options.output_dir, asked)
+        settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
+    earlier = Checkpoint(options.output_dir, settings)
     try:
         options.resume = earlier.exists()
         if options.resume:
@@ -106,9 +108,9 @@ def finished_before(options: argparse.Namespace, pictures: inputs.Inputs) -> Out
         if metrics is None or metrics["ended"] == "interrupted":
             return None
         earlier.identity["data"] = pictures.fingerprint()
-        earlier.compare({**metrics["options"], "data": metrics["inputs"]})
+        earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
     except StateError as error:
-        folder = shown_path(options.output_dir)
+        folder = display_path(options.output_dir)
         raise Problem(f"--resume: {folder}: {error}; leave it out to start anew") from error
     return Outcome(
         DIVERGED if metrics["ended"] == "diverged" else 0,
@@ -119,30 +121,30 @@ def finished_before(options: argparse.Namespace, pictures: inputs.Inputs) -> Out
     )
 
 
-def nothing_left(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-    """The outcome of a run that ``--resume`` finds done, after telling the user; else None."""
+def report_finished_run(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
+    """With ``--resume``: say that the run has finished and return its outcome; else None."""
     if not options.resume:
         return None
-    done = finished_before(options, pictures)
-    options.resume = True  # where there is nothing at all, that is an error of this run
-    if done:
-        print(f"nothing is left to resume: the run in {shown_path(options.output_dir)} is done")
-    return done
+    outcome = finished_outcome(options, pictures)
+    options.resume = True  # without any earlier run, open_checkpoint reports the error
+    if outcome:
+        print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
+    return outcome
 
 
-def _guarded(run: Callable, options: argparse.Namespace, stop: Stop) -> Outcome:
-    """The outcome of one run; an error is told, and is no reason not to begin the next one."""
+def _run_safely(run: Callable, options: argparse.Namespace, stop: Stop) -> Outcome:
+    """The outcome of one run; an error is reported and does not stop the others."""
     try:
         return run(options, stop)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             stop.requested = True
-        return explained(error, f"{shown_path(options.input_path)}: ", options.verbose)
+        return report_error(error, f"{display_path(options.input_path)}: ", options.verbose)
 
 
-def _row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:
+def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:
     return summary.Row(
-        shown_path(options.input_path),
+        display_path(options.input_path),
         printable(options.output_dir.name),
         options.task,
         outcome.psnr,

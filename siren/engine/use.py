@@ -66,9 +66,9 @@ def functions(
     """``losses``, ``streams`` and ``pictures`` of a ``Use``, given main.py's options."""
     if task == "render":
         return {"losses": (), "streams": (), "pictures": (0, 2)}
-    if task in ("fit", "inpaint"):
+    order = {"edit": 1, "poisson": 2}.get(task, 0)
+    if order == 0:
         return {"losses": (0,), "streams": (1,) if prior == "tv" else (), "pictures": (0,)}
-    order = {"edit": 1, "poisson": 2}[task]
     losses: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
     if operator == "fd":

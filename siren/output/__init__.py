@@ -1,1 +1,1 @@
-"""What lands in the output folder, and what of it this program may replace."""
+"""The files of the output folder, and the record of those that this program wrote."""

@@ -1,4 +1,4 @@
-"""Curves of loss and PSNR over the epochs, where matplotlib happens to be installed."""
+"""history.png: curves of loss and PSNR over the epochs, if matplotlib is installed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import io
 
 
 def draw_curves(history) -> bytes | None:
-    """A PNG of loss and PSNR over epochs; None where matplotlib is not installed or does not work.
+    """The content of a PNG; None if matplotlib is missing or fails.
 
-    It may fail in any way, in its import too: whatever a notebook has left in ``MPLBACKEND``, say.
+    Any error is caught: even the import can fail, for example after a notebook has set
+    ``MPLBACKEND``.
     """
     try:
         from matplotlib.figure import Figure

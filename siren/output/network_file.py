@@ -1,4 +1,4 @@
-"""network.npz: a trained network on disk, which needs none of this program to be read."""
+"""network.npz: a trained network on disk, which NumPy alone can read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NETWORK = "network.npz"
 def encode_network(network, shape, bits: int = 8) -> bytes:
     """The content of network.npz.
 
-    It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, ``shape``
-    (height, width), the pixels that it was trained at, and ``bits``, 8 or 16, the depth of these.
+    It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, and of the
+    picture that it was trained on ``shape`` (height, width) and ``bits``, its depth: 8 or 16.
     """
     arrays = {"omega_0": np.float64(network.omega_0), "shape": np.int64(shape)}
     arrays["bits"] = np.int64(bits)
@@ -32,17 +32,17 @@ def encode_network(network, shape, bits: int = 8) -> bytes:
 
 
 def write_network(folder: Path, network, shape, bits: int = 8) -> None:
-    """Write network.npz, as ``encode_network`` has it, into ``folder``. Raises OSError."""
+    """Write network.npz (see ``encode_network``) into ``folder``. Raises OSError."""
     write_bytes(folder / NETWORK, encode_network(network, shape, bits))
 
 
 class NetworkError(Exception):
-    """A file is no network that this program wrote; the message says why."""
+    """A file is not a network.npz; the message says why."""
 
 
 @dataclass(frozen=True)
 class SavedNetwork:
-    """What network.npz holds: float32 pairs (weight, bias), omega_0, (height, width), and bits."""
+    """The content of network.npz, as ``encode_network`` describes it; ``layers`` are float32."""
 
     layers: list[tuple[np.ndarray, np.ndarray]]
     omega_0: float
@@ -59,20 +59,17 @@ _LAYERS = {"weight": float32(None, None), "bias": float32(None)}
 
 
 def read_network(path: Path) -> SavedNetwork:
-    """Read network.npz as ``encode_network`` made it; nothing in it is executed.
-
-    Raises NetworkError for anything else.
-    """
+    """Read and check network.npz; nothing in it is executed. Raises NetworkError."""
     name = printable(str(path))
     try:
         arrays, lists = read_arrays(read_file(path), _FIELDS, _LAYERS)
         layers = _checked_layers(lists["weight"], lists["bias"])
         omega_0, shape = float(arrays["omega_0"]), tuple(arrays["shape"].tolist())
-        bits = int(arrays.get("bits", 8))  # older ones do not tell
+        bits = int(arrays.get("bits", 8))  # older files lack it
         if not 0 < omega_0 < np.finfo(np.float32).max:
             raise FormatError(f"its omega_0 is {omega_0:g}; it must be above 0")
         if not all(1 < n < 1 << 20 for n in shape):
-            raise FormatError(f"its shape is {shape}, which is no picture's")
+            raise FormatError(f"its shape is {shape}; no picture has that")
         if bits not in (8, 16):
             raise FormatError(f"its bits are {bits}; there can be 8 or 16")
     except FileNotFoundError:
@@ -86,7 +83,7 @@ def read_network(path: Path) -> SavedNetwork:
 
 
 def _checked_layers(weights, biases) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of a SIREN's layers, from its 2 inputs to its outputs; FormatError for others."""
+    """The layers of a SIREN with 2 inputs, as pairs (weight, bias). Raises FormatError."""
     widths = [weight.shape[1] for weight in weights] + [len(weight) for weight in weights[-1:]]
     fits = (
         len(weights) == len(biases) >= 2

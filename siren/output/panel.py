@@ -1,4 +1,4 @@
-"""The panel: a result's pictures side by side, each under its caption."""
+"""panel.png: the pictures of a result side by side, each under its caption."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from siren import pictures
 from siren.images import to_uint8
 from siren.pictures import Picture
 
-CELL = 256  # pixels: a panel's pictures are enlarged to at least this width
-LARGEST = 1024  # pixels: and reduced to at most this one
+MIN_WIDTH = 256  # pixels; narrower pictures are enlarged
+MAX_WIDTH = 1024  # pixels; wider pictures are reduced
 FONT_SIZE = 15
 MARGIN = 8
 
@@ -20,12 +20,12 @@ MARGIN = 8
 def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray:
     """The panel of a result: the task's pictures, ``others``, the output and its error.
 
-    ``output`` is the restored picture (height, width, channels); ``summary`` its caption;
-    ``others`` are ``Picture``s of classical methods to show beside it. Returns uint8 RGB.
+    ``output`` is the restored picture (height, width, channels) and ``summary`` its caption;
+    ``others`` are ``Picture``s of classical methods. Returns uint8 (height, width, 3).
     """
     error, largest = pictures.absolute_error(output, task.reference)
     panel = [
-        *task.shown,
+        *task.panel_pictures,
         *others,
         Picture(summary, output),
         Picture(f"|error|: white is {largest:.2g}", error),
@@ -36,7 +36,7 @@ def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray
 def draw_panel(panel: list[Picture]) -> Image.Image:
     """The pictures side by side, each under its caption."""
     font = ImageFont.load_default(FONT_SIZE)
-    cells = [_sized(picture.image) for picture in panel]
+    cells = [_resize(picture.image) for picture in panel]
     captions = [_wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)]
     line_height = FONT_SIZE + 5
     top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
@@ -52,19 +52,16 @@ def draw_panel(panel: list[Picture]) -> Image.Image:
     return sheet
 
 
-def _sized(image: np.ndarray) -> Image.Image:
-    """As an RGB picture from ``CELL`` to ``LARGEST`` wide.
-
-    Each pixel becomes a square of whole pixels, or a square of whole pixels becomes one.
-    """
+def _resize(image: np.ndarray) -> Image.Image:
+    """An RGB picture from ``MIN_WIDTH`` to ``MAX_WIDTH`` wide, scaled by an integer factor."""
     pixels = to_uint8(image)
-    reduction = math.ceil(image.shape[1] / LARGEST)
+    reduction = math.ceil(image.shape[1] / MAX_WIDTH)
     if reduction > 1:
         gray = pixels.shape[2] == 1
         small = Image.fromarray(pixels[..., 0] if gray else pixels).reduce(reduction)
         return small.convert("RGB")
     pixels = np.broadcast_to(pixels, (*image.shape[:2], 3))
-    factor = math.ceil(CELL / image.shape[1])
+    factor = math.ceil(MIN_WIDTH / image.shape[1])
     return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1), "RGB")
 
 

@@ -1,4 +1,4 @@
-"""Watching a picture form: the latest one, and an animation of all."""
+"""preview.png, the latest picture of a training, and training.gif, an animation of all."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image
 from siren.files import Lock, write_bytes
 from siren.images import encode_png, to_uint8
 
-FRAMES = 60  # at most, in an animation
-SIDE = 256  # pixels at most
-MILLISECONDS = 80  # a frame; the last one stays for LAST
-LAST = 2000
+MAX_FRAMES = 60
+MAX_SIDE = 256  # pixels
+FRAME_TIME = 80  # milliseconds
+LAST_FRAME_TIME = 2000  # milliseconds
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Preview:
     """Refreshes preview.png in ``folder`` and keeps frames for training.gif.
 
     every  epochs between two pictures
-    lock   the run's lock on the folder, which remembers that the picture is the program's own
+    lock   the run's lock on the folder, which records that this program wrote preview.png
     """
 
     folder: Path
@@ -33,13 +33,13 @@ class Preview:
     stride: int = 1
     count: int = 0
 
-    def see(self, picture: np.ndarray) -> None:
-        """Take a picture (height, width, channels) in [-1, 1]. Raises OSError."""
+    def update(self, picture: np.ndarray) -> None:
+        """Write preview.png of ``picture`` (height, width, channels) in [-1, 1]. Raises OSError."""
         content = encode_png(picture)
         self.lock.record("preview.png", content)
         write_bytes(self.folder / "preview.png", content)
         if self.count % self.stride == 0:
-            if len(self.frames) == FRAMES:  # every second one is enough
+            if len(self.frames) == MAX_FRAMES:  # drop every second frame
                 self.frames = self.frames[::2]
                 self.stride *= 2
             if self.count % self.stride == 0:
@@ -55,7 +55,7 @@ class Preview:
             "GIF",
             save_all=True,
             append_images=frames[1:],
-            duration=[MILLISECONDS] * (len(frames) - 1) + [LAST],
+            duration=[FRAME_TIME] * (len(frames) - 1) + [LAST_FRAME_TIME],
             loop=0,
         )
         return content.getvalue()
@@ -64,5 +64,5 @@ class Preview:
 def _frame(picture: np.ndarray) -> Image.Image:
     pixels = to_uint8(picture)
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-    image.thumbnail((SIDE, SIDE))
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
     return image

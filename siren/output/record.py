@@ -1,7 +1,7 @@
-"""Which files of a folder this program wrote: no other one is replaced or removed.
+"""Which files of a folder this program wrote: it replaces and removes no others.
 
-A training says so in metrics.json, a rendering in rendering.json: the SHA-256 of each of their
-files by its name. What a run has written before its end is in the lock of its folder.
+A training lists the SHA-256 of its files in metrics.json, a rendering in rendering.json. Files that
+a run writes before its end are listed in the lock file of the folder.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _OF_TASK = {
 }
 _PREVIEWS = {"preview.png", "training.gif"}
 _OPTIONAL = {"history.png"}  # where matplotlib is installed
-_NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *_OF_TASK.values())  # all there are
+_NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *_OF_TASK.values())  # of all tasks
 
 
-class NotOurs(Exception):
-    """A file in the folder is in the way and not this program's; the message says which."""
+class ForeignFile(Exception):
+    """A file that this program did not write is in the way; the message says which."""
 
 
 def training_files(task: str, previewed: bool) -> set[str]:
-    """Names of the files that a training writes, but for its state, which it keeps apart."""
+    """Names of the files that a training writes, except its state."""
     names = _TRAINING | _OF_TASK.get(task, set())
     names |= _PREVIEWS if previewed else set()
     return names | (_OPTIONAL if "matplotlib" in sys.modules or find_spec("matplotlib") else set())
@@ -51,44 +51,47 @@ def rendering_files(derivatives: bool) -> set[str]:
 class Record:
     """What earlier runs wrote into ``folder``.
 
-    kind      "training", "rendering", or "" where there was none
-    digests   of the files that are recorded, by name; a killed run leaves several of one
-    all_ours  whether every file with a name of a training is taken for one: the run was of a
-              version of this program that kept no record
+    kind        "training", "rendering", or "" without either
+    digests     recorded digests by file name; killed runs can leave several for one name
+    no_digests  the training is by a version of this program that recorded no digests: every file
+                with the name of a training's file counts as its own
     """
 
     folder: Path
     kind: str
     digests: dict[str, set[str]]
-    all_ours: bool = False
+    no_digests: bool = False
 
     def owns(self, name: str) -> bool:
-        """Whether the file called ``name`` is one of them, unchanged."""
+        """Whether this program wrote the file called ``name``, and nobody has changed it since."""
         if name in (METRICS, RENDERING):
             return (name == METRICS) == (self.kind == "training") and self.kind != ""
-        if self.all_ours and name in _NAMES:
+        if self.no_digests and name in _NAMES:
             return True
         return name in self.digests and file_digest(self.folder / name) in self.digests[name]
 
     def leftovers(self, names: Iterable[str]) -> list[str]:
-        """Files of earlier runs that are none of the new ``names``."""
+        """Files of earlier runs that are not among the new ``names``."""
         return sorted(name for name in self.digests.keys() - set(names) if self.owns(name))
 
     def check(self, names: Iterable[str]) -> None:
-        """Raise NotOurs if one of ``names``, which are to be written, is of somebody else."""
+        """Raise ForeignFile if writing ``names`` would replace a file that is not our own."""
         for name in sorted(names):
             path = self.folder / name
             if not os.path.lexists(path):
                 continue
-            shown = printable(str(path))
             if path.is_dir() and not path.is_symlink():
-                raise NotOurs(f"{shown} is a folder, where a file of that name is to be written")
+                raise ForeignFile(
+                    f"{printable(str(path))} is a folder, but the run writes a file of that name"
+                )
             if not self.owns(name):
-                raise NotOurs(f"{shown} is there, and not as this program wrote it")
+                raise ForeignFile(
+                    f"{printable(str(path))} exists, and is not as this program wrote it"
+                )
 
 
 def read_record(folder: Path, lock: Lock | None = None) -> Record:
-    """The record of ``folder``, and of the killed runs that ``lock`` knows of."""
+    """The record of ``folder``, with the files of killed runs that ``lock`` lists."""
     digests: dict[str, set[str]] = defaultdict(set)
     for name, digest in lock.recorded() if lock else ():
         _add(digests, {name: digest})
@@ -103,16 +106,16 @@ def read_record(folder: Path, lock: Lock | None = None) -> Record:
 
 
 def _add(digests: dict[str, set[str]], files) -> None:
-    """Take over names and digests of a JSON file that anybody may have made."""
+    """Add the valid names and digests of ``files``, from a JSON file that may hold anything."""
     for name, digest in files.items() if isinstance(files, dict) else ():
         if isinstance(digest, str) and name in _NAMES:
             digests[name].add(digest)
 
 
 def replaced_input(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> tuple | None:
-    """(input, name) of the first of ``inputs`` that is the file ``name`` of ``folder``, or None.
+    """(input, name) if the file ``name`` of ``folder`` is one of ``inputs``; else None.
 
-    Files are compared, not names: a link to an input is that input.
+    Files are compared by device and inode: a link to an input is that input.
     """
     identities = {}
     for path in inputs:

@@ -8,28 +8,28 @@ import numpy as np
 from tqdm import tqdm
 
 from siren import pictures
-from siren.coordinates import WHOLE, strip
+from siren.coordinates import FULL_VIEW, strip
 from siren.images import to_integers, to_uint8
 from siren.training.evaluation import evaluate, evaluate_strips
 
-SAMPLE = 256  # pixels a side of the small view that tells how strong derivatives are
+SAMPLE = 256  # pixels per side of a small view, which sets the scale of the derivatives' pictures
 
 
 def view_shape(shape, crop, sidelength: int) -> tuple[int, int]:
     """(height, width) of a view of ``crop`` whose longer side has ``sidelength`` pixels.
 
-    ``shape`` (height, width) is what the network was trained at: its pixels stay square.
+    ``shape`` is the (height, width) that the network was trained at; pixels stay square.
     """
     row_0, column_0, row_1, column_1 = crop
     sides = (row_1 - row_0) * shape[0], (column_1 - column_0) * shape[1]
     return tuple(max(2, round(sidelength * side / max(sides))) for side in sides)
 
 
-def render(network, engine, shape, crop=WHOLE, bits: int = 8) -> np.ndarray:
-    """The network on a view of ``crop`` of ``shape`` (height, width).
+def render(network, engine, shape, crop=FULL_VIEW, bits: int = 8) -> np.ndarray:
+    """The network's picture of ``crop`` at ``shape`` (height, width).
 
     ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]. Returns (height, width, channels),
-    uint8 or, for 16 ``bits``, uint16; beside it memory does not grow with the size.
+    uint8 or, for 16 ``bits``, uint16. Apart from the result, memory does not grow with the size.
     """
 
     def draw(values):
@@ -39,8 +39,8 @@ def render(network, engine, shape, crop=WHOLE, bits: int = 8) -> np.ndarray:
     return picture
 
 
-def render_derivatives(network, engine, shape, crop=WHOLE) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of the gradient's magnitude and of the Laplacian, as ``render``."""
+def render_derivatives(network, engine, shape, crop=FULL_VIEW) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of the gradient's magnitude and of the Laplacian, uint8, as in ``render``."""
     points = strip(SAMPLE, SAMPLE, 0, SAMPLE, crop)
     sample = [s.reshape((SAMPLE, SAMPLE, -1)) for s in evaluate(network, engine, points, 2)]
     _, white = pictures.magnitude(*sample[1:3])
@@ -56,7 +56,7 @@ def render_derivatives(network, engine, shape, crop=WHOLE) -> tuple[np.ndarray, 
 
 
 def _draw_strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
-    """Pictures of a view that ``draw`` makes of its streams, with a bar on a terminal."""
+    """The pictures that ``draw(*streams)`` makes, strip by strip; shows a bar on a terminal."""
     drawn: list[np.ndarray] = []
     bar = tqdm(total=shape[0], unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty())
     with bar:

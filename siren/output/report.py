@@ -14,12 +14,12 @@ METRICS = "metrics.json"
 
 
 def encode_json(content: dict) -> bytes:
-    """A JSON file. Numbers that JSON does not know (infinity) become strings."""
-    return (json.dumps(_finite(content), indent=2, ensure_ascii=False) + "\n").encode()
+    """The content of a JSON file. Numbers that JSON lacks (infinity, NaN) become strings."""
+    return (json.dumps(_json_safe(content), indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: Path) -> dict | None:
-    """What a regular file holds, or None where that is no JSON object, or cannot be read."""
+    """The JSON object in a regular file; None if there is none or it cannot be read."""
     try:
         with open_regular(path) as file:
             content = json.loads(file.read().decode("utf8"))
@@ -29,9 +29,9 @@ def read_json(path: Path) -> dict | None:
 
 
 def read_metrics(folder: Path) -> dict | None:
-    """The metrics.json of a run, or None if there is nothing of the kind.
+    """The metrics.json of a run; None if there is none, or it is not valid.
 
-    Scores are floats, or None where they are not defined.
+    Scores are floats, or None where undefined.
     """
     metrics = read_json(folder / METRICS)
     if metrics is None or not is_metrics(metrics):
@@ -45,13 +45,13 @@ def read_metrics(folder: Path) -> dict | None:
 
 
 def is_metrics(content: dict) -> bool:
-    """Whether the content of a JSON file is what a run of this program says of itself."""
+    """Whether the content of a JSON file is that of a metrics.json."""
     kinds = {"options": dict, "ended": str, "inputs": str}
     return all(isinstance(content.get(name), kind) for name, kind in kinds.items())
 
 
 def encode_history(history) -> bytes:
-    """history.csv: one line an epoch; the PSNR in dB only where it was measured."""
+    """The content of history.csv: one line per epoch; PSNR in dB where it was measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["epoch", "loss", "validation", "psnr", "seconds"])
@@ -63,9 +63,9 @@ def encode_history(history) -> bytes:
     return text.getvalue().encode()
 
 
-def _finite(value):
+def _json_safe(value):
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _json_safe(item) for key, item in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

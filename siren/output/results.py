@@ -30,7 +30,7 @@ class Score:
     ssim: float | None = None
 
     def __str__(self) -> str:
-        """As it is shown."""
+        """The score as it is printed."""
         quality = "n/a" if self.psnr is None else f"{self.psnr:.2f} dB"
         similarity = "n/a" if self.ssim is None else f"{self.ssim:.3f}"
         return f"PSNR {quality}, SSIM {similarity}"
@@ -38,9 +38,11 @@ class Score:
 
 @dataclass
 class Saved:
-    """What was saved: the scores, of the network and of classical methods by name.
+    """What was saved.
 
-    problems  errors in whatever is made of the network; what they spoiled is missing
+    score      of the network
+    baselines  scores of classical methods, by name
+    problems   errors while pictures were made; these pictures are missing
     """
 
     score: Score = Score()
@@ -48,7 +50,7 @@ class Saved:
     problems: list[Exception] = field(default_factory=list)
 
     def attempt(self, make: Callable, *arguments: Any) -> Any:
-        """``make(*arguments)``, or None where it fails: the network is not lost by that."""
+        """``make(*arguments)``; after an error None, so that the network is saved all the same."""
         try:
             return make(*arguments)
         except Exception as error:
@@ -56,17 +58,17 @@ class Saved:
             return None
 
 
-def prepare(
+def write_results(
     change: Change, lock: Lock, facts: dict, bits: int, task, network, engine, result, preview
 ) -> Saved:
-    """Score the network's picture and put all files of a training's folder into ``change``.
+    """Score the network's picture and write all files of a training into ``change``.
 
-    facts    what metrics.json says of options and inputs
+    facts    "options" and "inputs" of metrics.json
     bits     8 or 16, the depth of pictures
-    preview  a ``siren.preview.Preview`` or None
+    preview  a ``siren.output.preview.Preview`` or None
 
-    The network comes first, and whatever cannot be made of it is left out. Raises OSError where
-    there is no room for a file.
+    The network comes first; a picture that cannot be made is left out. Raises OSError if a file
+    cannot be written.
     """
     saved = Saved()
     change.write(NETWORK, encode_network(network, task.reference.shape[:2], bits))
@@ -82,9 +84,9 @@ def prepare(
 
 
 def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
-    """Yield (name, function of the content, its arguments...) for each picture; score on the way.
+    """Yield (file name, function that encodes the file, its arguments...) for each picture.
 
-    A generator, so that one picture at a time is in memory.
+    Sets ``saved.score`` too. It is a generator so that one encoded picture at a time is in memory.
     """
     shape = task.reference.shape[:2]
     output = saved.attempt(lambda: task.restore(predict_image(network, engine, shape)))
@@ -94,8 +96,8 @@ def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
     yield "reference.png", encode_png, task.reference, bits
     if output is not None:
         yield "panel.png", _panel, saved, task, output
-    if hasattr(task, "masked"):
-        yield "masked.png", encode_png, task.masked, bits
+    if hasattr(task, "masked_image"):
+        yield "masked.png", encode_png, task.masked_image, bits
     if task.derivatives:
         streams = saved.attempt(predict_derivatives, network, engine, shape)
         if streams is not None:
@@ -115,19 +117,20 @@ def _score(task, image: np.ndarray) -> Score:
 
 
 def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
-    """The panel's content, with the best classical method in it; scores all of them."""
+    """The content of panel.png, with the best classical method; sets ``saved.baselines``."""
     baselines = task.baselines()
     saved.baselines = {name: _score(task, image) for name, image in baselines}
     others = [
         Picture(f"{name}: PSNR {saved.baselines[name].psnr:.2f} dB", image)
         for name, image in sorted(baselines, key=lambda item: saved.baselines[item[0]].psnr)
-        if image is not task.reference  # which is shown already
+        if image is not task.reference  # the task's own pictures include it
     ]
-    return encode_png(draw_result(task, output, f"output: {saved.score}{where(task)}", others[-1:]))
+    caption = f"output: {saved.score}{scored_pixels_note(task)}"
+    return encode_png(draw_result(task, output, caption, others[-1:]))
 
 
-def where(task) -> str:
-    """Which pixels are scored, if it is not all of them."""
+def scored_pixels_note(task) -> str:
+    """Says which pixels are scored; "" for all."""
     return "" if task.scored is None else " on the pixels not given"
 
 

@@ -1,4 +1,4 @@
-"""summary.csv and a table: what became of each of several pictures."""
+"""The summary of several runs: summary.csv, and a table on the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUMMARY = "summary.csv"
 
 @dataclass(frozen=True)
 class Row:
-    """One picture's line of the summary: PSNR in dB, seconds of training; None where unknown."""
+    """One picture's line: PSNR in dB, seconds of training; None without a result."""
 
     image: str
     folder: str
@@ -28,8 +28,8 @@ class Row:
 _HEADER = ",".join(field.name for field in fields(Row))
 
 
-def table(rows: list[Row]) -> str:
-    """The summary to be read: aligned columns below their names, a line for each of ``rows``."""
+def format_table(rows: list[Row]) -> str:
+    """The summary as text: aligned columns under their names, a line for each of ``rows``."""
     names = ("image", "task", "PSNR", "SSIM", "seconds", "status")
     lines = [names] + [
         (
@@ -45,13 +45,13 @@ def table(rows: list[Row]) -> str:
     widths = [max(map(len, column)) for column in zip(*lines)]
     align = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.ljust)
     return "\n".join(
-        "  ".join(put(cell, width) for put, cell, width in zip(align, line, widths)).rstrip()
+        "  ".join(pad(cell, width) for pad, cell, width in zip(align, line, widths)).rstrip()
         for line in lines
     )
 
 
 def is_summary(path: Path) -> bool:
-    """Whether a file is one that ``write_summary`` wrote."""
+    """Whether ``write_summary`` wrote the file: its header is that of a summary."""
     try:
         with open_regular(path) as file:
             return file.readline(1024).decode(errors="replace").strip() == _HEADER

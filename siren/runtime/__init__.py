@@ -1,10 +1,10 @@
 """Makes ``import jittor`` (1.3.11) succeed on the machine at hand, and picks the device.
 
-Jittor takes its settings from environment variables while it is imported. Left alone it downloads
-libraries, takes any ``nvcc`` for a working GPU, and crashes where one of them is missing.
-:func:`prepare` sets these variables so that nothing is downloaded and only what works is used;
-``import siren`` calls it. :func:`start` goes on to check the machine, imports Jittor and switches
-the device on. A variable that the user has set wins over ours.
+Jittor reads its settings from environment variables while it is imported. By default it downloads
+libraries, assumes a working GPU wherever there is an ``nvcc``, and crashes if any of this is
+missing. :func:`prepare` sets these variables so that nothing is downloaded and only what works is
+used; ``import siren`` calls it. :func:`start` checks the machine, imports Jittor and selects the
+device. Variables that the user has set win over ours.
 """
 
 from siren.runtime.child import run_interruptibly

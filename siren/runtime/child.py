@@ -1,7 +1,7 @@
-"""Runs Python in a child process that Ctrl-C ends at once, with all that it has started.
+"""Runs Python in a child process that Ctrl-C ends at once, with all processes that it has started.
 
-Jittor holds on to the interpreter while it compiles: where it does so in this process, a signal
-waits until the compiler is done. This process waits for the child in Python instead.
+Jittor does not return to the interpreter while it compiles, so that in its process a signal waits
+until the compiler is done. While a child compiles, this process waits in Python and reacts at once.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import subprocess
 import sys
 import threading
 
-from siren.runtime.problem import say
+from siren.runtime.problem import notify
 
-# What the child runs first. Its sys.path is ours: it would begin with the current folder.
+# What the child runs first. It gets this process's sys.path; its own would start with the current
+# folder.
 _PRELUDE = """\
 import sys
 sys.path[:] = {path!r}
@@ -35,13 +36,13 @@ else:
 def run_interruptibly(
     arguments: list[str], verbose: bool = False, announcement: str = ""
 ) -> subprocess.CompletedProcess:
-    """Run Python in a process of its own, with this one's environment and ``sys.path``.
+    """Run Python in a child process, with this one's environment and ``sys.path``.
 
-    An exception, KeyboardInterrupt above all, ends the child and its own children at once.
+    An exception in this process, such as KeyboardInterrupt, kills the child and its children.
 
     Args:
         arguments: ``["-c", code, ...]`` or ``["-m", module, ...]``, as for the interpreter.
-        verbose: hand the child's output on to stderr as it comes.
+        verbose: copy the child's output to stderr as it comes.
         announcement: a sentence for stderr if the child takes longer than three seconds.
 
     Returns:
@@ -49,8 +50,8 @@ def run_interruptibly(
     """
     prelude = _PRELUDE.format(path=[os.path.abspath(each) for each in sys.path], parent=os.getpid())
     command = [sys.executable, "-c", prelude, *arguments]
-    telling = threading.Timer(3, say, [announcement])
-    telling.daemon = True
+    timer = threading.Timer(3, notify, [announcement])
+    timer.daemon = True
     lines = []
     process = subprocess.Popen(
         command,
@@ -59,12 +60,12 @@ def run_interruptibly(
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        start_new_session=True,  # and with it a process group, which a terminal's Ctrl-C spares
+        start_new_session=True,  # and so a process group that a terminal's Ctrl-C does not reach
     )
     try:
         if announcement:
-            telling.start()
-        for line in process.stdout:  # a progress bar would be fed here
+            timer.start()
+        for line in process.stdout:
             lines.append(line)
             if verbose:
                 sys.stderr.write(line)
@@ -75,6 +76,6 @@ def run_interruptibly(
         process.wait()
         raise
     finally:
-        telling.cancel()
+        timer.cancel()
         process.stdout.close()
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines))

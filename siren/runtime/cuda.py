@@ -1,4 +1,4 @@
-"""Looks for a CUDA toolkit, a driver and a GPU that work together."""
+"""Finds a CUDA toolkit, a driver and a GPU that work together."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from siren.runtime.problem import RuntimeProblem, describe_error
 
 @dataclass(frozen=True)
 class Cuda:
-    """A CUDA toolkit and GPU that work together, or (``nvcc`` empty) why there are none.
+    """A CUDA toolkit and GPU that work together; if ``nvcc`` is empty, the reason why not.
 
-    Nothing found at all, which is no surprise to anybody, has no reason either.
+    On a machine with neither toolkit nor driver the reason is empty too.
     """
 
     nvcc: str = ""
     version: int = 0  # as in CUDART_VERSION: 12020 is 12.2
     capability: int = 0  # the highest of all GPUs: 90 is sm_90
     reason: str = ""
-    gpus: int = 0
+    gpus: int = 0  # their number
 
 
 def find_cuda() -> Cuda:
-    """What Jittor can use of CUDA in the user's environment."""
+    """The CUDA installation that Jittor can use in the user's environment."""
     user = user_environment()
     names = ("nvcc_path", "cc_path", "PATH", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES")
     return probe_cuda(*(user.get(name) for name in names))
@@ -42,23 +42,26 @@ def find_cuda() -> Cuda:
 
 @functools.cache
 def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) -> Cuda:
-    """Look for a toolkit with libraries and a GPU that it can use (``visible_devices``: a key)."""
+    """Find a complete toolkit and a GPU that it supports.
+
+    ``visible_devices`` serves only as a key of the cache: the driver reads that variable itself.
+    """
     if nvcc_path == "":
         return Cuda(reason="the variable nvcc_path is set to nothing")
     roots = [cuda_home, cuda_path, "/usr/local/cuda", "/opt/cuda", *_jittor_toolkits()]
-    found = [shutil.which("nvcc", path=path)]
-    found += [shutil.which(os.path.join(root, "bin", "nvcc")) for root in roots if root]
-    found = [nvcc for nvcc in ([nvcc_path] if nvcc_path else found) if nvcc]
+    candidates = [shutil.which("nvcc", path=path)]
+    candidates += [shutil.which(os.path.join(root, "bin", "nvcc")) for root in roots if root]
+    candidates = [nvcc for nvcc in ([nvcc_path] if nvcc_path else candidates) if nvcc]
     driver = load_driver()
-    if not found:
+    if not candidates:
         return Cuda(reason="there is an NVIDIA driver but no CUDA toolkit" if driver else "")
     if not driver:
-        return Cuda(reason=f"there is a CUDA compiler ({found[0]}) but no NVIDIA driver")
+        return Cuda(reason=f"there is a CUDA compiler ({candidates[0]}) but no NVIDIA driver")
 
-    missing = {nvcc: _missing_from_toolkit(nvcc) for nvcc in found}
-    complete = [nvcc for nvcc in found if not missing[nvcc]]
+    missing = {nvcc: _missing_from_toolkit(nvcc) for nvcc in candidates}
+    complete = [nvcc for nvcc in candidates if not missing[nvcc]]
     if not complete:
-        return Cuda(reason=f"the CUDA toolkit of {found[0]} lacks {missing[found[0]]}")
+        return Cuda(reason=f"the CUDA toolkit of {candidates[0]} lacks {missing[candidates[0]]}")
     nvcc = complete[0]
     version = _toolkit_version(nvcc)
 
@@ -74,7 +77,7 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
     capabilities = [_capability(driver, index) for index in range(count.value)]
     if version >= 13000 and min(capabilities) < 75:
         return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
-    problem = why_nvcc_fails(nvcc, cc_path or "g++")
+    problem = find_nvcc_problem(nvcc, cc_path or "g++")
     if problem:
         return Cuda(reason=problem)
     return Cuda(nvcc, version, max(capabilities), "", count.value)
@@ -87,7 +90,7 @@ def _jittor_toolkits() -> list[str]:
 
 
 def _missing_from_toolkit(nvcc: str) -> str:
-    """Name the first thing that Jittor would look for around ``nvcc`` in vain, or return ""."""
+    """The first file that Jittor needs of the toolkit of ``nvcc`` and cannot find; "" if none."""
     root, libraries = toolkit_folders(nvcc)
     target = root / "targets" / f"{platform.machine()}-linux"
     if not (libraries / "libcudart.so").exists():
@@ -111,14 +114,14 @@ def _missing_from_toolkit(nvcc: str) -> str:
 
 
 def toolkit_folders(nvcc: str) -> tuple[Path, Path]:
-    """Return the root and the library folder that Jittor derives from the path of nvcc."""
+    """(root, library folder), as Jittor derives them from the path of nvcc."""
     root = Path(os.path.realpath(nvcc)).parent.parent
-    packaged = nvcc == "/usr/bin/nvcc"  # the distribution's; Jittor knows this one folder only
+    packaged = nvcc == "/usr/bin/nvcc"  # of the distribution; Jittor knows this one folder for it
     return root, Path("/usr/lib/x86_64-linux-gnu") if packaged else root / "lib64"
 
 
 def _toolkit_version(nvcc: str) -> int:
-    """Return CUDART_VERSION from the toolkit's header (13000 is 13.0), or 0."""
+    """CUDART_VERSION from the toolkit's header (13000 is 13.0), or 0."""
     for folder in (toolkit_folders(nvcc)[0] / "include", Path("/usr/include")):
         with contextlib.suppress(OSError):
             text = (folder / "cuda_runtime_api.h").read_text(encoding="utf8", errors="replace")
@@ -149,19 +152,22 @@ def _capability(driver: ctypes.CDLL, index: int) -> int:
 
 
 def flags_for_capability(flags: str) -> str:
-    """The flags of nvcc for the GPU that is there; Jittor knows those for sm_90 at most."""
+    """Jittor's nvcc ``flags``, which support GPUs up to sm_90, adapted to this machine's GPU."""
     cuda = find_cuda()
-    if cuda.capability > 90:  # with PTX beside the machine code newer GPUs can run it
+    if cuda.capability > 90:  # newer GPUs need PTX beside the machine code
         return flags.replace("-code=sm_90 ", "-code=sm_90,compute_90 ")
-    if "=compute_90 " in flags and cuda.version >= 12000:  # with instructions that only Hopper has
+    if "=compute_90 " in flags and cuda.version >= 12000:  # sm_90a: Hopper's own instructions
         return flags.replace("=compute_90 ", "=compute_90a ").replace(
             "-code=sm_90 ", "-code=sm_90a -DSIREN_HOPPER "
         )
     return flags
 
 
-def why_nvcc_fails(nvcc: str, compiler: str) -> str:
-    """Compile next to nothing, once: a g++ too new for nvcc shows here, and not after minutes."""
+def find_nvcc_problem(nvcc: str, compiler: str) -> str:
+    """Try nvcc with the compiler; returns why it fails, or "". A success is remembered on disk.
+
+    So a g++ that is too new for nvcc is found in seconds, not after minutes of compiling.
+    """
     programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
     stamp = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
     with contextlib.suppress(OSError, RuntimeProblem):
@@ -179,7 +185,7 @@ def why_nvcc_fails(nvcc: str, compiler: str) -> str:
 
 
 def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
-    """Return the error of compiling two includes, or ""."""
+    """The error of compiling two includes, or ""."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "trial.cu")
         source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
@@ -200,7 +206,7 @@ def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
 
 
 def gpu_name() -> str:
-    """The first GPU's name."""
+    """The name of the first GPU."""
     driver = load_driver()
     if driver is None:
         return "unknown"

@@ -1,4 +1,4 @@
-"""Checks the machine, imports Jittor and picks the device."""
+"""Checks the machine, imports Jittor and selects the device."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import sys
 
 from siren.runtime.cuda import find_cuda, flags_for_capability
 from siren.runtime.environment import check_variables, user_environment
-from siren.runtime.handlers import give_signals_back
+from siren.runtime.handlers import restore_signals
 from siren.runtime.jittor_cache import check_cache
 from siren.runtime.jittor_import import import_jittor
 from siren.runtime.paths import private_folder
-from siren.runtime.problem import RuntimeProblem, describe_error, say
+from siren.runtime.problem import RuntimeProblem, describe_error, notify
 from siren.runtime.processes import check_processes, rank, world_size
 from siren.runtime.settings import prepare
 from siren.runtime.toolchain import check_compiler, check_numpy, check_python
 
 
 def start(device: str = "auto", verbose: bool = False) -> str:
-    """Import Jittor, compiling its core first where that is still to be done, and pick the device.
+    """Import Jittor and select the device; on the first call on a machine Jittor compiles its core.
 
     Signals stay with Python, so that Ctrl-C raises KeyboardInterrupt: at once while the core is
     compiled, within about a second while Jittor is imported.
 
     Args:
-        device: ``"auto"`` is the GPU if it works, else the CPU.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``: the GPU if it works, else the CPU.
         verbose: let Jittor log to the console, and print the traceback of a failed import.
 
     Returns:
         ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        RuntimeProblem: something is missing or unfit, or ``device="cuda"`` cannot be had.
+        RuntimeProblem: something is missing or unsuitable, or ``device="cuda"`` is not available.
         ValueError: there is no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -40,7 +40,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         _check_machine()
         _explain_missing_cuda(device)
         import_jittor(device, verbose)
-    give_signals_back()
+    restore_signals()
 
     import jittor as jt
 
@@ -51,7 +51,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         )
     _switch_device(jt, use_cuda)
     if use_cuda and world_size() > 1 and rank() == 0 and not jt.compile_extern.use_nccl:
-        say(
+        notify(
             "Sums over processes go through the host: there is no NCCL (nccl.h and "
             "libnccl.so), or there are fewer GPUs than processes."
         )
@@ -59,7 +59,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
 
 def _check_machine() -> None:
-    """Raise RuntimeProblem for the first thing that is missing or unfit."""
+    """Raise RuntimeProblem for the first thing that is missing or unsuitable."""
     check_python()
     check_variables()
     check_processes()
@@ -70,18 +70,18 @@ def _check_machine() -> None:
 
 
 def _explain_missing_cuda(device: str) -> None:
-    """Say why there is no GPU; raise RuntimeProblem if one was asked for."""
+    """Report why there is no GPU; raise RuntimeProblem if ``device`` is "cuda"."""
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
         raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
     if reason and "nvcc_path" not in user_environment():
-        say(f"Using the CPU: {reason}.")
+        notify(f"Using the CPU: {reason}.")
 
 
 def _switch_device(jt, use_cuda: bool) -> None:
-    """Let Jittor compute on the GPU, or not."""
+    """Have Jittor compute on the GPU or on the CPU."""
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
-        # While its log is silent, Jittor carries on without them, and fails in the first product.
+        # With a silent log, Jittor continues without them and fails in the first matrix product.
         raise RuntimeProblem(
             "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND "
             "(--verbose shows why, --device cpu does without)."

@@ -1,4 +1,4 @@
-"""The environment variables that Jittor reads, the user's and ours; the user's win."""
+"""The environment variables that Jittor reads: the user's and ours; the user's win."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 
 from siren.runtime.problem import RuntimeProblem
 
-# publish() keeps here, as JSON, {variable: [value before, value set]}: a second call and a child
-# process can then tell our settings from the user's.
+# In this variable publish() stores, as JSON, {variable: [value before, value set]}, so that a
+# second call and a child process can distinguish our settings from the user's.
 RECORD = "SIREN_RUNTIME_SETTINGS"
 
-# Jittor reads these with int(), or takes a wrong default in silence.
+# Jittor reads these with int(), or silently uses a wrong default.
 _INTEGERS = {
     "log_v": "a level of detail, as 0 or 100",
     "log_silent": "0 or 1",
@@ -23,11 +23,11 @@ _INTEGERS = {
 
 
 def user_environment() -> dict[str, str]:
-    """Return the environment as it would be without our settings."""
+    """The environment as it would be without our settings."""
     user = dict(os.environ)
     user.pop(RECORD, None)
-    for name, (before, ours) in _record().items():
-        if user.get(name) == ours:
+    for name, (before, value) in _record().items():
+        if user.get(name) == value:
             del user[name]
             if before is not None:
                 user[name] = before
@@ -40,7 +40,7 @@ def setting(name: str) -> str:
 
 
 def publish(settings: dict[str, str]) -> None:
-    """Replace our earlier settings by these, and remember what they replace."""
+    """Set these variables instead of our earlier ones, and record what they replace."""
     user = user_environment()
     for name in _record():
         os.environ.pop(name, None)
@@ -50,7 +50,7 @@ def publish(settings: dict[str, str]) -> None:
 
 
 def check_variables() -> None:
-    """Raise RuntimeProblem for a variable of the user's that Jittor or OpenMP cannot read."""
+    """Raise RuntimeProblem if the user has set a variable that Jittor or OpenMP cannot read."""
     user = user_environment()
     for name, meaning in _INTEGERS.items():
         if name in user and not re.fullmatch(r"0|-?[1-9][0-9]{0,8}", user[name]):
@@ -67,13 +67,13 @@ def check_variables() -> None:
 
 
 def _record() -> dict[str, list]:
-    """What publish() has kept; nothing if somebody has put something else there."""
+    """What publish() has stored; empty if the variable holds anything else."""
     try:
         record = json.loads(os.environ.get(RECORD, "{}"))
         return {
-            name: [before, ours]
-            for name, (before, ours) in record.items()
-            if isinstance(ours, str) and (before is None or isinstance(before, str))
+            name: [before, value]
+            for name, (before, value) in record.items()
+            if isinstance(value, str) and (before is None or isinstance(before, str))
         }
     except (ValueError, TypeError, AttributeError, RecursionError):
         return {}

@@ -1,6 +1,6 @@
-"""Undoes what Jittor does to signals.
+"""Removes Jittor's signal handlers.
 
-Its handlers end the process at once, on Ctrl-C and when any child process is killed.
+They end the process at once, on Ctrl-C and when any child process is killed.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import os
 import signal
 import threading
 
-# The variable by which Jittor knows a notebook, and then leaves Ctrl-C alone.
+# If this variable is set, Jittor assumes a notebook and does not handle Ctrl-C.
 _NOTEBOOK = "JPY_PARENT_PID"
 
 
 def in_main_thread() -> bool:
-    """Whether this thread is the one that Python lets handle signals."""
+    """Whether this is the main thread, the only one that can set signal handlers."""
     return threading.current_thread() is threading.main_thread()
 
 
 def load_without_handlers(load) -> None:
-    """Call ``load``, which lets Jittor install its handlers, and give the signals back."""
+    """Call ``load``, during which Jittor installs its handlers, and restore Python's."""
     notebook = os.environ.get(_NOTEBOOK)
     os.environ[_NOTEBOOK] = notebook or "0"
     try:
@@ -28,15 +28,15 @@ def load_without_handlers(load) -> None:
     finally:
         if notebook is None:
             del os.environ[_NOTEBOOK]
-        give_signals_back()
+        restore_signals()
 
 
 @contextlib.contextmanager
-def sigterm_as_by_default():
+def default_sigterm():
     """Within its context SIGTERM ends this process, and those that it forks, at once.
 
-    A process that is forked and ended at the same moment, as Jittor's workers are, would lose the
-    signal if Python handled it.
+    Jittor may end a worker immediately after forking it; if Python handled SIGTERM, the signal
+    would be lost.
     """
     if not in_main_thread():
         yield
@@ -48,8 +48,8 @@ def sigterm_as_by_default():
         signal.signal(signal.SIGTERM, before)
 
 
-def give_signals_back() -> None:
-    """Let the handlers that Python knows be in force again."""
+def restore_signals() -> None:
+    """Reinstall the handlers that Python has registered."""
     if not in_main_thread():
         return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):

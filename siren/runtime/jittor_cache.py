@@ -1,4 +1,4 @@
-"""Where Jittor keeps what it has compiled: .cache/jittor in HOME, or in JITTOR_HOME."""
+"""The folder of Jittor's compiled code: .cache/jittor in HOME, or in JITTOR_HOME."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from siren.runtime.problem import RuntimeProblem
 
 
 def home_setting() -> dict[str, str]:
-    """The variable HOME, where a shell would split its name as a link to the same folder.
+    """HOME as a link to the same folder, if a shell would split its path; else nothing.
 
-    JITTOR_HOME would do as well, but Jittor remembers that one for the user's other programs.
+    JITTOR_HOME would work too, but Jittor stores that one for the user's other programs.
     """
     safe = shell_safe(home())
     return {"HOME": safe} if safe != user_environment().get("HOME", safe) else {}
 
 
 def check_cache() -> None:
-    """Raise RuntimeProblem if Jittor cannot keep there what it compiles."""
+    """Raise RuntimeProblem if Jittor cannot write its cache."""
     _check_writable("the variable HOME", home())
     name, folder = _jittor_home()
     if folder is None:
@@ -49,17 +49,17 @@ def _check_writable(name: str, folder: str) -> None:
 
 
 def _jittor_home() -> tuple[str, str | None]:
-    """What JITTOR_HOME is, by the variable or as Jittor remembers it, and where that is said."""
+    """(where JITTOR_HOME is set, its value): by the variable, or in Jittor's configuration file."""
     user = user_environment()
     if "JITTOR_HOME" in user:
         return "the variable JITTOR_HOME", user["JITTOR_HOME"]
-    memory = os.path.join(home(), ".cache", "jittor", "config.json")
+    config = os.path.join(home(), ".cache", "jittor", "config.json")
     try:
-        with open(memory, encoding="utf8") as file:
-            return f"JITTOR_HOME in {memory}", json.load(file).get("JITTOR_HOME")
+        with open(config, encoding="utf8") as file:
+            return f"JITTOR_HOME in {config}", json.load(file).get("JITTOR_HOME")
     except FileNotFoundError:
         return "", None
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise RuntimeProblem(
-            f"Jittor cannot read its own {memory} ({error}); remove it."
+            f"Jittor cannot read its own {config} ({error}); remove it."
         ) from error

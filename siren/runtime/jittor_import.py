@@ -1,4 +1,4 @@
-"""Imports Jittor, whose core a child process compiles first where that is still to be done."""
+"""Imports Jittor; if its core is not compiled yet, a child process compiles it first."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from pathlib import Path
 from siren.runtime.child import run_interruptibly
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
-from siren.runtime.handlers import load_without_handlers, sigterm_as_by_default
+from siren.runtime.handlers import default_sigterm, load_without_handlers
 from siren.runtime.paths import digest, is_shell_safe
-from siren.runtime.problem import RuntimeProblem, describe_error, last_line, plain, say
+from siren.runtime.problem import (
+    RuntimeProblem,
+    describe_error,
+    last_line,
+    notify,
+    strip_colours,
+)
 from siren.runtime.processes import under_mpirun
-from siren.signals import held_back
+from siren.signals import deferred
 
-# Variables, beside the names in the path of its cache, that Jittor's core is compiled by.
+# Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
 _COMPILED_BY = (
     *("cc_path", "cc_flags", "nvcc_path", "nvcc_flags", "CPLUS_INCLUDE_PATH", "python_config_path"),
     *("debug", "enable_lto", "use_data_gz", "cuda_arch", "cuda_debug", "ASCEND_TOOLKIT_HOME"),
@@ -30,44 +36,46 @@ _COMPILED_BY = (
 
 
 def import_jittor(device: str, verbose: bool = False) -> None:
-    """Import Jittor; Ctrl-C and SIGTERM stay with Python, at once or as soon as it is imported.
+    """Import Jittor. Python keeps Ctrl-C and SIGTERM, but handles them only after the import.
+
+    While a child process compiles the core, they are handled at once.
 
     Args:
         device: as for ``prepare``, which has been called with it.
         verbose: likewise.
 
     Raises:
-        RuntimeProblem: it cannot be compiled or imported.
+        RuntimeProblem: Jittor cannot be compiled or imported.
     """
-    with _problems_in_one_line(verbose):
+    with _as_runtime_problem(verbose):
         import jittor_utils
     if under_mpirun() and not _core_exists(jittor_utils.cache_path):
-        # The compiler's output and the end of all processes are mpirun's business.
-        say(_prepare_compilation(jittor_utils.cache_path))
-        with _problems_in_one_line(verbose), sigterm_as_by_default():
+        # In this process: mpirun forwards the compiler's output and ends all processes itself.
+        notify(_prepare_compilation(jittor_utils.cache_path))
+        with _as_runtime_problem(verbose), default_sigterm():
             load_without_handlers(load_jittor)
             _stop_workers(jittor_utils)
         return
-    with _problems_in_one_line(verbose):
+    with _as_runtime_problem(verbose):
         stamp = _stamp(jittor_utils.cache_path)
         if not under_mpirun() and not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
-            _compile_in_a_child(stamp, device, verbose)
-    with held_back(), _problems_in_one_line(verbose), _one_at_a_time(jittor_utils):
+            _compile_in_child(stamp, device, verbose)
+    with deferred(), _as_runtime_problem(verbose), _without_workers(jittor_utils):
         load_without_handlers(lambda: _load_utilities(jittor_utils))
         load_without_handlers(load_jittor)
 
 
 def load_jittor() -> None:
-    """Import Jittor, without more ado but for one of its habits.
+    """Import Jittor, with a patched ``os.path.realpath``.
 
-    It follows all links to its own sources, and so would leave the links that lead to an odd place
-    by a name that a shell takes.
+    Jittor resolves all links to its own sources. That would replace our shell-safe link to a folder
+    by the folder's real path, which a shell would split; such links stay unresolved.
     """
     real = os.path.realpath
 
     def realpath(path, **options):
-        found = real(path, **options)
-        return found if is_shell_safe(os.fspath(found)) else os.path.abspath(path)
+        resolved = real(path, **options)
+        return resolved if is_shell_safe(os.fspath(resolved)) else os.path.abspath(path)
 
     os.path.realpath = realpath
     try:
@@ -81,8 +89,8 @@ def load_jittor() -> None:
 
 
 def _load_utilities(jittor_utils) -> None:
-    """Load the library that installs Jittor's handlers, so that they are in force for moments."""
-    flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_DEEPBIND", 0)  # as Jittor does it
+    """Load the library that installs Jittor's handlers, so that they are active only briefly."""
+    flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_DEEPBIND", 0)  # as Jittor does
     with jittor_utils.import_scope(flags):
         jittor_utils.try_import_jit_utils_core()
 
@@ -91,20 +99,20 @@ def _load_utilities(jittor_utils) -> None:
 
 
 def _core_exists(cache_path: str) -> bool:
-    """Whether there is a core for this machine, Python and compiler, if not for all settings."""
+    """Whether there is a core for this machine, Python and compiler; other settings may differ."""
     pattern = "cu*/jittor_core*.so" if setting("nvcc_path") else "jittor_core*.so"
     return any(Path(cache_path).glob(pattern))
 
 
 def _stamp(cache_path: str) -> Path:
-    """The file that says that the core is compiled for the settings of now."""
+    """The file whose existence says that the core is compiled for the present settings."""
     cuda = find_cuda() if setting("nvcc_path") else None
     settings = [os.environ.get(name) for name in _COMPILED_BY]
     return Path(cache_path, f"siren-compiled-{digest(json.dumps([settings, str(cuda)]))}")
 
 
 def _prepare_compilation(cache_path: str) -> str:
-    """Clear what an interrupted compilation has left; returns what to tell the user meanwhile."""
+    """Remove the remains of an interrupted compilation; returns the announcement for the user."""
     from jittor_utils import lock
 
     expected = "a few minutes" if setting("nvcc_path") else "about two minutes"
@@ -118,21 +126,21 @@ def _prepare_compilation(cache_path: str) -> str:
                 "waiting until it is done ..."
             )
         for library in Path(cache_path).glob("jit_utils_core*.so"):
-            # Jittor loads what is there; a library that lacks its end would crash it every time.
+            # Jittor loads any existing library; a truncated one would crash it every time.
             if not library.with_name(library.name + ".key").exists():
                 library.unlink()
     return f"Jittor compiles its core once on this machine: {expected} ..."
 
 
-def _compile_in_a_child(stamp: Path, device: str, verbose: bool) -> None:
-    """Let a child process import Jittor, so that here everything is compiled."""
+def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
+    """Import Jittor in a child process, which compiles everything that this process will need."""
     code = (
         "from siren.runtime import jittor_import, prepare\n"
         f"prepare({device!r}, {verbose!r})\n"
         "jittor_import.load_jittor()\n"
         f"open({str(stamp)!r}, 'w').close()\n"
     )
-    for _ in range(3):  # Jittor gives up, with status 0, once it has rebuilt what is loaded already
+    for _ in range(3):  # Jittor exits with status 0 after it has rebuilt a library in use
         announcement = _prepare_compilation(str(stamp.parent))
         child = run_interruptibly(["-c", code], verbose, announcement)
         if child.returncode or stamp.exists():
@@ -142,8 +150,8 @@ def _compile_in_a_child(stamp: Path, device: str, verbose: bool) -> None:
 
 
 def _reason(child) -> str:
-    """Why the compilation has failed, by the child's output."""
-    output = plain(child.stdout)
+    """Why the compilation has failed, from the child's output."""
+    output = strip_colours(child.stdout)
     if child.returncode < 0 or re.search(r"Caught SIGCHLD|Killed signal|signal terminated", output):
         return (
             "its compiler was killed, perhaps for lack of memory; close other programs and run the "
@@ -154,11 +162,11 @@ def _reason(child) -> str:
 
 
 @contextlib.contextmanager
-def _one_at_a_time(jittor_utils):
-    """Within its context Jittor checks what is compiled without worker processes of its own.
+def _without_workers(jittor_utils):
+    """Within its context Jittor uses no worker processes to check what is compiled.
 
-    Where everything is compiled they would only cost time, and Ctrl-C in a terminal reaches them:
-    one that dies holds a lock that the exit then waits for, for ever.
+    When everything is compiled they only cost time. Ctrl-C in a terminal reaches them too, and a
+    worker that dies keeps a lock for which the exit then waits forever.
     """
 
     def run_cmds(commands, cache_path, jittor_path, msg=""):
@@ -174,7 +182,7 @@ def _one_at_a_time(jittor_utils):
 
 
 def _stop_workers(jittor_utils) -> None:
-    """End Jittor's worker processes, for the reasons of ``_one_at_a_time``; it starts new ones."""
+    """End Jittor's worker processes (see ``_without_workers``); it starts new ones when needed."""
     if jittor_utils.pool_size:
         atexit.unregister(jittor_utils.pool_cleanup)
         jittor_utils.pool_cleanup()
@@ -182,13 +190,13 @@ def _stop_workers(jittor_utils) -> None:
 
 
 @contextlib.contextmanager
-def _problems_in_one_line(verbose: bool):
-    """Turn whatever an import of Jittor raises into a RuntimeProblem."""
+def _as_runtime_problem(verbose: bool):
+    """Turn any error of importing Jittor into a RuntimeProblem."""
     try:
         yield
     except RuntimeProblem:
         raise
-    except SystemExit as error:  # Jittor has compiled a part of itself that is already loaded
+    except SystemExit as error:  # Jittor has recompiled a library that is already loaded
         raise RuntimeProblem(
             "Jittor has been rebuilt for changed compiler settings; run the same command again."
         ) from error

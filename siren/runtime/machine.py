@@ -1,4 +1,4 @@
-"""Describes the machine, for the record of a result."""
+"""Describes the machine, for metrics.json."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def _cpu_name() -> str:
 
 def _thread_count() -> int:
     try:
-        return ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # what Jittor's kernels use
+        return ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # the OpenMP of Jittor's kernels
     except OSError:
         return os.cpu_count() or 1

@@ -1,9 +1,9 @@
-"""Folders and files of our own, and names that a shell takes as they are.
+"""Our own folders and files, and shell-safe paths.
 
-Jittor hands paths to a shell, some of them without quotes. What lies in a folder whose name a
-shell would split is therefore reached by a link with a plain name. Whoever could change that link,
-or a script beside it, would run programs in the user's name: everything here lives in a folder that
-belongs to this user and that nobody else can write.
+Jittor passes paths to a shell, some of them without quotes. A path that a shell would split is
+therefore replaced by a link with a safe name. Whoever could change that link, or a script beside
+it, could run programs as the user. So all of them are in a private folder, which belongs to this
+user and which nobody else can write.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path
 from siren.runtime.environment import user_environment
 from siren.runtime.problem import RuntimeProblem
 
-# Less than a shell allows: a comma or a colon would end a folder's name in -Wl,-rpath,FOLDER.
-_PLAIN = re.compile(r"[\w./+=@%-]+", re.ASCII)
+# Stricter than a shell: a comma or a colon would end the name in -Wl,-rpath,FOLDER.
+_SHELL_SAFE = re.compile(r"[\w./+=@%-]+", re.ASCII)
 
 
 def home() -> str:
-    """The user's home folder, absolute; raises RuntimeProblem where there is none."""
+    """The user's home folder, absolute; raises RuntimeProblem if there is none."""
     folder = user_environment().get("HOME")
     if not folder:
         import pwd
@@ -44,11 +44,11 @@ def home() -> str:
 
 
 def shell_safe(path: str | os.PathLike, folder: str = "") -> str:
-    """Return ``path`` itself, or by a link where a shell would not take its name as it is.
+    """``path`` itself if it is shell-safe; else the same path through a link that is.
 
     Args:
         path: an absolute path.
-        folder: the folder that the link leads to, if it is not to lead to ``path`` itself.
+        folder: a folder above ``path`` that the link should point to; by default ``path`` itself.
     """
     path = os.fspath(path)
     if is_shell_safe(path):
@@ -61,12 +61,12 @@ def shell_safe(path: str | os.PathLike, folder: str = "") -> str:
 
 
 def is_shell_safe(path: str) -> bool:
-    """Whether a shell, and Jittor's own splitting of commands, take ``path`` as one word."""
-    return bool(_PLAIN.fullmatch(path))
+    """Whether a shell, and Jittor when it splits commands, treat ``path`` as one word."""
+    return bool(_SHELL_SAFE.fullmatch(path))
 
 
 def private_folder() -> Path:
-    """A folder with a plain name that is ours and that nobody else can write."""
+    """A folder with a shell-safe path that belongs to this user and that nobody else can write."""
     folders = [folder / f"siren-{os.geteuid()}" for folder in _shared_folders()]
     with contextlib.suppress(RuntimeProblem):
         folders.insert(0, Path(home(), ".cache", "siren"))
@@ -77,7 +77,7 @@ def private_folder() -> Path:
 
 
 def create_folder(folder: str | os.PathLike) -> None:
-    """Create a folder and those above it, for this user alone, where they are missing."""
+    """Create a folder and its parents, readable by this user only, if they are missing."""
     folder = Path(folder)
     for each in [*reversed(folder.parents), folder]:
         if not os.path.lexists(each):
@@ -86,20 +86,20 @@ def create_folder(folder: str | os.PathLike) -> None:
 
 
 def make_private(folder: Path) -> bool:
-    """Create a folder unless it is there; whether it is ours, and can be written by us alone."""
+    """Create a folder if it is missing; returns whether only this user owns and can write it."""
     try:
         create_folder(folder)
-        status = os.lstat(folder)  # of a link, not of what it leads to
+        status = os.lstat(folder)  # of a link itself, not of its target
     except OSError:
         return False
-    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    private = ours and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
+    owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    private = owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
     return private and not _others_can_replace(folder)
 
 
 def _others_can_replace(folder: Path) -> bool:
-    """Whether another user owns a folder above this one, or may rename what lies in it."""
-    trusted = {os.geteuid(), 0, os.stat("/").st_uid}  # in a container / may belong to "nobody"
+    """Whether another user owns a parent of this folder, or can rename what is in one."""
+    trusted = {os.geteuid(), 0, os.stat("/").st_uid}  # in a container, / may belong to "nobody"
     for parent in Path(os.path.realpath(folder)).parents:
         status = os.stat(parent)
         anyone = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
@@ -109,7 +109,7 @@ def _others_can_replace(folder: Path) -> bool:
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> Path:
-    """Make sure that a file of a private folder has this text, whole at any moment."""
+    """Write a file of a private folder atomically, unless it has this text and mode already."""
     with contextlib.suppress(OSError, ValueError):
         if path.read_text(encoding="utf8") == text and os.lstat(path).st_mode & 0o777 == mode:
             return path
@@ -122,7 +122,7 @@ def write_file(path: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def write_link(link: Path, target: str) -> Path:
-    """Make sure that a link of a private folder leads to ``target``."""
+    """Make a link of a private folder point to ``target``, atomically."""
     with contextlib.suppress(OSError):
         if os.readlink(link) == target:
             return link
@@ -133,25 +133,25 @@ def write_link(link: Path, target: str) -> Path:
 
 
 def digest(text: str) -> str:
-    """A short name for a text, the same every time."""
+    """A short hash of a text, for file names."""
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
 
 
 def _shared_folders() -> list[Path]:
-    """Folders for temporary files with a plain name.
+    """Folders for temporary files with shell-safe paths.
 
-    /tmp comes first: TMPDIR may change from one job to the next, and Jittor compiles everything
-    anew where a path has changed.
+    /tmp comes first: TMPDIR may change from one job to the next, and Jittor recompiles everything
+    when a path has changed.
     """
     folders = ["/tmp", "/var/tmp"]
-    with contextlib.suppress(OSError):  # there is none at all
+    with contextlib.suppress(OSError):  # there may be none
         folders.append(tempfile.gettempdir())
     return [Path(folder) for folder in folders if is_shell_safe(folder)]
 
 
 @functools.cache
 def _fresh_folder() -> Path:
-    """A new folder that this process removes again; Jittor compiles for it anew."""
+    """A new folder that this process removes at its end; Jittor recompiles everything for it."""
     for place in _shared_folders():
         with contextlib.suppress(OSError):
             folder = Path(tempfile.mkdtemp(prefix="siren-", dir=place))

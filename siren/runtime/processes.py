@@ -1,4 +1,7 @@
-"""One of several processes that mpirun has started: its rank, and its part of the machine."""
+"""Processes that mpirun has started: rank and world size, threads, GPUs and NCCL.
+
+It works without Jittor, from the variables of Open MPI; ``siren.distributed`` needs Jittor.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from siren.runtime.environment import user_environment
 from siren.runtime.paths import digest, make_private, private_folder, write_link
 from siren.runtime.problem import RuntimeProblem
 
-_PREFIX = "OMPI_COMM_WORLD_"  # of the variables in which Open MPI says all this
+_PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
 
 def under_mpirun() -> bool:
@@ -24,22 +27,22 @@ def under_mpirun() -> bool:
 
 
 def world_size() -> int:
-    """How many processes mpirun has started; 1 without it. Raises RuntimeProblem."""
+    """The number of processes; 1 without mpirun. Raises RuntimeProblem."""
     return _number("SIZE", 1, 1, 999_999) if under_mpirun() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0; 0 without mpirun. Raises RuntimeProblem."""
+    """The index of this process, from 0; 0 without mpirun. Raises RuntimeProblem."""
     return _number("RANK", 0, 0, world_size() - 1) if under_mpirun() else 0
 
 
 def local_size() -> int:
-    """How many of them run on this machine."""
+    """The number of processes on this machine. Raises RuntimeProblem."""
     return _number("LOCAL_SIZE", 1, 1, world_size()) if under_mpirun() else 1
 
 
 def local_rank() -> int:
-    """Which of those on this machine this one is, from 0."""
+    """The index of this process among those on this machine, from 0. Raises RuntimeProblem."""
     return _number("LOCAL_RANK", 0, 0, local_size() - 1) if under_mpirun() else 0
 
 
@@ -47,7 +50,7 @@ def check_processes() -> None:
     """Raise RuntimeProblem if this process cannot work together with the others."""
     if not under_mpirun():
         return
-    rank(), local_rank()  # their variables may hold anything
+    rank(), local_rank()  # raise RuntimeProblem if their variables are invalid
     user = user_environment()
     if world_size() > 1 and f"{_PREFIX}RANK" not in user:
         raise RuntimeProblem(
@@ -65,11 +68,11 @@ def check_processes() -> None:
         )
 
 
-def settings_of_a_process(cuda: Cuda) -> dict[str, str]:
-    """Jittor's variables for one of several processes, if it is: its threads, its GPU, and NCCL.
+def process_settings(cuda: Cuda) -> dict[str, str]:
+    """Jittor's variables for one of several processes: its threads, its GPU, and NCCL.
 
-    NCCL needs a GPU for each process; without it sums go through the host. Jittor would download
-    NCCL where it is not told of one.
+    With a single process there are none. NCCL needs a GPU for each process; without it, sums go
+    through the host. Jittor would download NCCL if these variables did not name one.
     """
     if world_size() == 1:
         return {}
@@ -92,14 +95,14 @@ def settings_of_a_process(cuda: Cuda) -> dict[str, str]:
 
 
 def find_nccl(nvcc: str) -> tuple[str, str] | None:
-    """Folders of nccl.h and libnccl.so: of the toolkit, the system, or a Python package."""
+    """Folders of (nccl.h, libnccl.so): of the toolkit, the system, or a Python package."""
     root, libraries = toolkit_folders(nvcc)
     places = [
         (root / "include", libraries),
         (Path("/usr/include"), Path(f"/usr/lib/{platform.machine()}-linux-gnu")),
         (Path("/usr/include"), Path("/usr/lib64")),
     ]
-    with contextlib.suppress(ImportError):  # there is nothing called nvidia
+    with contextlib.suppress(ImportError):  # there is no package called nvidia
         package = importlib.util.find_spec("nvidia.nccl")
         for folder in (package and package.submodule_search_locations) or []:
             places.append((Path(folder, "include"), Path(folder, "lib")))
@@ -108,11 +111,11 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
             continue
         if (folder / "libnccl.so").is_file():
             return str(include), str(folder)
-        if (folder / "libnccl.so.2").is_file():  # under the name of a package, not Jittor's
-            named = private_folder() / f"nccl-{digest(str(folder))}"
-            if make_private(named):
-                write_link(named / "libnccl.so", str(folder / "libnccl.so.2"))
-                return str(include), str(named)
+        if (folder / "libnccl.so.2").is_file():  # Jittor needs it under the name libnccl.so
+            link_folder = private_folder() / f"nccl-{digest(str(folder))}"
+            if make_private(link_folder):
+                write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
+                return str(include), str(link_folder)
     return None
 
 

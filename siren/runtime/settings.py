@@ -1,4 +1,4 @@
-"""Sets the variables that Jittor reads while it is imported, so that only what works is used."""
+"""Sets the variables that Jittor reads while it is imported, so that it uses only what works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from siren.runtime.environment import publish, user_environment
 from siren.runtime.jittor_cache import home_setting
 from siren.runtime.paths import shell_safe
 from siren.runtime.problem import RuntimeProblem
-from siren.runtime.processes import settings_of_a_process, under_mpirun
+from siren.runtime.processes import process_settings, under_mpirun
 from siren.runtime.toolchain import (
     compiler_setting,
     original_header,
@@ -23,12 +23,12 @@ _DEFAULTS = {
     "use_cutt": "0",
     "use_cutlass": "0",
     "use_nccl": "0",
-    "conv_opt": "1",  # asks for cuBLAS and cuRAND only; a missing cuDNN would be fatal
-    "FIX_TORCH_ERROR": "0",  # would import PyTorch wherever it is installed, which takes seconds
-    "gdb_path": "",  # would ask gdb for its version at every start
-    # Jittor names its cache after the git branch that surrounds the environment (a .venv inside a
-    # clone has one) and so would compile everything anew after every switch of branches. A name
-    # of our own also keeps apart programs that use Jittor with other compiler settings.
+    "conv_opt": "1",  # requires only cuBLAS and cuRAND; by default a missing cuDNN is fatal
+    "FIX_TORCH_ERROR": "0",  # by default Jittor imports PyTorch if it is installed: seconds
+    "gdb_path": "",  # by default Jittor asks gdb for its version at every start
+    # By default Jittor names its cache after the git branch of the folder around the environment,
+    # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our
+    # own name also separates us from programs that use Jittor with other compiler settings.
     "cache_name": "siren",
 }
 
@@ -36,8 +36,8 @@ _DEFAULTS = {
 def prepare(device: str = "auto", verbose: bool = False) -> None:
     """Set the environment variables that Jittor reads when it is imported.
 
-    May be called again, with another device, until Jittor is imported; then it does nothing. It
-    raises nothing: what is wrong with the machine, ``start`` says.
+    It may be called again, with another device; after Jittor is imported it does nothing. It raises
+    nothing: problems of the machine are reported by ``start``.
 
     Args:
         device: ``"cpu"`` leaves CUDA out; ``"auto"`` and ``"cuda"`` use it where it works.
@@ -45,28 +45,28 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     """
     if "jittor" in sys.modules:
         return
-    _tried(_take_plain_paths)
+    _or_empty(_use_shell_safe_paths)
     user = user_environment()
     cuda = find_cuda() if device != "cpu" else Cuda()
     settings = {**_DEFAULTS, "nvcc_path": cuda.nvcc}  # empty: a CPU build
-    if "log_v" not in user:  # who asks for a level of detail wants to see it
+    if "log_v" not in user:  # a user who sets a log level wants to see the log
         settings["log_silent"] = "0" if verbose else "1"
     if not under_mpirun():
         settings["use_mpi"] = "0"
-    settings.update(_tried(settings_of_a_process, cuda))
-    settings.update(_tried(compiler_setting))
-    settings.update(_tried(python_config_setting))
-    cuda_13 = _tried(_cuda_13_settings, user, cuda)
+    settings.update(_or_empty(process_settings, cuda))
+    settings.update(_or_empty(compiler_setting))
+    settings.update(_or_empty(python_config_setting))
+    cuda_13 = _or_empty(_cuda_13_settings, user, cuda)
     if cuda_13:
-        # Jittor ends the process when compiler flags change, so these get their own cache.
+        # Jittor ends the process when compiler flags change, so these get a cache of their own.
         settings["cache_name"] = "siren_cuda13"
     settings = {name: value for name, value in settings.items() if name not in user}
-    # These contain what the user has set, and mean the same.
-    publish({**settings, **cuda_13, **_tried(home_setting)})
+    # These override the user's values, but contain them.
+    publish({**settings, **cuda_13, **_or_empty(home_setting)})
 
 
-def _tried(collect, *arguments) -> dict[str, str]:
-    """What ``collect`` returns; nothing where the machine does not let it, as start() will say."""
+def _or_empty(collect, *arguments) -> dict[str, str]:
+    """``collect(*arguments)``; {} if it fails: ``start`` reports the problem later."""
     try:
         return collect(*arguments)
     except (OSError, RuntimeProblem):
@@ -74,12 +74,12 @@ def _tried(collect, *arguments) -> dict[str, str]:
 
 
 def _cuda_13_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
-    """What makes Jittor compile with a header that CUDA 13 accepts."""
+    """The settings that make Jittor compile with a header that CUDA 13 accepts."""
     if cuda.version < 13000:
         return {}
     include = f'-I"{write_corrected_header().parent}"'
-    # Jittor names the original's folder before these flags where it compiles its parts for
-    # cuBLAS and others. g++ and nvcc search a folder that is in this variable after all others.
+    # For cuBLAS and others, Jittor passes the folder of the original header before these flags. But
+    # g++ and nvcc search a folder that is named in CPLUS_INCLUDE_PATH too only after all others.
     folders = [shell_safe(original_header().parent), user.get("CPLUS_INCLUDE_PATH", "")]
     return {
         "cc_flags": f"{user.get('cc_flags', '')} {include}".strip(),
@@ -87,8 +87,8 @@ def _cuda_13_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
     }
 
 
-def _take_plain_paths() -> dict[str, str]:
-    """Let Jittor find itself and the interpreter by names that it can hand to a shell."""
+def _use_shell_safe_paths() -> dict[str, str]:
+    """Make the paths of Jittor and of the interpreter shell-safe; returns no settings."""
     if os.path.isabs(sys.executable or ""):
         sys.executable = shell_safe(sys.executable, sys.prefix)
     for position, folder in enumerate(sys.path):

@@ -18,7 +18,7 @@ from siren.runtime.problem import RuntimeProblem
 
 
 def check_python() -> None:
-    """Raise RuntimeProblem for a Python that Jittor is not written for."""
+    """Raise RuntimeProblem for a version of Python that Jittor does not support."""
     if not (3, 9) <= sys.version_info[:2] <= (3, 12):
         version = ".".join(map(str, sys.version_info[:2]))
         raise RuntimeProblem(
@@ -27,19 +27,19 @@ def check_python() -> None:
 
 
 def check_numpy() -> None:
-    """Raise RuntimeProblem if NumPy is missing, or of a version that Jittor misreads."""
+    """Raise RuntimeProblem if NumPy is missing, or has a version whose arrays Jittor misreads."""
     try:
         import numpy as np
     except ImportError as error:
         raise RuntimeProblem('NumPy is missing; pip install "numpy<2" provides it.') from error
     if int(np.__version__.split(".")[0]) >= 2:
-        # Jittor is written for NumPy 1's array layout and reads garbage, without a word, from 2.
+        # Jittor assumes the array layout of NumPy 1, and silently reads garbage from NumPy 2.
         raise RuntimeProblem(
             f"Jittor computes wrong values with NumPy {np.__version__}; "
             'pip install "numpy<2" repairs this.'
         )
     for kind in (np.float32, np.float64):
-        np.finfo(kind)  # known from now on; Jittor's kernels switch off the subnormals it lists
+        np.finfo(kind)  # computed and cached now, before Jittor's kernels disable subnormals
 
 
 def check_compiler() -> None:
@@ -64,7 +64,7 @@ def check_compiler() -> None:
 
 
 def compiler_setting() -> dict[str, str]:
-    """The variable cc_path where a shell would split the path of the compiler on PATH."""
+    """The variable cc_path, if a shell would split the path of the default compiler."""
     compiler = shutil.which(_default_compiler()) or ""
     safe = shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
     return {"cc_path": safe} if safe != compiler else {}
@@ -84,10 +84,10 @@ def python_config_setting() -> dict[str, str]:
 
 
 def write_python_config() -> Path:
-    """Write a stand-in for ``python3.X-config`` that describes exactly this interpreter.
+    """Write a replacement of ``python3.X-config`` that describes exactly this interpreter.
 
-    Jittor looks for that script beside the interpreter and in /usr, which misses it in a virtual
-    environment of a pyenv or conda Python, or finds that of another Python.
+    Jittor looks for that script beside the interpreter and in /usr. In a virtual environment of a
+    pyenv or conda Python it finds none, or that of another Python.
     """
     includes = " ".join(f'-I"{shell_safe(folder)}"' for folder in _python_include_folders())
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
@@ -104,10 +104,10 @@ def write_python_config() -> Path:
 
 
 def corrected_helper_header(text: str) -> str:
-    """Return Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
+    """Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
 
     ``cudaDeviceProp`` lost ``clockRate`` and ``computeMode``; ``cudaDeviceGetAttribute`` has had
-    both since CUDA 5. The device asked for is the one whose properties were read last.
+    both since CUDA 5. The device is the one whose properties the code has read last.
     """
     attribute = {"clockRate": "cudaDevAttrClockRate", "computeMode": "cudaDevAttrComputeMode"}
     pattern = re.compile(
@@ -148,7 +148,7 @@ def original_header() -> Path:
 
 
 def write_corrected_header() -> Path:
-    """Write the corrected ``helper_cuda.h``; the installed package stays as it is."""
+    """Write the corrected ``helper_cuda.h`` to our own folder; the package is not changed."""
     header = corrected_helper_header(original_header().read_text(encoding="utf8"))
     folder = private_folder() / f"include-{digest(header)}"
     if not make_private(folder):

@@ -1,4 +1,4 @@
-"""The four experiments. They share one training loop and differ in what a ``Task`` says."""
+"""The four experiments. They share one training loop; a ``Task`` is what differs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from siren.samples import Points
 
 
 class Task(Protocol):
-    """What the training loop and the report ask of an experiment.
+    """What the training loop and the output need of an experiment.
 
-    reference    (height, width, channels) float32 in [-1, 1]: what the result is scored against
-    scored       (height, width) bool mask of the pixels that are scored, or None for all
-    scored_as    which pixels that is, in words
-    points       what is trained on
-    held_out     given points that are not trained on, to choose the best epoch by, or None
-    pointwise    whether the loss is a mean over points, so that any of them can be taken; else it
-                 is one of the grid as a whole, ``residual_loss`` of what is predicted
-    prior        one of ``siren.priors``, which is added to the loss, or None
-    random       the NumPy generator that the prior draws from, or None
-    shown        the pictures of the panel's left side: the inputs and what the network saw
-    derivatives  highest order of the network's own derivatives worth a picture: 0, 1 or 2
+    reference       (height, width, channels) float32 in [-1, 1]: the result is scored against it
+    scored          (height, width) bool mask of the scored pixels, or None for all
+    scored_as       what is scored, in words, for metrics.json
+    points          the training points and their targets
+    held_out        given points that are not trained on and choose the best epoch, or None
+    pointwise       whether the loss is a mean over points, which any subset can estimate; if not,
+                    it is ``residual_loss`` of what ``predict`` gives on the whole grid
+    prior           one of ``siren.priors``, added to the loss, or None
+    random          the NumPy generator that the prior draws from, or None
+    panel_pictures  left side of the panel: the inputs, and what the network is trained on
+    derivatives     highest order of the network's derivatives that get a picture: 0, 1 or 2
     """
 
     reference: np.ndarray
@@ -35,62 +35,62 @@ class Task(Protocol):
     pointwise: bool
     prior: Any
     random: np.random.Generator | None
-    shown: list[Picture]
+    panel_pictures: list[Picture]
     derivatives: int
 
     def loss(self, network: Any, coordinates: Any, target: Any, engine: Any) -> Any:
-        """Loss without prior as a scalar Var, given coordinates and target of points as Vars.
+        """The loss without the prior, a scalar Var; coordinates and targets are Vars.
 
-        All of ``points``, or, where the loss is pointwise, any.
+        They are those of all ``points``; of any subset if the loss is pointwise.
         """
         ...
 
     def predict(self, network: Any, coordinates: Any, engine: Any) -> Any:
-        """What a loss of the whole grid looks at, at any points, as a Var; only there."""
+        """The network's values or derivatives at any points, as a Var, for ``residual_loss``."""
         ...
 
     def residual_loss(self, predicted: Any, target: Any) -> Any:
-        """The loss of the whole grid, given what is predicted at all ``points``; only there."""
+        """The loss of the whole grid, of ``predicted`` at all ``points``; not if pointwise."""
         ...
 
     def baselines(self) -> list[tuple[str, np.ndarray]]:
-        """Pictures that classical methods make of the same data, by name."""
+        """(name, picture) of each classical method, applied to the same data."""
         ...
 
     def restore(self, output: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
-        """Add to the network's picture what the loss cannot carry; same shape.
+        """Add to the network's picture what the loss does not determine; same shape.
 
-        Given numbers of ``pixels`` (n,), ``output`` is (n, channels), and what has to be added is
-        estimated from them.
+        With the indices of some ``pixels`` (n,), ``output`` is (n, channels), and the correction is
+        estimated from these pixels.
         """
         ...
 
 
 def without_pictures(task: Task) -> Task:
-    """A copy of ``task`` without its pictures, for a process of several that only trains.
+    """A copy of ``task`` that can be pickled, for ranks other than 0, which only train.
 
-    It can be pickled; its points are to be given, and there is no reference.
+    It has no pictures and no reference; its points have no values yet.
     """
     copied = copy.copy(task)
     for name, value in vars(task).items():
         if isinstance(value, np.ndarray):
             setattr(copied, name, None)
-    copied.points, copied.held_out, copied.shown = task.points.without_values(), None, []
+    copied.points, copied.held_out, copied.panel_pictures = task.points.without_values(), None, []
     return copied
 
 
 def select(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
-    """``picture`` (height, width, ...), or (n, ...) of it given numbers of pixels (n,)."""
+    """``picture`` (height, width, ...) itself, or its ``pixels`` (n,) by index: (n, ...)."""
     return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]
 
 
-def with_mean_of(output: np.ndarray, reference: np.ndarray, where=None) -> np.ndarray:
-    """``output`` moved to the mean of ``reference``, channel by channel; nothing is stretched.
+def match_mean(output: np.ndarray, reference: np.ndarray, mask=None) -> np.ndarray:
+    """``output`` plus a constant per channel, so that it has the mean of ``reference``.
 
-    A gradient or a Laplacian determines a picture up to such a constant. ``where``, a bool mask
-    (height, width), says which pixels' mean is meant; None: all. Instead of pictures there may be
-    some of their pixels (n, channels).
+    A gradient or a Laplacian determines a picture up to such a constant. Both are pictures (height,
+    width, channels), or some of their pixels (n, channels). The means are over the pixels where the
+    bool ``mask`` is true; None, or a mask without any: over all.
     """
-    where = np.ones(output.shape[:-1], bool) if where is None or not where.any() else where
-    shift = reference[where].mean(0, dtype=np.float64) - output[where].mean(0, dtype=np.float64)
+    mask = np.ones(output.shape[:-1], bool) if mask is None or not mask.any() else mask
+    shift = reference[mask].mean(0, dtype=np.float64) - output[mask].mean(0, dtype=np.float64)
     return (output + shift).astype(np.float32)

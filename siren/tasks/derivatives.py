@@ -1,4 +1,4 @@
-"""What edit and poisson share: a network is trained on its derivatives."""
+"""The common part of edit and poisson, which train a network on its derivatives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DerivativeTask:
         self.pointwise = losses.is_pointwise(self.operator, self.norm)
 
     def predict(self, network, coordinates, engine):
-        """As the operator's ``predict``."""
+        """The operator's ``predict``."""
         return self.operator.predict(network, coordinates, self.order, engine)
 
     def residual_loss(self, predicted, target):
-        """As ``losses.residual_loss``."""
+        """``losses.residual_loss`` for this operator and norm."""
         return losses.residual_loss(predicted, target, self.order, self.operator, self.norm)

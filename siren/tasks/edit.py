@@ -7,28 +7,28 @@ import numpy as np
 from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
-from siren.tasks import select, with_mean_of
+from siren.tasks import match_mean, select
 from siren.tasks.derivatives import DerivativeTask
 
 
 class Edit(DerivativeTask):
     """Gradient mean squared error, in pixel units, against a field blended from two images.
 
-    image, other  (height, width, channels) float32 in [-1, 1], of the same shape
-    operator      one of ``operators.OPERATORS``; it decides the gradients of the target too:
-                  forward differences for ``fd``, Sobel/8 (the paper's code) otherwise
-    blend         ``mixed``: at every pixel the gradient of larger magnitude over all channels
-                  (Pérez et al. 2003, eq. 12); ``average``: alpha * image + (1 - alpha) * other
-                  (section 4.1 of the paper)
-    residual_norm one of ``losses.NORMS``: how the error of the field is measured
-    alpha         share of ``image``, in [0, 1]; for ``mixed`` it only sets the mean
-    region        None, or a bool mask (height, width) of the part of ``other`` that is cloned into
-                  ``image``: outside of it the field is that of ``image`` alone
-    offset        (rows, columns) by which ``other`` and ``region`` are moved before
+    image, other   (height, width, channels) float32 in [-1, 1], of the same shape
+    operator       one of ``operators.OPERATORS``. It also determines the gradients of the target:
+                   forward differences for ``fd``, Sobel/8 (the paper's code) otherwise
+    blend          ``mixed``: at every pixel the gradient of larger magnitude over all channels
+                   (Pérez et al. 2003, eq. 12); ``average``: alpha * image + (1 - alpha) * other
+                   (section 4.1 of the paper)
+    alpha          share of ``image``, in [0, 1]; for ``mixed`` it only sets the mean
+    residual_norm  one of ``losses.NORMS``: how the error of the field is measured
+    region         None, or a bool mask (height, width) of the part of ``other`` that is cloned into
+                   ``image``; outside of it the field is that of ``image`` alone
+    offset         (rows, columns) by which ``other`` and ``region`` are shifted first
 
-    The reference is the least-squares solution for the forward-difference field, by the direct
-    solver, with the mean ``alpha * mean(image) + (1 - alpha) * mean(other)``, or, given a region,
-    with the mean of ``image`` outside.
+    The reference is the direct solver's least-squares solution for the forward-difference field.
+    Its mean is ``alpha * mean(image) + (1 - alpha) * mean(other)``; with a region, it has the mean
+    of ``image`` outside the region.
     """
 
     scored = None
@@ -51,7 +51,7 @@ class Edit(DerivativeTask):
         height, width, channels = image.shape
         mean = alpha * image + (1 - alpha) * other
         if region is not None:
-            other, region = moved(other, offset), moved(region, offset, False)
+            other, region = translate(other, offset), translate(region, offset, False)
             mean = image
         self.outside = None if region is None else ~region
         super().__init__((height, width), operator, residual_norm)
@@ -62,17 +62,17 @@ class Edit(DerivativeTask):
             if region is None:
                 return blended
             inside = region[..., None]
-            return tuple(np.where(inside, both, alone) for both, alone in zip(blended, own))
+            return tuple(np.where(inside, b, o) for b, o in zip(blended, own))
 
         composite = solvers.solve_gradient(*field(operators.fd_gradient))
-        self.reference = with_mean_of(composite, mean, self.outside)
+        self.reference = match_mean(composite, mean, self.outside)
 
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
         rows, columns = field(gradient)
         both = [rows.reshape(-1, channels), columns.reshape(-1, channels)]
         self.points = Points((height, width), np.stack(both, axis=1).astype(np.float32))
         picture, largest = pictures.magnitude(rows, columns)
-        self.shown = [
+        self.panel_pictures = [
             Picture("image 1", image),
             Picture("image 2", other)
             if region is None
@@ -90,15 +90,15 @@ class Edit(DerivativeTask):
         return [("direct", self.reference)]
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """Restore the mean, which a gradient does not carry."""
+        """Restore the mean, which a gradient does not determine."""
         outside = None if self.outside is None else select(self.outside, pixels)
-        return with_mean_of(output, select(self.reference, pixels), outside)
+        return match_mean(output, select(self.reference, pixels), outside)
 
 
-def moved(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:
-    """``array`` (height, width, ...) moved by (rows, columns).
+def translate(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:
+    """``array`` (height, width, ...) translated by (rows, columns).
 
-    What comes in from outside is ``fill``, or, for None, the nearest pixel.
+    Pixels from outside are ``fill``; None: copies of the nearest pixel.
     """
     height, width = array.shape[:2]
     rows, columns = (np.arange(n) - by for n, by in zip((height, width), offset))

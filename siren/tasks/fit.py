@@ -12,7 +12,7 @@ from siren.samples import Points
 class Fit:
     """Pixel mean squared error on every pixel of ``image`` (height, width, channels).
 
-    ``prior``, one of ``siren.priors`` or None, is added to it: for noisy images.
+    ``prior``, one of ``siren.priors`` or None, is added to the loss; it helps with noisy images.
     """
 
     scored = None
@@ -27,16 +27,16 @@ class Fit:
         self.prior = prior
         self.random = prior and prior.random
         self.points = Points((height, width), image.reshape(-1, 1, channels))
-        self.shown = [Picture("input: every pixel", image)]
+        self.panel_pictures = [Picture("input: every pixel", image)]
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the pixels."""
         return losses.pixel_mse(network, coordinates, target, engine)
 
     def baselines(self):
-        """Nothing is missing from a fit's data."""
+        """None: no classical method applies, since all pixels are given."""
         return []
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """A fit carries everything."""
+        """``output`` itself: the loss determines every value."""
         return output

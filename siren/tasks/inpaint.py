@@ -17,10 +17,10 @@ class Inpaint:
     alone. The result is scored on the pixels that were *not* given.
 
     prior     one of ``siren.priors``, added to the loss, or None
-    hold_out  share of the *given* pixels, in [0, 1), that are not trained on but tell the best
+    hold_out  share of the *given* pixels, in [0, 1), that is not trained on, but chooses the best
               epoch
-    missing   None, or a bool mask (height, width) that is neither all true nor all false: the
-              pixels to fill in, instead of all but ``points`` random ones
+    missing   None, or a bool mask (height, width) of the pixels to fill in, neither all true nor
+              all false; ``points`` is then ignored
     """
 
     scored_as = "the pixels not given, against the image"
@@ -56,35 +56,35 @@ class Inpaint:
         )
         self.held_out = held_out if len(held_out) else None
         share = 100 * points / given.size
-        self.shown = [
+        self.panel_pictures = [
             Picture("image", image),
-            Picture(f"given: {points} pixels ({share:.1f} %)", self.masked),
+            Picture(f"given: {points} pixels ({share:.1f} %)", self.masked_image),
         ]
 
     @property
-    def given(self) -> np.ndarray:
+    def given_mask(self) -> np.ndarray:
         """Mask (height, width) of the given pixels."""
         return ~self.scored
 
     @property
-    def masked(self) -> np.ndarray:
+    def masked_image(self) -> np.ndarray:
         """The given pixels on mid-gray."""
-        return np.where(self.given[..., None], self.reference, np.float32(0))
+        return np.where(self.given_mask[..., None], self.reference, np.float32(0))
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the given pixels."""
         return losses.pixel_mse(network, coordinates, target, engine)
 
     def baselines(self):
-        """Interpolation of the same pixels, four ways."""
+        """Interpolations of the given pixels by four methods."""
         height, width, _ = self.reference.shape
-        points = grid(height, width)[self.given.ravel()]
-        values = self.reference[self.given]
+        points = grid(height, width)[self.given_mask.ravel()]
+        values = self.reference[self.given_mask]
         return [
             (method, solvers.interpolate(points, values, height, width, method))
             for method in solvers.INTERPOLATIONS
         ]
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """The values themselves were trained on."""
+        """``output`` itself: the loss determines the values."""
         return output

@@ -1,4 +1,4 @@
-"""Poisson: the network learns an image from nothing but its Laplacian."""
+"""Poisson: the network learns an image from its Laplacian alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from siren import losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
-from siren.tasks import select, with_mean_of
+from siren.tasks import match_mean, select
 from siren.tasks.derivatives import DerivativeTask
 
 
@@ -32,7 +32,7 @@ class Poisson(DerivativeTask):
         self.reference = image
         self.points = Points((height, width), laplacian.reshape(-1, 1, channels))
         picture, largest = pictures.signed(laplacian)
-        self.shown = [
+        self.panel_pictures = [
             Picture("image", image),
             Picture(f"given: its Laplacian, white is {largest:.2g}", picture),
         ]
@@ -47,5 +47,5 @@ class Poisson(DerivativeTask):
         return [("direct", self.restore(solvers.solve_poisson(laplacian)))]
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """Restore the mean, which a Laplacian does not carry."""
-        return with_mean_of(output, select(self.reference, pixels))
+        """Restore the mean, which a Laplacian does not determine."""
+        return match_mean(output, select(self.reference, pixels))

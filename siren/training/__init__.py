@@ -1,1 +1,1 @@
-"""The one training loop that all tasks share, and its parts."""
+"""The training loop that all tasks share, and its parts."""

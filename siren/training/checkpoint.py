@@ -1,4 +1,4 @@
-"""The state of a run on disk, from which ``--resume`` goes on."""
+"""The state of a run on disk, from which ``--resume`` continues."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from siren.files import write_bytes
 from siren.npz import Field, FormatError, float32, read_arrays, read_file
 from siren.text import printable
 
-SAVE_EVERY = 30.0  # seconds of training that can be lost at most
+SAVE_EVERY = 30.0  # seconds: the most training that a killed run loses
 NAME = "state.npz"
 
 
@@ -29,14 +29,15 @@ class StateError(Exception):
 class State:
     """A training between two epochs.
 
-    epoch      the next one; one more than the last where only the saving is left to do
+    epoch      the next one; the last one plus 1 if only the results are still to be written
     flat       the network's parameters, float32
-    best       the best ones so far, and ``lowest`` (1,) their criterion
+    best       the best parameters so far
+    lowest     their criterion, (1,)
     optimizer  the optimiser's arrays
     random     state of the generator that the loss draws from (JSON), or ""
-    history    one list of numbers or None for each epoch so far, as ``training.Epoch`` has them
+    history    for each epoch so far, the fields of ``training.history.Epoch`` as a list
     seconds    of training so far
-    threads    of the machine that computed it, times its processes: the bits depend on them
+    threads    "processes x threads" that computed it, on which rounding depends
     """
 
     epoch: int
@@ -50,10 +51,10 @@ class State:
     threads: str = ""
 
     def check(self, epochs: int, parameters: int, optimizer: list[tuple], random: bool) -> None:
-        """Raise FormatError unless it is one of a training such as this.
+        """Raise FormatError unless the state fits a training.
 
-        ``parameters`` is their number, ``optimizer`` the shapes of the optimiser's arrays, and
-        ``random`` whether the loss draws random numbers.
+        That training has ``epochs``, a number of ``parameters``, an ``optimizer`` with arrays of
+        these shapes, and a loss that draws ``random`` numbers or does not.
         """
         _check_random(self.random)
         _check_history(self.history, self.epoch)
@@ -69,12 +70,12 @@ class State:
 
 @dataclass
 class Checkpoint:
-    """The state of one run in ``folder``, saved from time to time.
+    """The state file of one run in ``folder``.
 
-    identity  what the run depends on, by name: its options, and hashes of its data. A state of
-              another identity is not continued.
-    state     where to go on from, as ``load`` found it, or None
-    threads   as ``State.threads``, of this run
+    identity  what the run's network depends on, by name: options, and hashes of its data. A state
+              of another identity is not continued.
+    state     the loaded state to continue from, or None
+    threads   ``State.threads`` of this run
     """
 
     folder: Path
@@ -86,15 +87,15 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """Where the state is."""
+        """The path of the state file."""
         return self.folder / NAME
 
     def due(self) -> bool:
-        """Is it time to save?"""
+        """Whether it is time to save."""
         return time.monotonic() - self.saved > SAVE_EVERY
 
     def save(self, state: State) -> None:
-        """Write ``state``; the file is the old or the new one at any time. Raises OSError."""
+        """Write ``state`` atomically. Raises OSError."""
         record = {
             "identity": self.identity,
             "epoch": state.epoch,
@@ -105,23 +106,23 @@ class Checkpoint:
         }
         arrays = {"flat": state.flat, "best": state.best, "lowest": state.lowest}
         arrays.update({f"optimizer_{i}": array for i, array in enumerate(state.optimizer)})
-        self.saved = time.monotonic()  # also if it fails: the next try is not at once
+        self.saved = time.monotonic()  # before writing: after a failure too, the next try waits
         content = io.BytesIO()
         np.savez(content, record=np.array(json.dumps(record)), **arrays)
         write_bytes(self.path, content.getvalue())
         self.written = state.epoch
 
     def exists(self) -> bool:
-        """Whether there is a state, of whatever run."""
+        """Whether there is a state file, of this run or another."""
         return os.path.lexists(self.path)
 
     def content(self) -> bytes:
-        """The saved state as it is; StateError if there is none."""
+        """The bytes of the state file; StateError if it cannot be read."""
         try:
             return read_file(self.path)
         except FileNotFoundError:
-            kept = sorted(self.folder.glob("state-*.npz"))
-            hint = f"; {kept[-1].name} is one that was kept, to be renamed {NAME}" if kept else ""
+            renamed = sorted(self.folder.glob("state-*.npz"))
+            hint = f"; to continue {renamed[-1].name}, rename it {NAME}" if renamed else ""
             raise StateError(f"there is no interrupted run in {self.folder}{hint}") from None
         except OSError as error:
             raise StateError(f"{self.path} cannot be read ({error.strerror or error})") from error
@@ -129,18 +130,21 @@ class Checkpoint:
             raise StateError(f"{self.path} is damaged ({error})") from error
 
     def load(self, content: bytes | None = None) -> State:
-        """The state in ``content``, by default the saved one; StateError as for another run's."""
+        """The state in ``content``, by default that of the file.
+
+        Raises StateError if it is damaged or belongs to another run.
+        """
         content = self.content() if content is None else content
         try:
             identity, state = _parse(content)
         except FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
-        self.compare(identity)
+        self.check_identity(identity)
         self.written = state.epoch
         return state
 
-    def compare(self, identity: dict) -> None:
-        """Raise StateError if an earlier run's ``identity`` is not this one's."""
+    def check_identity(self, identity: dict) -> None:
+        """Raise StateError if the ``identity`` of an earlier run is not this run's."""
         for name, value in self.identity.items():
             if identity.get(name) != value:
                 raise StateError(
@@ -149,22 +153,22 @@ class Checkpoint:
                     else "the input image is not that of the earlier run"
                 )
 
-    def keep_aside(self) -> Path | None:
-        """Rename a state that is not to be continued; returns its new path, None without any.
+    def set_aside(self) -> Path | None:
+        """Rename the state file, so that a new run does not overwrite it. Raises OSError.
 
-        Raises OSError.
+        Returns the new path, or None if there is no state file.
         """
         number = 1
-        while (kept := self.folder / f"state-{number}.npz").exists() or kept.is_symlink():
+        while (renamed := self.folder / f"state-{number}.npz").exists() or renamed.is_symlink():
             number += 1
         try:
-            self.path.rename(kept)
+            self.path.rename(renamed)
         except FileNotFoundError:
             return None
-        return kept
+        return renamed
 
     def remove(self) -> None:
-        """Forget the state: the run is complete. Raises OSError."""
+        """Remove the state file of this run, which is complete. Raises OSError."""
         if self.written is not None:
             self.path.unlink(missing_ok=True)
             self.written = None
@@ -180,7 +184,7 @@ _OPTIMIZER = Field("f", None, itemsize=4)
 
 
 def _parse(content: bytes) -> tuple[dict, State]:
-    """(identity, state) of a file's content, each number held against what it must be."""
+    """(identity, state) of a file's content; FormatError unless every value is valid."""
     arrays, lists = read_arrays(content, _FIELDS, {"optimizer": _OPTIMIZER})
     try:
         record = json.loads(str(arrays["record"]))
@@ -216,7 +220,10 @@ def _check_random(random: str) -> None:
 
 
 def _check_history(history: list, epoch: int) -> None:
-    """One list [epoch, loss, validation, psnr, seconds] for each of the epochs before ``epoch``."""
+    """Raise FormatError unless there is a list [epoch, loss, validation, psnr, seconds] per epoch.
+
+    ``epoch`` is the number of epochs so far.
+    """
     if len(history) != epoch:
         raise FormatError("its history is not as long as its training")
     for number, entry in enumerate(history):
@@ -235,7 +242,7 @@ def _is_number(value) -> bool:
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """A hash of the contents of arrays."""
+    """A hash of the shapes, types and contents of arrays."""
     total = hashlib.sha256()
     for array in arrays:
         total.update(repr((array.shape, array.dtype.str)).encode())

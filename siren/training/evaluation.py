@@ -1,4 +1,4 @@
-"""The network's picture and its quality, computed a strip of rows at a time."""
+"""The network's values, derivatives and scores, computed a strip of rows at a time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import jittor as jt
 import numpy as np
 
-from siren.coordinates import WHOLE, spacing, strip
+from siren.coordinates import FULL_VIEW, spacing, strip
 from siren.metrics import psnr
 from siren.samples import stratified
 from siren.tasks import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
-SAMPLE = 1 << 16  # points of a fixed sample, where all of them would take too long
+SAMPLE = 1 << 16  # points of a fixed sample, used where all points would take too long
 
 
 def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1.0)):
     """The network's streams (value, gradient, Laplacian up to ``order``) at ``coordinates`` (N, 2).
 
-    Returns a list of float32 NumPy arrays (N, channels); see ``engine.reference.streams``.
+    Returns a list of float32 NumPy arrays (N, channels), as ``engine.reference.streams``.
     """
     chunks = []
     with jt.no_grad():
@@ -31,11 +31,11 @@ def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1
 
 
 def evaluate_strips(
-    network, engine, shape, order: int, scale=(1.0, 1.0), crop=WHOLE
+    network, engine, shape, order: int, scale=(1.0, 1.0), crop=FULL_VIEW
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
     """Streams on a pixel grid of ``shape`` (height, width), a strip of rows at a time.
 
-    ``crop`` is the part of the picture that the grid covers, as ``coordinates.strip`` has it.
+    ``crop`` is the part of the picture that the grid covers (see ``coordinates.strip``).
     Yields (rows, streams), each stream (rows, width, channels) float32.
     """
     height, width = shape
@@ -48,7 +48,10 @@ def evaluate_strips(
 
 
 def predict_image(network, engine, shape) -> np.ndarray:
-    """The network on the pixel grid of ``shape`` (height, width): (height, width, channels)."""
+    """The network's values on the pixel grid of ``shape`` (height, width).
+
+    Returns float32 (height, width, channels).
+    """
     return _assemble(shape, evaluate_strips(network, engine, shape, 0))[0]
 
 
@@ -63,25 +66,25 @@ def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray,
 
 
 def _assemble(shape, strips) -> list[np.ndarray]:
-    whole: list[np.ndarray] = []
+    pictures: list[np.ndarray] = []
     for rows, streams in strips:
-        whole = whole or [np.empty((*shape, s.shape[2]), np.float32) for s in streams]
-        for picture, stream in zip(whole, streams):
+        pictures = pictures or [np.empty((*shape, s.shape[2]), np.float32) for s in streams]
+        for picture, stream in zip(pictures, streams):
             picture[rows] = stream
-    return whole
+    return pictures
 
 
 def score(task, output: np.ndarray) -> float:
     """PSNR in dB of the network's picture (height, width, channels) as ``task`` scores it.
 
-    Values count as they are, also outside [-1, 1], where a saved picture is clipped: a blend of two
-    gradients often has such values.
+    Values are not clipped to [-1, 1] as they are in a saved picture: a blend of two gradients
+    often exceeds that range.
     """
     return psnr(task.restore(output), task.reference, mask=task.scored)
 
 
 def sample_pixels(task) -> np.ndarray:
-    """Numbers (n,) of pixels, spread over all that are scored, by which progress is measured."""
+    """Indices (n,) of pixels, spread over all scored ones, for the PSNR during training."""
     count = task.reference[..., 0].size
     if task.scored is None:
         return stratified(count, min(count, SAMPLE), 0.5)
@@ -90,7 +93,7 @@ def sample_pixels(task) -> np.ndarray:
 
 
 def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
-    """``score`` of some ``pixels`` (n,) alone."""
+    """``score`` on some ``pixels`` (n,) only."""
     axes = [np.linspace(-1, 1, n) for n in task.reference.shape[:2]]
     rows, columns = np.divmod(pixels, len(axes[1]))
     points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)

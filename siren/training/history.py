@@ -1,4 +1,4 @@
-"""What a training has computed so far: one entry for each epoch, and which of them is best."""
+"""The history of a training: one entry for each epoch, and the best of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from siren.training.checkpoint import State
 
 @dataclass
 class Epoch:
-    """State after ``epoch`` updates.
+    """Measurements after ``epoch`` updates.
 
-    loss        of the points that the step looked at
-    validation  loss of the points that choose the best epoch; None where there are none, and, in a
-                training by batches, where it was not measured
-    psnr        in dB, None where it was not measured
+    loss        on the points of the step
+    validation  loss on the points that choose the best epoch; None if there are none, or if it was
+                not measured (in a training by batches)
+    psnr        in dB; None if it was not measured
     seconds     since the training began
     """
 
@@ -28,19 +28,19 @@ class Epoch:
 
     @property
     def criterion(self) -> float:
-        """What the best epoch has least of."""
+        """What is lowest in the best epoch."""
         return self.loss if self.validation is None else self.validation
 
 
 @dataclass
 class Training:
-    """How a training went.
+    """The outcome of a training.
 
     ended    "finished", "interrupted" (Ctrl-C) or "diverged" (the loss was not finite)
-    best     the epoch whose parameters the network now has: the one of lowest validation loss
-             where that was measured, else of lowest loss; None where not a single loss was finite
-    history  one ``Epoch`` for each loss computed
-    state    of a finished training, made when asked for: continued, it ends at once
+    best     the epoch whose parameters the network has at the end: that of the lowest validation
+             loss if there is one, else of the lowest loss; None if no loss was finite
+    history  one ``Epoch`` for each computed loss
+    state    function that returns the state of a finished training, which has no epochs left
     """
 
     ended: str = "finished"
@@ -49,7 +49,7 @@ class Training:
     state: Callable[[], State] | None = None
 
     def record(self, epoch: Epoch) -> None:
-        """Append ``epoch``, unless a loss was not finite before."""
+        """Append ``epoch`` and update ``best``; after a loss that is not finite, do nothing."""
         if self.ended == "diverged":
             return
         if not math.isfinite(epoch.loss):
@@ -57,6 +57,6 @@ class Training:
             return
         self.history.append(epoch)
         if self.history[0].validation is not None and epoch.validation is None:
-            return  # the loss of a batch says little
+            return  # the loss of a single batch is too noisy a criterion
         if self.best is None or epoch.criterion < self.best.criterion:
             self.best = epoch

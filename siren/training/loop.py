@@ -1,4 +1,4 @@
-"""The one training loop that all tasks share."""
+"""The training loop that all tasks share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from siren.training.optimizer import constant
 from siren.training.progress import LINE_EVERY, Progress
 from siren.training.validation import Best, make_validation
 
-AGREE_EVERY = 20  # steps on GPUs after which several processes ask each other whether to stop
+AGREE_EVERY = 20  # steps on GPUs between two exchanges of processes about whether to stop
 
 
 def train(
@@ -38,21 +38,22 @@ def train(
 ) -> Training:
     """Train ``network`` on ``task`` by ``epochs`` steps of ``optimizer``.
 
-    schedule    the factor of the learning rate as a function of the share of steps done
+    schedule    factor of the learning rate as a function of the share of steps done
                 (``siren.training.optimizer``)
-    checkpoint  where the state is saved from time to time and when the loop is stopped. If it has a
-                state, training goes on from there to the same network, bit for bit, as without the
-                interruption.
-    stop        asked after every step whether to stop early
-    preview     a ``siren.output.preview.Preview`` that is shown the picture from time to time
-    batch       a ``siren.samples.Batch``, the points that each step looks at; None: all of them
+    checkpoint  where the state is saved, from time to time and when the loop is stopped. If it has
+                a state, training continues from it, and ends with the same network, bit for bit, as
+                without the interruption.
+    stop        called after every step; true ends the loop early
+    preview     a ``siren.output.preview.Preview``, updated every ``preview.every`` epochs
+    batch       a ``siren.samples.Batch``, the points of each step; None: all points
 
-    The network ends with its best parameters (``siren.training.validation``). The loss after the
-    last update counts too, so ``epochs + 1`` losses are computed. Ctrl-C, ``stop`` and a loss that
-    is not finite end the loop early. Several processes do this together on equal tasks and end with
-    the same parameters; rank 0 alone measures and saves, and knows the best.
+    The network gets its best parameters at the end (``siren.training.validation``). The loss after
+    the last update counts too, so ``epochs + 1`` losses are computed. Ctrl-C, ``stop`` and a loss
+    that is not finite end the loop early. Several processes train together, each on its share of
+    the points, and have the same parameters after every step; rank 0 alone measures and saves, and
+    knows the best parameters.
     """
-    gradient_of = Gradient(network, task, engine, batch)
+    compute_gradient = Gradient(network, task, engine, batch)
     run = _Run(network, task, optimizer)
     first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
     measure = _Measure(network, task, engine, epochs, preview, batch)
@@ -63,7 +64,7 @@ def train(
     with Progress(run.training, epochs, first, run.start) as progress:
         try:
             for epoch in range(first, epochs + 1):
-                loss, gradient = gradient_of(epoch)
+                loss, gradient = compute_gradient(epoch)
                 losses = [loss.stop_grad()]
                 if validation and (batch is None or measure.due(epoch)):
                     losses.append(validation.loss(network))
@@ -77,7 +78,7 @@ def train(
                     break
                 optimizer.step([gradient], schedule(epoch / epochs))
                 jt.sync([network.flat, *optimizer.vars()])
-                if _processes_agree(epoch) and _leave(run, epoch, checkpoint, stop, progress):
+                if _is_sync_epoch(epoch) and _save_or_stop(run, epoch, checkpoint, stop, progress):
                     break
         except KeyboardInterrupt:
             run.training.ended = "interrupted"
@@ -86,7 +87,7 @@ def train(
 
 
 class _Run:
-    """Everything that changes in a training, taken from a state and turned into one."""
+    """Everything that changes during a training; converts from and to a ``State``."""
 
     def __init__(self, network, task, optimizer):
         self.network, self.task, self.optimizer = network, task, optimizer
@@ -95,7 +96,7 @@ class _Run:
         self.start = time.perf_counter()
 
     def restore(self, state: State) -> int:
-        """Go on from ``state``; returns the next epoch."""
+        """Continue from ``state``; returns the next epoch."""
         self.network.flat.update(jt.array(state.flat))
         self.best.restore(state.best, state.lowest)
         self.optimizer.load_state_dict({"n_step": state.epoch, "moments": state.optimizer})
@@ -106,8 +107,8 @@ class _Run:
         self.start -= state.seconds
         return state.epoch
 
-    def state_at(self, epoch: int) -> State:
-        """What ``restore`` needs to go on with ``epoch``."""
+    def make_state(self, epoch: int) -> State:
+        """The state from which ``restore`` continues with ``epoch``."""
         random = self.task.random
         return State(
             epoch,
@@ -121,16 +122,19 @@ class _Run:
         )
 
     def finish(self, epochs: int) -> Training:
-        """Give the network its best parameters."""
+        """Load the best parameters into the network; returns the ``Training``."""
         if self.training.best is not None:
             self.best.load_into_network()
         if self.training.ended == "finished":
-            self.training.state = lambda: self.state_at(epochs + 1)
+            self.training.state = lambda: self.make_state(epochs + 1)
         return self.training
 
 
 class _Measure:
-    """PSNR and preview at some epochs, by rank 0: all pixels of a small picture, else a sample."""
+    """PSNR and preview at some epochs, in rank 0.
+
+    The PSNR is that of all pixels; of a sample in a training by batches or on a large picture.
+    """
 
     def __init__(self, network, task, engine, epochs: int, preview, batch):
         self.network, self.task, self.engine = network, task, engine
@@ -141,54 +145,54 @@ class _Measure:
         self.pixels = None if small else sample_pixels(task)
 
     def due(self, epoch: int) -> bool:
-        """Whether the PSNR after ``epoch`` updates is wanted."""
+        """Whether to measure the PSNR after ``epoch`` updates."""
         return self.root and (epoch % self.every == 0 or epoch == self.epochs)
 
     def __call__(self, epoch: int) -> float | None:
-        """PSNR in dB after ``epoch`` updates, None if it is not measured."""
-        shown = self.root and self.preview is not None and epoch % self.preview.every == 0
-        if shown or (self.due(epoch) and self.pixels is None):
+        """PSNR in dB after ``epoch`` updates, None if it is not measured; updates the preview."""
+        refresh = self.root and self.preview is not None and epoch % self.preview.every == 0
+        if refresh or (self.due(epoch) and self.pixels is None):
             output = predict_image(self.network, self.engine, self.task.reference.shape[:2])
-            if shown and np.isfinite(output).all():
-                with _reported("preview.png"):
-                    self.preview.see(self.task.restore(output))
+            if refresh and np.isfinite(output).all():
+                with _warn_on_failure("preview.png"):
+                    self.preview.update(self.task.restore(output))
             return score(self.task, output)
         if self.due(epoch):
             return sampled_score(self.task, self.network, self.engine, self.pixels)
         return None
 
 
-def _processes_agree(epoch: int) -> bool:
-    """Whether processes look up and ask each other after this epoch: it costs a GPU time."""
+def _is_sync_epoch(epoch: int) -> bool:
+    """Whether processes exchange their ``stop`` after ``epoch``; rare on GPUs, which it stalls."""
     if distributed.world_size() == 1:
         return True
     return epoch % (AGREE_EVERY if jt.flags.use_cuda else 1) == 0
 
 
 def _is_time_to_fetch(epoch: int, progress: Progress) -> bool:
-    """Several processes look at the losses of the same epochs, and so see the same end."""
+    """Whether to read losses now; the same epochs in all processes, so that they stop together."""
     if distributed.world_size() > 1:
-        return _processes_agree(epoch)
+        return _is_sync_epoch(epoch)
     return progress.due() or progress.pending[-1].psnr is not None
 
 
-def _leave(run: _Run, epoch: int, checkpoint, stop, progress: Progress) -> bool:
-    """Save the state if it is time; whether the loop ends after ``epoch``."""
+def _save_or_stop(run: _Run, epoch: int, checkpoint, stop, progress: Progress) -> bool:
+    """Save the state if it is time; returns whether the loop ends after ``epoch``."""
     stopped = distributed.any_true(stop())
     if distributed.rank() == 0 and checkpoint is not None and (stopped or checkpoint.due()):
         progress.fetch()
         if run.training.ended == "diverged":
             return True
-        with _reported("the state"):
-            checkpoint.save(run.state_at(epoch + 1))
+        with _warn_on_failure("the state"):
+            checkpoint.save(run.make_state(epoch + 1))
     if stopped:
         run.training.ended = "interrupted"
     return stopped
 
 
 @contextlib.contextmanager
-def _reported(what: str):
-    """A file that cannot be written is no reason to end a training."""
+def _warn_on_failure(what: str):
+    """Turn an OSError into a warning: a file that cannot be written does not end a training."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
 """Adam and Muon, and schedules of their learning rates.
 
-They follow Jittor's optimisers in names and arguments. What differs is ``step``: it takes
-gradients instead of a loss, since those of more points than fit into memory, or of several
-processes, are sums of many, and a factor of the learning rate.
+Names and arguments are those of Jittor's optimisers. Only ``step`` differs: it takes gradients
+instead of a loss, because a gradient may be a sum over strips of points and over processes; and it
+takes a factor of the learning rate.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Adam:
         self.square = [jt.zeros_like(p).stop_grad() for p in self.params]
 
     def vars(self) -> list:
-        """The Vars that a step changes, besides the parameters."""
+        """The Vars that a step changes, except the parameters."""
         return [*self.mean, *self.square]
 
     def state_dict(self) -> dict:
@@ -36,13 +36,13 @@ class Adam:
         return {"n_step": self.n_step, "moments": [var.numpy() for var in self.vars()]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         self.n_step = state["n_step"]
         for var, array in zip(self.vars(), state["moments"]):
             var.update(jt.array(array))
 
     def step(self, gradients, factor: float = 1.0) -> None:
-        """One update at ``factor`` times the learning rate; a gradient for each parameter."""
+        """One update at ``factor`` times the learning rate; ``gradients`` has one per parameter."""
         self.n_step += 1
         beta_1, beta_2 = self.betas
         rate = factor * self.lr / (1 - beta_1**self.n_step)
@@ -67,7 +67,7 @@ class Muon:
         self.engine = engine
         self.lr = lr
         self.momentum = momentum
-        # The hidden layers lie together, each a matrix (n, n) and its bias (n,).
+        # The hidden layers are contiguous in ``flat``, each a matrix (n, n) and its bias (n,).
         self.count, self.n = network.hidden_layers, network.hidden_features
         layer = self.n * self.n + self.n
         self.start = self.n * (network.widths[0] + 1)  # after the first layer
@@ -90,7 +90,7 @@ class Muon:
         self.adam.load_state_dict({"n_step": state["n_step"], "moments": moments})
 
     def step(self, gradients, factor: float = 1.0) -> None:
-        """One update at ``factor`` times both rates; ``gradients`` has that of ``network.flat``."""
+        """One update at ``factor`` times both rates; ``gradients`` is one, of ``network.flat``."""
         matrices = self._matrices(self.flat)
         self.adam.step(gradients, factor)
         if self.count == 0:
@@ -113,15 +113,15 @@ class Muon:
 
 
 def constant(progress: float) -> float:
-    """Factor of the learning rate when the share ``progress`` of all steps is done."""
+    """Factor of the learning rate after the share ``progress`` in [0, 1] of all steps: 1."""
     return 1.0
 
 
 def linear(progress: float) -> float:
-    """From 1 to 0 on a straight line."""
+    """Factor that falls from 1 to 0 linearly."""
     return 1 - progress
 
 
 def cosine(progress: float) -> float:
-    """From 1 to 0 along half a cosine."""
+    """Factor that falls from 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * progress))

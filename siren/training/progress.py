@@ -1,4 +1,4 @@
-"""The losses of a training as they arrive: recorded, and shown to the user."""
+"""Reads the losses of a training from the device, records them, and shows them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tqdm import tqdm
 
 from siren.training.history import Epoch, Training
 
-FETCH_EVERY = 0.05  # seconds between two looks at the losses, for which a GPU's queue must run dry
-LINE_EVERY = 100  # epochs between two progress lines where output is not a terminal
+FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
+LINE_EVERY = 100  # epochs between two progress lines if stderr is not a terminal
 
 
 @dataclass
 class _Pending:
-    """An epoch whose losses are perhaps still being computed."""
+    """An epoch whose losses may still be being computed."""
 
     epoch: int
     losses: list  # Vars: loss, validation loss
@@ -27,9 +27,9 @@ class _Pending:
 
 
 class Progress:
-    """Takes the Vars of each epoch, and hands their values to ``training`` in larger groups.
+    """Collects the loss Vars of each epoch and records their values in ``training`` in groups.
 
-    On a terminal there is a bar, elsewhere one plain line for every ``LINE_EVERY`` epochs.
+    On a terminal it shows a bar, elsewhere one plain line for every ``LINE_EVERY`` epochs.
     """
 
     def __init__(self, training: Training, epochs: int, first: int, start: float):
@@ -43,22 +43,22 @@ class Progress:
         self.bar = None
 
     def __enter__(self):
-        """Show a bar, if somebody watches."""
+        """Show a bar if stderr is a terminal."""
         if sys.stderr.isatty():
             self.bar = tqdm(total=self.epochs, initial=self.first, unit="epoch", dynamic_ncols=True)
         return self
 
     def __exit__(self, *_):
-        """Leave the bar as it is."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 
     def add(self, epoch: int, losses: list, psnr: float | None) -> None:
-        """Take an epoch's loss and perhaps validation loss, Vars, and its PSNR in dB."""
+        """Add an epoch: its loss and, if there is one, validation loss (Vars), and PSNR in dB."""
         self.pending.append(_Pending(epoch, losses, psnr, self.seconds()))
 
     def seconds(self) -> float:
-        """Since the training began."""
+        """Seconds since the training began."""
         return time.perf_counter() - self.start
 
     def due(self) -> bool:
@@ -71,24 +71,24 @@ class Progress:
             losses = jt.concat([v.reshape((1,)) for p in self.pending for v in p.losses], dim=0)
             values = iter(losses.numpy().tolist())
             for p in self.pending:
-                loss, *validation = (next(values) for _ in p.losses)
-                held_out = validation[0] if validation else None
-                state = Epoch(p.epoch, loss, held_out, p.psnr, p.seconds)
-                self.training.record(state)
-                self._show(state)
+                loss, *rest = (next(values) for _ in p.losses)
+                validation = rest[0] if rest else None
+                epoch = Epoch(p.epoch, loss, validation, p.psnr, p.seconds)
+                self.training.record(epoch)
+                self._show(epoch)
             self.pending.clear()
         self.fetched = time.perf_counter()
 
-    def _show(self, state: Epoch) -> None:
-        if state.psnr is not None:
-            self.psnr = state.psnr
+    def _show(self, epoch: Epoch) -> None:
+        if epoch.psnr is not None:
+            self.psnr = epoch.psnr
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {state.loss:.3e}, PSNR {self.psnr:.2f} dB", False)
-            self.bar.update(state.epoch - self.bar.n)
-        elif state.epoch and (state.epoch % LINE_EVERY == 0 or state.epoch == self.epochs):
-            left = state.seconds / state.epoch * (self.epochs - state.epoch)
+            self.bar.set_postfix_str(f"loss {epoch.loss:.3e}, PSNR {self.psnr:.2f} dB", False)
+            self.bar.update(epoch.epoch - self.bar.n)
+        elif epoch.epoch and (epoch.epoch % LINE_EVERY == 0 or epoch.epoch == self.epochs):
+            left = epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             print(
-                f"epoch {state.epoch}/{self.epochs}  loss {state.loss:.3e}  "
+                f"epoch {epoch.epoch}/{self.epochs}  loss {epoch.loss:.3e}  "
                 f"PSNR {self.psnr:.2f} dB  {_duration(left)} left",
                 flush=True,
             )

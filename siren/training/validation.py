@@ -1,7 +1,7 @@
-"""Which epoch's parameters are kept: those of the lowest loss, or of the lowest validation loss.
+"""The best parameters of a training: those of the lowest loss, or of the lowest validation loss.
 
-In a training by batches that is one of the epochs whose PSNR is measured, chosen by a fixed sample
-of the points held out or, where there are none, of all.
+With batches, the validation loss is that of a fixed sample of the held-out points or, if there are
+none, of all points, measured at the epochs whose PSNR is measured.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from siren.samples import Loaded, stratified
+from siren.samples import DevicePoints, stratified
 from siren.training.evaluation import SAMPLE
 
 
 class Best:
-    """The parameters of lowest criterion so far.
+    """The parameters with the lowest criterion so far.
 
-    They are compared and copied on the device, so that nothing waits for a loss. ``parameters`` has
-    the shape of ``network.flat``, ``lowest`` is (1,).
+    Comparing and copying happen on the device, so that the host never waits for a loss.
+    ``parameters`` has the shape of ``network.flat``, ``lowest`` is (1,).
     """
 
     def __init__(self, network):
@@ -34,38 +34,38 @@ class Best:
         self.lowest.update(jt.ternary(better, criterion, self.lowest))
 
     def restore(self, parameters: np.ndarray, lowest: np.ndarray) -> None:
-        """Go on from the values of an earlier run."""
+        """Continue from the values of an earlier run."""
         self.parameters.update(jt.array(parameters))
         self.lowest.update(jt.array(lowest))
 
     def load_into_network(self) -> None:
-        """Give the network the best parameters."""
+        """Copy the best parameters into the network."""
         self.network.flat.update(jt.array(self.parameters.numpy()))
         self.network.flat.sync()
 
     def vars(self) -> list:
-        """Both Vars."""
+        """The Vars that ``update`` changes."""
         return [self.parameters, self.lowest]
 
 
 class Validation:
-    """The loss on fixed points that are not trained on, or on a sample of those that are."""
+    """The loss on a fixed sample of ``points``."""
 
     def __init__(self, task, engine, points):
         self.task = task
         self.engine = engine
-        chosen = stratified(len(points), min(len(points), SAMPLE), 0.5)
-        self.coordinates, self.target = Loaded(points).gather(chosen)
+        sample = stratified(len(points), min(len(points), SAMPLE), 0.5)
+        self.coordinates, self.target = DevicePoints(points).gather(sample)
 
     def loss(self, network):
-        """A scalar Var without history."""
+        """The loss as a scalar Var, without gradient."""
         return self.task.loss(network, self.coordinates, self.target, self.engine).stop_grad()
 
 
 def make_validation(task, engine, batch) -> Validation | None:
-    """By what the best epoch is chosen; None for the loss of the step itself.
+    """The loss that chooses the best epoch; None: the loss of the step itself.
 
-    A loss of all points needs no other criterion; that of a batch says little.
+    The loss of all points needs no other criterion; that of a single batch is too noisy.
     """
     if task.held_out is not None:
         return Validation(task, engine, task.held_out)

@@ -12,7 +12,7 @@ import pytest
 
 from siren.cli.options import make_parser, parse
 from siren.cli.recipes import default_points
-from siren.cli.relevance import SCOPES, TASKS, TRAINING, counted
+from siren.cli.relevance import SCOPES, TASKS, TRAINING, effective_options
 from siren.text import printable
 
 
@@ -90,12 +90,15 @@ def test_an_option_of_another_task_is_refused(task, name):
     arguments = f"--task {task} --{name} {SAMPLES[name]}"
     if task not in SCOPES[name].tasks:
         line = refusal(arguments)
-        assert f"--{name} is for {SCOPES[name].words}, and does nothing with --task {task}" in line
+        assert (
+            f"--{name} is for {SCOPES[name].description}, and does nothing with --task {task}"
+            in line
+        )
         return
     if task == "edit" or name != "input_path":
         arguments += f" {COMPANIONS.get(name, '')}"
     options = parse(arguments.split())
-    assert name == "for_all_tasks" or name in counted(options)
+    assert name == "for_all_tasks" or name in effective_options(options)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +134,7 @@ def test_an_option_without_the_one_that_it_needs_is_refused(arguments, words):
 )
 def test_options_that_belong_together(arguments):
     options = parse(arguments.split())
-    assert set(re.findall(r"--(\w+)", arguments)) <= set(counted(options))
+    assert set(re.findall(r"--(\w+)", arguments)) <= set(effective_options(options))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +152,7 @@ def test_what_counts(arguments, absent, present):
     options = parse(arguments.split())
     if "poisson" in arguments:
         options.optimizer = "muon"
-    found = set(counted(options))
+    found = set(effective_options(options))
     assert not found & set(absent.split())
     assert found >= set(present.split())
 
@@ -172,7 +175,7 @@ def test_options_for_all_tasks_are_left_out_where_they_do_nothing(arguments, whe
     name = name[2:]
     for task in TRAINING:
         options = parse([*arguments.split(), "--for_all_tasks", "--task", task])
-        assert (name in counted(options)) == (task in where)
+        assert (name in effective_options(options)) == (task in where)
         own = vars(parse(["--task", task]))[name]
         given = str(vars(options)[name]) in (value, f"{value}.0")
         assert given if task in where else vars(options)[name] == own

@@ -19,7 +19,7 @@ from siren.cli.errors import Problem
 from siren.cli.inputs import read_inputs
 from siren.cli.options import parse
 from siren.cli.relevance import TASKS
-from siren.cli.several import runs_of
+from siren.cli.several import make_runs
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
 from siren.output.network_file import read_network
 from siren.output.report import read_metrics
@@ -164,7 +164,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
             assert -1 <= column_0 < column_1 <= 1
             return
         try:
-            runs = runs_of(options)
+            runs = make_runs(options)
             inputs = [read_inputs(each) for each in runs]
         except Problem as problem:
             assert str(problem).startswith("--")

@@ -16,7 +16,7 @@ from PIL import Image
 
 from siren.cli.collection import find_pictures, folder_names
 from siren.images import ImageError
-from siren.output.summary import Row, table
+from siren.output.summary import Row, format_table
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
@@ -97,7 +97,7 @@ def test_the_table_is_aligned():
         Row("long/name.png", "long", "fit", 9.876, 0.5, 1234.5, "finished"),
         Row("b", "b", "inpaint", None, None, None, "not begun"),
     ]
-    head, first, second = table(rows).splitlines()
+    head, first, second = format_table(rows).splitlines()
     assert first.split() == ["long/name.png", "fit", "9.88", "dB", "0.500", "1234.5", "finished"]
     assert first.index("finished") == second.index("not begun") == head.index("status")
     assert first.index("fit") == second.index("inpaint") == head.index("task")
@@ -211,9 +211,9 @@ def test_an_interrupted_call_resumes_where_it_was(photos, tmp_path, number):
         assert {p.name for p in (whole / name).iterdir()} == {
             p.name for p in (folder / name).iterdir()
         }
-    nothing_left = run(*many, "--output_dir", folder, "--resume")
-    assert nothing_left.returncode == 0
-    assert "==" not in nothing_left.output
+    again = run(*many, "--output_dir", folder, "--resume")
+    assert again.returncode == 0
+    assert "==" not in again.output
 
     Image.new("L", (40, 40)).save(photos / "a.jpg")
     changed = run(*many, "--output_dir", folder, "--resume")

@@ -15,7 +15,7 @@ from siren.training.history import Epoch
 def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
     ours = Preview(tmp_path, every=1, lock=Lock(None))
     for level in (-1, 0, 1):
-        ours.see(np.full((20, 30, 1), level, np.float32))
+        ours.update(np.full((20, 30, 1), level, np.float32))
         assert np.asarray(Image.open(tmp_path / "preview.png"))[0, 0] == round((level + 1) * 127.5)
     content = ours.animation(np.full((20, 30, 1), 0.5, np.float32))
     with Image.open(io.BytesIO(content)) as animation:
@@ -27,7 +27,7 @@ def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
             durations.append(animation.info["duration"])
             levels.append(animation.convert("L").getpixel((5, 5)))
     assert levels == pytest.approx([0, 128, 255, 191], abs=2)
-    assert durations == [preview.MILLISECONDS] * 3 + [preview.LAST]
+    assert durations == [preview.FRAME_TIME] * 3 + [preview.LAST_FRAME_TIME]
 
 
 @pytest.mark.parametrize("count", [59, 60, 61, 500, 1001])
@@ -35,10 +35,10 @@ def test_an_animation_is_bounded_and_evenly_spaced(tmp_path, monkeypatch, count)
     monkeypatch.setattr(preview, "write_bytes", lambda *_: None)
     ours = Preview(tmp_path, every=1, lock=Lock(None))
     for number in range(count):
-        ours.see(np.full((300, 8, 3), 2 * (number % 256) / 255 - 1, np.float32))
-    assert len(ours.frames) <= preview.FRAMES
-    assert len(ours.frames) > min(count, preview.FRAMES) // 2 - 1
-    assert all(max(frame.size) <= preview.SIDE for frame in ours.frames)
+        ours.update(np.full((300, 8, 3), 2 * (number % 256) / 255 - 1, np.float32))
+    assert len(ours.frames) <= preview.MAX_FRAMES
+    assert len(ours.frames) > min(count, preview.MAX_FRAMES) // 2 - 1
+    assert all(max(frame.size) <= preview.MAX_SIDE for frame in ours.frames)
     levels = [frame.getpixel((0, 0))[0] for frame in ours.frames]
     assert levels == [ours.stride * i % 256 for i in range(len(levels))]
 

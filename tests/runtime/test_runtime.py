@@ -22,6 +22,7 @@ from siren.runtime import cuda, paths, processes, settings, toolchain
 from siren.runtime.environment import RECORD, user_environment
 
 ROOT = Path(__file__).resolve().parents[2]
+ANNOUNCEMENT = "Jittor compiles its core once on this machine: about two minutes ...\n"
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
 
@@ -266,7 +267,7 @@ def fake_toolkit(root, version=12020, without=()):
 
 def probe(monkeypatch, driver, nvcc_path=None, path="/nowhere", cuda_home=None):
     monkeypatch.setattr(cuda, "load_driver", lambda: driver)
-    monkeypatch.setattr(cuda, "why_nvcc_fails", lambda nvcc, compiler: "")
+    monkeypatch.setattr(cuda, "find_nvcc_problem", lambda nvcc, compiler: "")
     return cuda.probe_cuda.__wrapped__(nvcc_path, None, path, cuda_home, None, None)
 
 
@@ -343,7 +344,7 @@ def process_of(monkeypatch, rank, size):
 
 
 def gpu_settings(found):
-    found = processes.settings_of_a_process(found)
+    found = processes.process_settings(found)
     assert int(found.pop("OMP_NUM_THREADS")) >= 1
     return found
 
@@ -501,7 +502,7 @@ def test_a_signal_during_the_import_is_a_keyboard_interrupt_after_it(number, mod
                     print("sent")
                     os.kill(os.getpid(), signal.{number})
         sys.meta_path.insert(0, Interrupting())
-        with signals.interrupting():
+        with signals.raising_interrupt():
             try:
                 runtime.start("cpu")
             except KeyboardInterrupt:
@@ -529,7 +530,7 @@ def first_compilation(home):
     code = """
         import sys
         from siren import runtime, signals
-        with signals.interrupting():
+        with signals.raising_interrupt():
             try:
                 runtime.start("cpu")
             except KeyboardInterrupt:
@@ -745,7 +746,8 @@ def test_jittor_works_in_a_home_of_any_name(odd_home):
         """,
         **variables,
     )
-    assert (result.stdout, result.stderr, result.returncode) == ("6.0\n", "", 0)
+    said = result.stderr.replace(ANNOUNCEMENT, "")  # on a machine that is busy with other things
+    assert (result.stdout, said, result.returncode) == ("6.0\n", "", 0)
     assert os.path.samefile(Path(copy).parents[6], odd_home / ".cache" / "jittor")
 
 
@@ -870,7 +872,7 @@ def test_an_interrupted_child_takes_its_own_children_along(tmp_path, number):
         from siren import runtime, signals
         code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 60; echo'])"
         threading.Timer(1, os.kill, [os.getpid(), signal.{number}]).start()
-        with signals.interrupting():
+        with signals.raising_interrupt():
             try:
                 runtime.run_interruptibly(["-c", code])
             except KeyboardInterrupt:

@@ -9,7 +9,7 @@ from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed
 from siren.priors import TotalVariation
-from siren.tasks.edit import Edit, blend_fields, moved
+from siren.tasks.edit import Edit, blend_fields, translate
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
@@ -58,10 +58,10 @@ def test_inpaint_gives_distinct_pixels_and_scores_the_others(two_images):
     image, _ = two_images
     height, width, channels = image.shape
     task = Inpaint(image, points=100, seed=7)
-    assert task.given.sum() == 100
-    assert (task.scored == ~task.given).all()
-    assert (task.masked[task.given] == image[task.given]).all()
-    assert (task.masked[~task.given] == 0).all()  # mid-gray
+    assert task.given_mask.sum() == 100
+    assert (task.scored == ~task.given_mask).all()
+    assert (task.masked_image[task.given_mask] == image[task.given_mask]).all()
+    assert (task.masked_image[~task.given_mask] == 0).all()  # mid-gray
     assert task.points.target.shape == (100, 1, channels)
 
     # each coordinate belongs to its value
@@ -71,8 +71,8 @@ def test_inpaint_gives_distinct_pixels_and_scores_the_others(two_images):
     assert len(set(zip(rows, columns))) == 100
 
     again, another = Inpaint(image, 100, seed=7), Inpaint(image, 100, seed=8)
-    assert (again.given == task.given).all()
-    assert (another.given != task.given).any()
+    assert (again.given_mask == task.given_mask).all()
+    assert (another.given_mask != task.given_mask).any()
 
 
 def test_poisson_target_is_the_laplacian_of_every_channel(two_images):
@@ -262,7 +262,7 @@ def test_baselines(two_images):
     assert len(task.points.coordinates) + len(task.held_out.coordinates) == 100
     assert not set(map(tuple, task.points.coordinates)) & set(map(tuple, task.held_out.coordinates))
     for _, filled in task.baselines():
-        np.testing.assert_allclose(filled[task.given], image[task.given], atol=1e-3)
+        np.testing.assert_allclose(filled[task.given_mask], image[task.given_mask], atol=1e-3)
 
 
 def test_pictures_of_derivatives_and_errors():
@@ -285,22 +285,22 @@ def test_inpaint_with_a_mask_fills_in_what_is_missing(two_images):
     missing = np.zeros(image.shape[:2], bool)
     missing[3:9, 4:10] = True
     task = Inpaint(image, points=1, seed=0, hold_out=0.1, missing=missing)
-    assert (task.given == ~missing).all()
+    assert (task.given_mask == ~missing).all()
     assert (task.scored == missing).all()
     count = image[..., 0].size - 36
     assert len(task.points.coordinates) == count - int(0.1 * count)
     assert len(task.held_out.coordinates) == int(0.1 * count)
-    assert (task.masked[~missing] == image[~missing]).all()
+    assert (task.masked_image[~missing] == image[~missing]).all()
     for _, filled in task.baselines():
         np.testing.assert_allclose(filled[~missing], image[~missing], atol=1e-5)
 
 
 def test_moving_a_picture():
     array = np.arange(12).reshape(3, 4)
-    assert moved(array, (0, 0)).tolist() == array.tolist()
-    assert moved(array, (1, -2), -1).tolist() == [[-1] * 4, [2, 3, -1, -1], [6, 7, -1, -1]]
-    assert moved(array, (1, -2)).tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
-    assert moved(array, (9, 9), 0).tolist() == np.zeros((3, 4)).tolist()
+    assert translate(array, (0, 0)).tolist() == array.tolist()
+    assert translate(array, (1, -2), -1).tolist() == [[-1] * 4, [2, 3, -1, -1], [6, 7, -1, -1]]
+    assert translate(array, (1, -2)).tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
+    assert translate(array, (9, 9), 0).tolist() == np.zeros((3, 4)).tolist()
 
 
 def test_cloning_a_region_of_the_image_itself_changes_nothing(two_images):
