@@ -57,6 +57,7 @@ def run(options: argparse.Namespace, stop: signals.Stop):
     from siren.cli import inputs
     from siren.cli.folder import output_folder
     from siren.cli.identity import identity_options
+    from siren.cli.machine import end_other_ranks
     from siren.cli.several import report_finished_run
 
     settings = {**identity_options(options), "resume": options.resume}
@@ -65,6 +66,8 @@ def run(options: argparse.Namespace, stop: signals.Stop):
     pictures = [inputs.read_inputs(options)]
     with output_folder(options, inputs.paths(options).values()) as lock:
         finished = report_finished_run(options, pictures[0])
+        if finished:
+            end_other_ranks(options)
         return finished or experiment(options, settings, pictures, lock, stop)
 
 
@@ -80,12 +83,15 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
 
     device = start_jittor(options)
     from siren.cli import processes
+    from siren.cli.errors import Outcome
     from siren.cli.finishing import finish
     from siren.cli.inputs import Origin, make_batch
     from siren.cli.resuming import open_checkpoint
     from siren.cli.training import announce, handle_interruption, make_preview
     from siren.training.loop import train
 
+    if processes.run_is_finished():
+        return Outcome(0, "finished")
     if pictures:
         check_memory(options, pictures[0].image.shape[:2], device)
     engine = choose_engine(options, device)

@@ -29,6 +29,16 @@ def start_jittor(options: argparse.Namespace) -> str:
     return device
 
 
+def end_other_ranks(options: argparse.Namespace) -> None:
+    """Tell the other ranks, which wait for this one, that the run is finished."""
+    if runtime.world_size() == 1:
+        return
+    start_jittor(options)
+    from siren.cli import processes
+
+    processes.run_is_finished(True)
+
+
 def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: str) -> None:
     """Raise Problem if training on a picture of ``shape`` (height, width) needs too much memory."""
     points = options.points if options.task == "inpaint" and options.points else shape[0] * shape[1]

@@ -13,6 +13,11 @@ from siren.cli.errors import Problem
 from siren.tasks import without_pictures
 
 
+def run_is_finished(finished: bool = False) -> bool:
+    """Whether rank 0 has found that ``--resume`` has nothing left to do; all ranks ask."""
+    return distributed.any_true(finished)
+
+
 def check_agreement(options: argparse.Namespace, facts: dict) -> None:
     """Raise Problem in all processes if ``facts`` or the input pictures differ between them."""
     if distributed.world_size() == 1:

@@ -174,3 +174,13 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
     status, _, err = finish(start(tmp_path, common, [*common, "--input_path", tmp_path / "none"]))
     assert status == 2
     assert "does not exist" in err
+
+
+def test_resuming_a_finished_run_ends_all_processes(tmp_path):
+    group = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
+    assert finish(start(tmp_path, group, group))[0] == 0
+    group.append("--resume")
+    status, out, err = finish(start(tmp_path, group, group))
+    assert status == 0, err
+    assert "resume" in out
+    assert "Traceback" not in err
