@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import tempfile
 from pathlib import Path
 
@@ -53,15 +54,17 @@ def finish(
                 change.commit()
                 if result.ended != "interrupted":
                     checkpoint.remove()
-    except OSError as error:
-        raise save_failure(
-            options, error, _rescue(result, checkpoint, task, network, origin)
-        ) from error
     except KeyboardInterrupt:
         if not change.committed:
             how = _rescue(result, checkpoint, task, network, origin)
             raise Interrupted(f"interrupted while the results were saved{how}") from None
         raise Interrupted("interrupted; all results are written") from None
+    except Exception as error:
+        how = _rescue(result, checkpoint, task, network, origin)
+        if isinstance(error, OSError):
+            raise save_failure(options, error, how) from error
+        notify(f"the results could not be made{how}")
+        raise
     _print_scores(options, task, result, saved)
     if saved.problems:
         raise saved.problems[0]
@@ -88,15 +91,13 @@ def interruption_message(checkpoint: Checkpoint) -> str:
 
 
 def _rescue(result, checkpoint: Checkpoint, task, network, origin) -> str:
-    """Save the network elsewhere when its results cannot be written; returns the message."""
+    """Keep the network, as a state or elsewhere, when its results cannot be written; says how."""
     with signals.deferred():
-        try:
-            if result.state is not None:
+        if result.ended == "interrupted" and checkpoint.written is not None:
+            return f"; the state of epoch {checkpoint.written} is kept, and --resume goes on"
+        if result.state is not None:
+            with contextlib.suppress(OSError):
                 checkpoint.save(result.state())
-        except OSError:
-            pass
-        else:
-            if checkpoint.written is not None:
                 return "; nothing is lost, --resume writes them when that is possible"
         try:
             folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
