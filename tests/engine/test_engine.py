@@ -35,6 +35,7 @@ from siren.training import loop
 from siren.training.optimizer import Muon
 
 FOLDER = Path(__file__).resolve().parent
+ROOT = FOLDER.parents[1]
 JITTORS_FLAGS = ["-std=c++14", "-fPIC", "-shared", "-Ofast"]
 INSTRUCTION_SETS = {
     # name: (vector lanes, compiler flags, what /proc/cpuinfo must list)
@@ -151,7 +152,7 @@ def compile_kernels(tmp_path_factory, name):
     if feature not in Path("/proc/cpuinfo").read_text():
         pytest.skip(f"this processor has no {feature}")
     library = tmp_path_factory.mktemp("kernels") / "kernels.so"
-    command = ["g++", *JITTORS_FLAGS, *flags, f"-I{FOLDER.parent / 'siren' / 'engine'}"]
+    command = ["g++", *JITTORS_FLAGS, *flags, f"-I{ROOT / 'siren' / 'engine'}"]
     subprocess.run([*command, str(FOLDER / "kernels.cc"), "-o", str(library)], check=True)
     library = ctypes.CDLL(str(library))
     if lanes is not None:
@@ -455,7 +456,7 @@ def test_a_network_without_hidden_layers_has_the_reference_engine_without_a_word
 def test_the_trial_in_a_process_of_its_own():
     def run(use):
         command = [sys.executable, "-m", "siren.engine.trial", use.to_json("cpu")]
-        child = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+        child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         return explanation(child.returncode, child.stdout)
 
     assert run(Use(width=8, losses=())) is None
