@@ -204,6 +204,10 @@ class Lock:
         self.lines.append(line)
         os.pwrite(self.descriptor, line, os.fstat(self.descriptor).st_size)
 
+    def forget(self) -> None:
+        """Drop the record: its files are committed or removed."""
+        self.lines = []
+
     def recorded(self) -> list[tuple[str, str]]:
         """Listed pairs (name, digest), of this run and of killed ones."""
         fields = [line.decode(errors="replace").rstrip("\n").split(" ", 1) for line in self.lines]
@@ -216,13 +220,14 @@ def locked(folder: Path):
 
     Raises FolderInUse if another process has locked it, OSError if no lock can be made. The system
     frees the lock of a process that dies, so a lock is never stale. A lock file that this program
-    did not write is locked too, but its content stays as it is.
+    did not write is locked too, but its content stays as it is. At the end the file is removed,
+    unless it has a record that is still needed.
     """
     path = folder / LOCK
     descriptor, own_file = _acquire(path, folder)
+    lock = Lock(None)
     try:
         content = os.pread(descriptor, 1 << 24, 0)
-        lock = Lock(None)
         if own_file or _LOCK_CONTENT.fullmatch(content):
             own_file = True
             lock = Lock(descriptor, content)
@@ -231,7 +236,7 @@ def locked(folder: Path):
         yield lock
     finally:
         with contextlib.suppress(OSError):
-            if own_file and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if own_file and not lock.lines and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 path.unlink()
         os.close(descriptor)
 

@@ -151,4 +151,7 @@ def test_a_lock_remembers_what_a_killed_run_wrote(tmp_path):
             ("preview.png", digest(b"new")),
         ]
         assert (tmp_path / ".lock").read_text().count("preview.png") == 2
+    with locked(tmp_path) as lock:  # nobody has made use of it yet
+        assert len(lock.recorded()) == 2
+        lock.forget()
     assert list(tmp_path.iterdir()) == []

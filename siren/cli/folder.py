@@ -127,3 +127,4 @@ def _remove_uncommitted(folder: Path, lock) -> None:
         if not record.owns(name) and read_record(folder, lock).owns(name):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
+    lock.forget()

@@ -17,7 +17,7 @@ from siren.cli.errors import (
     notify,
     report_error,
 )
-from siren.cli.folder import check_folder, parent_folder, save_failure
+from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.identity import display_path, identity_options
 from siren.images import ImageError
 from siren.output import summary
@@ -85,7 +85,11 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     interrupted run.
     """
     pictures = inputs.read_inputs(options)
-    check_folder(options, files)
+    if options.output_dir.is_dir():
+        with output_folder(options, files):  # which clears up after a killed run
+            pass
+    else:
+        check_folder(options, files)
     return finished_outcome(options, pictures) if options.resume else None
 
 

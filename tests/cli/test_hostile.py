@@ -16,6 +16,7 @@ from PIL import Image
 from program import ROOT, call
 
 from siren.cli import resuming
+from siren.files import digest
 from siren.output import results
 from siren.training import checkpoint, loop
 
@@ -412,6 +413,39 @@ def test_odd_things_where_several_are_resumed(tmp_path):
     assert call(*SMALL, *several, "--resume").returncode == 0
     assert call(*SMALL, *several, "--resume").returncode == 0
     one_sentence(call(*SMALL, "--input_path", "n" * 300, "--output_dir", tmp_path / "o"), 2)
+
+
+def test_a_preview_of_a_killed_run_is_no_input_to_be_lost(tmp_path):
+    picture = CAMERA.read_bytes()
+    (tmp_path / "preview.png").write_bytes(picture)
+    (tmp_path / ".lock").write_text(f"4\n{digest(picture)} preview.png\n")
+    called = call(*SMALL, "--output_dir", tmp_path, "--input_path", tmp_path / "preview.png")
+    one_sentence(called, 2, "its own input")
+    assert (tmp_path / "preview.png").read_bytes() == picture
+    train(tmp_path)
+    assert not (tmp_path / "preview.png").exists()
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_several_go_on_after_a_kill_in_any_place(tmp_path):
+    """A preview that only the lock knows of, and a change that was not completed."""
+    folder = tmp_path / "out" / "camera"
+    arguments = ["--input_path", CAMERA, ROOT / "data" / "coffee.jpg", "--preview_every", 1]
+    train(tmp_path / "out", *arguments)
+    before = content(folder)
+    picture = b"a preview of the next run"
+    (folder / "preview.png").write_bytes(picture)
+    (folder / ".lock").write_text(f"4\n{digest(picture)} preview.png\n")
+    part = ".siren-4-0123456789abcdef.part"
+    (folder / part).write_bytes(b"new")
+    (folder / ".siren-commit.json").write_text(
+        json.dumps({"rename": {part: "history.csv"}, "remove": []})
+    )
+    called = call(*SMALL, "--output_dir", tmp_path / "out", *arguments)
+    one_sentence(called, 2, "history.csv")  # not what metrics.json says: a change is all or nothing
+    (folder / "history.csv").write_bytes(before["history.csv"])
+    train(tmp_path / "out", *arguments)
+    assert content(folder).keys() == before.keys()
 
 
 # ---- what nobody foresaw -------------------------------------------------------------------------
