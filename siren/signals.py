@@ -15,8 +15,11 @@ def _raise(*_):
 
 
 @contextlib.contextmanager
-def _handled(handler):
-    """Within its context ``handler`` gets both signals; no effect outside the main thread."""
+def _handled(handler, ignored_afterwards=lambda: False):
+    """Within its context ``handler`` gets both signals; no effect outside the main thread.
+
+    At the end the handlers from before are back, or nothing if ``ignored_afterwards()``.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -32,7 +35,9 @@ def _handled(handler):
     try:
         yield
     finally:
+        ignored = ignored_afterwards()
         for number, old in zip(SIGNALS, before):
+            old = signal.SIG_IGN if ignored else old
             signal.signal(number, signal.SIG_DFL if old is None else old)
 
 
@@ -48,7 +53,10 @@ def raising_interrupt():
 
 
 class Stop:
-    """Within its context, the first signal sets ``requested``, the next one interrupts."""
+    """Within its context, the first signal sets ``requested``, the next one interrupts.
+
+    Once one was requested, further signals after the context are ignored: the run is ending.
+    """
 
     def __init__(self):
         self.requested = False
@@ -59,7 +67,7 @@ class Stop:
 
     def __enter__(self):
         """Install the handlers."""
-        self.handlers = _handled(self._handle)
+        self.handlers = _handled(self._handle, self)
         self.handlers.__enter__()
         return self
 
