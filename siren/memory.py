@@ -66,6 +66,11 @@ class Run:
     device: str = "cpu"
 
     @property
+    def uses_kernels(self) -> bool:
+        """Whether the fused engine computes it; it has no kernels without hidden layers."""
+        return self.engine == "fused" and self.hidden_layers > 0
+
+    @property
     def order(self) -> int:
         """Order of the derivatives that are trained on."""
         return {"edit": 1, "poisson": 2}.get(self.task, 0)
@@ -173,7 +178,7 @@ def _network(run: Run) -> int:
 
 def _network_of_cpu_kernels(run: Run) -> int:
     """The kernels' packed parameters, each thread's gradient and rows; see engine/cpu/siren.h."""
-    if run.engine != "fused":
+    if not run.uses_kernels:
         return 0
     packed = 2 if run.hidden_features % 32 == 0 and run.hidden_features >= 64 else 1
     threads = _threads()
@@ -186,7 +191,7 @@ def _network_of_cpu_kernels(run: Run) -> int:
 
 def _network_of_gpu_kernels(run: Run) -> int:
     """Packed parameters as 2-byte values, also transposed, and partial gradients."""
-    if run.engine != "fused":
+    if not run.uses_kernels:
         return 0
     return 10 * _array(run) if run.task != "render" else 2 * _array(run)
 
@@ -196,7 +201,7 @@ def _chunks_of_gpu_kernels(run: Run) -> int:
 
     Evaluation keeps two layers at a time, training three matrices of every layer.
     """
-    if run.engine != "fused":
+    if not run.uses_kernels:
         return 0
     width = (run.hidden_features + 255) // 256 * 256
 
@@ -214,7 +219,7 @@ def _activations(run: Run) -> int:
     """What plain Jittor keeps of a training step, or allocates in an evaluation."""
     layers = run.hidden_layers + 1
     total = 0
-    if run.engine != "fused":
+    if not run.uses_kernels:
         points = min(run.pixels, POINTS_OF_EVALUATION)
         streams = _streams(2 if run.order else 0)
         total = EVALUATION_ACTIVATIONS * FLOAT * points * run.hidden_features * streams
@@ -224,7 +229,7 @@ def _activations(run: Run) -> int:
     if run.operator == "autograd" and run.order > 0:
         per_layer, per_channel = AUTOGRAD_ACTIVATIONS[run.order]
         return max(total, (per_layer + per_channel * run.channels) * step)
-    if run.engine != "fused":
+    if not run.uses_kernels:
         per_layer, per_stream = TRAINING_ACTIVATIONS
         streams = _streams(0 if run.operator == "fd" else run.order)
         return max(total, (per_layer + per_stream * streams) * step)

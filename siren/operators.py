@@ -18,9 +18,6 @@ from scipy import ndimage
 
 from siren.coordinates import spacing
 
-OPERATORS = ("forward", "autograd", "fd")
-
-
 # ---- finite differences on images -----------------------------------------------------------
 
 
@@ -171,9 +168,9 @@ class FiniteDifferences:
         return jt.stack([c.reshape((-1, channels)) for c in components], dim=1)
 
 
-_BY_NAME = {"forward": Forward, "autograd": Autograd, "fd": FiniteDifferences}
+OPERATORS = {"forward": Forward, "autograd": Autograd, "fd": FiniteDifferences}
 
 
 def make_operator(name: str, shape) -> Forward | FiniteDifferences:
     """The operator called ``name``, one of ``OPERATORS``, for a grid of ``shape``."""
-    return _BY_NAME[name](shape)
+    return OPERATORS[name](shape)

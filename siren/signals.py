@@ -10,6 +10,11 @@ import threading
 SIGNALS = signal.SIGINT, signal.SIGTERM
 
 
+def in_main_thread() -> bool:
+    """Whether this is the main thread, the only one that can set signal handlers."""
+    return threading.current_thread() is threading.main_thread()
+
+
 def _raise(*_):
     raise KeyboardInterrupt
 
@@ -20,7 +25,7 @@ def _handled(handler, ignored_afterwards=lambda: False):
 
     At the end the handlers from before are back, or nothing if ``ignored_afterwards()``.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
     owner = os.getpid()

@@ -10,8 +10,7 @@ from pathlib import Path
 from siren import distributed, signals
 from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, notify
 from siren.cli.folder import save_failure
-from siren.cli.identity import as_json, display_path
-from siren.cli.relevance import effective_options
+from siren.cli.identity import display_path, json_options
 from siren.files import Change, Lock
 from siren.output import results
 from siren.output.network_file import NETWORK, write_network
@@ -40,10 +39,7 @@ def finish(
         return Outcome(0, result.ended)
     if result.best is None:
         raise _no_result_error(options, result, checkpoint)
-    facts = {
-        "options": {name: as_json(value) for name, value in effective_options(options).items()},
-        "inputs": origin.fingerprint,
-    }
+    facts = {"options": json_options(options), "inputs": origin.fingerprint}
     change = Change(options.output_dir)
     try:
         with change:

@@ -122,9 +122,9 @@ def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") 
 
 def _remove_uncommitted(folder: Path, lock) -> None:
     """Remove the files, such as previews, that a run without results has written."""
-    record = read_record(folder)
+    committed, written = read_record(folder), read_record(folder, lock)
     for name, _ in lock.recorded():
-        if not record.owns(name) and read_record(folder, lock).owns(name):
+        if not committed.owns(name) and written.owns(name):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
     lock.forget()

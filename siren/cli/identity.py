@@ -11,13 +11,12 @@ from siren.cli.relevance import effective_options
 from siren.text import printable
 from siren.training.checkpoint import fingerprint
 
-_IGNORED = ("output_dir", "verbose", "resume", "device", "preview_every", "for_all_tasks")
+_IGNORED = ("output_dir", "verbose", "resume", "device", "preview_every")
 
 
 def identity_options(options: argparse.Namespace) -> dict:
     """The options that a run's network depends on."""
-    used = effective_options(options)
-    return {name: as_json(value) for name, value in used.items() if name not in _IGNORED}
+    return {name: v for name, v in json_options(options).items() if name not in _IGNORED}
 
 
 def identity(options: argparse.Namespace, device: str, task) -> dict:
@@ -27,8 +26,12 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
     return {**identity_options(options), "device": device, "data": data}
 
 
-def as_json(value):
-    """An option's value as JSON stores it."""
+def json_options(options: argparse.Namespace) -> dict:
+    """The options that have an effect in the run, as JSON stores them."""
+    return {name: _as_json(value) for name, value in effective_options(options).items()}
+
+
+def _as_json(value):
     if isinstance(value, tuple):
         return list(value)
     return display_path(value) if isinstance(value, Path) else value

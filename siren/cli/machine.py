@@ -42,7 +42,7 @@ def end_other_ranks(options: argparse.Namespace) -> None:
 def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: str) -> None:
     """Raise Problem if training on a picture of ``shape`` (height, width) needs too much memory."""
     points = options.points if options.task == "inpaint" and options.points else shape[0] * shape[1]
-    problem = memory.problem(
+    require_memory(
         memory.Run(
             task=options.task,
             shape=shape,
@@ -54,11 +54,15 @@ def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: st
             optimizer=options.optimizer,
             operator=options.operator,
             residual_norm=options.residual_norm,
-            engine=options.engine if options.hidden_layers else "reference",
+            engine=options.engine,
             device=device,
-        ),
-        local_rank(),
+        )
     )
+
+
+def require_memory(run: memory.Run) -> None:
+    """Raise Problem if ``run`` needs more memory than this process can have."""
+    problem = memory.problem(run, local_rank())
     if problem:
         raise Problem(problem)
 
@@ -83,16 +87,25 @@ def choose_engine(options: argparse.Namespace, device: str):
 
 def load_engine(name: str, use: Use, device: str):
     """The engine called ``name`` if it passes a trial of ``use``, else the reference engine."""
-    stamp = private_folder() / trial_stamp(use, device)
-    if name == "fused" and use.has_kernels and not runtime.under_mpirun() and not stamp.exists():
-        child = runtime.run_interruptibly(
-            ["-m", "siren.engine.trial", use.to_json(device)],
-            announcement="Compiling kernels for this network, once on this machine ...",
-        )
-        reason = explanation(child.returncode, child.stdout)
+    if name == "fused" and use.has_kernels and not runtime.under_mpirun():
+        reason = _try_in_child(use, device)
         if reason is not None:
             return fall_back(reason)
-        with contextlib.suppress(OSError):
-            stamp.touch()
     with signals.shield_children():
         return get_engine(name, use.precision, use)
+
+
+def _try_in_child(use: Use, device: str) -> str | None:
+    """Why the fused engine fails a trial of ``use`` in a child; None if it works, or has before."""
+    stamp = private_folder() / trial_stamp(use, device)
+    if stamp.exists():
+        return None
+    child = runtime.run_interruptibly(
+        ["-m", "siren.engine.trial", use.to_json(device)],
+        announcement="Compiling kernels for this network, once on this machine ...",
+    )
+    reason = explanation(child.returncode, child.stdout)
+    if reason is None:
+        with contextlib.suppress(OSError):
+            stamp.touch()
+    return reason

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from siren.cli import recipes
 from siren.cli.arguments import integer, number, path
+from siren.cli.errors import BAD_INPUT
 from siren.cli.relevance import SCOPES, TASKS, TRAINING, is_effective
 from siren.engine import ENGINES
 from siren.text import printable
@@ -31,8 +32,6 @@ MIN_CROP = 1e-6  # length of a side; coordinates are float32
 
 # Arguments that are negative numbers, not options. argparse itself knows -1 and -0.5, not -1e-4.
 NEGATIVE = re.compile(r"-[.\d]|-(inf|nan)", re.IGNORECASE)
-
-BAD_INPUT = 2  # exit status
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,12 +8,11 @@ from siren import memory, runtime, signals
 from siren.cli import inputs
 from siren.cli.errors import Interrupted, Problem
 from siren.cli.folder import output_folder, save_failure
-from siren.cli.identity import as_json, display_path
-from siren.cli.relevance import effective_options
+from siren.cli.identity import display_path, json_options
 from siren.files import Change
 from siren.images import NotANumber, encode_png
 from siren.output.network_file import NetworkError, SavedNetwork, read_network
-from siren.output.record import RENDERING, read_record
+from siren.output.record import RENDERING, remove_leftovers
 from siren.output.report import encode_json
 from siren.text import printable
 
@@ -50,7 +49,7 @@ def render(options: argparse.Namespace) -> int:
 def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     """The pictures by file name: integer arrays (height, width, channels)."""
     device = runtime.start(options.device, options.verbose)
-    from siren.cli.machine import load_engine
+    from siren.cli.machine import load_engine, require_memory
     from siren.engine.use import Use, functions
     from siren.network import Siren
     from siren.output import rendering
@@ -58,13 +57,11 @@ def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     network = Siren.from_layers(saved.layers, saved.omega_0)
     shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
     size = network.hidden_features, network.hidden_layers, network.out_features
-    problem = memory.problem(
+    require_memory(
         memory.Run(
             "render", shape, 0, None, size[2], *size[:2], engine=options.engine, device=device
         )
     )
-    if problem:
-        raise Problem(problem)
     engine = load_engine(options.engine, Use("fp32", *size, **functions("render")), device)
     print(f"render: {display_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
     pictures = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
@@ -81,14 +78,9 @@ def _write(options: argparse.Namespace, lock, pictures: dict) -> None:
         with Change(folder) as change:
             for name, picture in pictures.items():
                 change.write(name, encode_png(picture))
-            used = effective_options(options)
-            description = {
-                "options": {name: as_json(value) for name, value in used.items()},
-                "files": dict(change.digests),
-            }
+            description = {"options": json_options(options), "files": dict(change.digests)}
             change.write(RENDERING, encode_json(description))
-            for name in read_record(folder, lock).leftovers(change.digests):
-                change.remove(name)
+            remove_leftovers(change, lock)
             with signals.deferred():
                 change.commit()
     except OSError as error:

@@ -82,7 +82,7 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run.
 
     ``files`` are all files that the call reads. ``options.resume`` stays true only if there is an
-    interrupted run.
+    interrupted run: the others begin anew.
     """
     pictures = inputs.read_inputs(options)
     if options.output_dir.is_dir():
@@ -90,22 +90,24 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
             pass
     else:
         check_folder(options, files)
-    return finished_outcome(options, pictures) if options.resume else None
+    if not options.resume:
+        return None
+    outcome = finished_outcome(options, pictures)
+    options.resume = Checkpoint(options.output_dir, {}).exists()
+    return outcome
 
 
 def finished_outcome(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
     """The recorded outcome if the same run has finished in this folder; else None.
 
-    ``options.resume`` stays true only if there is an interrupted run. Raises Problem if the folder
-    belongs to another run.
+    Raises Problem if the folder belongs to another run.
     """
     settings = identity_options(options)
     if options.precision == "auto":
         settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
     earlier = Checkpoint(options.output_dir, settings)
     try:
-        options.resume = earlier.exists()
-        if options.resume:
+        if earlier.exists():
             earlier.load()
             return None
         metrics = read_metrics(options.output_dir)
@@ -130,7 +132,6 @@ def report_finished_run(options: argparse.Namespace, pictures: inputs.Inputs) ->
     if not options.resume:
         return None
     outcome = finished_outcome(options, pictures)
-    options.resume = True  # without any earlier run, open_checkpoint reports the error
     if outcome:
         print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
     return outcome

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
 import json
 import os
-import re
 import shutil
 import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from siren.runtime.cuda import gpu_name, load_driver
+from siren.runtime.machine import cpu_fact
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,15 @@ def trial_stamp(use: Use, device: str) -> str:
     It changes with the sources of kernels and where they are (Jittor compiles them anew for another
     folder), Jittor, Python, the compilers and the processor.
     """
+    from importlib.metadata import version  # a third of the time that --help takes
+
     folder = Path(__file__).resolve().parent
     digest = hashlib.sha256(os.fsencode(folder))
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".h"):
             digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
-    facts = [importlib.metadata.version("jittor"), sys.version, _program("cc_path", "g++"), _cpu()]
+    facts = [version("jittor"), sys.version, _program("cc_path", "g++")]
+    facts += [cpu_fact("model name"), cpu_fact("flags")]
     if device == "cuda":
         facts += [_program("nvcc_path", "nvcc"), _gpu()]
     digest.update(json.dumps([*facts, use.to_json(device)]).encode())
@@ -117,25 +121,11 @@ def _program(variable: str, name: str) -> list:
     return [path, os.path.getmtime(path) if os.path.exists(path) else None]
 
 
-def _cpu() -> list[str]:
-    """Name and instruction sets of the first processor."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace")
-    except OSError:
-        return []
-    found = [re.search(rf"^{name}\s*:\s*(.*)$", text, re.M) for name in ("model name", "flags")]
-    return [match[1] for match in found if match]
-
-
 def _gpu() -> list:
     """Name of the first GPU, and the driver's version."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
+    driver = load_driver()
+    if driver is None:
         return []
-    device, version, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
-    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-        return []
-    driver.cuDeviceGetName(name, len(name), device)
+    version = ctypes.c_int()
     driver.cuDriverGetVersion(ctypes.byref(version))
-    return [name.value.decode(errors="replace"), version.value]
+    return [gpu_name(), version.value]

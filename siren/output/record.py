@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from siren.files import Lock, file_digest
+from siren.files import Change, Lock, file_digest
 from siren.output.report import METRICS, is_metrics, read_json
 from siren.text import printable
 
@@ -103,6 +103,12 @@ def read_record(folder: Path, lock: Lock | None = None) -> Record:
         _add(digests, rendering["files"])
         return Record(folder, "rendering", digests)
     return Record(folder, "", digests)
+
+
+def remove_leftovers(change: Change, lock: Lock) -> None:
+    """Let ``change``, which is otherwise complete, remove the other files of earlier runs."""
+    for name in read_record(change.folder, lock).leftovers(change.digests):
+        change.remove(name)
 
 
 def _add(digests: dict[str, set[str]], files) -> None:

@@ -16,7 +16,7 @@ from siren.metrics import psnr, ssim
 from siren.output.curves import draw_curves
 from siren.output.network_file import NETWORK, encode_network
 from siren.output.panel import draw_result
-from siren.output.record import read_record
+from siren.output.record import remove_leftovers
 from siren.output.report import METRICS, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
 from siren.training.evaluation import predict_derivatives, predict_image
@@ -78,8 +78,7 @@ def write_results(
         if content is not None:
             change.write(name, content)
     change.write(METRICS, encode_json(_metrics(facts, task, result, saved, change.digests)))
-    for name in read_record(change.folder, lock).leftovers(change.digests):
-        change.remove(name)
+    remove_leftovers(change, lock)
     return saved
 
 

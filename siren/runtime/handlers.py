@@ -8,15 +8,11 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
+
+from siren.signals import in_main_thread
 
 # If this variable is set, Jittor assumes a notebook and does not handle Ctrl-C.
 _NOTEBOOK = "JPY_PARENT_PID"
-
-
-def in_main_thread() -> bool:
-    """Whether this is the main thread, the only one that can set signal handlers."""
-    return threading.current_thread() is threading.main_thread()
 
 
 def load_without_handlers(load) -> None:

@@ -41,13 +41,18 @@ def describe() -> Environment:
     )
 
 
-def _cpu_name() -> str:
+def cpu_fact(name: str) -> str:
+    """A line of /proc/cpuinfo, as "model name" or "flags", of the first processor; "" if none."""
     with contextlib.suppress(OSError):
         text = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace")
-        match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+        match = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
         if match:
             return match[1].strip()
-    return platform.processor() or platform.machine()
+    return ""
+
+
+def _cpu_name() -> str:
+    return cpu_fact("model name") or platform.processor() or platform.machine()
 
 
 def _thread_count() -> int:

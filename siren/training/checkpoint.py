@@ -159,7 +159,7 @@ class Checkpoint:
         Returns the new path, or None if there is no state file.
         """
         number = 1
-        while (renamed := self.folder / f"state-{number}.npz").exists() or renamed.is_symlink():
+        while os.path.lexists(renamed := self.folder / f"state-{number}.npz"):
             number += 1
         try:
             self.path.rename(renamed)

@@ -8,11 +8,15 @@ import json
 import re
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from siren.cli.inputs import read_inputs
 from siren.cli.options import make_parser, parse
 from siren.cli.recipes import default_points
 from siren.cli.relevance import SCOPES, TASKS, TRAINING, effective_options
+from siren.cli.several import make_runs
 from siren.text import printable
 
 
@@ -348,3 +352,21 @@ def test_every_character_can_be_printed_in_one_line():
     everything = printable("".join(map(chr, range(sys.maxunicode + 1))))
     assert len(everything.splitlines()) == 1
     assert len(json.dumps(everything.encode().decode())) > sys.maxunicode
+
+
+@pytest.mark.parametrize("task", ["inpaint", "edit"])
+def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[2:5] = 255, 255, 255
+    colours[6:8] = 255, 0, 0  # its red channel is white, its brightness below the middle
+    colours[10:12] = 0, 255, 255
+    Image.fromarray(colours).save(tmp_path / "mask.png")
+    arguments = ["--task", task, "--sidelength", "16", "--mask_path", str(tmp_path / "mask.png")]
+    masks = []
+    for channels in ("1", "3"):
+        (run,) = make_runs(parse([*arguments, "--channels", channels]))
+        masks.append(read_inputs(run).mask)
+    expected = np.zeros((16, 16), bool)
+    expected[2:5] = expected[10:12] = True
+    assert (masks[0] == expected).all()
+    assert (masks[1] == expected).all()
