@@ -84,7 +84,8 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
     from siren.cli import processes
     from siren.cli.errors import Outcome
     from siren.cli.finishing import finish
-    from siren.cli.inputs import Origin, make_batch
+    from siren.cli.inputs import Origin, make_batches
+    from siren.cli.recipes import fill_in
     from siren.cli.resuming import open_checkpoint
     from siren.cli.training import announce, handle_interruption, make_preview
     from siren.training.loop import train
@@ -98,16 +99,18 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
         processes.check_agreement(options, {**settings, "device": device})
         origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None
         task = processes.scatter_task(make_task(options, pictures.pop()) if pictures else None)
+        fill_in(options, task.points.shape, len(task.points))
         network = make_network(options)
         optimizer, schedule = make_optimizer(options, network, engine)
-        batch = make_batch(options, len(task.points))
-        checkpoint = open_checkpoint(options, device, task, network, optimizer)
+        batches = make_batches(options, len(task.points))
+        steps = batches.steps(len(task.points)) if batches else 1
+        checkpoint = open_checkpoint(options, device, steps, task, network, optimizer)
         preview = make_preview(options, lock)
         announce(options, task, device)
         with handle_interruption(checkpoint, stop):
             result = train(
                 network, task, engine, options.epochs, optimizer, schedule, checkpoint, stop,
-                preview, batch,
+                preview, batches,
             )  # fmt: skip
             return finish(options, lock, origin, task, network, engine, result, preview, checkpoint)
 
@@ -124,12 +127,13 @@ def make_network(options: argparse.Namespace):
         hidden_features=options.hidden_features,
         hidden_layers=options.hidden_layers,
         omega_0=options.omega_0,
+        omega_first=options.omega_first,
     )
 
 
 def make_task(options: argparse.Namespace, pictures):
     """The experiment that ``--task`` names."""
-    from siren.priors import TotalVariation
+    from siren.priors import StructureVariation, TotalVariation
     from siren.tasks.edit import Edit
     from siren.tasks.fit import Fit
     from siren.tasks.inpaint import Inpaint
@@ -139,6 +143,8 @@ def make_task(options: argparse.Namespace, pictures):
     prior = None
     if options.prior == "tv":
         prior = TotalVariation(options.prior_weight, options.seed)
+    elif options.prior == "structure":
+        prior = StructureVariation(image.shape[:2], options.prior_weight, options.seed)
     if options.task == "fit":
         return Fit(image, prior)
     if options.task == "poisson":
@@ -164,7 +170,7 @@ def make_optimizer(options: argparse.Namespace, network, engine):
     schedule = getattr(optimizer, options.schedule)
     if options.optimizer == "muon":
         return optimizer.Muon(network, engine, options.muon_lr, options.lr), schedule
-    return optimizer.Adam(network.parameters(), options.lr), schedule
+    return optimizer.Adam(network.parameters(), options.lr, engine=engine), schedule
 
 
 if __name__ == "__main__":

@@ -1,7 +1,15 @@
-"""Quality and time of both recipes over the images in data/, beside the classical baselines.
+"""Quality and time of both recipes, on and between the training pixels, beside classical methods.
 
-Every run is one call of main.py in a process of its own; its figures are those of metrics.json.
-The report recipe takes about 25 minutes an image on two cores, the tuned one two and a half.
+Every run is one call of main.py in a process of its own, and most figures are those of its
+metrics.json. *Between* is the PSNR of the network drawn with 2n - 1 pixels for every n of a side,
+so that every other one is a training coordinate. The reference is the photograph read at that size;
+for edit it is the direct solution for both photographs read at that size. *Spline* is the same for
+a cubic spline through the training pixels, or through the direct solution. A dash: a photograph has
+fewer than 2n - 1 pixels a side.
+
+That reference is up to half of its pixels away from the training pixels, because resizing keeps the
+edges of a picture in place and not the centres of its outermost pixels. With --registered, all are
+drawn instead at the centres of the pixels of the photograph read at 2n by 2n, except the outermost.
 """
 
 from __future__ import annotations
@@ -15,94 +23,209 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from scipy.interpolate import RectBivariateSpline
+
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ("camera.png", "astronaut.jpg", "coffee.jpg", "chelsea.png", "flower.jpg")
-OTHER = "rocket.jpg"  # the second image of edit
+OTHER = "rocket.jpg"
 TASKS = ("fit", "poisson", "edit", "inpaint")
 BASELINES = ("direct", "nearest", "linear", "cubic", "thin_plate")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run of main.py reached."""
+    """What one run of main.py reached; figures in dB are None where there is none.
+
+    passes   through all training points, as many as epochs if every step takes all points
+    between  PSNR between the pixels
+    spline   the same, of a cubic spline
+    """
 
     image: str
-    task: str
     recipe: str
+    seed: int
     epochs: int
+    passes: float
     psnr: float
-    ssim: float
+    between: float | None
+    spline: float | None
+    ssim: float | None
     seconds: float
     baselines: dict[str, float]
 
 
-def run(image: str, task: str, recipe: str, extra: list[str]) -> Run:
-    """Run main.py once; raises CalledProcessError if it fails."""
+def run(task: str, recipe: str, seed: int, paths: list[Path], extra: list[str], registered) -> Run:
+    """Run main.py once, for edit on two images; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "main.py"), "--task", task, "--recipe", recipe]
-        command += ["--input_path", str(ROOT / "data" / image), "--output_dir", folder, *extra]
+        command += ["--seed", str(seed), "--input_path", str(paths[0]), "--output_dir", folder]
         if task == "edit":
-            command += ["--ot_image_path", str(ROOT / "data" / OTHER)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            command += ["--ot_image_path", str(paths[1])]
+        subprocess.run([*command, *extra], check=True, stdout=subprocess.DEVNULL)
         metrics = json.loads(Path(folder, "metrics.json").read_text())
+        between, spline = score_between(metrics, paths, Path(folder), registered)
+    batch, points = metrics["options"]["batch_points"], metrics["points"]
     return Run(
-        Path(image).stem,
-        task,
+        paths[0].stem,
         recipe,
+        seed,
         metrics["epochs"],
+        metrics["epochs"] * (batch / points if batch else 1),
         float(metrics["psnr"]),
+        between,
+        spline,
         metrics["ssim"],
         metrics["seconds"],
         {name: float(score["psnr"]) for name, score in metrics["baselines"].items()},
     )
 
 
-def table(rows: list[list[str]]) -> str:
-    """Rows, the first one the head, as Markdown."""
-    head, *body = rows
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+# ---- between the pixels ----------------------------------------------------------------------
+
+
+def score_between(metrics: dict, paths: list[Path], folder: Path, registered: bool):
+    """PSNR between the pixels of the network in ``folder``, and of a cubic spline; or two Nones."""
+    from siren.images import image_size
+    from siren.metrics import psnr
+    from siren.tasks import match_mean
+
+    options = metrics["options"]
+    shape = metrics["height"], metrics["width"]
+    finer = tuple(2 * n if registered else 2 * n - 1 for n in shape)
+    sizes = [image_size(path) for path in paths]
+    if options["task"] == "inpaint" or options.get("mask_path"):
+        return None, None
+    if any(have < need for size in sizes for have, need in zip(size, finer)):
+        return None, None
+
+    reference = reference_picture(options, paths, finer)
+    margin = (0.0, 0.0)  # from the border to the first point drawn, in training pixels
+    if registered:
+        reference, margin = reference[1:-1, 1:-1], (0.25, 0.25)
+    crop = [m * 2 / (n - 1) - 1 for m, n in zip(margin, shape)]
+    network = draw(folder, reference.shape[:2], (*crop, -crop[0], -crop[1]))
+    spline = draw_spline(reference_picture(options, paths, shape), reference.shape[:2], margin)
+    if options["task"] != "fit":  # a derivative does not determine the mean
+        network, spline = (match_mean(picture, reference) for picture in (network, spline))
+    return psnr(network, reference), psnr(spline, reference)
+
+
+def reference_picture(options: dict, paths: list[Path], size) -> np.ndarray:
+    """What a network should show at ``size`` (height, width): a photograph or a direct solution.
+
+    Pixel units need no care: a field of finer pixels has smaller differences, and more of them.
+    """
+    from siren.images import read_image
+    from siren.tasks.edit import Edit
+
+    photographs = [read_image(path, options["channels"], size) for path in paths]
+    if options["task"] != "edit":
+        return photographs[0]
+    return Edit(*photographs, "fd", options["blend"], options["alpha"]).reference
+
+
+def draw(folder: Path, size, crop) -> np.ndarray:
+    """The network saved in ``folder``, on a grid of ``size`` (height, width) over ``crop``."""
+    import siren
+    from siren.engine.use import Use
+    from siren.training.evaluation import evaluate_strips
+
+    siren.start("auto")
+    saved = siren.read_network(folder / "network.npz")
+    network = siren.Siren.from_layers(saved.layers, saved.omega_0)
+    use = Use(
+        "fp32", network.hidden_features, network.hidden_layers, network.out_features, losses=()
+    )
+    engine = siren.get_engine("fused", use=use)
+    strips = evaluate_strips(network, engine, size, order=0, crop=crop)
+    return np.concatenate([streams[0] for _, streams in strips])
+
+
+def draw_spline(image: np.ndarray, size, margin) -> np.ndarray:
+    """The cubic spline through ``image`` on a grid of ``size`` within a ``margin`` in pixels."""
+    nodes = [np.arange(n) for n in image.shape[:2]]
+    points = [np.linspace(m, n - 1 - m, k) for m, n, k in zip(margin, image.shape, size)]
+    channels = np.moveaxis(image, 2, 0)
+    return np.stack([RectBivariateSpline(*nodes, c, s=0)(*points) for c in channels], axis=2)
+
+
+# ---- tables ----------------------------------------------------------------------------------
+
+
+def mean(values) -> float | None:
+    """The mean of those that are not None; None without any."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def table_row(name: str, recipe: str, runs: list[Run], baselines: list[str]) -> list[str]:
+    """One row: the means over ``runs``."""
+
+    def cell(field: str, form: str = ".2f") -> str:
+        value = mean(getattr(one, field) for one in runs)
+        return "–" if value is None else format(value, form)
+
+    known = sum(one.between is not None for one in runs)
+    partly = f" ({known} of {len(runs)})" if 0 < known < len(runs) else ""
+    scores = [mean(one.baselines[baseline] for one in runs) for baseline in baselines]
+    return [
+        name,
+        recipe,
+        f"{cell('passes', '.0f')} ({cell('epochs', '.0f')})",
+        f"{cell('psnr')}",
+        cell("between") + partly,
+        cell("spline") + partly,
+        cell("ssim", ".3f"),
+        cell("seconds", ".0f"),
+        *("exact" if score > 120 else f"{score:.2f}" for score in scores),  # float32 rounds at 150
+    ]
+
+
+def make_table(runs: list[Run]) -> str:
+    """Markdown with one row for each image and recipe, and one mean for each recipe."""
+    baselines = [name for name in BASELINES if name in runs[0].baselines]
+    head = ["image", "recipe", "passes (epochs)", "PSNR", "between", "spline between", "SSIM"]
+    rows = [[*head, "seconds", *baselines]]
+    rows.append(["---"] * len(rows[0]))
+    for recipe in dict.fromkeys(one.recipe for one in runs):
+        chosen = [one for one in runs if one.recipe == recipe]
+        for image in dict.fromkeys(one.image for one in chosen):
+            same = [one for one in chosen if one.image == image]
+            rows.append(table_row(image, recipe, same, baselines))
+        rows.append(table_row("**mean**", recipe, chosen, baselines))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def find_image(name: str) -> Path:
+    """The path ``name``, or else the file of that name in data/."""
+    return Path(name) if Path(name).exists() else ROOT / "data" / name
 
 
 def main() -> None:
     """Run everything asked for and print one table a task."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--recipes", nargs="+", choices=("report", "tuned"), default=["tuned"])
-    parser.add_argument("--images", nargs="+", default=IMAGES, help="files in data/")
+    parser.add_argument("--images", nargs="+", default=IMAGES, help="files, or names in data/")
+    parser.add_argument("--other", default=OTHER, help="edit: the second image")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="means are over all")
+    parser.add_argument("--registered", action="store_true", help="see above")
     parser.add_argument("extra", nargs="*", help="after --: more options for main.py")
     options = parser.parse_args()
+    sys.path.insert(0, str(ROOT))  # for siren
     for task in options.tasks:
         runs = []
         for recipe in options.recipes:
             for image in options.images:
-                runs.append(run(image, task, recipe, options.extra))
-                print(f"# {runs[-1]}", file=sys.stderr, flush=True)
-        names = [name for name in BASELINES if name in runs[0].baselines]
-        rows = [["image", "recipe", "steps", "PSNR", "SSIM", "seconds", *names]]
-        for recipe in options.recipes:
-            chosen = [one for one in runs if one.recipe == recipe]
-            for one in chosen:
-                rows.append(
-                    [one.image, recipe, str(one.epochs), f"{one.psnr:.2f}", f"{one.ssim:.3f}"]
-                    + [f"{one.seconds:.0f}"]
-                    + [f"{one.baselines[name]:.2f}" for name in names]
-                )
-            columns = [
-                statistics.fmean(column)
-                for column in zip(
-                    *(
-                        [one.psnr, one.ssim, one.seconds, *map(one.baselines.get, names)]
-                        for one in chosen
-                    )
-                )
-            ]
-            rows.append(
-                ["mean", recipe, "", f"**{columns[0]:.2f}**", f"{columns[1]:.3f}"]
-                + [f"{columns[2]:.0f}"]
-                + [f"{mean:.2f}" for mean in columns[3:]]
-            )
-        print(f"\n### {task}\n\n{table(rows)}", flush=True)
+                paths = [find_image(image)] + [find_image(options.other)] * (task == "edit")
+                for seed in options.seeds:
+                    one = run(task, recipe, seed, paths, options.extra, options.registered)
+                    runs.append(one)
+                    print(f"# {task} {one}", file=sys.stderr, flush=True)
+        print(f"\n### {task}\n\n{make_table(runs)}", flush=True)
 
 
 if __name__ == "__main__":

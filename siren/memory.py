@@ -89,7 +89,9 @@ class Run:
     @property
     def whole_grid(self) -> bool:
         """Whether the loss needs the network's values at all pixels together."""
-        return self.order > 0 and (self.operator == "fd" or self.residual_norm != "operator")
+        if self.operator == "fd":
+            return self.order > 0 and self.residual_norm != "pixel"
+        return self.order > 0 and self.residual_norm != "operator"
 
 
 def estimate(run: Run) -> tuple[dict[str, int], dict[str, int]]:

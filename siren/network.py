@@ -45,7 +45,10 @@ class Siren(nn.Module):
     Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
     ``jittor.set_global_seed`` makes the draw repeatable.
 
-    Raises ValueError unless widths and ``omega_0`` are positive and ``hidden_layers`` is not
+    ``omega_first``, by default ``omega_0``, is the frequency of the first layer at the start: its
+    initial weights and biases are multiplied by omega_first / omega_0.
+
+    Raises ValueError unless widths and frequencies are positive and ``hidden_layers`` is not
     negative.
 
     All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
@@ -64,8 +67,11 @@ class Siren(nn.Module):
         hidden_features: int = 256,
         hidden_layers: int = 3,
         omega_0: float = 30.0,
+        omega_first: float | None = None,
     ):
-        _check_arguments(out_features, in_features, hidden_features, hidden_layers, omega_0)
+        omega_first = omega_0 if omega_first is None else omega_first
+        _check_arguments(out_features, in_features, hidden_features, hidden_layers)
+        _check_frequencies(omega_0=omega_0, omega_first=omega_first)
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.hidden_layers = hidden_layers
@@ -78,7 +84,8 @@ class Siren(nn.Module):
             fan_in = linear.in_features
             bound = 1 / fan_in if depth == 0 else math.sqrt(6 / fan_in) / omega_0
             init.uniform_(linear.weight, -bound, bound)
-            layers.append((linear.weight.numpy(), linear.bias.numpy()))
+            factor = np.float32(omega_first / omega_0 if depth == 0 else 1)
+            layers.append((factor * linear.weight.numpy(), factor * linear.bias.numpy()))
         self.flat = jt.array(flatten(layers))
 
     @property
@@ -168,7 +175,7 @@ class Siren(nn.Module):
         return output(h)
 
 
-def _check_arguments(out_features, in_features, hidden_features, hidden_layers, omega_0) -> None:
+def _check_arguments(out_features, in_features, hidden_features, hidden_layers) -> None:
     """Raise ValueError for the first argument that is out of range."""
     counts = {
         "out_features": out_features,
@@ -180,8 +187,12 @@ def _check_arguments(out_features, in_features, hidden_features, hidden_layers, 
             raise ValueError(f"{name} is {count}; it must be at least 1")
     if hidden_layers < 0:
         raise ValueError(f"hidden_layers is {hidden_layers}; it must be at least 0")
-    if not (omega_0 > 0 and math.isfinite(omega_0)):
-        raise ValueError(f"omega_0 is {omega_0}; it must be positive and finite")
+
+
+def _check_frequencies(**frequencies: float) -> None:
+    for name, omega in frequencies.items():
+        if not (omega > 0 and math.isfinite(omega)):
+            raise ValueError(f"{name} is {omega}; it must be positive and finite")
 
 
 def flatten(layers) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Training points, stored compactly, and batches of them, drawn from strata."""
+"""Training points, stored compactly, and batches of them, spread evenly."""
 
 from __future__ import annotations
 
@@ -74,26 +74,37 @@ class DevicePoints:
         share = range(len(points)) if share is None else share
         local = slice(share.start - points.stored.start, share.stop - points.stored.start)
         self.first = share.start
-        self.width = width
-        self.rows, self.columns = (
-            jt.array(np.linspace(-1, 1, n).astype(np.float32)).stop_grad() for n in (height, width)
-        )
-        self.values = jt.array(points.values[local]).stop_grad()
+        self.shape = jt.array(np.int32(points.shape)).stop_grad()
+        axes = [np.linspace(-1, 1, n).astype(np.float32) for n in (height, width)]
+        self.axes = jt.array(np.concatenate(axes)).stop_grad()
+        self.target_shape = points.values.shape[1:]
+        self.values = jt.array(points.values[local].reshape(-1)).stop_grad()
         self.levels = None if points.levels is None else jt.array(points.levels).stop_grad()
         self.pixels = None if points.pixels is None else jt.array(points.pixels[local]).stop_grad()
+        jt.sync([self.shape])  # Jittor would compile a small fresh array into each kernel
 
     def gather(self, indices: np.ndarray):
         """(coordinates (n, 2), targets (n, K, channels)), float32 Vars, of points by index (n,)."""
-        index = jt.array((indices - self.first).astype(np.int32))
-        values = self.values[index]
-        if self.levels is not None:
-            values = self.levels[values.int32()]
-        if self.pixels is None:
-            pixels = jt.array(indices.astype(np.int32))
+        n, per_point = len(indices), int(np.prod(self.target_shape))
+        local = jt.array((indices - self.first).astype(np.int32))
+        if self.pixels is not None:
+            pixels = self.pixels.reindex((n,), ["@e0(i0)"], extras=[local])
+        elif self.first == 0:
+            pixels = local
         else:
-            pixels = self.pixels[index]
-        rows, columns = self.rows[pixels // self.width], self.columns[pixels % self.width]
-        return jt.stack([rows, columns], dim=1).stop_grad(), values.stop_grad()
+            pixels = jt.array(indices.astype(np.int32))
+        # A kernel each, over one flat index: four times as fast as getitem and arithmetic.
+        pixel, width = "@e0(i0/2)", "@e1(1)"
+        axis = f"i0%2 == 0 ? {pixel}/{width} : @e1(0) + {pixel}%{width}"
+        coordinates = self.axes.reindex((2 * n,), [axis], extras=[pixels, self.shape])
+        value = f"@e0(i0/{per_point})*{per_point} + i0%{per_point}"
+        if self.levels is None:
+            target = self.values.reindex((n * per_point,), [value], extras=[local])
+        else:
+            value = f"@e1({value})"
+            target = self.levels.reindex((n * per_point,), [value], extras=[local, self.values])
+        target = target.reshape((n, *self.target_shape))
+        return coordinates.reshape((n, 2)).stop_grad(), target.stop_grad()
 
 
 def stratified(count: int, size: int, position) -> np.ndarray:
@@ -103,22 +114,37 @@ def stratified(count: int, size: int, position) -> np.ndarray:
     array with one for each. Strata have the length count / size, which need not be an integer: with
     uniform positions, every point is drawn size / count times in expectation.
     """
-    indices = ((np.arange(size) + position) * (count / size)).astype(np.int64)
-    return np.minimum(indices, count - 1)
+    positions = np.arange(size) + position
+    positions *= count / size
+    indices = positions.astype(np.int64)
+    return np.minimum(indices, count - 1, out=indices)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """A random subset of the points for each step.
+class Batches:
+    """Cuts the points into random batches, anew for each pass: a pass takes every point once.
 
-    points  its size
-    seed    determines the subset, together with the number of the step
+    Each batch takes one of any ``steps`` consecutive points, ``steps`` being the number of batches
+    in a pass, so that all of them are spread evenly over the picture. Which batch takes which of
+    these points is random, and determined by the seed and the number of the pass.
+
+    points  the largest size of a batch
+    seed    as above
     """
 
     points: int
     seed: int
 
+    def steps(self, count: int) -> int:
+        """The number of batches in a pass over ``count`` points."""
+        return -(-count // self.points)
+
     def indices(self, count: int, step: int) -> np.ndarray:
-        """Ascending indices of the points of ``step``, out of ``count``."""
-        random = np.random.default_rng([self.seed, step])
-        return stratified(count, self.points, random.random(self.points))
+        """Ascending indices (n,) of the points of ``step``, counted over all passes."""
+        steps = self.steps(count)
+        number, batch = divmod(step, steps)
+        strata = -(-count // steps)
+        random = np.random.default_rng([self.seed, number])
+        indices = (random.integers(steps, size=strata) + batch) % steps
+        indices += np.arange(0, strata * steps, steps)
+        return indices if indices[-1] < count else indices[:-1]

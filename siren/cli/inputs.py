@@ -57,13 +57,14 @@ def paths(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def read_inputs(options: argparse.Namespace) -> Inputs:
-    """Read and check all pictures that ``options`` name; sets ``options.points`` if it is unset.
+    """Read and check all pictures that ``options`` name. Raises Problem.
 
-    Raises Problem.
+    Options that depend on the picture's size are set where they are unset.
     """
     image, bits = _read(options, "input_path", options.channels)
     size = image.shape[:2]
     mask = None
+    points = size[0] * size[1]
     if options.mask_path is not None:
         mask = _read(options, "mask_path", 1, size)[0][..., 0] > 0
         if mask.all() or not mask.any():
@@ -73,14 +74,17 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
                 "give one that is white in some places and black in others"
             )
     elif options.task == "inpaint":
-        pixels = size[0] * size[1]
         if options.points is None:
-            options.points = recipes.default_points(pixels)
-        if options.points >= pixels:
+            options.points = recipes.default_points(points)
+        if options.points >= points:
             raise Problem(
-                f"--points {options.points} leaves none of the {pixels} pixels to fill in; "
+                f"--points {options.points} leaves none of the {points} pixels to fill in; "
                 "give fewer, or a larger --sidelength"
             )
+    if options.task == "inpaint":
+        given = options.points if mask is None else int((~mask).sum())
+        points = given - int(options.hold_out * given)
+    recipes.fill_in(options, size, points)
     other = None
     if options.task == "edit":
         other, other_bits = _read(options, "ot_image_path", options.channels, size)
@@ -99,9 +103,9 @@ def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, i
         raise Problem(f"--{option}: {error}") from error
 
 
-def make_batch(options: argparse.Namespace, count: int):
-    """The ``Batch`` of ``--batch_points`` out of ``count`` points; None: all. Raises Problem."""
-    from siren.samples import Batch  # imports Jittor
+def make_batches(options: argparse.Namespace, count: int):
+    """``Batches`` of ``--batch_points`` out of ``count`` points; None: all. Raises Problem."""
+    from siren.samples import Batches  # imports Jittor
 
     if options.batch_points is None:
         return None
@@ -110,4 +114,4 @@ def make_batch(options: argparse.Namespace, count: int):
             f"--batch_points {options.batch_points} is more than the {count} points that are "
             "trained on; leave it out to use all of them"
         )
-    return Batch(options.batch_points, options.seed)
+    return Batches(options.batch_points, options.seed)

@@ -22,6 +22,8 @@ UNLISTED_DEFAULTS = {  # argparse does not know these; help texts describe them 
     "mask_path": None,
     "points": None,
     "batch_points": None,
+    "omega_first": None,
+    "prior_weight": None,
     "network_path": ROOT / "outputs" / "fit" / "network.npz",
     "crop": (-1.0, -1.0, 1.0, 1.0),
     "derivatives": False,
@@ -47,8 +49,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     An option that has no effect in this run is bad too (``relevance.is_effective``).
 
-    ``input_path`` is a list of files and folders. ``points`` and ``batch_points`` are None by
-    default: ``recipes.default_points`` of the picture's size, and all points.
+    ``input_path`` is a list of files and folders. ``points``, ``batch_points`` and ``omega_first``
+    are None by default: they depend on the picture's size (``recipes``).
     """
     parser = make_parser()
     common_defaults = vars(parser.parse_args([]))
@@ -112,6 +114,8 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
         "task": task,
     }
     options.update(crop=tuple(options["crop"]), offset=tuple(options["offset"]))
+    if options["prior_weight"] is None:
+        options["prior_weight"] = recipes.PRIOR_WEIGHTS.get(options["prior"])
     options.pop("for_all_tasks", None)  # it affects the parsing only
     return argparse.Namespace(**options)
 
@@ -149,8 +153,8 @@ def _add_task(group):
         "--recipe",
         choices=recipes.NAMES,
         default="report",
-        help="defaults of the options below. report: those of the course report; tuned: better "
-        "results in a tenth of the steps (inpaint: a fifth)",
+        help="defaults of the options below. report: those of the course report; tuned: far better "
+        "results in a twentieth of the work (inpaint: a fifth), at any size",
     )
     group.add_argument(
         "--for_all_tasks",
@@ -265,14 +269,17 @@ def _add_training(group):
         type=integer(1, 10**9),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="training steps (default: 1000; tuned: 100, inpaint 200)",
+        help="passes over all training points; a pass is one step on all of them, or as many steps "
+        "as --batch_points makes of it (default: 1000; tuned: 50, inpaint 200)",
     )
     group.add_argument(
         "--batch_points",
         type=integer(1, 2**28),
         default=argparse.SUPPRESS,
         metavar="N",
-        help="points per step, drawn at random and spread evenly (default: all)",
+        help="points per step, drawn at random and spread evenly; a pass takes each point once "
+        "(default: all; tuned: a quarter, inpaint all, but at most 16384, or 32 times the side "
+        "above 512 x 512)",
     )
     group.add_argument(
         "--optimizer",
@@ -290,9 +297,10 @@ def _add_training(group):
     group.add_argument(
         "--muon_lr",
         type=number(1e-30, 1e30),
-        default=5e-3,
+        default=argparse.SUPPRESS,
         metavar="RATE",
-        help="learning rate of Muon, with --optimizer muon",
+        help="learning rate of Muon, with --optimizer muon (default: 0.005; tuned: 0.008 for "
+        "inpaint)",
     )
     group.add_argument(
         "--schedule",
@@ -319,17 +327,19 @@ def _add_training(group):
     )
     group.add_argument(
         "--prior",
-        choices=("none", "tv"),
+        choices=("none", "tv", "structure"),
         default=argparse.SUPPRESS,
         help="fit and inpaint: tv adds --prior_weight times the total variation of the picture to "
-        "the loss (default: none; tuned: tv for inpaint)",
+        "the loss; structure counts changes less where they cross an edge, and so continues edges "
+        "(default: none; tuned: structure for inpaint)",
     )
     group.add_argument(
         "--prior_weight",
         type=number(1e-30, 1e6),
-        default=5e-4,
+        default=argparse.SUPPRESS,
         metavar="W",
-        help="fit and inpaint with --prior tv: weight of the prior, up to 1000000",
+        help="fit and inpaint with --prior: its weight, up to 1000000 (default: 0.0005 for tv, "
+        "0.0013 for structure)",
     )
     group.add_argument(
         "--hold_out",
@@ -337,7 +347,7 @@ def _add_training(group):
         default=argparse.SUPPRESS,
         metavar="SHARE",
         help="inpaint: share of the given pixels that is not trained on, and chooses the best "
-        "epoch (default: 0; tuned: 0.05)",
+        "epoch (default: 0)",
     )
     group.add_argument(
         "--blend",
@@ -385,7 +395,16 @@ def _add_network(group):
         default=argparse.SUPPRESS,
         metavar="W",
         help="frequency of the sine activations sin(omega_0 z), 0.001 to 10000 (default: 30; "
-        "tuned: 10 for inpaint)",
+        "tuned: 20, inpaint 10)",
+    )
+    group.add_argument(
+        "--omega_first",
+        type=number(1e-3, 1e4),
+        default=argparse.SUPPRESS,
+        metavar="W",
+        help="frequency of the first layer at the start: its initial weights are multiplied by "
+        "omega_first / omega_0 (default: omega_0; tuned: 100, inpaint 10, for 256 x 256, and more "
+        "for larger pictures, by the cube root of the side)",
     )
     group.add_argument(
         "--hidden_features",

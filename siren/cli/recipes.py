@@ -1,7 +1,8 @@
-"""Recipes: sets of defaults, chosen by ``--recipe``."""
+"""Recipes: sets of defaults, chosen by ``--recipe``, some of which depend on the picture's size."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, replace
 
 
@@ -12,6 +13,7 @@ class Recipe:
     epochs: int = 1000
     optimizer: str = "adam"
     lr: float = 1e-4
+    muon_lr: float = 5e-3
     schedule: str = "constant"
     operator: str = "forward"
     residual_norm: str = "operator"
@@ -20,19 +22,33 @@ class Recipe:
     omega_0: float = 30.0
 
 
+@dataclass(frozen=True)
+class Sizing:
+    """How a recipe follows the size of the picture.
+
+    omega_first  frequency of the first layer for 256 x 256 pixels
+    batches      the least number of batches in a pass
+    """
+
+    omega_first: float
+    batches: int
+
+
 _REPORT = Recipe()
 _TUNED = Recipe(
-    epochs=100,
+    epochs=50,
     optimizer="muon",
     lr=1e-3,
     schedule="linear",
     operator="fd",
     residual_norm="pixel",
+    omega_0=20.0,
 )
 # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
-_TUNED_INPAINT = replace(_TUNED, epochs=200, prior="tv", hold_out=0.05, omega_0=10.0)
+_TUNED_INPAINT = replace(_TUNED, epochs=200, muon_lr=8e-3, prior="structure", omega_0=10.0)
 
 NAMES = ("report", "tuned")
+PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 
 
 def recipe(name: str, task: str) -> Recipe:
@@ -42,9 +58,49 @@ def recipe(name: str, task: str) -> Recipe:
     return _TUNED_INPAINT if task == "inpaint" else _TUNED
 
 
+def _sizing(name: str, task: str) -> Sizing | None:
+    """As ``recipe``; None: all sizes alike."""
+    if name == "report":
+        return None
+    return Sizing(10, 1) if task == "inpaint" else Sizing(100, 4)
+
+
 def default_points(pixels: int) -> int:
     """The default of ``--points`` for a picture of that many ``pixels``.
 
     The report's 5000 for 256 * 256; for other sizes the same share, rounded, and at least 1.
     """
     return max(1, round(pixels * 5000 / 65536))
+
+
+def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
+    """Set what depends on the size: ``omega_first`` and ``batch_points``, where they are None.
+
+    shape   (height, width) of the picture
+    points  the number of training points
+
+    None is left where the first layer's frequency is ``omega_0``, and where every step takes all
+    points.
+
+    The first layer's frequency grows with the cube root of the side: larger pictures have finer
+    detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
+    or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
+    """
+    sizing = _sizing(options.recipe, options.task)
+    if sizing is None:
+        return
+    side = (shape[0] * shape[1]) ** 0.5
+    if options.omega_first is None:
+        options.omega_first = round(sizing.omega_first * (side / 256) ** (1 / 3), 2)
+    if options.batch_points is None and is_pointwise(options):
+        size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
+        options.batch_points = size if size < points else None
+
+
+def is_pointwise(options: argparse.Namespace) -> bool:
+    """Whether the loss is a mean over points, so that a batch costs what its points cost."""
+    if options.task not in ("poisson", "edit"):
+        return True
+    if options.operator == "fd":
+        return options.residual_norm == "pixel"
+    return options.residual_norm == "operator"

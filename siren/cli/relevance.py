@@ -67,7 +67,7 @@ SCOPES = {
     "residual_norm": _DERIVATIVES,
     "prior": Scope(("fit", "inpaint")),
     "prior_weight": Scope(
-        ("fit", "inpaint"), "with --prior tv", lambda options: options.prior == "tv"
+        ("fit", "inpaint"), "with --prior tv or structure", lambda options: options.prior != "none"
     ),
     "hold_out": Scope(("inpaint",)),
     "blend": _EDIT,
@@ -80,6 +80,7 @@ SCOPES = {
     "resume": _TRAINING,
     "seed": _TRAINING,
     "omega_0": _TRAINING,
+    "omega_first": _TRAINING,
     "hidden_features": _TRAINING,
     "hidden_layers": _TRAINING,
     "device": _ALL,

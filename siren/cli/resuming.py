@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 
 from siren import distributed, runtime
@@ -12,10 +11,11 @@ from siren.npz import FormatError
 from siren.training.checkpoint import Checkpoint, StateError
 
 
-def open_checkpoint(options: argparse.Namespace, device: str, task, network, optimizer):
+def open_checkpoint(options, device: str, steps: int, task, network, optimizer):
     """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from.
 
-    Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
+    ``steps`` is the number of steps in an epoch. Without ``--resume``, the state of an interrupted
+    run is renamed. Raises Problem and OSError.
     """
     root = distributed.rank() == 0
     depends_on = identity(options, device, task) if root else {}
@@ -23,7 +23,7 @@ def open_checkpoint(options: argparse.Namespace, device: str, task, network, opt
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
     checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:
-        _load(checkpoint, options, task, network, optimizer)
+        _load(checkpoint, options, steps, task, network, optimizer)
     elif root:
         renamed = checkpoint.set_aside()
         if renamed is not None:
@@ -34,13 +34,14 @@ def open_checkpoint(options: argparse.Namespace, device: str, task, network, opt
     return checkpoint
 
 
-def _load(checkpoint: Checkpoint, options: argparse.Namespace, task, network, optimizer) -> None:
+def _load(checkpoint: Checkpoint, options, steps: int, task, network, optimizer) -> None:
     """Load the state of ``checkpoint``, check it, and say where the run continues."""
     try:
         content = checkpoint.content() if distributed.rank() == 0 else b""
         state = checkpoint.load(distributed.broadcast(content))
         state.check(
             options.epochs,
+            steps,
             network.flat.shape[0],
             [var.shape for var in optimizer.vars()],
             task.random is not None,

@@ -75,10 +75,16 @@ class Fused:
         return [output[:, stream] for stream in range(STREAMS[order])]
 
     def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0)):
-        """As ``reference.squared_error``; loss and gradient are computed in a single pass."""
+        """As ``reference.squared_error``; loss and gradient are computed in a single pass.
+
+        Where no gradients are kept, the loss alone is, for a third of the cost.
+        """
         self.check_network(network)
         reference.check_points(network, coordinates, order, scale)
         reference.check_target(network, coordinates, target, order)
+        if jt.flags.no_grad:
+            computed = self.streams(network, coordinates, order, scale)
+            return reference.squared_error_of_streams(computed, target, order)
         numbers = _numbers(network, order, scale)
         return _SquaredError()(network.flat, coordinates, target, numbers, self.precision)
 
@@ -90,11 +96,43 @@ class Fused:
         (result,) = _code(
             [matrices.shape],
             [matrices],
-            "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), out0_p);",
-            {},
+            "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
+            "siren::polynomials_of(data), out0_p);",
+            _polynomial_numbers(),
             self.precision,
         )
         return result
+
+    def adam(self, parameters, gradient, mean, square, numbers):
+        """As ``reference.adam``."""
+        if jt.flags.use_cuda:
+            return reference.adam(parameters, gradient, mean, square, numbers)
+        reference.check_alike(parameters, gradient=gradient, mean=mean, square=square)
+        return _code(
+            [parameters.shape] * 3,
+            [parameters, gradient, mean, square],
+            "siren::Adam(data).all({in0_p, in1_p, in2_p, in3_p}, {out0_p, out1_p, out2_p}, "
+            "in0->num);",
+            numbers._asdict(),
+            self.precision,
+        )
+
+    def muon(self, network, gradient, average, mean, square, adam_numbers, numbers):
+        """As ``reference.muon``, in one operation."""
+        if jt.flags.use_cuda:
+            return reference.muon(network, gradient, average, mean, square, adam_numbers, numbers)
+        reference.check_muon(network, gradient, average, mean, square)
+        start, count, n = reference.hidden_matrices(network)
+        place = {"start": start, "count": count, "width": n}
+        new_flat, new_mean, new_square, new_average = _code(
+            [network.flat.shape, mean.shape, square.shape, average.shape],
+            [network.flat, gradient, mean, square, average],
+            "siren::Muon(data).step({in0_p, in1_p, in2_p, in3_p}, {out0_p, out1_p, out2_p}, in4_p, "
+            "out3_p, in0->num);",
+            {**adam_numbers._asdict(), **numbers._asdict(), **place, **_polynomial_numbers()},
+            self.precision,
+        )
+        return new_flat, new_average, new_mean, new_square
 
 
 class _Streams(jt.Function):
@@ -159,6 +197,13 @@ def _numbers(network, order, scale):
         "scale_row": scale[0],
         "scale_column": scale[1],
     }
+
+
+def _polynomial_numbers() -> dict:
+    """The polynomials of ``reference.orthogonalize`` as numbers: a0, b0, c0, a1 and so on."""
+    polynomials = reference.POLYNOMIALS[reference.ITERATIONS]
+    numbers = {f"{name}{i}": x for i, p in enumerate(polynomials) for name, x in zip("abc", p)}
+    return {"iterations": len(polynomials), **numbers}
 
 
 def _code(shapes, inputs, source, numbers, precision):

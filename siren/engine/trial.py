@@ -14,10 +14,14 @@ from types import SimpleNamespace
 import jittor as jt
 import numpy as np
 
+from siren.engine.reference import ITERATIONS, POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.use import Use
 
 POINTS = 7
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}  # of the largest value, at 5 layers or fewer
+# Numbers of a step that moves all parameters by about as much as they are.
+ADAM = AdamNumbers(rate=0.5, correction=0.8, beta_1=0.9, beta_2=0.99, eps=1e-3)
+MUON = MuonNumbers(matrix_rate=3.0, momentum=0.9)
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
@@ -85,8 +89,17 @@ class _Trial:
         for order in use.streams:
             if not self.product(order):
                 return f"the gradient of its streams of order {order} is wrong"
+        return self.problem_of_a_step()
+
+    def problem_of_a_step(self) -> str | None:
+        """The same for the optimizers."""
+        use = self.use
+        if (use.losses or use.streams) and not self.adam():
+            return "its step of Adam is wrong"
         if use.muon and use.layers > 0 and not self.orthogonal():
             return "its orthogonalised matrices are wrong"
+        if use.muon and use.layers > 0 and not self.muon():
+            return "its step of Muon is wrong"
         return None
 
     def tolerance(self, precision: str) -> float:
@@ -156,13 +169,54 @@ class _Trial:
                 return False
         return True
 
+    def adam(self) -> bool:
+        """A step from random moments, long enough to show in the parameters."""
+        flat, gradient, mean, square = arrays = self._state(self.network.flat.shape[0])
+        ours = self.engine.adam(*_vars(arrays), ADAM)
+        return self._alike(ours, adam_step(flat, gradient, mean, square))
+
     def orthogonal(self) -> bool:
         """Two matrices of the size that the network has, or, if that is large, of a like one."""
-        width = self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
-        matrices = self._uniform(1, (2, width, width))
+        matrices = self._uniform(1, (2, self._matrix_width(), self._matrix_width()))
         ours = self.engine.orthogonalize(jt.array(matrices.astype(np.float32))).numpy()
-        exact = [newton_schulz(matrix) for matrix in matrices]
-        return close(ours, np.stack(exact), TOLERANCE["fp32"])
+        return close(ours, orthogonalized(matrices), TOLERANCE["fp32"])
+
+    def muon(self) -> bool:
+        """A step of a network with two such matrices."""
+        n = self._matrix_width()
+        shape = _shape(n, 2, self.use.channels)
+        sizes = [3 * n, n * n, n, n * n, n, self.use.channels * (n + 1)]
+        arrays = flat, gradient, mean, square = self._state(sum(sizes))
+        average = self._uniform(1, (2, n, n))
+        parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        hidden = np.concatenate([parts[1], parts[3]])
+        others = np.delete(np.arange(sum(sizes)), hidden)
+
+        slopes = gradient[hidden].reshape(2, n, n)
+        new_average = MUON.momentum * average + slopes
+        direction = orthogonalized(MUON.momentum * new_average + slopes)
+        new_flat = flat.copy()
+        new_flat[hidden] -= MUON.matrix_rate * direction.ravel()
+        new_flat[others], *moments = adam_step(*(array[others] for array in arrays))
+
+        flat, gradient, average, mean, square = _vars(
+            [flat, gradient, average, mean[others], square[others]]
+        )
+        network = SimpleNamespace(**shape, flat=flat)
+        ours = self.engine.muon(network, gradient, average, mean, square, ADAM, MUON)
+        return self._alike(ours, (new_flat, new_average, *moments))
+
+    def _matrix_width(self) -> int:
+        return self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
+
+    def _state(self, n: int):
+        """Parameters, gradient and Adam's moments, each (n,)."""
+        flat, gradient, mean, square = (self._uniform(1, n) for _ in range(4))
+        return flat, gradient, mean, np.abs(square)
+
+    def _alike(self, ours, expected) -> bool:
+        pairs = zip(ours, expected)
+        return all(close(one.numpy(), other, TOLERANCE["fp32"]) for one, other in pairs)
 
 
 def streams(layers, omega_0, points, scale):
@@ -179,18 +233,29 @@ def streams(layers, omega_0, points, scale):
     return z
 
 
-def newton_schulz(matrix):
-    """As ``reference.orthogonalize``, of one matrix, in NumPy."""
-    x = matrix / np.linalg.norm(matrix)
-    for _ in range(5):
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x
+def adam_step(flat, gradient, mean, square):
+    """As ``reference.adam`` with the numbers ``ADAM``, in NumPy."""
+    mean = ADAM.beta_1 * mean + (1 - ADAM.beta_1) * gradient
+    square = ADAM.beta_2 * square + (1 - ADAM.beta_2) * gradient**2
+    return flat - ADAM.rate * mean / (np.sqrt(square) / ADAM.correction + ADAM.eps), mean, square
+
+
+def orthogonalized(matrices):
+    """As ``reference.orthogonalize``, in NumPy, by singular values."""
+    u, s, v = np.linalg.svd(matrices)
+    s /= (s**8).sum(axis=1, keepdims=True) ** (1 / 8)
+    for a, b, c in POLYNOMIALS[ITERATIONS]:
+        s = a * s + b * s**3 + c * s**5
+    return u * s[:, None, :] @ v
 
 
 def close(ours, exact, tolerance: float) -> bool:
     """Whether they differ by no more than a share of the largest; NaN is not close."""
     return bool(np.abs(ours - exact).max() <= tolerance * np.abs(exact).max())
+
+
+def _vars(arrays) -> list:
+    return [jt.array(array.astype(np.float32)).stop_grad() for array in arrays]
 
 
 def _unit(vector):

@@ -69,10 +69,12 @@ def functions(
         return {"losses": (), "streams": (), "pictures": (0, 2)}
     order = {"edit": 1, "poisson": 2}.get(task, 0)
     if order == 0:
-        return {"losses": (0,), "streams": (1,) if prior == "tv" else (), "pictures": (0,)}
+        return {"losses": (0,), "streams": () if prior == "none" else (1,), "pictures": (0,)}
     losses: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
-    if operator == "fd":
+    if operator == "fd" and residual_norm == "pixel":
+        losses = (0,)
+    elif operator == "fd":
         streams = (0,)
     elif operator == "forward" and residual_norm == "operator":
         losses = (order,)

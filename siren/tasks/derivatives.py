@@ -8,6 +8,11 @@ from siren import losses, operators
 class DerivativeTask:
     """A loss of the gradient (``order`` 1) or the Laplacian (2) of the network on a grid.
 
+    With finite differences in the pixel norm this is the error of the pixels against the direct
+    solution, up to its mean: identically, since both are linear. ``pixelwise`` is then true: the
+    direct solution is the target, and the loss is a mean over single points, which costs a third
+    and can be taken in batches.
+
     shape     (height, width) of the grid
     operator  one of ``operators.OPERATORS``: how the network is differentiated
     norm      one of ``losses.NORMS``: how the residual is measured
@@ -18,7 +23,8 @@ class DerivativeTask:
     def __init__(self, shape: tuple[int, int], operator: str, norm: str):
         self.operator = operators.make_operator(operator, shape)
         self.norm = losses.make_norm(norm, shape)
-        self.pointwise = losses.is_pointwise(self.operator, self.norm)
+        self.pixelwise = operator == "fd" and norm == "pixel"
+        self.pointwise = self.pixelwise or losses.is_pointwise(self.operator, self.norm)
 
     def predict(self, network, coordinates, engine):
         """The operator's ``predict``."""

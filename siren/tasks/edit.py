@@ -69,8 +69,9 @@ class Edit(DerivativeTask):
 
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
         rows, columns = field(gradient)
-        both = [rows.reshape(-1, channels), columns.reshape(-1, channels)]
-        self.points = Points((height, width), np.stack(both, axis=1).astype(np.float32))
+        target = [composite] if self.pixelwise else [rows, columns]
+        target = np.stack([t.reshape(-1, channels) for t in target], axis=1)
+        self.points = Points((height, width), target.astype(np.float32))
         picture, largest = pictures.magnitude(rows, columns)
         self.panel_pictures = [
             Picture("image 1", image),
@@ -82,7 +83,9 @@ class Edit(DerivativeTask):
         ]
 
     def loss(self, network, coordinates, target, engine):
-        """Mean squared error of the gradient."""
+        """Mean squared error of the gradient; of the pixels if that is the same."""
+        if self.pixelwise:
+            return losses.pixel_mse(network, coordinates, target, engine)
         return losses.gradient_mse(network, coordinates, target, engine, self.operator, self.norm)
 
     def baselines(self):

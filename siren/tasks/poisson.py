@@ -30,7 +30,8 @@ class Poisson(DerivativeTask):
         laplacian = operators.fd_laplacian(image)
         super().__init__((height, width), operator, residual_norm)
         self.reference = image
-        self.points = Points((height, width), laplacian.reshape(-1, 1, channels))
+        target = solvers.solve_poisson(laplacian) if self.pixelwise else laplacian
+        self.points = Points((height, width), target.reshape(-1, 1, channels))
         picture, largest = pictures.signed(laplacian)
         self.panel_pictures = [
             Picture("image", image),
@@ -38,13 +39,15 @@ class Poisson(DerivativeTask):
         ]
 
     def loss(self, network, coordinates, target, engine):
-        """Mean squared error of the Laplacian."""
+        """Mean squared error of the Laplacian; of the pixels if that is the same."""
+        if self.pixelwise:
+            return losses.pixel_mse(network, coordinates, target, engine)
         return losses.laplacian_mse(network, coordinates, target, engine, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""
-        laplacian = self.points.target.reshape(self.reference.shape)
-        return [("direct", self.restore(solvers.solve_poisson(laplacian)))]
+        solution = solvers.solve_poisson(operators.fd_laplacian(self.reference))
+        return [("direct", self.restore(solution))]
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a Laplacian does not determine."""

@@ -27,9 +27,9 @@ class StateError(Exception):
 
 @dataclass
 class State:
-    """A training between two epochs.
+    """A training between two steps.
 
-    epoch      the next one; the last one plus 1 if only the results are still to be written
+    step       the next one; the last one plus 1 if only the results are still to be written
     flat       the network's parameters, float32
     best       the best parameters so far
     lowest     their criterion, (1,)
@@ -37,10 +37,11 @@ class State:
     random     state of the generator that the loss draws from (JSON), or ""
     history    for each epoch so far, the fields of ``training.history.Epoch`` as a list
     seconds    of training so far
+    guide      parameters whose picture the prior follows, float32; empty for none
     threads    "processes x threads" that computed it, on which rounding depends
     """
 
-    epoch: int
+    step: int
     flat: np.ndarray
     best: np.ndarray
     lowest: np.ndarray
@@ -48,20 +49,32 @@ class State:
     random: str
     history: list[list[float | None]]
     seconds: float
+    guide: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     threads: str = ""
 
-    def check(self, epochs: int, parameters: int, optimizer: list[tuple], random: bool) -> None:
+    @property
+    def epoch(self) -> int:
+        """The number of epochs whose loss is known."""
+        return len(self.history)
+
+    def check(
+        self, epochs: int, steps: int, parameters: int, optimizer: list[tuple], random: bool
+    ) -> None:
         """Raise FormatError unless the state fits a training.
 
-        That training has ``epochs``, a number of ``parameters``, an ``optimizer`` with arrays of
-        these shapes, and a loss that draws ``random`` numbers or does not.
+        That training has ``epochs`` of ``steps`` each, a number of ``parameters``, an ``optimizer``
+        with arrays of these shapes, and a loss that draws ``random`` numbers or does not.
         """
         _check_random(self.random)
-        _check_history(self.history, self.epoch)
-        if self.epoch > epochs + 1:
-            raise FormatError(f"its epoch {self.epoch} is beyond the last one, {epochs}")
+        _check_history(self.history)
+        if self.step > epochs * steps + 1:
+            raise FormatError(f"its step {self.step} is beyond the last one, {epochs * steps}")
+        if self.epoch != -(-self.step // steps):
+            raise FormatError("its history is not as long as its training")
         if self.flat.size != parameters or self.best.size != parameters:
             raise FormatError(f"it has {self.flat.size} parameters, the network {parameters}")
+        if self.guide.size not in (0, parameters):
+            raise FormatError(f"it has {self.guide.size} parameters that its prior follows")
         if [array.shape for array in self.optimizer] != [tuple(shape) for shape in optimizer]:
             raise FormatError("its arrays of the optimiser have other shapes")
         if random != bool(self.random):
@@ -98,13 +111,18 @@ class Checkpoint:
         """Write ``state`` atomically. Raises OSError."""
         record = {
             "identity": self.identity,
-            "epoch": state.epoch,
+            "step": state.step,
             "random": state.random,
             "history": state.history,
             "seconds": state.seconds,
             "threads": self.threads,
         }
-        arrays = {"flat": state.flat, "best": state.best, "lowest": state.lowest}
+        arrays = {
+            "flat": state.flat,
+            "best": state.best,
+            "lowest": state.lowest,
+            "guide": state.guide,
+        }
         arrays.update({f"optimizer_{i}": array for i, array in enumerate(state.optimizer)})
         self.saved = time.monotonic()  # before writing: after a failure too, the next try waits
         content = io.BytesIO()
@@ -179,6 +197,7 @@ _FIELDS = {
     "flat": float32(None),
     "best": float32(None),
     "lowest": float32(1, finite=False),
+    "guide": Field("f", (None,), optional=True, itemsize=4),
 }
 _OPTIMIZER = Field("f", None, itemsize=4)
 
@@ -188,7 +207,8 @@ def _parse(content: bytes) -> tuple[dict, State]:
     arrays, lists = read_arrays(content, _FIELDS, {"optimizer": _OPTIMIZER})
     try:
         record = json.loads(str(arrays["record"]))
-        identity, epoch, random = record["identity"], record["epoch"], record["random"]
+        identity, random = record["identity"], record["random"]
+        step = record.get("step", record.get("epoch"))  # which earlier versions counted
         history, seconds = record["history"], record["seconds"]
         threads = record.get("threads", "")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
@@ -196,15 +216,16 @@ def _parse(content: bytes) -> tuple[dict, State]:
     texts = isinstance(threads, str) and isinstance(random, str)
     if not (texts and isinstance(identity, dict) and isinstance(history, list)):
         raise FormatError("its record is not one of a run")
-    if not (type(epoch) is int and epoch >= 0 and _is_number(seconds) and seconds >= 0):
-        raise FormatError(f"its epoch is {printable(str(epoch)[:20])}")
+    if not (type(step) is int and step >= 0 and _is_number(seconds) and seconds >= 0):
+        raise FormatError(f"its step is {printable(str(step)[:20])}")
     state = State(
-        epoch,
+        step,
         *(arrays[name].astype(np.float32, copy=False) for name in ("flat", "best", "lowest")),
         [array.astype(np.float32, copy=False) for array in lists["optimizer"]],
         random,
         history,
         float(seconds),
+        arrays.get("guide", np.zeros(0, np.float32)).astype(np.float32, copy=False),
         threads,
     )
     return identity, state
@@ -219,13 +240,8 @@ def _check_random(random: str) -> None:
         raise FormatError("its random numbers have no state") from error
 
 
-def _check_history(history: list, epoch: int) -> None:
-    """Raise FormatError unless there is a list [epoch, loss, validation, psnr, seconds] per epoch.
-
-    ``epoch`` is the number of epochs so far.
-    """
-    if len(history) != epoch:
-        raise FormatError("its history is not as long as its training")
+def _check_history(history: list) -> None:
+    """Raise FormatError unless each entry is [epoch, loss, validation, psnr, seconds]."""
     for number, entry in enumerate(history):
         if not (
             isinstance(entry, list)

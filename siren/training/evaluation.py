@@ -13,7 +13,9 @@ from siren.samples import stratified
 from siren.tasks import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
-SAMPLE = 1 << 16  # points of a fixed sample, used where all points would take too long
+# Points of a fixed sample, used where all points would take too long: in a training by full passes,
+# and in one by batches, whose passes are cheaper.
+SAMPLE, SAMPLE_OF_BATCHES = 1 << 16, 1 << 14
 
 
 def evaluate(network, engine, coordinates: np.ndarray, order: int, scale=(1.0, 1.0)):
@@ -83,13 +85,14 @@ def score(task, output: np.ndarray) -> float:
     return psnr(task.restore(output), task.reference, mask=task.scored)
 
 
-def sample_pixels(task) -> np.ndarray:
+def sample_pixels(task, by_batches: bool = False) -> np.ndarray:
     """Indices (n,) of pixels, spread over all scored ones, for the PSNR during training."""
+    sample = SAMPLE_OF_BATCHES if by_batches else SAMPLE
     count = task.reference[..., 0].size
     if task.scored is None:
-        return stratified(count, min(count, SAMPLE), 0.5)
+        return stratified(count, min(count, sample), 0.5)
     scored = np.flatnonzero(task.scored)
-    return scored[stratified(len(scored), min(len(scored), SAMPLE), 0.5)]
+    return scored[stratified(len(scored), min(len(scored), sample), 0.5)]
 
 
 def sampled_score(task, network, engine, pixels: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from siren import distributed
 from siren.priors import POINTS as PRIOR_POINTS
-from siren.samples import Batch, DevicePoints
+from siren.samples import Batches, DevicePoints
 
 POINTS_AT_ONCE = 1 << 20  # coordinates and targets of more points are computed strip by strip
 
@@ -18,7 +18,7 @@ POINTS_AT_ONCE = 1 << 20  # coordinates and targets of more points are computed 
 class Gradient:
     """Loss and gradient of ``task`` at the present parameters of ``network``.
 
-    ``batch`` is a ``samples.Batch``, the points of each step; None: all points. Memory beyond the
+    ``batches`` is a ``samples.Batches``, the points of each step; None: all. Memory beyond the
     compact points is bounded, except for a loss of the whole grid (``task.pointwise`` is false),
     which needs the network's values at all pixels.
 
@@ -32,11 +32,11 @@ class Gradient:
     would turn mere rounding errors into full steps.
     """
 
-    def __init__(self, network, task, engine, batch: Batch | None = None):
+    def __init__(self, network, task, engine, batches: Batches | None = None):
         self.network = network
         self.task = task
         self.engine = engine
-        self.batch = batch
+        self.batches = batches
         self.count = len(task.points)
         self.share = distributed.share(self.count)
         self.points = DevicePoints(task.points, self.share)
@@ -45,7 +45,7 @@ class Gradient:
             mask = np.ones(network.flat.shape, np.float32)
             mask[-network.out_features :] = 0
             self.mask = jt.array(mask).stop_grad()
-        if batch is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
+        if batches is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
             self.full_batch = self.points.gather(np.arange(self.count))
         elif not task.pointwise:
             target = self.points.gather(np.arange(*_bounds(self.share)))[1]
@@ -64,9 +64,9 @@ class Gradient:
             loss = loss if prior is None else loss + prior
             return loss, self._gradient(loss)
         total, indices = self.count, self.share
-        if self.batch is not None:
-            total, batch = self.batch.points, self.batch.indices(self.count, step)
-            indices = batch[slice(*np.searchsorted(batch, _bounds(self.share)))]
+        if self.batches is not None:
+            batch = self.batches.indices(self.count, step)
+            total, indices = len(batch), batch[slice(*np.searchsorted(batch, _bounds(self.share)))]
         compute = self._pointwise if self.task.pointwise else self._whole_grid
         loss, gradient = compute(indices, total)
         if prior is not None:

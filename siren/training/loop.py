@@ -16,6 +16,7 @@ from siren.training.checkpoint import Checkpoint, State
 from siren.training.evaluation import predict_image, sample_pixels, sampled_score, score
 from siren.training.gradient import POINTS_AT_ONCE as LARGE
 from siren.training.gradient import Gradient
+from siren.training.guidance import Guidance
 from siren.training.history import Epoch, Training
 from siren.training.optimizer import constant
 from siren.training.progress import LINE_EVERY, Progress
@@ -34,9 +35,9 @@ def train(
     checkpoint: Checkpoint | None = None,
     stop=lambda: False,
     preview=None,
-    batch=None,
+    batches=None,
 ) -> Training:
-    """Train ``network`` on ``task`` by ``epochs`` steps of ``optimizer``.
+    """Train ``network`` on ``task`` in ``epochs`` passes over its points, by ``optimizer``.
 
     schedule    factor of the learning rate as a function of the share of steps done
                 (``siren.training.optimizer``)
@@ -45,73 +46,76 @@ def train(
                 without the interruption.
     stop        called after every step; true ends the loop early
     preview     a ``siren.output.preview.Preview``, updated every ``preview.every`` epochs
-    batch       a ``siren.samples.Batch``, the points of each step; None: all points
+    batches     a ``siren.samples.Batches``, which cuts each pass into steps; None: a pass is one
+                step on all points
 
-    The network gets its best parameters at the end (``siren.training.validation``). The loss after
-    the last update counts too, so ``epochs + 1`` losses are computed. Ctrl-C, ``stop`` and a loss
-    that is not finite end the loop early. Several processes train together, each on its share of
-    the points, and have the same parameters after every step; rank 0 alone measures and saves, and
-    knows the best parameters.
+    The network gets its best parameters at the end (``siren.training.validation``). At the start of
+    each epoch the loss of its first step is recorded; the loss after the last update counts too, so
+    there are ``epochs + 1`` losses. Ctrl-C, ``stop`` and a loss that is not finite end the loop
+    early. Several processes train together, each on its share of the points, and have the same
+    parameters after every step; rank 0 alone measures and saves, and knows the best parameters.
     """
-    compute_gradient = Gradient(network, task, engine, batch)
-    run = _Run(network, task, optimizer)
+    steps = 1 if batches is None else batches.steps(len(task.points))
+    last = epochs * steps
+    compute_gradient = Gradient(network, task, engine, batches)
+    guidance = Guidance(network, task, engine, epochs)
+    run = _Run(network, task, optimizer, guidance)
     first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
-    measure = _Measure(network, task, engine, epochs, preview, batch)
-    root = distributed.rank() == 0
-    validation = make_validation(task, engine, batch) if root else None
+    record = _Record(run, engine, epochs, preview, batches)
     # Jittor cannot compile a fresh one-element array into a later operation.
     jt.sync([network.flat, *run.best.vars(), *optimizer.vars()])
-    with Progress(run.training, epochs, first, run.start) as progress:
+    with Progress(run.training, epochs, first / steps, run.start) as progress:
         try:
-            for epoch in range(first, epochs + 1):
-                loss, gradient = compute_gradient(epoch)
-                losses = [loss.stop_grad()]
-                if validation and (batch is None or measure.due(epoch)):
-                    losses.append(validation.loss(network))
-                if not validation or len(losses) == 2:
-                    run.best.update(losses[-1])
-                jt.sync([*losses, gradient, *run.best.vars()])
-                progress.add(epoch, losses, measure(epoch))
-                if _is_time_to_fetch(epoch, progress):
+            for step in range(first, last + 1):
+                if step % steps == 0:
+                    guidance(step // steps)
+                loss, gradient = compute_gradient(step)
+                if step % steps == 0:
+                    progress.add(*record(step // steps, loss.stop_grad()))
+                jt.sync([gradient])
+                if _is_time_to_fetch(step, progress):
                     progress.fetch()
-                if run.training.ended == "diverged" or epoch == epochs:
+                if run.training.ended == "diverged" or step == last:
                     break
-                optimizer.step([gradient], schedule(epoch / epochs))
+                optimizer.step([gradient], schedule(step / last))
                 jt.sync([network.flat, *optimizer.vars()])
-                if _is_sync_epoch(epoch) and _save_or_stop(run, epoch, checkpoint, stop, progress):
+                if _is_sync_step(step) and _save_or_stop(run, step, checkpoint, stop, progress):
                     break
+                progress.move((step + 1) / steps)
         except KeyboardInterrupt:
             run.training.ended = "interrupted"
         progress.fetch()
-    return run.finish(epochs)
+    return run.finish(last)
 
 
 class _Run:
     """Everything that changes during a training; converts from and to a ``State``."""
 
-    def __init__(self, network, task, optimizer):
+    def __init__(self, network, task, optimizer, guidance):
         self.network, self.task, self.optimizer = network, task, optimizer
+        self.guidance = guidance
         self.best = Best(network)
         self.training = Training()
         self.start = time.perf_counter()
 
     def restore(self, state: State) -> int:
-        """Continue from ``state``; returns the next epoch."""
+        """Continue from ``state``; returns the next step."""
+        self.guidance.restore(state.guide)
         self.network.flat.update(jt.array(state.flat))
         self.best.restore(state.best, state.lowest)
-        self.optimizer.load_state_dict({"n_step": state.epoch, "moments": state.optimizer})
+        self.optimizer.load_state_dict({"n_step": state.step, "moments": state.optimizer})
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
             self.training.record(Epoch(*entry))
         self.start -= state.seconds
-        return state.epoch
+        return state.step
 
-    def make_state(self, epoch: int) -> State:
-        """The state from which ``restore`` continues with ``epoch``."""
+    def make_state(self, step: int) -> State:
+        """The state from which ``restore`` continues with ``step``."""
         random = self.task.random
         return State(
-            epoch,
+            step,
             self.network.flat.numpy(),
             self.best.parameters.numpy(),
             self.best.lowest.numpy(),
@@ -119,72 +123,84 @@ class _Run:
             "" if random is None else json.dumps(random.bit_generator.state),
             [list(astuple(state)) for state in self.training.history],
             time.perf_counter() - self.start,
+            self.guidance.parameters,
         )
 
-    def finish(self, epochs: int) -> Training:
+    def finish(self, last: int) -> Training:
         """Load the best parameters into the network; returns the ``Training``."""
         if self.training.best is not None:
             self.best.load_into_network()
         if self.training.ended == "finished":
-            self.training.state = lambda: self.make_state(epochs + 1)
+            self.training.state = lambda: self.make_state(last + 1)
         return self.training
 
 
-class _Measure:
-    """PSNR and preview at some epochs, in rank 0.
+class _Record:
+    """What is measured at the start of an epoch: losses, the best parameters, PSNR, preview.
 
-    The PSNR is that of all pixels; of a sample in a training by batches or on a large picture.
+    The PSNR is measured at some epochs, by rank 0. It is that of all pixels; of a sample in a
+    training by batches or on a large picture.
     """
 
-    def __init__(self, network, task, engine, epochs: int, preview, batch):
-        self.network, self.task, self.engine = network, task, engine
-        self.epochs, self.preview = epochs, preview
+    def __init__(self, run: _Run, engine, epochs: int, preview, batches):
+        self.network, self.task, self.best = run.network, run.task, run.best
+        self.engine, self.epochs, self.preview, self.batches = engine, epochs, preview, batches
         self.root = distributed.rank() == 0
         self.every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
-        small = batch is None and task.reference[..., 0].size <= LARGE
-        self.pixels = None if small else sample_pixels(task)
+        small = batches is None and self.task.reference[..., 0].size <= LARGE
+        self.pixels = None if small else sample_pixels(self.task, batches is not None)
+        self.validation = make_validation(self.task, engine, batches) if self.root else None
 
-    def due(self, epoch: int) -> bool:
-        """Whether to measure the PSNR after ``epoch`` updates."""
+    def __call__(self, epoch: int, loss) -> tuple[int, list, float | None]:
+        """Update the best parameters; returns what ``Progress.add`` takes."""
+        losses = [loss]
+        if self.validation and (self.batches is None or self._due(epoch)):
+            losses.append(self.validation.loss(self.network))
+        if not self.validation or len(losses) == 2:
+            self.best.update(losses[-1])
+        jt.sync([*losses, *self.best.vars()])
+        return epoch, losses, self._psnr(epoch)
+
+    def _due(self, epoch: int) -> bool:
         return self.root and (epoch % self.every == 0 or epoch == self.epochs)
 
-    def __call__(self, epoch: int) -> float | None:
-        """PSNR in dB after ``epoch`` updates, None if it is not measured; updates the preview."""
+    def _psnr(self, epoch: int) -> float | None:
+        """PSNR in dB after ``epoch`` passes, None if it is not measured; updates the preview."""
         refresh = self.root and self.preview is not None and epoch % self.preview.every == 0
-        if refresh or (self.due(epoch) and self.pixels is None):
+        if refresh or (self._due(epoch) and self.pixels is None):
             output = predict_image(self.network, self.engine, self.task.reference.shape[:2])
             if refresh and np.isfinite(output).all():
                 with _warn_on_failure("preview.png"):
                     self.preview.update(self.task.restore(output))
             return score(self.task, output)
-        if self.due(epoch):
+        if self._due(epoch):
             return sampled_score(self.task, self.network, self.engine, self.pixels)
         return None
 
 
-def _is_sync_epoch(epoch: int) -> bool:
-    """Whether processes exchange their ``stop`` after ``epoch``; rare on GPUs, which it stalls."""
+def _is_sync_step(step: int) -> bool:
+    """Whether processes exchange their ``stop`` after ``step``; rare on GPUs, which it stalls."""
     if distributed.world_size() == 1:
         return True
-    return epoch % (AGREE_EVERY if jt.flags.use_cuda else 1) == 0
+    return step % (AGREE_EVERY if jt.flags.use_cuda else 1) == 0
 
 
-def _is_time_to_fetch(epoch: int, progress: Progress) -> bool:
-    """Whether to read losses now; the same epochs in all processes, so that they stop together."""
+def _is_time_to_fetch(step: int, progress: Progress) -> bool:
+    """Whether to read losses now; the same steps in all processes, so that they stop together."""
     if distributed.world_size() > 1:
-        return _is_sync_epoch(epoch)
-    return progress.due() or progress.pending[-1].psnr is not None
+        return _is_sync_step(step)
+    return progress.due()
 
 
-def _save_or_stop(run: _Run, epoch: int, checkpoint, stop, progress: Progress) -> bool:
-    """Save the state if it is time; returns whether the loop ends after ``epoch``."""
+def _save_or_stop(run: _Run, step: int, checkpoint, stop, progress: Progress) -> bool:
+    """Save the state if it is time; returns whether the loop ends after ``step``."""
     stopped = distributed.any_true(stop())
     if distributed.rank() == 0 and checkpoint is not None and (stopped or checkpoint.due()):
         progress.fetch()
         if run.training.ended == "diverged":
             return True
         with _warn_on_failure("the state"):
-            checkpoint.save(run.make_state(epoch + 1))
+            checkpoint.save(run.make_state(step + 1))
     if stopped:
         run.training.ended = "interrupted"
     return stopped

@@ -11,25 +11,18 @@ import math
 
 import jittor as jt
 
+from siren.engine import reference
+from siren.engine.reference import AdamNumbers, MuonNumbers, hidden_matrices
 
-class Adam:
-    """Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
 
-    ``params`` is a list of float32 Vars, updated in place.
-    """
+class _Optimizer:
+    """What all optimizers have: ``n_step`` steps so far, and Vars that a step changes."""
 
-    def __init__(self, params, lr: float, eps: float = 1e-8, betas=(0.9, 0.999)):
-        self.params = list(params)
-        self.lr = lr
-        self.eps = eps
-        self.betas = betas
-        self.n_step = 0
-        self.mean = [jt.zeros_like(p).stop_grad() for p in self.params]
-        self.square = [jt.zeros_like(p).stop_grad() for p in self.params]
+    n_step = 0
 
     def vars(self) -> list:
         """The Vars that a step changes, except the parameters."""
-        return [*self.mean, *self.square]
+        raise NotImplementedError
 
     def state_dict(self) -> dict:
         """``n_step``, the number of steps so far, and ``moments``, NumPy arrays of ``vars()``."""
@@ -41,75 +34,86 @@ class Adam:
         for var, array in zip(self.vars(), state["moments"]):
             var.update(jt.array(array))
 
+
+class Adam(_Optimizer):
+    """Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
+
+    ``params`` is a list of float32 Vars, updated in place. ``engine`` supplies ``adam``.
+    """
+
+    def __init__(self, params, lr: float, eps: float = 1e-8, betas=(0.9, 0.999), engine=reference):
+        self.params = list(params)
+        self.lr = lr
+        self.eps = eps
+        self.betas = betas
+        self.engine = engine
+        self.mean = [jt.zeros_like(p).stop_grad() for p in self.params]
+        self.square = [jt.zeros_like(p).stop_grad() for p in self.params]
+
+    def vars(self) -> list:
+        """The Vars that a step changes, except the parameters."""
+        return [*self.mean, *self.square]
+
     def step(self, gradients, factor: float = 1.0) -> None:
         """One update at ``factor`` times the learning rate; ``gradients`` has one per parameter."""
         self.n_step += 1
-        beta_1, beta_2 = self.betas
-        rate = factor * self.lr / (1 - beta_1**self.n_step)
-        correction = (1 - beta_2**self.n_step) ** 0.5
-        for p, g, mean, square in zip(self.params, gradients, self.mean, self.square):
-            mean.update(beta_1 * mean + (1 - beta_1) * g)
-            square.update(beta_2 * square + (1 - beta_2) * g * g)
-            p.update(p - rate * mean / (square.sqrt() / correction + self.eps))
+        numbers = _adam_numbers(factor * self.lr, self.n_step, self.eps, self.betas)
+        for p, gradient, mean, square in zip(self.params, gradients, self.mean, self.square):
+            _update((p, mean, square), self.engine.adam(p, gradient, mean, square, numbers))
 
 
-class Muon:
+class Muon(_Optimizer):
     """Muon on the hidden matrices of a ``Siren``, Adam on all its other parameters.
 
     A hidden matrix moves by ``lr`` times its orthogonalised momentum, in Nesterov's form
     (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
-    ``engine`` supplies ``orthogonalize``; ``adam_lr`` is the learning rate of the rest.
+    ``engine`` supplies ``muon`` and ``adam``; ``adam_lr`` is the learning rate of the rest, and
+    ``betas`` are Adam's. The defaults forget sooner than usual, which suits a few hundred steps.
     """
 
-    def __init__(self, network, engine, lr: float, adam_lr: float, momentum: float = 0.95):
-        self.flat = network.flat
+    def __init__(self, network, engine, lr: float, adam_lr: float, momentum=0.9, betas=(0.8, 0.99)):
+        self.network = network
         self.engine = engine
         self.lr = lr
+        self.adam_lr = adam_lr
         self.momentum = momentum
-        # The hidden layers are contiguous in ``flat``, each a matrix (n, n) and its bias (n,).
-        self.count, self.n = network.hidden_layers, network.hidden_features
-        layer = self.n * self.n + self.n
-        self.start = self.n * (network.widths[0] + 1)  # after the first layer
-        self.stop = self.start + self.count * layer
-        self.average = jt.zeros((self.count, self.n, self.n)).stop_grad()
-        self.adam = Adam([self.flat], adam_lr)
+        self.betas = betas
+        _, count, n = hidden_matrices(network)
+        others = network.flat.shape[0] - count * n * n
+        self.average = jt.zeros((count, n, n)).stop_grad()
+        self.mean, self.square = (jt.zeros((others,)).stop_grad() for _ in range(2))
 
     def vars(self) -> list:
-        """As ``Adam.vars``."""
-        return [self.average, *self.adam.vars()]
-
-    def state_dict(self) -> dict:
-        """As ``Adam.state_dict``."""
-        return {"n_step": self.adam.n_step, "moments": [var.numpy() for var in self.vars()]}
-
-    def load_state_dict(self, state: dict) -> None:
-        """As ``Adam.load_state_dict``."""
-        average, *moments = state["moments"]
-        self.average.update(jt.array(average))
-        self.adam.load_state_dict({"n_step": state["n_step"], "moments": moments})
+        """The Vars that a step changes, except the parameters."""
+        return [self.average, self.mean, self.square]
 
     def step(self, gradients, factor: float = 1.0) -> None:
         """One update at ``factor`` times both rates; ``gradients`` is one, of ``network.flat``."""
-        matrices = self._matrices(self.flat)
-        self.adam.step(gradients, factor)
-        if self.count == 0:
-            return
-        gradient = self._matrices(gradients[0])
-        self.average.update(self.momentum * self.average + gradient)
-        direction = self.engine.orthogonalize(self.momentum * self.average + gradient)
-        matrices = (matrices - factor * self.lr * direction).reshape((self.count, -1))
-        biases = self._layers(self.flat)[:, self.n * self.n :]
-        hidden = jt.concat([matrices, biases], dim=1).reshape((-1,))
-        self.flat.update(
-            jt.concat([self.flat[: self.start], hidden, self.flat[self.stop :]], dim=0)
+        self.n_step += 1
+        flat, (gradient,) = self.network.flat, gradients
+        moments = self.mean, self.square
+        adam_numbers = _adam_numbers(factor * self.adam_lr, self.n_step, betas=self.betas)
+        if self.network.hidden_layers == 0:
+            new = self.engine.adam(flat, gradient, *moments, adam_numbers)
+            return _update((flat, *moments), new)
+        numbers = MuonNumbers(factor * self.lr, self.momentum)
+        new = self.engine.muon(
+            self.network, gradient, self.average, *moments, adam_numbers, numbers
         )
+        return _update((flat, self.average, *moments), new)
 
-    def _layers(self, flat):
-        return flat[self.start : self.stop].reshape((self.count, -1))
 
-    def _matrices(self, flat):
-        return self._layers(flat)[:, : self.n * self.n].reshape((self.count, self.n, self.n))
+def _adam_numbers(lr: float, n_step: int, eps: float = 1e-8, betas=(0.9, 0.999)) -> AdamNumbers:
+    """The numbers of Adam's step ``n_step``, the first being 1, at the learning rate ``lr``."""
+    beta_1, beta_2 = betas
+    rate, correction = lr / (1 - beta_1**n_step), (1 - beta_2**n_step) ** 0.5
+    return AdamNumbers(rate, correction, beta_1, beta_2, eps)
+
+
+def _update(variables, values) -> None:
+    for variable, value in zip(variables, values):
+        variable.update(value)
 
 
 def constant(progress: float) -> float:

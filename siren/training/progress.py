@@ -32,7 +32,7 @@ class Progress:
     On a terminal it shows a bar, elsewhere one plain line for every ``LINE_EVERY`` epochs.
     """
 
-    def __init__(self, training: Training, epochs: int, first: int, start: float):
+    def __init__(self, training: Training, epochs: int, first: float, start: float):
         self.training = training
         self.epochs = epochs
         self.first = first
@@ -45,7 +45,13 @@ class Progress:
     def __enter__(self):
         """Show a bar if stderr is a terminal."""
         if sys.stderr.isatty():
-            self.bar = tqdm(total=self.epochs, initial=self.first, unit="epoch", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=self.epochs,
+                initial=self.first,
+                unit="epoch",
+                dynamic_ncols=True,
+                bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]",
+            )
         return self
 
     def __exit__(self, *_):
@@ -56,6 +62,11 @@ class Progress:
     def add(self, epoch: int, losses: list, psnr: float | None) -> None:
         """Add an epoch: its loss and, if there is one, validation loss (Vars), and PSNR in dB."""
         self.pending.append(_Pending(epoch, losses, psnr, self.seconds()))
+
+    def move(self, epoch: float) -> None:
+        """Move the bar to ``epoch``, which need not be a whole number."""
+        if self.bar is not None:
+            self.bar.update(epoch - self.bar.n)
 
     def seconds(self) -> float:
         """Seconds since the training began."""
@@ -84,7 +95,6 @@ class Progress:
             self.psnr = epoch.psnr
         if self.bar is not None:
             self.bar.set_postfix_str(f"loss {epoch.loss:.3e}, PSNR {self.psnr:.2f} dB", False)
-            self.bar.update(epoch.epoch - self.bar.n)
         elif epoch.epoch and (epoch.epoch % LINE_EVERY == 0 or epoch.epoch == self.epochs):
             left = epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             print(

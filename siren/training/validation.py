@@ -10,7 +10,7 @@ import jittor as jt
 import numpy as np
 
 from siren.samples import DevicePoints, stratified
-from siren.training.evaluation import SAMPLE
+from siren.training.evaluation import SAMPLE_OF_BATCHES
 
 
 class Best:
@@ -49,26 +49,27 @@ class Best:
 
 
 class Validation:
-    """The loss on a fixed sample of ``points``."""
+    """The loss on a fixed sample of ``points``, without the prior."""
 
     def __init__(self, task, engine, points):
         self.task = task
         self.engine = engine
-        sample = stratified(len(points), min(len(points), SAMPLE), 0.5)
+        sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
         self.coordinates, self.target = DevicePoints(points).gather(sample)
 
     def loss(self, network):
         """The loss as a scalar Var, without gradient."""
-        return self.task.loss(network, self.coordinates, self.target, self.engine).stop_grad()
+        with jt.no_grad():
+            return self.task.loss(network, self.coordinates, self.target, self.engine)
 
 
-def make_validation(task, engine, batch) -> Validation | None:
+def make_validation(task, engine, batches) -> Validation | None:
     """The loss that chooses the best epoch; None: the loss of the step itself.
 
     The loss of all points needs no other criterion; that of a single batch is too noisy.
     """
     if task.held_out is not None:
         return Validation(task, engine, task.held_out)
-    if batch is not None and task.pointwise:
+    if batches is not None and task.pointwise:
         return Validation(task, engine, task.points)
     return None

@@ -55,4 +55,14 @@ void loss(int width, int hidden_layers, int channels, int order, float omega, co
         .loss(parameters, coordinates, target, n, loss, gradient);
 }
 
+// coefficients: a, b and c of each of the polynomials, one polynomial after the other.
+void orthogonalize(const float* matrices, int count, int n, int polynomials,
+                   const float* coefficients, float* results) {
+    std::vector<siren::Polynomial> list;
+    for (const float* p = coefficients; p < coefficients + 3 * polynomials; p += 3) {
+        list.push_back({p[0], p[1], p[2]});
+    }
+    siren::orthogonalize(matrices, count, n, list, results);
+}
+
 }  // extern "C"

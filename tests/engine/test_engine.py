@@ -262,6 +262,17 @@ def test_sine_and_cosine_keep_their_accuracy(cpu_kernels):
     assert (np.abs(cosine - np.cos(x.astype(np.float64))) <= allowed).all()
 
 
+@pytest.mark.parametrize("n", [1, 7, 64, 100, 256])
+def test_orthogonalisation_is_the_reference_engines(cpu_kernels, n):
+    matrices = np.random.default_rng(n).normal(size=(3, n, n)).astype(np.float32)
+    polynomials = np.float32(reference.POLYNOMIALS[reference.ITERATIONS])
+    ours = np.full_like(matrices, np.nan)
+    pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (matrices, polynomials, ours)]
+    cpu_kernels.library.orthogonalize(pointers[0], 3, n, len(polynomials), *pointers[1:])
+    expected = reference.orthogonalize(jt.array(matrices)).numpy()
+    assert relative_error(ours, expected) < 1e-4
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2, 18, 7, 20])  # the latter three are 300 wide
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 5e-2)]
@@ -322,14 +333,6 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         assert error < 1e-4 * np.abs(expected).max() + 1e-7 * largest
 
 
-@pytest.mark.parametrize("n", [1, 7, 64, 100, 256])
-def test_orthogonalisation_is_the_reference_engines(n):
-    rng = np.random.default_rng(n)
-    matrices = jt.array(rng.normal(size=(3, n, n)).astype(np.float32))
-    expected = reference.orthogonalize(matrices).numpy()
-    assert relative_error(Fused().orthogonalize(matrices).numpy(), expected) < 1e-4
-
-
 def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     def run(module):
         jt.set_global_seed(5)
@@ -382,7 +385,8 @@ def broken(method, change):
 
     def changed(*arguments, **named):
         result = original(*arguments, **named)
-        return [change(x) for x in result] if isinstance(result, list) else change(result)
+        several = isinstance(result, (list, tuple))
+        return [change(x) for x in result] if several else change(result)
 
     return changed
 
@@ -418,6 +422,8 @@ NO_OPENMP = "log\n\x1b[31mfatal error: omp.h: No such file\x1b[m\nmore log"
             "error of order 0 or the gradient of that is wrong",
         ),
         ("orthogonalize", broken("orthogonalize", lambda x: -x), "orthogonalised"),
+        ("adam", broken("adam", lambda x: 1.01 * x), "its step of Adam is wrong"),
+        ("muon", broken("muon", lambda x: 1.01 * x), "its step of Muon is wrong"),
     ],
 )
 def test_an_engine_that_fails_is_replaced_with_one_sentence(
@@ -433,7 +439,7 @@ def test_an_engine_that_fails_is_replaced_with_one_sentence(
 
 
 def test_what_is_not_used_is_not_tried(monkeypatch):
-    for method in ("squared_error", "orthogonalize"):
+    for method in ("squared_error", "adam", "muon", "orthogonalize"):
         monkeypatch.setattr(Fused, method, failing(RuntimeError("unused")))
     assert engine.get_engine("fused", "fp32", Use(losses=())) == Fused("fp32")
     assert engine.get_engine("fused") is reference

@@ -15,7 +15,8 @@ from siren.engine import reference
 from siren.files import FolderInUse, locked
 from siren.images import read_image
 from siren.network import Siren
-from siren.priors import TotalVariation
+from siren.npz import FormatError
+from siren.priors import StructureVariation, TotalVariation
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.training import checkpoint, loop
@@ -35,7 +36,10 @@ def start(image, kind, killed_at=None):
         optimizer = Adam([network.flat], 1e-3)
     else:
         network = Siren(hidden_features=24, hidden_layers=2, omega_0=10.0)
-        task = Inpaint(image, 150, 0, TotalVariation(1e-3, 0), hold_out=0.1)
+        prior, hold_out = TotalVariation(1e-3, 0), 0.1
+        if kind == "structure":
+            prior, hold_out = StructureVariation(image.shape[:2], 1e-3, 0), 0
+        task = Inpaint(image, 150, 0, prior, hold_out)
         optimizer = Muon(network, reference, 5e-3, 1e-3)
     original, calls = task.loss, 0
 
@@ -51,7 +55,7 @@ def start(image, kind, killed_at=None):
     return network, task, optimizer
 
 
-@pytest.mark.parametrize("kind", ["adam", "muon, prior, held-out points"])
+@pytest.mark.parametrize("kind", ["adam", "muon, prior, held-out points", "structure"])
 def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)  # after every epoch
     image = read_image(data / "camera.png", 1, (14, 18))
@@ -113,6 +117,38 @@ def saved(tmp_path):
     return ours
 
 
+def test_a_state_of_an_earlier_version_is_read(tmp_path):
+    """It counted epochs of one step each, and had no prior that follows the picture."""
+    ours = saved(tmp_path)
+    with np.load(ours.path) as file:
+        arrays = {name: file[name] for name in file.files if name != "guide"}
+    record = json.loads(str(arrays.pop("record")))
+    record["epoch"] = record.pop("step")
+    np.savez(ours.path, record=np.array(json.dumps(record)), **arrays)
+    state = ours.load()
+    assert (state.step, state.guide.size) == (5, 0)
+
+
+def test_a_state_fits_its_training_alone(tmp_path):
+    state = saved(tmp_path).load()
+    state.history = [[epoch, 1.0, None, None, 2.0] for epoch in range(3)]
+    wanted = {"epochs": 2, "steps": 2, "parameters": 3, "optimizer": [(3,)], "random": False}
+    state.check(**wanted)
+    for name, other in (
+        ("epochs", 1),
+        ("steps", 1),
+        ("steps", 5),
+        ("parameters", 4),
+        ("optimizer", [(4,)]),
+        ("random", True),
+    ):
+        with pytest.raises(FormatError):
+            state.check(**{**wanted, name: other})
+    state.guide = np.zeros(2, np.float32)
+    with pytest.raises(FormatError, match="prior"):
+        state.check(**wanted)
+
+
 def test_a_state_of_another_run_is_not_continued(tmp_path):
     saved(tmp_path)
     for identity, reason in (
@@ -137,7 +173,7 @@ def test_damaged_states_are_refused(tmp_path):
             broken[rng.integers(len(broken))] ^= 1 << rng.integers(8)
         ours.path.write_bytes(broken)
         try:
-            assert ours.load().epoch == 5  # a flipped bit that no reader looks at
+            assert ours.load().step == 5  # a flipped bit that no reader looks at
         except StateError:
             refused += 1
     assert refused > 30
@@ -188,5 +224,5 @@ def test_the_lock_of_a_process_that_died_is_free(tmp_path):
 def test_the_record_is_plain_json(tmp_path):
     with np.load(saved(tmp_path).path) as file:
         record = json.loads(str(file["record"]))
-    assert record["epoch"] == 5
+    assert record["step"] == 5
     assert record["history"] == [[0, 1.0]]

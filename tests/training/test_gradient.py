@@ -15,7 +15,7 @@ from siren.engine.fused import Fused
 from siren.images import compact, read_image
 from siren.network import Siren
 from siren.priors import TotalVariation
-from siren.samples import Batch, Points, stratified
+from siren.samples import Batches, Points, stratified
 from siren.tasks.edit import Edit
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -115,14 +115,14 @@ def test_strips_with_the_fused_engine(images, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cycle_through_all_strata_has_the_whole_gradient(images, monkeypatch, kind):
-    """If every stratum is gone through once, the mean over batches is exact."""
+    """If every stratum is gone through once, the mean over batches is exact, with a prior too."""
     loss, slope = whole(kind, images)
     monkeypatch.setattr(gradient, "POINTS_AT_ONCE", 13)
     count = len(KINDS[kind](*images).points)
     size = 4
     assert count % size == 0
 
-    class Turn(Batch):
+    class Turn(Batches):
         def indices(self, count, step):
             return stratified(count, self.points, (step + 0.5) / size)
 
@@ -154,19 +154,53 @@ def test_every_point_is_drawn_equally_often():
         np.testing.assert_allclose(drawn, chosen / count, atol=2 / steps)
 
 
-def test_the_mean_gradient_of_random_batches_is_the_whole_one(images):
-    """With strata of unequal length: 300 of them are about sqrt(300) times nearer than one."""
+def test_a_pass_takes_every_point_once():
+    for count, size in (
+        (12, 4),
+        (13, 4),
+        (7, 7),
+        (10, 3),
+        (1000, 999),
+        (65, 64),
+        (4096, 17),
+        (5, 1),
+    ):
+        batches = Batches(size, 3)
+        steps = batches.steps(count)
+        for number in range(3):
+            parts = [batches.indices(count, number * steps + k) for k in range(steps)]
+            assert all(len(part) <= size and (np.diff(part) > 0).all() for part in parts)
+            assert (np.sort(np.concatenate(parts)) == np.arange(count)).all()
+
+
+def test_any_two_neighbours_are_in_different_batches_at_random():
+    """Of each ``steps`` consecutive points a batch has one, and each as often as the others."""
+    count, batches = 600, Batches(100, 1)
+    drawn = np.zeros(count)
+    for number in range(300):
+        part = batches.indices(count, number * batches.steps(count))
+        assert (part // 6 == np.arange(100)).all()
+        drawn[part] += 1
+    assert abs(drawn - 50).max() < 5 * np.sqrt(300 / 6 * 5 / 6)
+
+
+@pytest.mark.parametrize("size", [77, 60])
+def test_the_mean_gradient_of_a_pass_is_the_whole_one(images, size):
+    """Exactly, with batches of unequal size too, weighted by it; one batch is far from it."""
     _, slope = whole("fit", images)
     net, task = network(), KINDS["fit"](*images)
-    of_batch = Gradient(net, task, reference, Batch(77, 5))
-    slopes = np.array([of_batch(step)[1].numpy() for step in range(300)], np.float64)
-    one = np.sqrt(((slopes - slope) ** 2).sum(1).mean())
-    assert np.linalg.norm(slopes.mean(0) - slope) < one / 9
-    assert one > 0.02 * np.linalg.norm(slope)
+    batches = Batches(size, 5)
+    gradient = Gradient(net, task, reference, batches)
+    steps = range(2 * batches.steps(180), 3 * batches.steps(180))
+    slopes = np.array([gradient(step)[1].numpy() for step in steps], np.float64)
+    sizes = np.array([len(batches.indices(180, step)) for step in steps])
+    mean = (sizes[:, None] * slopes).sum(0) / 180
+    assert relative_error(mean, slope) < 1e-5
+    assert relative_error(slopes[0], slope) > 1e-2
 
 
 def test_batches_depend_on_seed_and_step_alone():
-    draw = [Batch(5, seed).indices(100, step) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    draw = [Batches(5, seed).indices(100, step) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert (draw[0] == draw[1]).all()
     assert (draw[0] != draw[2]).any()
     assert (draw[0] != draw[3]).any()
@@ -206,14 +240,14 @@ def test_loaded_points_are_the_points(images):
 @pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])
 def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)
-    monkeypatch.setattr(validation, "SAMPLE", 50)
-    monkeypatch.setattr(evaluation, "SAMPLE", 50)
+    monkeypatch.setattr(validation, "SAMPLE_OF_BATCHES", 50)
+    monkeypatch.setattr(evaluation, "SAMPLE_OF_BATCHES", 50)
 
     def train(ours=None, stop=lambda: False):
         net, task = network(), KINDS[kind](*images)
         optimizer = Adam([net.flat], 1e-3)
         result = loop.train(
-            net, task, reference, 60, optimizer, linear, ours, stop, batch=Batch(40, 3)
+            net, task, reference, 60, optimizer, linear, ours, stop, batches=Batches(40, 3)
         )
         return net.flat.numpy(), result
 
@@ -222,7 +256,8 @@ def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monke
     train(Checkpoint(tmp_path, {}), lambda: next(asked))
     ours = Checkpoint(tmp_path, {})
     ours.state = ours.load()
-    assert ours.state.epoch == 12
+    assert ours.state.step == 12
+    assert ours.state.epoch == -(-12 // Batches(40, 3).steps(len(KINDS[kind](*images).points)))
     resumed, result = train(ours)
     assert (resumed == expected).all()
     assert result.best.epoch == straight.best.epoch

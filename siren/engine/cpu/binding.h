@@ -1,4 +1,5 @@
-// What Jittor's generated code calls: the kernels of cpu/siren.h on flat parameters.
+// What Jittor's generated code calls: the kernels of cpu/siren.h on flat parameters, and those of
+// cpu/muon.h and cpu/optimizer.h.
 //
 // Parameters and their gradient are one array each: weight and bias of the first layer, weight and
 // bias of the second, and so on.
@@ -6,7 +7,7 @@
 
 #include <vector>
 
-#include "cpu/muon.h"
+#include "cpu/optimizer.h"
 #include "cpu/siren.h"
 #include "numbers.h"
 

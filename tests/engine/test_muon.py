@@ -1,0 +1,177 @@
+"""Orthogonalisation, against the singular value decomposition in float64."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from siren.engine import reference
+from siren.engine.fused import Fused
+
+ROOT = Path(__file__).resolve().parents[2]
+# By number of iterations: singular values from the first number to 1 end in the interval.
+INTERVALS = {3: (0.01, 0.71, 1.28), 4: (0.0025, 0.72, 1.26), 5: (0.0006, 0.72, 1.26)}
+SAFETY = 1.01
+ENGINES = {"reference": reference, "fused": Fused()}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    return ENGINES[request.param]
+
+
+@pytest.fixture(params=INTERVALS)
+def iterations(request, monkeypatch):
+    monkeypatch.setattr(reference, "ITERATIONS", request.param)
+    return request.param
+
+
+def best_polynomial(low, high):
+    """(a, b, c) with the least maximum e of |1 - a x - b x^3 - c x^5| on [low, high], and e.
+
+    Remez's algorithm: the error of the best has four extremes of equal size and alternating sign,
+    the ends of the interval and the two zeros of the derivative.
+    """
+    points = np.linspace(low, high, 4)
+    for _ in range(50):
+        signs = [1, -1, 1, -1]
+        system = np.stack([points, points**3, points**5, signs], axis=1)
+        a, b, c, error = np.linalg.solve(system, np.ones(4))
+        inner = np.sqrt(np.sort(np.roots([5 * c, 3 * b, a]).real))
+        points = np.array([low, *inner, high])
+    return (a, b, c), abs(error)
+
+
+def composition(polynomials, x):
+    for a, b, c in polynomials:
+        x = a * x + b * x**3 + c * x**5
+    return x
+
+
+@pytest.mark.parametrize("iterations", INTERVALS)
+def test_the_polynomials_are_the_best_ones(iterations):
+    low, least, largest = INTERVALS[iterations]
+    polynomials = reference.POLYNOMIALS[iterations]
+    interval = low, 1.0
+    for step, ours in enumerate(polynomials):
+        exact, error = best_polynomial(*interval)
+        safety = 1 if step == iterations - 1 else SAFETY
+        exact = [x / safety**power for x, power in zip(exact, (1, 3, 5))]
+        np.testing.assert_allclose(ours, exact, rtol=2e-6)
+        interval = 1 - error, 1 + error
+    x = np.geomspace(low, 1 + 1e-5, 100_001)
+    y = composition(polynomials, x)
+    assert least <= y.min()
+    assert y.max() <= largest
+    below = composition(polynomials, np.linspace(0, low, 1001))
+    assert (np.diff(below) > 0).all()
+
+
+def with_singular_values(rng, values, n):
+    """float32 matrices (len(values), n, n) with these singular values, and random vectors."""
+    left, right = np.linalg.qr(rng.normal(size=(2, len(values), n, n)))[0]
+    return (left * np.asarray(values)[:, None, :] @ right).astype(np.float32)
+
+
+def exact(matrices):
+    """U f(S) V^T, and f(S), in float64."""
+    u, s, v = np.linalg.svd(matrices.astype(np.float64))
+    s /= (s**8).sum(1, keepdims=True) ** (1 / 8)
+    s = composition(reference.POLYNOMIALS[reference.ITERATIONS], s)
+    return u * s[:, None, :] @ v, s
+
+
+@pytest.mark.parametrize("n", [1, 5, 37, 100, 256, 300])
+def test_singular_vectors_stay_and_singular_values_end_near_one(engine, iterations, n):
+    """For one value and for evenly spread logarithms down to ``low``; for random matrices."""
+    low, least, largest = INTERVALS[iterations]
+    rng = np.random.default_rng(n)
+    # The Schatten-8 norm of this spread is up to 1.5 times the largest.
+    matrices = with_singular_values(rng, np.geomspace([1, 1], [1, 2 * low], n, axis=1), n)
+    matrices = np.concatenate([matrices, rng.normal(size=(1, n, n)).astype(np.float32)])
+    expected, values = exact(matrices)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
+    assert np.abs(ours - expected).max() < 2e-3
+    singular = np.linalg.svd(ours.astype(np.float64), compute_uv=False)
+    np.testing.assert_allclose(np.sort(singular), np.sort(values), atol=2e-3)
+    assert singular.max() < largest + 1e-3
+    assert singular[:2].min() > least - 1e-3
+
+
+def test_the_default_brings_random_matrices_nearer_to_orthogonal_ones_than_muons_own(engine):
+    """Than five iterations with the constant coefficients of Jordan et al. 2024."""
+    matrices = np.random.default_rng(0).normal(size=(3, 256, 256)).astype(np.float32)
+
+    def distance(results):
+        return np.abs(np.linalg.svd(results, compute_uv=False) - 1).mean()
+
+    x = matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
+    for _ in range(5):
+        gram = x @ x.transpose(0, 2, 1)
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    assert distance(engine.orthogonalize(jt.array(matrices)).numpy()) < distance(x)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e20, 1e34])
+def test_the_scale_of_a_matrix_does_not_matter(engine, scale):
+    matrices = np.random.default_rng(1).normal(size=(2, 64, 64)).astype(np.float32)
+    matrices[1] *= np.float32(scale)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
+    assert np.abs(ours - exact(matrices)[0]).max() < 1e-3
+
+
+def test_zeros_stay_zeros_and_spare_the_others(engine):
+    matrices = np.random.default_rng(2).normal(size=(3, 40, 40)).astype(np.float32)
+    matrices[1] = 0
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
+    assert (ours[1] == 0).all()
+    assert np.abs(ours[::2] - exact(matrices[::2])[0]).max() < 1e-3
+
+
+def test_rank_one(engine):
+    rng = np.random.default_rng(3)
+    u, v = rng.normal(size=(2, 50))
+    matrices = np.outer(u, v)[None].astype(np.float32)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()[0]
+    direction = np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)
+    factor = composition(reference.POLYNOMIALS[reference.ITERATIONS], 1.0)
+    assert np.abs(ours - factor * direction).max() < 1e-4
+
+
+STEP = """
+import hashlib
+import siren
+siren.start("cpu")
+import jittor as jt, numpy as np
+rng = np.random.default_rng(0)
+jt.set_global_seed(0)
+network, engine = siren.Siren(hidden_features=130), siren.get_engine("fused")
+muon, adam = siren.Muon(network, engine, 0.1, 0.1), siren.Adam([network.flat], 0.1, engine=engine)
+for _ in range(3):
+    gradient = jt.array(rng.normal(size=network.flat.shape).astype(np.float32))
+    muon.step([gradient])
+    adam.step([gradient])
+print("DIGEST", hashlib.sha256(network.flat.numpy().tobytes()).hexdigest())
+"""
+
+
+def test_steps_are_the_same_bit_for_bit_with_any_number_of_threads():
+    digests = set()
+    for threads in ("1", "2", "5"):
+        environment = {**os.environ, "OMP_NUM_THREADS": threads}
+        output = subprocess.run(
+            [sys.executable, "-c", STEP],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        digests.add(output.split("DIGEST ")[1].strip())
+    assert len(digests) == 1
