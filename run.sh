@@ -8,7 +8,7 @@ tasks=(inpaint fit edit poisson) # quickest first
 usage() {
   cat <<'TEXT'
 usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
-       ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in fewer steps
+       ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in far less time
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
        ./run.sh help                 print this

@@ -4,8 +4,8 @@ Every run is one call of main.py in a process of its own, and most figures are t
 metrics.json. *Between* is the PSNR of the network drawn with 2n - 1 pixels for every n of a side,
 so that every other one is a training coordinate. The reference is the photograph read at that size;
 for edit it is the direct solution for both photographs read at that size. *Spline* is the same for
-a cubic spline through the training pixels, or through the direct solution. A dash: a photograph has
-fewer than 2n - 1 pixels a side.
+a cubic spline through the training pixels, or through the direct solution. A photograph of fewer
+than 2n - 1 pixels is enlarged to them; a dash: it has no more than n.
 
 That reference is up to half of its pixels away from the training pixels, because resizing keeps the
 edges of a picture in place and not the centres of its outermost pixels. With --registered, all are
@@ -37,7 +37,7 @@ BASELINES = ("direct", "nearest", "linear", "cubic", "thin_plate")
 class Run:
     """What one run of main.py reached; figures in dB are None where there is none.
 
-    passes   through all training points, as many as epochs if every step takes all points
+    epochs   passes through all training points
     between  PSNR between the pixels
     spline   the same, of a cubic spline
     """
@@ -46,7 +46,6 @@ class Run:
     recipe: str
     seed: int
     epochs: int
-    passes: float
     psnr: float
     between: float | None
     spline: float | None
@@ -65,13 +64,11 @@ def run(task: str, recipe: str, seed: int, paths: list[Path], extra: list[str], 
         subprocess.run([*command, *extra], check=True, stdout=subprocess.DEVNULL)
         metrics = json.loads(Path(folder, "metrics.json").read_text())
         between, spline = score_between(metrics, paths, Path(folder), registered)
-    batch, points = metrics["options"]["batch_points"], metrics["points"]
     return Run(
         paths[0].stem,
         recipe,
         seed,
         metrics["epochs"],
-        metrics["epochs"] * (batch / points if batch else 1),
         float(metrics["psnr"]),
         between,
         spline,
@@ -96,7 +93,7 @@ def score_between(metrics: dict, paths: list[Path], folder: Path, registered: bo
     sizes = [image_size(path) for path in paths]
     if options["task"] == "inpaint" or options.get("mask_path"):
         return None, None
-    if any(have < need for size in sizes for have, need in zip(size, finer)):
+    if any(have <= n for size in sizes for have, n in zip(size, shape)):
         return None, None
 
     reference = reference_picture(options, paths, finer)
@@ -172,7 +169,7 @@ def table_row(name: str, recipe: str, runs: list[Run], baselines: list[str]) -> 
     return [
         name,
         recipe,
-        f"{cell('passes', '.0f')} ({cell('epochs', '.0f')})",
+        cell("epochs", ".0f"),
         f"{cell('psnr')}",
         cell("between") + partly,
         cell("spline") + partly,
@@ -185,7 +182,7 @@ def table_row(name: str, recipe: str, runs: list[Run], baselines: list[str]) -> 
 def make_table(runs: list[Run]) -> str:
     """Markdown with one row for each image and recipe, and one mean for each recipe."""
     baselines = [name for name in BASELINES if name in runs[0].baselines]
-    head = ["image", "recipe", "passes (epochs)", "PSNR", "between", "spline between", "SSIM"]
+    head = ["image", "recipe", "passes", "PSNR", "between", "spline between", "SSIM"]
     rows = [[*head, "seconds", *baselines]]
     rows.append(["---"] * len(rows[0]))
     for recipe in dict.fromkeys(one.recipe for one in runs):

@@ -61,7 +61,7 @@ def test_the_estimate_is_near_what_was_measured(run, measured, monkeypatch):
         (fit(64, hidden_features=200_000), 1000 * GB, "--hidden_features"),
         (fit(64, hidden_features=30_000, hidden_layers=1), 64 * GB, "--hidden_features"),
         (fit(16384, channels=3), 8 * GB, "--sidelength"),
-        (poisson(16384, **TUNED), 32 * GB, "--sidelength"),
+        (poisson(16384, **TUNED), 16 * GB, "--sidelength"),
         (poisson(256, operator="autograd"), 8 * GB, "--operator forward"),
         (poisson(1024, engine="reference"), 8 * GB, "--engine fused"),
         (Run("render", (16384, 16384), 0, channels=3), 4 * GB, "--sidelength"),

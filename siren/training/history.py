@@ -11,9 +11,9 @@ from siren.training.checkpoint import State
 
 @dataclass
 class Epoch:
-    """Measurements after ``epoch`` updates.
+    """Measurements after ``epoch`` passes over the training points.
 
-    loss        on the points of the step
+    loss        on the points of the next step
     validation  loss on the points that choose the best epoch; None if there are none, or if it was
                 not measured (in a training by batches)
     psnr        in dB; None if it was not measured

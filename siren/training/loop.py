@@ -39,8 +39,7 @@ def train(
 ) -> Training:
     """Train ``network`` on ``task`` in ``epochs`` passes over its points, by ``optimizer``.
 
-    schedule    factor of the learning rate as a function of the share of steps done
-                (``siren.training.optimizer``)
+    schedule    one of those in ``siren.training.optimizer``, of the share of steps done
     checkpoint  where the state is saved, from time to time and when the loop is stopped. If it has
                 a state, training continues from it, and ends with the same network, bit for bit, as
                 without the interruption.

@@ -155,14 +155,17 @@ def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
     assert options["epochs"] == 3
     assert options["optimizer"] == "muon"
     assert options["schedule"] == "linear"
-    assert options.get("prior") == {"inpaint": "tv", "fit": "none"}.get(task)
+    assert options.get("prior") == {"inpaint": "structure", "fit": "none"}.get(task)
     assert options.get("residual_norm") == ("pixel" if task in ("poisson", "edit") else None)
-    assert (metrics["validation"] is not None) == (task == "inpaint")
+    assert (options["omega_first"] > 12) == (task != "inpaint")
+    batch = options["batch_points"]
+    assert batch is None if task == "inpaint" else 4 * batch == metrics["points"]
+    assert (metrics["validation"] is None) == (task == "inpaint")
     names = {"fit": [], "inpaint": ["nearest", "linear", "cubic", "thin_plate"]}
     assert list(metrics["baselines"]) == names.get(task, ["direct"])
     if task == "inpaint":
-        assert metrics["points"] == 285
-        assert metrics["best_by"] == "validation loss"
+        assert metrics["points"] == 300
+        assert metrics["best_by"] == "loss"
         assert 10 < metrics["baselines"]["linear"]["psnr"] < 60
 
 

@@ -65,6 +65,7 @@ SAMPLES = {  # a value for each option, which may be its default
     "resume": "",
     "seed": "0",
     "omega_0": "30",
+    "omega_first": "60",
     "hidden_features": "256",
     "hidden_layers": "3",
     "device": "auto",

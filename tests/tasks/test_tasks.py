@@ -8,7 +8,7 @@ from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed
-from siren.priors import TotalVariation
+from siren.priors import StructureVariation, TotalVariation
 from siren.tasks.edit import Edit, blend_fields, translate
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -165,30 +165,63 @@ def test_norms_of_the_poisson_residual(two_images, norm):
         "energy": sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size,
         "pixel": ((error - error.mean((0, 1))) ** 2).mean(),
     }[norm]
-    task = Poisson(image, "fd", norm)
-    assert loss(task, Painted(other)) == pytest.approx(expected, rel=1e-3)
-    assert loss(task, Painted(other + 0.3)) == pytest.approx(expected, rel=1e-3)
-    assert loss(task, Painted(image)) < 1e-9
+
+    def measured(picture):
+        return residual(picture, operators.fd_laplacian(image)[..., None, :], norm)
+
+    assert measured(other) == pytest.approx(expected, rel=1e-3)
+    assert measured(other + 0.3) == pytest.approx(expected, rel=1e-3)
+    assert measured(image) < 1e-9
+
+
+def residual(picture, target, norm):
+    """The norm of the finite differences minus ``target`` (height, width, K, channels)."""
+    shape = picture.shape[:2]
+    target = jt.array(target.reshape(-1, *target.shape[2:]).astype(np.float32))
+    operator, norm = operators.make_operator("fd", shape), losses.make_norm(norm, shape)
+    mse = losses.laplacian_mse if target.shape[1] == 1 else losses.gradient_mse
+    return mse(Painted(picture), jt.array(grid(*shape)), target, reference, operator, norm).item()
+
+
+def test_the_pixel_norm_of_finite_differences_is_the_error_of_the_pixels(two_images):
+    """The identity by which tasks replace it, for pictures of mean 0."""
+    image, other = two_images
+    centred = other - other.mean((0, 1))
+    target = operators.fd_laplacian(image)[..., None, :]
+    task = Poisson(image, "fd", "pixel")
+    assert task.pointwise
+    assert loss(task, Painted(centred)) == pytest.approx(residual(other, target, "pixel"), rel=1e-3)
+    task = Edit(image, other, "fd", "mixed", 0.5, "pixel")
+    assert task.pointwise
+    centred = image - image.mean((0, 1))
+    field = np.stack(
+        blend_fields(operators.fd_gradient(image), operators.fd_gradient(other), "mixed", 0.5), 2
+    )
+    assert loss(task, Painted(centred)) == pytest.approx(residual(image, field, "pixel"), rel=1e-3)
+    assert not Poisson(image, "forward", "pixel").pointwise
 
 
 @pytest.mark.parametrize("norm", losses.NORMS)
 def test_norms_of_the_edit_residual(two_images, norm):
     """The error is that against the direct solution; what no picture can match is left out."""
     image, other = two_images
-    task = Edit(image, other, "fd", "mixed", 0.5, norm)
-    direct = Painted(task.reference)
-    error = image - task.reference
+    direct = Edit(image, other, "fd", "mixed", 0.5).reference
+    field = np.stack(
+        blend_fields(operators.fd_gradient(image), operators.fd_gradient(other), "mixed", 0.5), 2
+    )
+    error = image - direct
     expected = {
-        "operator": loss(Edit(image, other, "fd", "mixed", 0.5), Painted(image)),
+        "operator": residual(image, field, "operator"),
         "energy": sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size,
         "pixel": ((error - error.mean((0, 1))) ** 2).mean(),
     }[norm]
-    assert loss(task, Painted(image)) == pytest.approx(expected, rel=2e-3)
+    assert residual(image, field, norm) == pytest.approx(expected, rel=2e-3)
     if norm == "operator":  # least squares: the gradient of the error adds to what is left over
         energy = sum((d**2).sum() for d in operators.fd_gradient(error)) / error.size
-        assert expected - loss(task, direct) == pytest.approx(energy / 2, rel=1e-2)
+        left_over = residual(direct, field, norm)
+        assert expected - left_over == pytest.approx(energy / 2, rel=1e-2)
     else:
-        assert loss(task, direct) < 1e-6
+        assert residual(direct, field, norm) < 1e-6
 
 
 @pytest.mark.parametrize("operator", operators.OPERATORS)
@@ -228,6 +261,43 @@ def test_total_variation_of_a_plane_is_its_slope():
 
     prior = TotalVariation(0.1, seed=0)
     assert prior(None, Plane()).item() == pytest.approx(0.35)
+
+
+class Wave:
+    """An engine and network that vary along columns alone, by ``slope`` a pixel, on 40 pixels."""
+
+    def __init__(self, slope=0.02):
+        self.slope = slope
+
+    def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
+        ones = coordinates[:, :1] * 0 + 1
+        return [coordinates[:, :1], 0 * ones, self.slope * 39 / 2 * scale[1] * ones]
+
+
+def test_structure_variation_before_and_across_and_along_an_edge():
+    """A change across the edges of the picture is cheap, one along them is not."""
+    across = np.tile(np.float32(0.02) * np.arange(40, dtype=np.float32), (40, 1))[..., None]
+    prior = StructureVariation((40, 40), 2 / 39, seed=0)  # which makes its unit a pixel
+    start = prior(None, Wave()).item()
+    assert start == pytest.approx(np.hypot(0.02, 1e-3), rel=1e-4)
+    prior.update(across)
+    factor = (1 + 0.02**2 / 0.01**2) ** -0.25  # the root of g
+    inner = prior._diffusion_tensors(across)[20, 20]
+    np.testing.assert_allclose(inner, [1, 0, factor**2], rtol=1e-3, atol=1e-6)
+    assert prior(None, Wave()).item() == pytest.approx(factor * start, rel=0.1)
+    prior.update(across.transpose(1, 0, 2).copy())
+    assert prior(None, Wave()).item() == pytest.approx(start, rel=1e-3)
+
+
+def test_the_structure_tensor_turns_with_the_picture():
+    """D of a diagonal wave has the diagonal across it as the cheap direction, in any colour."""
+    rows, columns = np.indices((40, 40))
+    picture = np.float32(np.sin((rows + columns) / 3))[..., None] * np.float32([1, -1, 0.5])
+    dd, de, ee = StructureVariation((40, 40), 1.0, 0)._diffusion_tensors(picture)[20, 20]
+    values, vectors = np.linalg.eigh([[dd, de], [de, ee]])
+    assert values[0] < 0.2
+    assert values[1] == pytest.approx(1, abs=1e-3)
+    assert abs(vectors[:, 0] @ [1, 1]) == pytest.approx(np.sqrt(2), rel=1e-3)
 
 
 def test_total_variation_points_are_fresh_and_seeded():
