@@ -7,10 +7,13 @@ loss is a differentiable scalar Var.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jittor as jt
 import numpy as np
 from scipy.fft import dct
 
+from siren import cosine
 from siren.operators import Forward, fd_divergence
 
 NORMS = ("operator", "energy", "pixel")
@@ -37,7 +40,7 @@ def laplacian_mse(network, coordinates, target, engine, operator, norm):
 def _derivative_mse(network, coordinates, target, engine, order, operator, norm):
     if type(operator) is Forward and norm.pointwise:  # loss and gradient in one pass
         return engine.squared_error(network, coordinates, target, order, operator.scale)
-    predicted = operator.predict(network, coordinates, order, engine)
+    predicted = operator.predict(network, coordinates, order, engine, norm.border)
     return residual_loss(predicted, target, order, operator, norm)
 
 
@@ -60,6 +63,7 @@ class OperatorNorm:
     """
 
     pointwise = True
+    border = False
 
     def __call__(self, residual):
         """The norm of a Var (n, K, channels)."""
@@ -67,57 +71,102 @@ class OperatorNorm:
 
 
 class _SpectralNorm:
-    """A norm of the error e, computed from r by the orthonormal DCT-II on a grid of ``shape``.
+    """A norm of the error e, computed from the spectrum of its Laplacian on a grid of ``shape``.
 
-    The DCT-II diagonalises the 5-point Laplacian with reflecting border; -w is its eigenvalue at
-    each frequency. The norm is the mean of (DCT(r) / w^power)^2. The mean of e (w = 0) is unknown
-    and left out.
+    Cosines diagonalise the Laplacian, with a derivative of zero across the border; -w is its
+    eigenvalue at each frequency. The norm is the mean of (spectrum / w^power)^2. The mean of e
+    (w = 0) is unknown and left out.
     """
 
     pointwise = False
 
-    def __init__(self, shape, power: float):
-        self.shape = height, width = shape
-        eigenvalues = np.add.outer(
-            *(2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in (height, width))
-        )
-        eigenvalues[0, 0] = np.inf
-        self.weight = jt.array(np.float32(eigenvalues**-power)).stop_grad()
-        self.rows, self.columns = (
-            jt.array(np.float32(dct(np.eye(n), axis=0, norm="ortho"))).stop_grad()
-            for n in (height, width)
-        )
+    def __init__(self, shape, power: float, eigenvalues):
+        self.shape = shape
+        w = np.add.outer(*(eigenvalues(n) for n in shape))
+        w[0, 0] = np.inf
+        self.weight = _constant(w**-power)
 
-    def __call__(self, residual):
-        """The norm of a Var (height * width, K, channels), mean over pixels and channels."""
-        components = [
-            residual[:, k].reshape((*self.shape, residual.shape[2]))
-            for k in range(residual.shape[1])
-        ]
-        r = fd_divergence(*components) if len(components) == 2 else components[0]
-        losses = []
-        for channel in range(r.shape[2]):
-            spectrum = jt.matmul(self.rows, jt.matmul(r[:, :, channel], self.columns.t()))
-            losses.append((self.weight * spectrum).sqr().mean())
+    def _mean_square(self, spectra) -> Any:
+        """The norm, given the spectra (height, width) of the channels."""
+        losses = [(self.weight * spectrum).sqr().mean() for spectrum in spectra]
         return sum(losses) / len(losses)
 
 
-class EnergyNorm(_SpectralNorm):
-    """Mean of |gradient(e)|^2 = sum DCT(r)^2 / w."""
+class FiniteNorm(_SpectralNorm):
+    """For finite differences: the DCT-II, which diagonalises the 5-point Laplacian.
 
-    def __init__(self, shape):
-        super().__init__(shape, 0.5)
+    power  1/2 for the energy norm, mean of |gradient(e)|^2; 1 for the pixel norm, mean of e^2
+    """
+
+    border = False
+
+    def __init__(self, shape, power: float):
+        super().__init__(shape, power, lambda n: 2 - 2 * np.cos(np.pi * np.arange(n) / n))
+        self.rows, self.columns = (_constant(dct(np.eye(n), axis=0, norm="ortho")) for n in shape)
+
+    def __call__(self, residual):
+        """The norm of a Var (height * width, K, channels), mean over pixels and channels."""
+        pictures = residual.reshape((*self.shape, *residual.shape[1:]))
+        components = [pictures[:, :, k] for k in range(residual.shape[1])]
+        r = fd_divergence(*components) if len(components) == 2 else components[0]
+        return self._mean_square(
+            jt.matmul(self.rows, jt.matmul(r[:, :, channel], self.columns.t()))
+            for channel in range(r.shape[2])
+        )
 
 
-class PixelNorm(_SpectralNorm):
-    """Mean of e^2 = sum DCT(r)^2 / w^2, the squared error of the pixels themselves."""
+class ExactNorm(_SpectralNorm):
+    """For exact derivatives: the cosines of ``siren.cosine``, with their exact derivatives.
 
-    def __init__(self, shape):
-        super().__init__(shape, 1.0)
+    With a test function v, one of the cosines, Green's first identity says what the coefficient of
+    e is, by integrals that the trapezoidal rule takes at the pixels:
+
+        w <v, e> = <grad v, grad e> = -<v, Laplacian(e)> + (v times e's slope across the border)
+
+    So a gradient alone determines e up to its mean. A Laplacian determines it together with its
+    slope across the border, which is assumed to be zero, as it is in the cosine interpolant: the
+    residual of the Laplacian is (n, 3, channels) and starts with that of the gradient.
+    """
+
+    border = True
+
+    def __init__(self, shape, power: float):
+        bases = [cosine.make_basis(n) for n in shape]
+        super().__init__(shape, power, lambda n: cosine.make_basis(n).frequencies ** 2)
+        self.values = [_constant((b.values * b.weights[:, None]).T) for b in bases]
+        self.slopes = [_constant((b.slopes * b.weights[:, None]).T) for b in bases]
+        outward = [np.zeros(n) for n in shape]
+        for normal in outward:  # twice, because the rule counts the outermost pixels half
+            normal[0], normal[-1] = -2, 2
+        self.outward = _constant(outward[0][:, None]), _constant(outward[1][None])
+
+    def __call__(self, residual):
+        """The norm of a Var (height * width, 2 or 3, channels), mean over pixels and channels."""
+        pictures = residual.reshape((*self.shape, *residual.shape[1:]))
+        spectrum = self._of_gradient if residual.shape[1] == 2 else self._of_laplacian
+        return self._mean_square(
+            spectrum(*(pictures[:, :, k, channel] for k in range(residual.shape[1])))
+            for channel in range(residual.shape[2])
+        )
+
+    def _of_gradient(self, rows, columns):
+        down, across = self.values
+        along_rows = jt.matmul(self.slopes[0], jt.matmul(rows, across.t()))
+        return along_rows + jt.matmul(down, jt.matmul(columns, self.slopes[1].t()))
+
+    def _of_laplacian(self, rows, columns, laplacian):
+        down, across = self.values
+        inner = laplacian - self.outward[0] * rows - self.outward[1] * columns
+        return jt.matmul(down, jt.matmul(inner, across.t()))
 
 
-def make_norm(name: str, shape):
-    """The norm called ``name``, one of ``NORMS``, on a grid of ``shape`` (height, width)."""
+def _constant(array: np.ndarray):
+    return jt.array(np.float32(array)).stop_grad()
+
+
+def make_norm(name: str, operator, shape):
+    """The norm called ``name``, one of ``NORMS``, for an ``operator`` on a grid of ``shape``."""
     if name == "operator":
         return OperatorNorm()
-    return {"energy": EnergyNorm, "pixel": PixelNorm}[name](shape)
+    kind = FiniteNorm if operator.on_grid else ExactNorm
+    return kind(shape, {"energy": 0.5, "pixel": 1.0}[name])

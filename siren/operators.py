@@ -127,10 +127,13 @@ class Forward:
     def __init__(self, shape):
         self.scale = spacing(*shape)
 
-    def predict(self, network, coordinates, order: int, engine):
-        """Gradient (order 1) or Laplacian (2) at ``coordinates``: a Var (n, 2 or 1, channels)."""
+    def predict(self, network, coordinates, order: int, engine, border: bool = False):
+        """Gradient (order 1) or Laplacian (2) at ``coordinates``: a Var (n, 2 or 1, channels).
+
+        With ``border`` the gradient comes before the Laplacian: (n, 3, channels).
+        """
         streams = engine.streams(network, coordinates, order, self.scale)
-        return jt.stack(streams[1:] if order == 1 else streams[3:], dim=1)
+        return jt.stack(streams[1:] if order == 1 or border else streams[3:], dim=1)
 
     def differentiate(self, predicted, order: int):
         """``predicted`` itself, which is the derivative already."""
@@ -140,12 +143,14 @@ class Forward:
 class Autograd(Forward):
     """As ``Forward``, by ``jittor.grad``."""
 
-    def predict(self, network, coordinates, order: int, engine):
+    def predict(self, network, coordinates, order: int, engine, border: bool = False):
         """As ``Forward.predict``."""
         points = coordinates.clone().start_grad()
+        gradient = list(autograd_gradient(network, points, self.scale))
         if order == 1:
-            return jt.stack(list(autograd_gradient(network, points, self.scale)), dim=1)
-        return jt.stack([autograd_laplacian(network, points, self.scale)], dim=1)
+            return jt.stack(gradient, dim=1)
+        laplacian = [autograd_divergence(*gradient, points, self.scale)]
+        return jt.stack(gradient + laplacian if border else laplacian, dim=1)
 
 
 class FiniteDifferences:
@@ -156,7 +161,7 @@ class FiniteDifferences:
     def __init__(self, shape):
         self.shape = shape
 
-    def predict(self, network, coordinates, order: int, engine):
+    def predict(self, network, coordinates, order: int, engine, border: bool = False):
         """The network's values (n, 1, channels), which ``differentiate`` takes."""
         return jt.stack(engine.streams(network, coordinates, 0), dim=1)
 

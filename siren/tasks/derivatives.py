@@ -22,13 +22,13 @@ class DerivativeTask:
 
     def __init__(self, shape: tuple[int, int], operator: str, norm: str):
         self.operator = operators.make_operator(operator, shape)
-        self.norm = losses.make_norm(norm, shape)
+        self.norm = losses.make_norm(norm, self.operator, shape)
         self.pixelwise = operator == "fd" and norm == "pixel"
         self.pointwise = self.pixelwise or losses.is_pointwise(self.operator, self.norm)
 
     def predict(self, network, coordinates, engine):
         """The operator's ``predict``."""
-        return self.operator.predict(network, coordinates, self.order, engine)
+        return self.operator.predict(network, coordinates, self.order, engine, self.norm.border)
 
     def residual_loss(self, predicted, target):
         """``losses.residual_loss`` for this operator and norm."""

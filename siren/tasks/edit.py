@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import losses, operators, pictures, solvers
+from siren import cosine, losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
 from siren.tasks import match_mean, select
@@ -28,7 +28,8 @@ class Edit(DerivativeTask):
 
     The reference is the direct solver's least-squares solution for the forward-difference field.
     Its mean is ``alpha * mean(image) + (1 - alpha) * mean(other)``; with a region, it has the mean
-    of ``image`` outside the region.
+    of ``image`` outside the region. With a ``losses.ExactNorm``, target and reference are of the
+    exact gradients of the images' cosine interpolants.
     """
 
     scored = None
@@ -64,11 +65,14 @@ class Edit(DerivativeTask):
             inside = region[..., None]
             return tuple(np.where(inside, b, o) for b, o in zip(blended, own))
 
-        composite = solvers.solve_gradient(*field(operators.fd_gradient))
-        self.reference = match_mean(composite, mean, self.outside)
-
         gradient = operators.fd_gradient if operator == "fd" else operators.sobel_gradient
-        rows, columns = field(gradient)
+        if self.norm.border:
+            rows, columns = field(cosine.gradient)
+            composite = cosine.solve_gradient(rows, columns)
+        else:
+            rows, columns = field(gradient)
+            composite = solvers.solve_gradient(*field(operators.fd_gradient))
+        self.reference = match_mean(composite, mean, self.outside)
         target = [composite] if self.pixelwise else [rows, columns]
         target = np.stack([t.reshape(-1, channels) for t in target], axis=1)
         self.points = Points((height, width), target.astype(np.float32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import losses, operators, pictures, solvers
+from siren import cosine, losses, operators, pictures, solvers
 from siren.pictures import Picture
 from siren.samples import Points
 from siren.tasks import match_mean, select
@@ -17,6 +17,9 @@ class Poisson(DerivativeTask):
     ``image`` is (height, width, channels). ``operator``, one of ``operators.OPERATORS``, computes
     the network's Laplacian, and ``residual_norm``, one of ``losses.NORMS``, measures its error.
     The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
+
+    Where the norm of exact derivatives needs the border (``losses.ExactNorm``), the target is the
+    exact Laplacian of the image's cosine interpolant, and a slope of zero across the border.
     """
 
     scored = None
@@ -30,8 +33,11 @@ class Poisson(DerivativeTask):
         laplacian = operators.fd_laplacian(image)
         super().__init__((height, width), operator, residual_norm)
         self.reference = image
-        target = solvers.solve_poisson(laplacian) if self.pixelwise else laplacian
-        self.points = Points((height, width), target.reshape(-1, 1, channels))
+        target = [solvers.solve_poisson(laplacian) if self.pixelwise else laplacian]
+        if self.norm.border:
+            target = [0 * image, 0 * image, cosine.laplacian(image)]
+        values = np.stack([t.reshape(-1, channels) for t in target], axis=1)
+        self.points = Points((height, width), values.astype(np.float32))
         picture, largest = pictures.signed(laplacian)
         self.panel_pictures = [
             Picture("image", image),

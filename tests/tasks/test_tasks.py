@@ -2,7 +2,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from siren import losses, operators
+from siren import cosine, losses, operators
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.images import read_image
@@ -178,9 +178,10 @@ def residual(picture, target, norm):
     """The norm of the finite differences minus ``target`` (height, width, K, channels)."""
     shape = picture.shape[:2]
     target = jt.array(target.reshape(-1, *target.shape[2:]).astype(np.float32))
-    operator, norm = operators.make_operator("fd", shape), losses.make_norm(norm, shape)
+    operator = operators.make_operator("fd", shape)
+    norm = losses.make_norm(norm, operator, shape)
     mse = losses.laplacian_mse if target.shape[1] == 1 else losses.gradient_mse
-    return mse(Painted(picture), jt.array(grid(*shape)), target, reference, operator, norm).item()
+    return mse(None, jt.array(grid(*shape)), target, Painted(picture), operator, norm).item()
 
 
 def test_the_pixel_norm_of_finite_differences_is_the_error_of_the_pixels(two_images):
@@ -232,10 +233,11 @@ def test_gradient_through_the_pixel_norm(operator, order):
     rng = np.random.default_rng(order)
     shape = (7, 10)
     network = Siren(out_features=2, hidden_features=16, hidden_layers=1, omega_0=8.0)
-    target = jt.array(rng.normal(size=(70, 3 - order, 2)).astype(np.float32))
-    norm = losses.PixelNorm(shape)
     mse = losses.gradient_mse if order == 1 else losses.laplacian_mse
     through = operators.make_operator(operator, shape)
+    norm = losses.make_norm("pixel", through, shape)
+    count = 3 if order == 2 and norm.border else 3 - order
+    target = jt.array(rng.normal(size=(70, count, 2)).astype(np.float32))
     x = jt.array(grid(*shape))
     start = network.flat.numpy()
     direction = rng.normal(size=start.shape).astype(np.float32)
@@ -250,6 +252,70 @@ def test_gradient_through_the_pixel_norm(operator, order):
         network.flat.sync()
         ends.append(value().item())
     assert slope == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.02)
+
+
+def exact_residual(shape, function):
+    """Gradient and Laplacian (height * width, 3, 1) of a function of pixels, by a fine stencil."""
+    rows, columns = np.indices(shape).astype(np.float64)
+    h = 1e-3
+    down, up = function(rows + h, columns), function(rows - h, columns)
+    right, left = function(rows, columns + h), function(rows, columns - h)
+    parts = [(down - up) / (2 * h), (right - left) / (2 * h)]
+    parts.append((down + up + right + left - 4 * function(rows, columns)) / h**2)
+    return function(rows, columns), np.stack([p.ravel() for p in parts], 1)[..., None]
+
+
+@pytest.mark.parametrize(
+    ("function", "tolerance"),
+    [
+        (lambda r, c: np.cos(np.pi * 3 * r / 23) * np.cos(np.pi * 5 * c / 30), 0.12),
+        (lambda r, c: (r**2 - c**2 + r * c) / 300, 0.12),  # harmonic: only its border tells it
+        (lambda r, c: np.exp(-((r - 8) ** 2 + (c - 20) ** 2) / 30), 0.12),
+    ],
+)
+def test_exact_derivatives_say_what_the_error_of_the_pixels_is(function, tolerance):
+    """The trapezoidal rule's own error is of the order of a pixel over the side."""
+    shape = (24, 31)
+    picture, residual = exact_residual(shape, function)
+    weights = np.outer(*(cosine.make_basis(n).weights for n in shape))
+    mean = (weights * picture).sum() / weights.sum()
+    square = (weights * (picture - mean) ** 2).sum() / picture.size
+    energy = (weights.ravel() * (residual[:, :2, 0] ** 2).sum(1)).sum() / picture.size
+    for name, expected in (("pixel", square), ("energy", energy)):
+        norm = losses.make_norm(name, operators.Forward(shape), shape)
+        for given in (residual[:, :2], residual):
+            measured = norm(jt.array(given.astype(np.float32))).item()
+            assert measured == pytest.approx(expected, rel=tolerance)
+
+
+def test_a_network_that_is_the_cosine_interpolant_has_no_loss(two_images):
+    """The targets of poisson and edit with exact derivatives, and the solution for a field."""
+    image = two_images[0].astype(np.float64)
+    rows, columns = cosine.gradient(image)
+    task = Poisson(two_images[0], "forward", "pixel")
+    exact = np.stack([rows, columns, cosine.laplacian(image)], 2).reshape(-1, 3, image.shape[2])
+    target = jt.array(task.points.target)
+    assert task.residual_loss(jt.array(exact.astype(np.float32)), target).item() < 1e-9
+    task = Edit(two_images[0], two_images[0], "forward", "average", 0.5, "energy")
+    target = jt.array(task.points.target)
+    assert task.residual_loss(jt.array(exact[:, :2].astype(np.float32)), target).item() < 1e-9
+    for ours, expected in zip(cosine.gradient(task.reference), (rows, columns)):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_derivatives_of_the_interpolant_are_those_of_a_cosine():
+    shape = (9, 14)
+    rows, columns = np.indices(shape)
+    a, b = np.pi * 2 / 8, np.pi * 5 / 13
+    picture = (np.cos(a * rows) * np.cos(b * columns))[..., None]
+    along_rows, along_columns = cosine.gradient(picture)
+    expected = (-a * np.sin(a * rows) * np.cos(b * columns))[..., None]
+    np.testing.assert_allclose(along_rows, expected, atol=1e-12)
+    expected = (-b * np.cos(a * rows) * np.sin(b * columns))[..., None]
+    np.testing.assert_allclose(along_columns, expected, atol=1e-12)
+    np.testing.assert_allclose(cosine.laplacian(picture), -(a**2 + b**2) * picture, atol=1e-11)
+    solution = cosine.solve_gradient(along_rows, along_columns)
+    np.testing.assert_allclose(solution, picture, atol=1e-9)
 
 
 def test_total_variation_of_a_plane_is_its_slope():
