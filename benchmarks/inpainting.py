@@ -46,7 +46,7 @@ from siren.solvers import INTERPOLATIONS, interpolate  # noqa: E402
 IMAGES = ("camera.png", "astronaut.jpg", "coffee.jpg", "chelsea.png", "flower.jpg")
 CLASSICAL = (*INTERPOLATIONS, "biharmonic")
 METHODS = (*CLASSICAL, "deep_image_prior", "deep_image_prior_50", "siren")
-HOLD_OUT = 0.05  # the tuned recipe's: this share of the given pixels chooses the best epoch
+HOLD_OUT = 0.05  # this share of the given pixels chooses the step of a deep image prior
 
 
 # ---- the problem -----------------------------------------------------------------------------

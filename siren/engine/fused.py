@@ -201,9 +201,9 @@ def _numbers(network, order, scale):
 
 def _polynomial_numbers() -> dict:
     """The polynomials of ``reference.orthogonalize`` as numbers: a0, b0, c0, a1 and so on."""
-    polynomials = reference.POLYNOMIALS[reference.ITERATIONS]
-    numbers = {f"{name}{i}": x for i, p in enumerate(polynomials) for name, x in zip("abc", p)}
-    return {"iterations": len(polynomials), **numbers}
+    polynomials = enumerate(reference.POLYNOMIALS)
+    numbers = {f"{name}{i}": x for i, p in polynomials for name, x in zip("abc", p)}
+    return {"iterations": len(reference.POLYNOMIALS), **numbers}
 
 
 def _code(shapes, inputs, source, numbers, precision):

@@ -23,32 +23,16 @@ import jittor as jt
 STREAMS = (1, 3, 4)
 
 # The polynomials a s + b s^3 + c s^5 that `orthogonalize` applies to singular values one after the
-# other, by how many there are. Each is the best approximation of 1 on the interval into which its
+# other. Each is the best approximation of 1 on the interval into which its
 # predecessors take [l, 1]: the first on [l, 1], the next on [1 - e, 1 + e] with the error e of the
 # first, and so on. No other composition of as many has a smaller error on [l, 1] (Amsel et al.
 # 2025, "The Polar Express", arXiv:2505.16932). As there, all but the last are given s / 1.01, which
 # leaves room for rounding. tests/engine/test_muon.py derives these coefficients.
-POLYNOMIALS = {
-    3: (  # from [0.01, 1] into [0.71, 1.28]
-        (8.013236, -22.925757, 16.599415),
-        (3.600580, -2.641875, 0.510505),
-        (2.661300, -1.977155, 0.452616),
-    ),
-    4: (  # from [0.0025, 1] into [0.72, 1.26]
-        (8.321958, -24.119949, 17.530391),
-        (4.036806, -2.945782, 0.544435),
-        (3.570090, -2.620237, 0.508094),
-        (2.617733, -1.941289, 0.448640),
-    ),
-    5: (  # from [0.0006, 1] into [0.72, 1.26]
-        (8.403828, -24.436874, 17.777543),
-        (4.170471, -3.037043, 0.554638),
-        (4.033240, -2.943336, 0.544162),
-        (3.559216, -2.612505, 0.507232),
-        (2.602714, -1.928850, 0.447263),
-    ),
-}
-ITERATIONS = 3
+POLYNOMIALS = (  # from [0.01, 1] into [0.71, 1.28]
+    (8.013236, -22.925757, 16.599415),
+    (3.600580, -2.641875, 0.510505),
+    (2.661300, -1.977155, 0.452616),
+)
 
 
 class AdamNumbers(NamedTuple):
@@ -127,7 +111,7 @@ def orthogonalize(matrices):
     """The nearest orthogonal matrix to each of ``matrices`` (count, n, n), roughly, as a Var.
 
     If U diag(s) V^T is a matrix divided by its Schatten-8 norm, the result is U diag(f(s)) V^T,
-    where f is the composition of ``POLYNOMIALS[ITERATIONS]``. With Newton-Schulz iterations
+    where f is the composition of ``POLYNOMIALS``. With Newton-Schulz iterations
     X <- a X + (b G + c G^2) X, G = X X^T, this takes products of matrices alone (Jordan et al.
     2024). The Schatten-8 norm is the eighth root of the trace of G^4. It is never less than the
     largest singular value, and the first iteration yields it without another product. It is far
@@ -140,7 +124,7 @@ def orthogonalize(matrices):
     # Each bound of a maximum is below all values, except for zeros.
     x = matrices / jt.maximum(matrices.abs().max((1, 2), keepdims=True), 1e-37)
     x = x / jt.maximum(x.sqr().sum((1, 2), keepdims=True), 1.0).sqrt()
-    for iteration, (a, b, c) in enumerate(POLYNOMIALS[ITERATIONS]):
+    for iteration, (a, b, c) in enumerate(POLYNOMIALS):
         gram = jt.nn.bmm_transpose(x, x)
         square = jt.nn.bmm(gram, gram)
         if iteration == 0:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import jittor as jt
 import numpy as np
 
-from siren.engine.reference import ITERATIONS, POLYNOMIALS, AdamNumbers, MuonNumbers
+from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.use import Use
 
 POINTS = 7
@@ -244,7 +244,7 @@ def orthogonalized(matrices):
     """As ``reference.orthogonalize``, in NumPy, by singular values."""
     u, s, v = np.linalg.svd(matrices)
     s /= (s**8).sum(axis=1, keepdims=True) ** (1 / 8)
-    for a, b, c in POLYNOMIALS[ITERATIONS]:
+    for a, b, c in POLYNOMIALS:
         s = a * s + b * s**3 + c * s**5
     return u * s[:, None, :] @ v
 

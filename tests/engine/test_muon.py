@@ -15,8 +15,7 @@ from siren.engine import reference
 from siren.engine.fused import Fused
 
 ROOT = Path(__file__).resolve().parents[2]
-# By number of iterations: singular values from the first number to 1 end in the interval.
-INTERVALS = {3: (0.01, 0.71, 1.28), 4: (0.0025, 0.72, 1.26), 5: (0.0006, 0.72, 1.26)}
+LOW, LEAST, LARGEST = 0.01, 0.71, 1.28  # singular values from LOW to 1 end between the others
 SAFETY = 1.01
 ENGINES = {"reference": reference, "fused": Fused()}
 
@@ -24,12 +23,6 @@ ENGINES = {"reference": reference, "fused": Fused()}
 @pytest.fixture(params=ENGINES)
 def engine(request):
     return ENGINES[request.param]
-
-
-@pytest.fixture(params=INTERVALS)
-def iterations(request, monkeypatch):
-    monkeypatch.setattr(reference, "ITERATIONS", request.param)
-    return request.param
 
 
 def best_polynomial(low, high):
@@ -54,22 +47,20 @@ def composition(polynomials, x):
     return x
 
 
-@pytest.mark.parametrize("iterations", INTERVALS)
-def test_the_polynomials_are_the_best_ones(iterations):
-    low, least, largest = INTERVALS[iterations]
-    polynomials = reference.POLYNOMIALS[iterations]
-    interval = low, 1.0
+def test_the_polynomials_are_the_best_ones():
+    polynomials = reference.POLYNOMIALS
+    interval = LOW, 1.0
     for step, ours in enumerate(polynomials):
         exact, error = best_polynomial(*interval)
-        safety = 1 if step == iterations - 1 else SAFETY
+        safety = 1 if step == len(polynomials) - 1 else SAFETY
         exact = [x / safety**power for x, power in zip(exact, (1, 3, 5))]
         np.testing.assert_allclose(ours, exact, rtol=2e-6)
         interval = 1 - error, 1 + error
-    x = np.geomspace(low, 1 + 1e-5, 100_001)
+    x = np.geomspace(LOW, 1 + 1e-5, 100_001)
     y = composition(polynomials, x)
-    assert least <= y.min()
-    assert y.max() <= largest
-    below = composition(polynomials, np.linspace(0, low, 1001))
+    assert y.min() >= LEAST
+    assert y.max() <= LARGEST
+    below = composition(polynomials, np.linspace(0, LOW, 1001))
     assert (np.diff(below) > 0).all()
 
 
@@ -83,36 +74,35 @@ def exact(matrices):
     """U f(S) V^T, and f(S), in float64."""
     u, s, v = np.linalg.svd(matrices.astype(np.float64))
     s /= (s**8).sum(1, keepdims=True) ** (1 / 8)
-    s = composition(reference.POLYNOMIALS[reference.ITERATIONS], s)
+    s = composition(reference.POLYNOMIALS, s)
     return u * s[:, None, :] @ v, s
 
 
 @pytest.mark.parametrize("n", [1, 5, 37, 100, 256, 300])
-def test_singular_vectors_stay_and_singular_values_end_near_one(engine, iterations, n):
-    """For one value and for evenly spread logarithms down to ``low``; for random matrices."""
-    low, least, largest = INTERVALS[iterations]
+def test_singular_vectors_stay_and_singular_values_end_near_one(engine, n):
+    """For one value and for evenly spread logarithms down to ``LOW``; for random matrices."""
     rng = np.random.default_rng(n)
     # The Schatten-8 norm of this spread is up to 1.5 times the largest.
-    matrices = with_singular_values(rng, np.geomspace([1, 1], [1, 2 * low], n, axis=1), n)
+    matrices = with_singular_values(rng, np.geomspace([1, 1], [1, 2 * LOW], n, axis=1), n)
     matrices = np.concatenate([matrices, rng.normal(size=(1, n, n)).astype(np.float32)])
     expected, values = exact(matrices)
     ours = engine.orthogonalize(jt.array(matrices)).numpy()
     assert np.abs(ours - expected).max() < 2e-3
     singular = np.linalg.svd(ours.astype(np.float64), compute_uv=False)
     np.testing.assert_allclose(np.sort(singular), np.sort(values), atol=2e-3)
-    assert singular.max() < largest + 1e-3
-    assert singular[:2].min() > least - 1e-3
+    assert singular.max() < LARGEST + 1e-3
+    assert singular[:2].min() > LEAST - 1e-3
 
 
-def test_the_default_brings_random_matrices_nearer_to_orthogonal_ones_than_muons_own(engine):
-    """Than five iterations with the constant coefficients of Jordan et al. 2024."""
+def test_random_matrices_come_nearer_to_orthogonal_ones_than_with_constant_coefficients(engine):
+    """Those of Jordan et al. 2024, in as many iterations."""
     matrices = np.random.default_rng(0).normal(size=(3, 256, 256)).astype(np.float32)
 
     def distance(results):
         return np.abs(np.linalg.svd(results, compute_uv=False) - 1).mean()
 
     x = matrices / np.linalg.norm(matrices, axis=(1, 2), keepdims=True)
-    for _ in range(5):
+    for _ in range(len(reference.POLYNOMIALS)):
         gram = x @ x.transpose(0, 2, 1)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     assert distance(engine.orthogonalize(jt.array(matrices)).numpy()) < distance(x)
@@ -140,7 +130,7 @@ def test_rank_one(engine):
     matrices = np.outer(u, v)[None].astype(np.float32)
     ours = engine.orthogonalize(jt.array(matrices)).numpy()[0]
     direction = np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)
-    factor = composition(reference.POLYNOMIALS[reference.ITERATIONS], 1.0)
+    factor = composition(reference.POLYNOMIALS, 1.0)
     assert np.abs(ours - factor * direction).max() < 1e-4
 
 
