@@ -11,6 +11,7 @@ from siren.runtime import prepare, start
 
 _NAMES = {
     "Adam": "siren.training.optimizer",
+    "Batches": "siren.samples",
     "Edit": "siren.tasks.edit",
     "Fit": "siren.tasks.fit",
     "Inpaint": "siren.tasks.inpaint",
