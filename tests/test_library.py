@@ -25,7 +25,12 @@ def folder(tmp_path_factory):
     """Where the library's example has been run, with fewer pixels and epochs."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "data").symlink_to(ROOT / "data")
-    code = LIBRARY.replace("256", "32").replace("512", "64").replace(" 50,", " 20,").replace("16384", "256")
+    code = (
+        LIBRARY.replace("256", "32")
+        .replace("512", "64")
+        .replace(" 50,", " 20,")
+        .replace("16384", "256")
+    )
     code += "import numpy as np\n"
     code += "np.savez('results', larger, rows, columns, laplacian, again.flat.numpy())\n"
     code += "assert (again.flat.numpy() == network.flat.numpy()).all()\n"

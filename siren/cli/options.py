@@ -104,7 +104,8 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
         "ot_image_path": ROOT / "data" / DEFAULT_OTHER,
         "output_dir": ROOT / "outputs" / task,
     }
-    recipe = recipes.recipe(explicit.get("recipe", common_defaults["recipe"]), task)
+    name = explicit.get("recipe", common_defaults["recipe"])
+    recipe = recipes.recipe(name, task, explicit.get("operator"))
     options = {
         **common_defaults,
         **UNLISTED_DEFAULTS,
@@ -270,7 +271,8 @@ def _add_training(group):
         default=argparse.SUPPRESS,
         metavar="N",
         help="passes over all training points; a pass is one step on all of them, or as many steps "
-        "as --batch_points makes of it (default: 1000; tuned: 50, inpaint 200)",
+        "as --batch_points makes of it (default: 1000; tuned: 50, inpaint "
+        "200, poisson and edit with exact derivatives 200)",
     )
     group.add_argument(
         "--batch_points",
@@ -300,7 +302,7 @@ def _add_training(group):
         default=argparse.SUPPRESS,
         metavar="RATE",
         help="learning rate of Muon, with --optimizer muon (default: 0.005; tuned: 0.008 for "
-        "inpaint)",
+        "inpaint, 0.006 and 0.01 for edit and poisson with exact derivatives)",
     )
     group.add_argument(
         "--schedule",
@@ -395,7 +397,7 @@ def _add_network(group):
         default=argparse.SUPPRESS,
         metavar="W",
         help="frequency of the sine activations sin(omega_0 z), 0.001 to 10000 (default: 30; "
-        "tuned: 20, inpaint 10)",
+        "tuned: 20, inpaint 10, edit and poisson with exact derivatives 15 and 8)",
     )
     group.add_argument(
         "--omega_first",
@@ -403,8 +405,9 @@ def _add_network(group):
         default=argparse.SUPPRESS,
         metavar="W",
         help="frequency of the first layer at the start: its initial weights are multiplied by "
-        "omega_first / omega_0 (default: omega_0; tuned: 100, inpaint 10, for 256 x 256, and more "
-        "for larger pictures, by the cube root of the side)",
+        "omega_first / omega_0 (default: omega_0; tuned: 100, inpaint 10, edit and poisson with "
+        "exact derivatives 45 and 30, for 256 x 256, and more for larger pictures, by the cube "
+        "root of the side)",
     )
     group.add_argument(
         "--hidden_features",

@@ -46,23 +46,36 @@ _TUNED = Recipe(
 )
 # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
 _TUNED_INPAINT = replace(_TUNED, epochs=200, muon_lr=8e-3, prior="structure", omega_0=10.0)
+# Exact derivatives weigh high frequencies more, and a pass is a single step.
+_TUNED_EXACT = {
+    "edit": replace(_TUNED, epochs=200, muon_lr=6e-3, omega_0=15.0),
+    "poisson": replace(_TUNED, epochs=200, muon_lr=1e-2, omega_0=8.0),
+}
 
 NAMES = ("report", "tuned")
+EXACT = ("forward", "autograd")  # operators
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 
 
-def recipe(name: str, task: str) -> Recipe:
-    """The recipe called ``name``, one of ``NAMES``, for one of main.py's tasks."""
+def recipe(name: str, task: str, operator: str | None = None) -> Recipe:
+    """The recipe called ``name``, one of ``NAMES``, for one of main.py's tasks.
+
+    ``operator`` is that of ``--operator``, None if it is not given.
+    """
     if name == "report":
         return _REPORT
+    if operator in EXACT and task in _TUNED_EXACT:
+        return _TUNED_EXACT[task]
     return _TUNED_INPAINT if task == "inpaint" else _TUNED
 
 
-def _sizing(name: str, task: str) -> Sizing | None:
-    """As ``recipe``; None: all sizes alike."""
-    if name == "report":
+def _sizing(options: argparse.Namespace) -> Sizing | None:
+    """That of the recipe; None: all sizes alike."""
+    if options.recipe == "report":
         return None
-    return Sizing(10, 1) if task == "inpaint" else Sizing(100, 4)
+    if options.operator in EXACT and options.task in _TUNED_EXACT:
+        return Sizing({"edit": 45, "poisson": 30}[options.task], 1)
+    return Sizing(10, 1) if options.task == "inpaint" else Sizing(100, 4)
 
 
 def default_points(pixels: int) -> int:
@@ -86,7 +99,7 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
     """
-    sizing = _sizing(options.recipe, options.task)
+    sizing = _sizing(options)
     if sizing is None:
         return
     side = (shape[0] * shape[1]) ** 0.5
