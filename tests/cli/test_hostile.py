@@ -346,13 +346,13 @@ DAMAGE = {
     "no optimizer": lambda arrays, _: arrays.pop("optimizer_0"),
     "short optimizer": lambda arrays, _: arrays.update(optimizer_1=arrays["optimizer_1"][:-1]),
     "no record": lambda arrays, _: arrays.update(record=np.array("{}")) or _.clear(),
-    "epoch far away": lambda _, record: record.update(epoch=99999),
-    "negative epoch": lambda _, record: record.update(epoch=-1),
-    "half an epoch": lambda _, record: record.update(epoch=2.5),
-    "true epoch": lambda _, record: record.update(epoch=True),
+    "step far away": lambda _, record: record.update(step=99999),
+    "negative step": lambda _, record: record.update(step=-1),
+    "half a step": lambda _, record: record.update(step=2.5),
+    "true step": lambda _, record: record.update(step=True),
     "no history": lambda _, record: record.update(history=None),
     "short history": lambda _, record: record["history"].pop(),
-    "long epochs": lambda _, record: record["history"][0].append(1),
+    "long entry": lambda _, record: record["history"][0].append(1),
     "text in history": lambda _, record: record["history"][1].__setitem__(1, "a"),
     "history of others": lambda _, record: record["history"].reverse(),
     "random": lambda _, record: record.update(random="{}"),
@@ -361,6 +361,8 @@ DAMAGE = {
     ),
     "identity": lambda _, record: record.update(identity=[1]),
     "seconds": lambda _, record: record.update(seconds="long"),
+    "short guide": lambda arrays, _: arrays.update(guide=np.zeros(3, np.float32)),
+    "text as guide": lambda arrays, _: arrays.update(guide=np.array(["a"])),
 }
 
 
