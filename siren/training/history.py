@@ -15,7 +15,7 @@ class Epoch:
 
     loss        on the points of the next step
     validation  loss on the points that choose the best epoch; None if there are none, or if it was
-                not measured (in a training by batches)
+                not measured
     psnr        in dB; None if it was not measured
     seconds     since the training began
     """

@@ -143,17 +143,18 @@ class _Record:
 
     def __init__(self, run: _Run, engine, epochs: int, preview, batches):
         self.network, self.task, self.best = run.network, run.task, run.best
-        self.engine, self.epochs, self.preview, self.batches = engine, epochs, preview, batches
+        self.engine, self.epochs, self.preview = engine, epochs, preview
         self.root = distributed.rank() == 0
         self.every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
         small = batches is None and self.task.reference[..., 0].size <= LARGE
         self.pixels = None if small else sample_pixels(self.task, batches is not None)
         self.validation = make_validation(self.task, engine, batches) if self.root else None
+        self.validates_all = batches is None and self.task.held_out is not None
 
     def __call__(self, epoch: int, loss) -> tuple[int, list, float | None]:
         """Update the best parameters; returns what ``Progress.add`` takes."""
         losses = [loss]
-        if self.validation and (self.batches is None or self._due(epoch)):
+        if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation.loss(self.network))
         if not self.validation or len(losses) == 2:
             self.best.update(losses[-1])

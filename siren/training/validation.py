@@ -1,7 +1,8 @@
 """The best parameters of a training: those of the lowest loss, or of the lowest validation loss.
 
-With batches, the validation loss is that of a fixed sample of the held-out points or, if there are
-none, of all points, measured at the epochs whose PSNR is measured.
+A validation loss is that of a fixed sample of the held-out points. Without held-out points, it is
+that of a fixed sample of all points where the loss of a step is too noisy a criterion: with batches
+or a prior at random points. It is then measured at the epochs whose PSNR is measured.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class Validation:
 def make_validation(task, engine, batches) -> Validation | None:
     """The loss that chooses the best epoch; None: the loss of the step itself.
 
-    The loss of all points needs no other criterion; that of a single batch is too noisy.
+    The loss of all points without a prior needs no other criterion.
     """
     if task.held_out is not None:
         return Validation(task, engine, task.held_out)
-    if batches is not None and task.pointwise:
+    if task.pointwise and (batches is not None or task.prior is not None):
         return Validation(task, engine, task.points)
     return None

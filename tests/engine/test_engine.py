@@ -265,7 +265,7 @@ def test_sine_and_cosine_keep_their_accuracy(cpu_kernels):
 @pytest.mark.parametrize("n", [1, 7, 64, 100, 256])
 def test_orthogonalisation_is_the_reference_engines(cpu_kernels, n):
     matrices = np.random.default_rng(n).normal(size=(3, n, n)).astype(np.float32)
-    polynomials = np.float32(reference.POLYNOMIALS[reference.ITERATIONS])
+    polynomials = np.float32(reference.POLYNOMIALS)
     ours = np.full_like(matrices, np.nan)
     pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in (matrices, polynomials, ours)]
     cpu_kernels.library.orthogonalize(pointers[0], 3, n, len(polynomials), *pointers[1:])
@@ -492,7 +492,9 @@ def test_how_the_child_ended(returncode, output, expected):
         (("inpaint", "forward", "operator", "tv"), ((0,), (1,), (0,))),
         (("poisson",), ((2,), (), (0, 2))),
         (("poisson", "forward", "pixel"), ((), (2,), (0, 2))),
-        (("edit", "fd", "pixel"), ((), (0,), (0, 2))),
+        (("inpaint", "fd", "pixel", "structure"), ((0,), (1,), (0,))),
+        (("edit", "fd", "pixel"), ((0,), (), (0, 2))),
+        (("edit", "fd", "energy"), ((), (0,), (0, 2))),
         (("edit", "autograd", "energy"), ((), (), (0, 2))),
         (("render",), ((), (), (0, 2))),
     ],
