@@ -138,7 +138,7 @@ class _Record:
     """What is measured at the start of an epoch: losses, the best parameters, PSNR, preview.
 
     The PSNR is measured at some epochs, by rank 0. It is that of all pixels; of a sample in a
-    training by batches or on a large picture.
+    training by batches or on few points, where all would take long, and on a large picture.
     """
 
     def __init__(self, run: _Run, engine, epochs: int, preview, batches):
@@ -146,8 +146,11 @@ class _Record:
         self.engine, self.epochs, self.preview = engine, epochs, preview
         self.root = distributed.rank() == 0
         self.every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
-        small = batches is None and self.task.reference[..., 0].size <= LARGE
-        self.pixels = None if small else sample_pixels(self.task, batches is not None)
+        pixels = self.task.reference[..., 0].size
+        short = batches is not None or 2 * len(self.task.points) < pixels  # a step or a pass
+        self.pixels = None
+        if short or pixels > LARGE:
+            self.pixels = sample_pixels(self.task, short)
         self.validation = make_validation(self.task, engine, batches) if self.root else None
         self.validates_all = batches is None and self.task.held_out is not None
 
