@@ -145,6 +145,8 @@ class Batches:
         number, batch = divmod(step, steps)
         strata = -(-count // steps)
         random = np.random.default_rng([self.seed, number])
-        indices = (random.integers(steps, size=strata) + batch) % steps
+        # In random order: consecutive batches at neighbouring points would be too much alike.
+        place = random.permutation(steps)[batch]
+        indices = (random.integers(steps, size=strata) + place) % steps
         indices += np.arange(0, strata * steps, steps)
         return indices if indices[-1] < count else indices[:-1]
