@@ -103,8 +103,7 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
         network = make_network(options)
         optimizer, schedule = make_optimizer(options, network, engine)
         batches = make_batches(options, len(task.points))
-        steps = batches.steps(len(task.points)) if batches else 1
-        checkpoint = open_checkpoint(options, device, steps, task, network, optimizer)
+        checkpoint = open_checkpoint(options, device, task, batches, network, optimizer)
         preview = make_preview(options, lock)
         announce(options, task, device)
         with handle_interruption(checkpoint, stop):

@@ -26,6 +26,16 @@ class Basis(NamedTuple):
     slopes: np.ndarray
     weights: np.ndarray
 
+    @property
+    def analysis(self) -> np.ndarray:
+        """(n, n) matrix that takes pixels to the coefficients of their interpolant."""
+        return (self.values * self.weights[:, None]).T
+
+    @property
+    def slope_analysis(self) -> np.ndarray:
+        """(n, n) matrix that takes a derivative at the pixels to its products with all slopes."""
+        return (self.slopes * self.weights[:, None]).T
+
 
 def make_basis(n: int) -> Basis:
     """The ``Basis`` for n pixels, n at least 2."""
@@ -42,19 +52,14 @@ def make_basis(n: int) -> Basis:
 def gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the interpolant of ``image`` (height, width, channels): along rows, columns."""
     rows, columns = (make_basis(n) for n in image.shape[:2])
-    by_rows = rows.slopes @ (rows.values * rows.weights[:, None]).T
-    by_columns = columns.slopes @ (columns.values * columns.weights[:, None]).T
+    by_rows, by_columns = rows.slopes @ rows.analysis, columns.slopes @ columns.analysis
     return np.einsum("ij,jkc->ikc", by_rows, image), np.einsum("kj,ijc->ikc", by_columns, image)
 
 
 def laplacian(image: np.ndarray) -> np.ndarray:
     """Exact Laplacian of the interpolant of ``image`` (height, width, channels)."""
-    along = []
-    for n in image.shape[:2]:
-        basis = make_basis(n)
-        weighted = (basis.values * basis.weights[:, None]).T
-        along.append(-(basis.values * basis.frequencies**2) @ weighted)
-    by_rows, by_columns = along
+    bases = [make_basis(n) for n in image.shape[:2]]
+    by_rows, by_columns = (-(b.values * b.frequencies**2) @ b.analysis for b in bases)
     return np.einsum("ij,jkc->ikc", by_rows, image) + np.einsum("kj,ijc->ikc", by_columns, image)
 
 
@@ -65,10 +70,9 @@ def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     gradient at pixels shows, as the finest checkerboard, is zero too.
     """
     down, across = (make_basis(n) for n in rows.shape[:2])
-    values = [(b.values * b.weights[:, None]).T for b in (down, across)]
-    slopes = [(b.slopes * b.weights[:, None]).T for b in (down, across)]
-    spectrum = np.einsum("pi,qj,ijc->pqc", slopes[0], values[1], rows, optimize=True)
-    spectrum += np.einsum("pi,qj,ijc->pqc", values[0], slopes[1], columns, optimize=True)
+    product = "pi,qj,ijc->pqc"
+    spectrum = np.einsum(product, down.slope_analysis, across.analysis, rows, optimize=True)
+    spectrum += np.einsum(product, down.analysis, across.slope_analysis, columns, optimize=True)
     # The finest cosine of an axis has a slope of zero at every pixel.
     eigenvalues = np.add.outer(*(np.append(b.frequencies[:-1] ** 2, 0) for b in (down, across)))
     eigenvalues[eigenvalues == 0] = np.inf

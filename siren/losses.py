@@ -7,8 +7,6 @@ loss is a differentiable scalar Var.
 
 from __future__ import annotations
 
-from typing import Any
-
 import jittor as jt
 import numpy as np
 from scipy.fft import dct
@@ -75,18 +73,18 @@ class _SpectralNorm:
 
     Cosines diagonalise the Laplacian, with a derivative of zero across the border; -w is its
     eigenvalue at each frequency. The norm is the mean of (spectrum / w^power)^2. The mean of e
-    (w = 0) is unknown and left out.
+    (w = 0) is unknown and left out. ``eigenvalues`` are those along rows and along columns.
     """
 
     pointwise = False
 
     def __init__(self, shape, power: float, eigenvalues):
         self.shape = shape
-        w = np.add.outer(*(eigenvalues(n) for n in shape))
+        w = np.add.outer(*eigenvalues)
         w[0, 0] = np.inf
         self.weight = _constant(w**-power)
 
-    def _mean_square(self, spectra) -> Any:
+    def _mean_square(self, spectra):
         """The norm, given the spectra (height, width) of the channels."""
         losses = [(self.weight * spectrum).sqr().mean() for spectrum in spectra]
         return sum(losses) / len(losses)
@@ -101,7 +99,7 @@ class FiniteNorm(_SpectralNorm):
     border = False
 
     def __init__(self, shape, power: float):
-        super().__init__(shape, power, lambda n: 2 - 2 * np.cos(np.pi * np.arange(n) / n))
+        super().__init__(shape, power, [2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in shape])
         self.rows, self.columns = (_constant(dct(np.eye(n), axis=0, norm="ortho")) for n in shape)
 
     def __call__(self, residual):
@@ -132,9 +130,9 @@ class ExactNorm(_SpectralNorm):
 
     def __init__(self, shape, power: float):
         bases = [cosine.make_basis(n) for n in shape]
-        super().__init__(shape, power, lambda n: cosine.make_basis(n).frequencies ** 2)
-        self.values = [_constant((b.values * b.weights[:, None]).T) for b in bases]
-        self.slopes = [_constant((b.slopes * b.weights[:, None]).T) for b in bases]
+        super().__init__(shape, power, [b.frequencies**2 for b in bases])
+        self.values = [_constant(b.analysis) for b in bases]
+        self.slopes = [_constant(b.slope_analysis) for b in bases]
         outward = [np.zeros(n) for n in shape]
         for normal in outward:  # twice, because the rule counts the outermost pixels half
             normal[0], normal[-1] = -2, 2

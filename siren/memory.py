@@ -89,9 +89,16 @@ class Run:
     @property
     def whole_grid(self) -> bool:
         """Whether the loss needs the network's values at all pixels together."""
-        if self.operator == "fd":
-            return self.order > 0 and self.residual_norm != "pixel"
-        return self.order > 0 and self.residual_norm != "operator"
+        return needs_whole_grid(self.task, self.operator, self.residual_norm)
+
+
+def needs_whole_grid(task: str, operator: str, residual_norm: str) -> bool:
+    """Whether the loss needs the network's values at all pixels together.
+
+    Otherwise it is a mean over points (``Task.pointwise``), and can be taken in batches.
+    """
+    pointwise = "pixel" if operator == "fd" else "operator"  # the norm of single points
+    return task in ("edit", "poisson") and residual_norm != pointwise
 
 
 def estimate(run: Run) -> tuple[dict[str, int], dict[str, int]]:

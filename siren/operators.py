@@ -107,12 +107,6 @@ def autograd_divergence(rows, columns, coordinates, scale=(1.0, 1.0)):
     )
 
 
-def autograd_laplacian(network, coordinates, scale=(1.0, 1.0)):
-    """Laplacian of a network at ``coordinates`` (N, 2): the divergence of its gradient."""
-    rows, columns = autograd_gradient(network, coordinates, scale)
-    return autograd_divergence(rows, columns, coordinates, scale)
-
-
 # ---- operators on a grid ---------------------------------------------------------------------
 
 

@@ -120,6 +120,11 @@ def stratified(count: int, size: int, position) -> np.ndarray:
     return np.minimum(indices, count - 1, out=indices)
 
 
+def steps_per_pass(count: int, batches: Batches | None) -> int:
+    """The number of steps in a pass over ``count`` points; without batches it is one step."""
+    return 1 if batches is None else batches.steps(count)
+
+
 @dataclass(frozen=True)
 class Batches:
     """Cuts the points into random batches, anew for each pass: a pass takes every point once.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, replace
 
+from siren.memory import needs_whole_grid
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -34,7 +36,7 @@ class Sizing:
     batches: int
 
 
-_REPORT = Recipe()
+_REPORT = Recipe(), None
 _TUNED = Recipe(
     epochs=50,
     optimizer="muon",
@@ -44,12 +46,21 @@ _TUNED = Recipe(
     residual_norm="pixel",
     omega_0=20.0,
 )
-# Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
-_TUNED_INPAINT = replace(_TUNED, epochs=200, muon_lr=8e-3, prior="structure", omega_0=10.0)
-# Exact derivatives weigh high frequencies more, and a pass is a single step.
-_TUNED_EXACT = {
-    "edit": replace(_TUNED, epochs=200, muon_lr=6e-3, omega_0=15.0),
-    "poisson": replace(_TUNED, epochs=200, muon_lr=1e-2, omega_0=8.0),
+_TUNED_FOR = {
+    # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
+    "inpaint": (
+        replace(_TUNED, epochs=200, muon_lr=8e-3, prior="structure", omega_0=10.0),
+        Sizing(omega_first=10, batches=1),
+    ),
+    # Exact derivatives weigh high frequencies more, and a pass is a single step.
+    "exact edit": (
+        replace(_TUNED, epochs=200, muon_lr=6e-3, omega_0=15.0),
+        Sizing(omega_first=45, batches=1),
+    ),
+    "exact poisson": (
+        replace(_TUNED, epochs=200, muon_lr=1e-2, omega_0=8.0),
+        Sizing(omega_first=30, batches=1),
+    ),
 }
 
 NAMES = ("report", "tuned")
@@ -62,20 +73,16 @@ def recipe(name: str, task: str, operator: str | None = None) -> Recipe:
 
     ``operator`` is that of ``--operator``, None if it is not given.
     """
+    return _choose(name, task, operator)[0]
+
+
+def _choose(name: str, task: str, operator: str | None) -> tuple[Recipe, Sizing | None]:
+    """The recipe, and how it follows the size; None: all sizes alike."""
     if name == "report":
         return _REPORT
-    if operator in EXACT and task in _TUNED_EXACT:
-        return _TUNED_EXACT[task]
-    return _TUNED_INPAINT if task == "inpaint" else _TUNED
-
-
-def _sizing(options: argparse.Namespace) -> Sizing | None:
-    """That of the recipe; None: all sizes alike."""
-    if options.recipe == "report":
-        return None
-    if options.operator in EXACT and options.task in _TUNED_EXACT:
-        return Sizing({"edit": 45, "poisson": 30}[options.task], 1)
-    return Sizing(10, 1) if options.task == "inpaint" else Sizing(100, 4)
+    kind = f"exact {task}" if operator in EXACT else task
+    default = _TUNED, Sizing(omega_first=100, batches=4)
+    return _TUNED_FOR.get(kind, _TUNED_FOR.get(task, default))
 
 
 def default_points(pixels: int) -> int:
@@ -99,21 +106,13 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
     """
-    sizing = _sizing(options)
+    _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return
     side = (shape[0] * shape[1]) ** 0.5
     if options.omega_first is None:
         options.omega_first = round(sizing.omega_first * (side / 256) ** (1 / 3), 2)
-    if options.batch_points is None and is_pointwise(options):
+    whole_grid = needs_whole_grid(options.task, options.operator, options.residual_norm)
+    if options.batch_points is None and not whole_grid:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
-
-
-def is_pointwise(options: argparse.Namespace) -> bool:
-    """Whether the loss is a mean over points, so that a batch costs what its points cost."""
-    if options.task not in ("poisson", "edit"):
-        return True
-    if options.operator == "fd":
-        return options.residual_norm == "pixel"
-    return options.residual_norm == "operator"

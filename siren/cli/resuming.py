@@ -8,14 +8,14 @@ from siren import distributed, runtime
 from siren.cli.errors import Problem
 from siren.cli.identity import display_path, identity
 from siren.npz import FormatError
+from siren.samples import steps_per_pass
 from siren.training.checkpoint import Checkpoint, StateError
 
 
-def open_checkpoint(options, device: str, steps: int, task, network, optimizer):
+def open_checkpoint(options, device: str, task, batches, network, optimizer):
     """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from.
 
-    ``steps`` is the number of steps in an epoch. Without ``--resume``, the state of an interrupted
-    run is renamed. Raises Problem and OSError.
+    Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
     """
     root = distributed.rank() == 0
     depends_on = identity(options, device, task) if root else {}
@@ -23,7 +23,7 @@ def open_checkpoint(options, device: str, steps: int, task, network, optimizer):
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
     checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:
-        _load(checkpoint, options, steps, task, network, optimizer)
+        _load(checkpoint, options, task, batches, network, optimizer)
     elif root:
         renamed = checkpoint.set_aside()
         if renamed is not None:
@@ -34,14 +34,14 @@ def open_checkpoint(options, device: str, steps: int, task, network, optimizer):
     return checkpoint
 
 
-def _load(checkpoint: Checkpoint, options, steps: int, task, network, optimizer) -> None:
+def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
     """Load the state of ``checkpoint``, check it, and say where the run continues."""
     try:
         content = checkpoint.content() if distributed.rank() == 0 else b""
         state = checkpoint.load(distributed.broadcast(content))
         state.check(
             options.epochs,
-            steps,
+            steps_per_pass(len(task.points), batches),
             network.flat.shape[0],
             [var.shape for var in optimizer.vars()],
             task.random is not None,

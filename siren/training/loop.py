@@ -12,6 +12,7 @@ import jittor as jt
 import numpy as np
 
 from siren import distributed
+from siren.samples import steps_per_pass
 from siren.training.checkpoint import Checkpoint, State
 from siren.training.evaluation import predict_image, sample_pixels, sampled_score, score
 from siren.training.gradient import POINTS_AT_ONCE as LARGE
@@ -54,7 +55,7 @@ def train(
     early. Several processes train together, each on its share of the points, and have the same
     parameters after every step; rank 0 alone measures and saves, and knows the best parameters.
     """
-    steps = 1 if batches is None else batches.steps(len(task.points))
+    steps = steps_per_pass(len(task.points), batches)
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
     guidance = Guidance(network, task, engine, epochs)

@@ -20,10 +20,6 @@ class _Optimizer:
 
     n_step = 0
 
-    def vars(self) -> list:
-        """The Vars that a step changes, except the parameters."""
-        raise NotImplementedError
-
     def state_dict(self) -> dict:
         """``n_step``, the number of steps so far, and ``moments``, NumPy arrays of ``vars()``."""
         return {"n_step": self.n_step, "moments": [var.numpy() for var in self.vars()]}

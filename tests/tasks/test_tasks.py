@@ -174,6 +174,12 @@ def test_norms_of_the_poisson_residual(two_images, norm):
     assert measured(image) < 1e-9
 
 
+def mixed_field(image, other):
+    """The mixed gradient (height, width, 2, channels) of two images."""
+    gradients = operators.fd_gradient(image), operators.fd_gradient(other)
+    return np.stack(blend_fields(*gradients, "mixed", 0.5), 2)
+
+
 def residual(picture, target, norm):
     """The norm of the finite differences minus ``target`` (height, width, K, channels)."""
     shape = picture.shape[:2]
@@ -195,9 +201,7 @@ def test_the_pixel_norm_of_finite_differences_is_the_error_of_the_pixels(two_ima
     task = Edit(image, other, "fd", "mixed", 0.5, "pixel")
     assert task.pointwise
     centred = image - image.mean((0, 1))
-    field = np.stack(
-        blend_fields(operators.fd_gradient(image), operators.fd_gradient(other), "mixed", 0.5), 2
-    )
+    field = mixed_field(image, other)
     assert loss(task, Painted(centred)) == pytest.approx(residual(image, field, "pixel"), rel=1e-3)
     assert not Poisson(image, "forward", "pixel").pointwise
 
@@ -207,9 +211,7 @@ def test_norms_of_the_edit_residual(two_images, norm):
     """The error is that against the direct solution; what no picture can match is left out."""
     image, other = two_images
     direct = Edit(image, other, "fd", "mixed", 0.5).reference
-    field = np.stack(
-        blend_fields(operators.fd_gradient(image), operators.fd_gradient(other), "mixed", 0.5), 2
-    )
+    field = mixed_field(image, other)
     error = image - direct
     expected = {
         "operator": residual(image, field, "operator"),
