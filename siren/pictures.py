@@ -11,10 +11,33 @@ PERCENTILE = 99.5  # of the absolute values becomes full scale: a few edges exce
 
 @dataclass(frozen=True)
 class Picture:
-    """One captioned picture of a panel: ``image`` is (height, width, channels) in [-1, 1]."""
+    """One captioned picture of a panel.
+
+    image  (height, width, channels) in [-1, 1]
+    scale  what black and what white stand for, in words; None: nothing but themselves
+    """
 
     caption: str
     image: np.ndarray
+    scale: tuple[str, str] | None = None
+
+
+def gradient_picture(rows: np.ndarray, columns: np.ndarray, caption="|gradient|") -> Picture:
+    """The ``magnitude`` of a gradient (height, width, channels), with its scale."""
+    image, largest = magnitude(rows, columns)
+    return Picture(caption, image, ("0", f"{largest:.2g} or more"))
+
+
+def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
+    """A ``signed`` picture of a Laplacian (height, width, channels), with its scale."""
+    image, largest = signed(laplacian)
+    return Picture(caption, image, (f"{-largest:.2g} or less", f"{largest:.2g} or more"))
+
+
+def error_picture(output: np.ndarray, reference: np.ndarray, caption="|error|") -> Picture:
+    """The ``absolute_error`` of ``output`` (height, width, channels), with its scale."""
+    image, largest = absolute_error(output, reference)
+    return Picture(caption, image, ("0", f"{largest:.2g}"))
 
 
 def signed(values: np.ndarray, largest: float | None = None) -> tuple[np.ndarray, float]:

@@ -43,6 +43,22 @@ def test_the_newcomer_is_shown_the_beginning_of_it():
     assert LIBRARY.startswith(SHORT)
 
 
+def test_the_cells_run_in_a_notebook():
+    nbclient = pytest.importorskip("nbclient", reason="Jupyter is not required")
+    pytest.importorskip("ipykernel", reason="Jupyter is not required")
+    nbformat = pytest.importorskip("nbformat", reason="Jupyter is not required")
+    code = SHORT.replace("256", "32").replace("512", "64").replace(" 50,", " 3,")
+    code = code.replace("data/", f"{ROOT}/data/")
+    cells = [nbformat.v4.new_code_cell(cell) for cell in re.split("# %%.*\n", code)[1:]]
+    setup = nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})")
+    notebook = nbformat.v4.new_notebook(cells=[setup, *cells])
+    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
+    fit, *drawn = (cell.outputs for cell in notebook.cells[1:])
+    assert not any("Warning" in str(output) for output in fit)
+    assert any("3/3" in str(output) or "widget-view" in str(output) for output in fit)
+    assert [["image/png" in output.data for output in outputs] for outputs in drawn] == [[True]] * 2
+
+
 def test_the_library(folder):
     with np.load(folder / "results.npz") as results:
         larger, rows, columns, laplacian, flat = results.values()

@@ -100,10 +100,10 @@ def _try_in_child(use: Use, device: str) -> str | None:
     stamp = private_folder() / trial_stamp(use, device)
     if stamp.exists():
         return None
-    child = runtime.run_interruptibly(
-        ["-m", "siren.engine.trial", use.to_json(device)],
-        announcement="Compiling kernels for this network, once on this machine ...",
-    )
+    announcement = "Compiling kernels for this network, once on this machine ..."
+    with runtime.Compilation(announcement, "kernels") as compilation:
+        arguments = ["-m", "siren.engine.trial", use.to_json(device)]
+        child = runtime.run_interruptibly(arguments, read=compilation.read)
     reason = explanation(child.returncode, child.stdout)
     if reason is None:
         with contextlib.suppress(OSError):

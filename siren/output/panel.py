@@ -1,4 +1,4 @@
-"""panel.png: the pictures of a result side by side, each under its caption."""
+"""panel.png: the pictures of a result in rows, each between its caption and its scale."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from siren import pictures
 from siren.images import to_uint8
-from siren.pictures import Picture
+from siren.pictures import Picture, error_picture
 
-MIN_WIDTH = 256  # pixels; narrower pictures are enlarged
-MAX_WIDTH = 1024  # pixels; wider pictures are reduced
-FONT_SIZE = 15
-MARGIN = 8
+PER_ROW = 4  # pictures; more take several rows
+MIN_WIDTH = 256  # pixels of a column; narrower pictures are enlarged
+MAX_SIDE = 1024  # pixels; larger pictures are reduced
+FONT_SIZE = 15  # pixels, or more for columns wider than 300
+INK, OUTLINE = "black", "gray"
 
 
 def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray:
@@ -23,54 +23,124 @@ def draw_result(task, output: np.ndarray, summary: str, others=()) -> np.ndarray
     ``output`` is the restored picture (height, width, channels) and ``summary`` its caption;
     ``others`` are ``Picture``s of classical methods. Returns uint8 (height, width, 3).
     """
-    error, largest = pictures.absolute_error(output, task.reference)
-    panel = [
-        *task.panel_pictures,
-        *others,
-        Picture(summary, output),
-        Picture(f"|error|: white is {largest:.2g}", error),
-    ]
-    return np.asarray(draw_panel(panel))
+    pictures = [*task.panel_pictures, *others, Picture(summary, output)]
+    return np.asarray(draw_panel([*pictures, error_picture(output, task.reference)]))
 
 
 def draw_panel(panel: list[Picture]) -> Image.Image:
-    """The pictures side by side, each under its caption."""
-    font = ImageFont.load_default(FONT_SIZE)
-    cells = [_resize(picture.image) for picture in panel]
-    captions = [_wrap(picture.caption, cell.width, font) for picture, cell in zip(panel, cells)]
-    line_height = FONT_SIZE + 5
-    top = MARGIN + line_height * max(len(lines) for lines in captions) + MARGIN // 2
-    width = sum(cell.width for cell in cells) + MARGIN * (len(cells) + 1)
-    sheet = Image.new("RGB", (width, top + cells[0].height + MARGIN), "white")
-    draw = ImageDraw.Draw(sheet)
-    left = MARGIN
-    for cell, lines in zip(cells, captions):
-        for number, line in enumerate(lines):
-            draw.text((left, MARGIN + number * line_height), line, fill="black", font=font)
-        sheet.paste(cell, (left, top))
-        left += cell.width + MARGIN
+    """The pictures in rows of ``PER_ROW`` at most, as equally filled as possible.
+
+    Columns are as wide as the widest picture; smaller ones are enlarged towards that, so that one
+    image at several sizes looks the same. Returns an RGB picture.
+    """
+    heights, widths = zip(*(_size(*picture.image.shape[:2]) for picture in panel))
+    limit = max(2 * MIN_WIDTH, *heights), max(MIN_WIDTH, *widths)
+    column = limit[1]
+    font = ImageFont.load_default(max(FONT_SIZE, column // 20))
+    rows = [_Row(part, limit, font) for part in _split(panel)]
+    margin = rows[0].margin
+    width = margin + max(len(row.images) for row in rows) * (column + margin)
+    height = sum(row.height + 2 * margin for row in rows)  # twice: no caption looks like a scale's
+    sheet = Image.new("RGB", (width, height), "white")
+    top = margin
+    for row in rows:
+        row.draw(sheet, top)
+        top += row.height + 2 * margin
     return sheet
 
 
-def _resize(image: np.ndarray) -> Image.Image:
-    """An RGB picture from ``MIN_WIDTH`` to ``MAX_WIDTH`` wide, scaled by an integer factor."""
+class _Row:
+    """Pictures side by side in columns; captions end just above them, scales are below.
+
+    ``limit`` is the largest (height, width) of a picture; the latter is the width of a column.
+    """
+
+    def __init__(self, panel: list[Picture], limit: tuple[int, int], font):
+        self.column, self.font = limit[1], font
+        self.margin = round(font.size / 2)
+        self.line = round(font.size * 1.4)
+        self.images = [_resize(picture.image, limit) for picture in panel]
+        self.captions = [_wrap(picture.caption, self.column, font) for picture in panel]
+        self.scales = [picture.scale for picture in panel]
+        self.above = self.line * max(len(lines) for lines in self.captions)
+        self.tallest = max(image.height for image in self.images)
+        self.height = self.above + self.tallest + (self.line if any(self.scales) else 0)
+
+    def draw(self, sheet: Image.Image, top: int) -> None:
+        """Draw the row on ``sheet``, ``height`` pixels high."""
+        draw = ImageDraw.Draw(sheet)
+        left = self.margin
+        pictures_top = top + self.above
+        for image, lines, scale in zip(self.images, self.captions, self.scales):
+            for number, line in enumerate(reversed(lines), 1):
+                draw.text((left, pictures_top - number * self.line), line, INK, self.font)
+            sheet.paste(image, (left, pictures_top))
+            if scale:
+                self._draw_scale(sheet, left, pictures_top + self.tallest, *scale)
+            left += self.column + self.margin
+
+    def _draw_scale(self, sheet: Image.Image, left: int, top: int, black: str, white: str) -> None:
+        """A ramp from black to white between the two labels, as wide as the column."""
+        draw = ImageDraw.Draw(sheet)
+        gap, thickness = self.margin, round(self.font.size * 2 / 3)
+        right = left + self.column
+        middle = top + self.line // 2 + gap // 4
+        draw.text((left, middle), black, INK, self.font, anchor="lm")
+        draw.text((right, middle), white, INK, self.font, anchor="rm")
+        left += math.ceil(self.font.getlength(black)) + gap
+        right -= math.ceil(self.font.getlength(white)) + gap
+        ramp = Image.linear_gradient("L").rotate(90).resize((max(1, right - left), thickness))
+        sheet.paste(ramp, (left, middle - thickness // 2))
+        box = (left, middle - thickness // 2, left + ramp.width - 1, middle + thickness // 2)
+        draw.rectangle(box, outline=OUTLINE)
+
+
+def _split(panel: list[Picture]) -> list[list[Picture]]:
+    """Rows of ``PER_ROW`` pictures at most; each has as many as the next, or one more."""
+    count = math.ceil(len(panel) / PER_ROW)
+    sizes = [len(panel) // count + (number < len(panel) % count) for number in range(count)]
+    ends = np.cumsum(sizes)
+    return [panel[end - size : end] for size, end in zip(sizes, ends)]
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) at which a picture is drawn if no other one is larger."""
+    reduction = _reduction(height, width)
+    if reduction > 1:
+        return math.ceil(height / reduction), math.ceil(width / reduction)
+    factor = max(1, min(math.ceil(MIN_WIDTH / width), 2 * MIN_WIDTH // height))
+    return height * factor, width * factor
+
+
+def _reduction(height: int, width: int) -> int:
+    return math.ceil(max(height, width) / MAX_SIDE)
+
+
+def _resize(image: np.ndarray, limit: tuple[int, int]) -> Image.Image:
+    """An RGB picture, scaled by an integer factor to fit into ``limit`` (height, width)."""
     pixels = to_uint8(image)
-    reduction = math.ceil(image.shape[1] / MAX_WIDTH)
+    height, width = image.shape[:2]
+    reduction = _reduction(height, width)
     if reduction > 1:
         gray = pixels.shape[2] == 1
         small = Image.fromarray(pixels[..., 0] if gray else pixels).reduce(reduction)
         return small.convert("RGB")
-    pixels = np.broadcast_to(pixels, (*image.shape[:2], 3))
-    factor = math.ceil(MIN_WIDTH / image.shape[1])
-    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1), "RGB")
+    factor = max(1, min(limit[0] // height, limit[1] // width))
+    pixels = np.broadcast_to(pixels, (height, width, 3))
+    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
 
 
 def _wrap(caption: str, width: int, font) -> list[str]:
-    lines = [""]
+    """The lines of a caption, ``width`` pixels wide at most; none for an empty caption."""
+    lines: list[str] = []
     for word in caption.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
             lines[-1] = longer
+            continue
+        while font.getlength(word) > width:  # not even alone on a line: break it
+            fits = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width)
+            lines.append(word[:fits])
+            word = word[fits:]
+        lines.append(word)
     return lines

@@ -120,7 +120,7 @@ def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
     baselines = task.baselines()
     saved.baselines = {name: _score(task, image) for name, image in baselines}
     others = [
-        Picture(f"{name}: PSNR {saved.baselines[name].psnr:.2f} dB", image)
+        Picture(f"classical, {name.replace('_', '-')}: {saved.baselines[name].psnr:.2f} dB", image)
         for name, image in sorted(baselines, key=lambda item: saved.baselines[item[0]].psnr)
         if image is not task.reference  # the task's own pictures include it
     ]

@@ -8,6 +8,7 @@ device. Variables that the user has set win over ours.
 """
 
 from siren.runtime.child import run_interruptibly
+from siren.runtime.compilation import Compilation
 from siren.runtime.device import start
 from siren.runtime.machine import Environment, describe
 from siren.runtime.paths import shell_safe
@@ -16,6 +17,7 @@ from siren.runtime.processes import rank, under_mpirun, world_size
 from siren.runtime.settings import prepare
 
 __all__ = [
+    "Compilation",
     "Environment",
     "RuntimeProblem",
     "describe",

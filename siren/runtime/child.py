@@ -11,9 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-
-from siren.runtime.problem import notify
+from collections.abc import Callable
 
 # What the child runs first. It gets this process's sys.path; its own would start with the current
 # folder.
@@ -34,7 +32,7 @@ else:
 
 
 def run_interruptibly(
-    arguments: list[str], verbose: bool = False, announcement: str = ""
+    arguments: list[str], verbose: bool = False, read: Callable[[str], None] | None = None
 ) -> subprocess.CompletedProcess:
     """Run Python in a child process, with this one's environment and ``sys.path``.
 
@@ -43,15 +41,13 @@ def run_interruptibly(
     Args:
         arguments: ``["-c", code, ...]`` or ``["-m", module, ...]``, as for the interpreter.
         verbose: copy the child's output to stderr as it comes.
-        announcement: a sentence for stderr if the child takes longer than three seconds.
+        read: called with every line of the child's output, as it comes.
 
     Returns:
         The exit status as ``returncode``, stdout and stderr together as ``stdout``.
     """
     prelude = _PRELUDE.format(path=[os.path.abspath(each) for each in sys.path], parent=os.getpid())
     command = [sys.executable, "-c", prelude, *arguments]
-    timer = threading.Timer(3, notify, [announcement])
-    timer.daemon = True
     lines = []
     process = subprocess.Popen(
         command,
@@ -63,10 +59,10 @@ def run_interruptibly(
         start_new_session=True,  # and so a process group that a terminal's Ctrl-C does not reach
     )
     try:
-        if announcement:
-            timer.start()
         for line in process.stdout:
             lines.append(line)
+            if read is not None:
+                read(line)
             if verbose:
                 sys.stderr.write(line)
         process.wait()
@@ -76,6 +72,5 @@ def run_interruptibly(
         process.wait()
         raise
     finally:
-        timer.cancel()
         process.stdout.close()
     return subprocess.CompletedProcess(command, process.returncode, "".join(lines))

@@ -13,6 +13,7 @@ import traceback
 from pathlib import Path
 
 from siren.runtime.child import run_interruptibly
+from siren.runtime.compilation import Compilation
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
 from siren.runtime.handlers import default_sigterm, load_without_handlers
@@ -90,6 +91,7 @@ def load_jittor() -> None:
 
 def _load_utilities(jittor_utils) -> None:
     """Load the library that installs Jittor's handlers, so that they are active only briefly."""
+    jittor_utils.is_in_ipynb = False  # in a notebook it would print "Load log_sync: 1"
     flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_DEEPBIND", 0)  # as Jittor does
     with jittor_utils.import_scope(flags):
         jittor_utils.try_import_jit_utils_core()
@@ -115,7 +117,7 @@ def _prepare_compilation(cache_path: str) -> str:
     """Remove the remains of an interrupted compilation; returns the announcement for the user."""
     from jittor_utils import lock
 
-    expected = "a few minutes" if setting("nvcc_path") else "about two minutes"
+    expected = "a few minutes" if setting("nvcc_path") else "about a minute"
     # Jittor holds this lock while it compiles; a second process waits for it inside the import.
     with open(lock.lock_path, "w") as file:
         try:
@@ -135,14 +137,17 @@ def _prepare_compilation(cache_path: str) -> str:
 def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
     """Import Jittor in a child process, which compiles everything that this process will need."""
     code = (
-        "from siren.runtime import jittor_import, prepare\n"
+        "from siren.runtime import core, jittor_import, prepare\n"
         f"prepare({device!r}, {verbose!r})\n"
+        "import jittor_utils\n"
+        "core.accelerate(jittor_utils)\n"
         "jittor_import.load_jittor()\n"
         f"open({str(stamp)!r}, 'w').close()\n"
     )
     for _ in range(3):  # Jittor exits with status 0 after it has rebuilt a library in use
         announcement = _prepare_compilation(str(stamp.parent))
-        child = run_interruptibly(["-c", code], verbose, announcement)
+        with Compilation(announcement, "files of Jittor's core") as compilation:
+            child = run_interruptibly(["-c", code], verbose, compilation.read)
         if child.returncode or stamp.exists():
             break
     if child.returncode:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import cosine, losses, operators, pictures, solvers
-from siren.pictures import Picture
+from siren import cosine, losses, operators, solvers
+from siren.pictures import Picture, gradient_picture
 from siren.samples import Points
 from siren.tasks import match_mean, select
 from siren.tasks.derivatives import DerivativeTask
@@ -76,14 +76,14 @@ class Edit(DerivativeTask):
         target = [composite] if self.pixelwise else [rows, columns]
         target = np.stack([t.reshape(-1, channels) for t in target], axis=1)
         self.points = Points((height, width), target.astype(np.float32))
-        picture, largest = pictures.magnitude(rows, columns)
+        given = "given: the larger gradient" if blend == "mixed" else "given: the average gradient"
         self.panel_pictures = [
             Picture("image 1", image),
             Picture("image 2", other)
             if region is None
             else Picture("region of image 2", np.where(region[..., None], other, np.float32(-1))),
-            Picture(f"given: {blend} gradient, white is {largest:.2g}", picture),
-            Picture("direct solution", self.reference),
+            gradient_picture(rows, columns, given if region is None else f"{given} in the region"),
+            Picture("direct solution (reference)", self.reference),
         ]
 
     def loss(self, network, coordinates, target, engine):

@@ -27,7 +27,7 @@ class Fit:
         self.prior = prior
         self.random = prior and prior.random
         self.points = Points((height, width), image.reshape(-1, 1, channels))
-        self.panel_pictures = [Picture("input: every pixel", image)]
+        self.panel_pictures = [Picture("given: every pixel", image)]
 
     def loss(self, network, coordinates, target, engine):
         """Mean squared error of the pixels."""

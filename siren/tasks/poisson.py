@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from siren import cosine, losses, operators, pictures, solvers
-from siren.pictures import Picture
+from siren import cosine, losses, operators, solvers
+from siren.pictures import Picture, laplacian_picture
 from siren.samples import Points
 from siren.tasks import match_mean, select
 from siren.tasks.derivatives import DerivativeTask
@@ -38,10 +38,9 @@ class Poisson(DerivativeTask):
             target = [0 * image, 0 * image, cosine.laplacian(image)]
         values = np.stack([t.reshape(-1, channels) for t in target], axis=1)
         self.points = Points((height, width), values.astype(np.float32))
-        picture, largest = pictures.signed(laplacian)
         self.panel_pictures = [
             Picture("image", image),
-            Picture(f"given: its Laplacian, white is {largest:.2g}", picture),
+            laplacian_picture(laplacian, "given: its Laplacian"),
         ]
 
     def loss(self, network, coordinates, target, engine):

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 
 import jittor as jt
-from tqdm import tqdm
 
+from siren.notebook import is_notebook, progress_bar
 from siren.training.history import Epoch, Training
 
 FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
-LINE_EVERY = 100  # epochs between two progress lines if stderr is not a terminal
+LINE_EVERY = 100  # epochs between two progress lines where there is no bar
 
 
 @dataclass
@@ -29,7 +29,8 @@ class _Pending:
 class Progress:
     """Collects the loss Vars of each epoch and records their values in ``training`` in groups.
 
-    On a terminal it shows a bar, elsewhere one plain line for every ``LINE_EVERY`` epochs.
+    On a terminal and in a notebook it shows a bar, elsewhere one plain line for every
+    ``LINE_EVERY`` epochs.
     """
 
     def __init__(self, training: Training, epochs: int, first: float, start: float):
@@ -43,9 +44,9 @@ class Progress:
         self.bar = None
 
     def __enter__(self):
-        """Show a bar if stderr is a terminal."""
-        if sys.stderr.isatty():
-            self.bar = tqdm(
+        """Show a bar if stderr is a terminal or a notebook."""
+        if sys.stderr.isatty() or is_notebook():
+            self.bar = progress_bar(
                 total=self.epochs,
                 initial=self.first,
                 unit="epoch",

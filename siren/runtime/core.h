@@ -1,0 +1,20 @@
+// What most files of Jittor's core include, precompiled once for all of them (core.py).
+#include <Python.h>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <iomanip>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <sstream>
+#include <thread>
+#include <unordered_map>
+#include "executor.h"
+#include "fused_op.h"
+#include "op.h"
+#include "pyjt/py_converter.h"
+#include "pyjt/py_obj_holder.h"
+#include "var.h"
