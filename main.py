@@ -35,17 +35,18 @@ def main() -> int:
 
 
 def dispatch(options: argparse.Namespace) -> int:
-    """Render a network, train on one picture, or on several; returns the exit status."""
+    """Render a network, run one or all experiments; returns the exit status."""
     if options.task == "render":
         from siren.cli.rendering import render
 
         return render(options)
-    from siren.cli.several import make_runs, run_several
+    if options.task == "all":
+        from siren.cli.experiments import run_all
 
-    runs = make_runs(options)
-    if len(runs) > 1:
-        return run_several(options, runs, run)
-    return run(runs[0], signals.Stop()).status
+        return run_all(options, run)
+    from siren.cli.several import run_pictures
+
+    return run_pictures(options, run)
 
 
 def run(options: argparse.Namespace, stop: signals.Stop):
@@ -150,15 +151,9 @@ def make_task(options: argparse.Namespace, pictures):
         return Poisson(image, options.operator, options.residual_norm)
     if options.task == "edit":
         return Edit(
-            image,
-            pictures.other,
-            options.operator,
-            options.blend,
-            options.alpha,
-            options.residual_norm,
-            mask,
-            tuple(options.offset),
-        )
+            image, pictures.other, options.operator, options.blend, options.alpha,
+            options.residual_norm, mask, tuple(options.offset),
+        )  # fmt: skip
     return Inpaint(image, options.points, options.seed, prior, options.hold_out, mask)
 
 

@@ -3,11 +3,10 @@
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-tasks=(inpaint fit edit poisson) # quickest first
 
 usage() {
   cat <<'TEXT'
-usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
+usage: ./run.sh [OPTION ...]         run all four experiments, quickest first; says how long it takes
        ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in far less time
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
@@ -17,7 +16,7 @@ Options are passed on to main.py (python main.py --help lists them), for example
        ./run.sh --epochs 50 --sidelength 128
        ./run.sh fit --epochs 100 --input_path picture.png
 When all four run, each ignores the options that it does not have.
-Results go to outputs/TASK. The active virtualenv or conda environment is used (but not conda's
+Results go to outputs/TASK, and a page that shows them all to outputs/index.html. The active virtualenv or conda environment is used (but not conda's
 "base"); without one, .venv is used and created if it is missing.
 TEXT
 }
@@ -105,34 +104,6 @@ install() { # install FILE: the first time, and after every change of that requi
 
 # ---- the commands ------------------------------------------------------------------------------
 
-run_all() { # run_all OPTION ...: every task in its own folder; stops at the first failure
-  local task folder="" run=("$python" "$root/main.py")
-  while (($#)); do
-    case "$1" in
-      --task | --task=*) exec "${run[@]}" ${folder:+--output_dir "$folder"} "$@" ;;
-      -h | --help) exec "${run[@]}" --help ;;
-      --output_dir | --output_dir=*)
-        if [[ "$1" == *=* ]]; then
-          folder="${1#*=}"
-        else
-          shift
-          folder="${1-}"
-        fi
-        [[ -n "$folder" ]] || fail 2 "--output_dir needs a folder; give one, or leave it out."
-        ;;
-      *) run+=("$1") ;;
-    esac
-    shift
-  done
-  run+=(--for_all_tasks) # each task ignores the options of the others
-  # Ctrl-C ends all of them, even if the interrupted task still saves and exits with status 0.
-  trap 'exit 130' INT
-  for task in "${tasks[@]}"; do
-    echo "== $task" >&2
-    "${run[@]}" --task "$task" ${folder:+--output_dir "$folder/$task"}
-  done
-}
-
 command="${1-}"
 case "$command" in
   help | --help | -h)
@@ -158,8 +129,4 @@ if [[ "$command" == test ]]; then
   exec "$python" -m pytest "$@"
 fi
 install requirements.txt
-if [[ "$command" == all ]]; then
-  run_all "$@"
-else
-  exec "$python" "$root/main.py" --task "$command" "$@"
-fi
+exec "$python" "$root/main.py" --task "$command" "$@"

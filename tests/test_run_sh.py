@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from siren.cli.options import parse
+
 ROOT = Path(__file__).parent.parent
 TASKS = ["inpaint", "fit", "edit", "poisson"]
-ALL = "--for_all_tasks --task"
+ALL = "--task all"
 BASH = shutil.which("bash")
 STUB = """#!/bin/sh
 case "$1 $2" in
@@ -89,14 +91,13 @@ def fake_version(minor):
 # ---- what is run ------------------------------------------------------------------------------
 
 
-def test_no_argument_runs_the_four_tasks_quickest_first(ready):
-    _, ran, _ = ready.run()
-    assert ran == [f"{ALL} {task}" for task in TASKS]
+def test_no_argument_runs_all_tasks(ready):
+    assert ready.run()[1] == [ALL]
 
 
-def test_options_are_handed_to_every_task(ready):
-    _, ran, _ = ready.run("--epochs", "50", "--sidelength", "128")
-    assert ran == [f"--epochs 50 --sidelength 128 {ALL} {task}" for task in TASKS]
+def test_options_are_handed_on(ready):
+    _, ran, _ = ready.run("--epochs", "50", "--output_dir", "/x y")
+    assert ran == [f"{ALL} --epochs 50 --output_dir /x y"]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -106,47 +107,17 @@ def test_one_task_with_options(ready, task):
 
 
 def test_a_task_given_as_an_option_is_run_alone(ready):
-    assert ready.run("--epochs", "9", "--task", "fit")[1] == ["--epochs 9 --task fit"]
-    options = ["--output_dir", "/x y", "--task", "fit"]
-    assert ready.run(*options)[1] == ["--output_dir /x y --task fit"]
+    assert ready.run("--epochs", "9", "--task", "fit")[1] == [f"{ALL} --epochs 9 --task fit"]
+    assert parse(f"{ALL} --epochs 9 --task fit".split()).task == "fit"
 
 
 def test_tuned_is_a_recipe_of_all_tasks(ready):
-    _, ran, _ = ready.run("tuned", "--points", "9")
-    assert ran == [f"--recipe tuned --points 9 {ALL} {task}" for task in TASKS]
+    assert ready.run("tuned", "--points", "9")[1] == [f"{ALL} --recipe tuned --points 9"]
 
 
-@pytest.mark.parametrize("option", [["--output_dir", "/x y"], ["--output_dir=/x y"]])
-def test_a_common_output_folder_gets_a_folder_for_each_task(ready, option):
-    _, ran, _ = ready.run(*option)
-    assert ran == [f"{ALL} {task} --output_dir /x y/{task}" for task in TASKS]
-
-
-@pytest.mark.parametrize("option", [["--output_dir", ""], ["--output_dir="], ["--output_dir"]])
-def test_an_empty_output_folder_is_refused_in_one_sentence(ready, option):
-    result, ran, _ = ready.run("--epochs", "9", *option)
-    assert result.returncode == 2
-    assert len(result.stderr.splitlines()) == 1
-    assert "--output_dir" in result.stderr
-    assert not ran
-
-
-def test_help_among_other_options_is_shown_once(ready):
-    assert ready.run("--epochs", "9", "--help")[1] == ["--epochs 9 --help"]
-
-
-def test_a_failing_task_stops_the_others_with_its_status(clone):
-    clone.add_python("python3", then='case "$*" in *fit*) exit 3 ;; esac')
-    result, ran, _ = clone.run()
-    assert result.returncode == 3
-    assert ran == [f"{ALL} inpaint", f"{ALL} fit"]
-
-
-def test_interruption_stops_the_others(clone):
-    clone.add_python("python3", then='case "$*" in *task*) kill -INT $PPID ;; esac')
-    result, ran, _ = clone.run()
-    assert result.returncode == 130
-    assert ran == [f"{ALL} inpaint"]
+def test_the_exit_status_is_that_of_the_program(clone):
+    clone.add_python("python3", then='case "$*" in *main.py*) exit 3 ;; esac')
+    assert clone.run()[0].returncode == 3
 
 
 def test_the_tests_are_checked_for_style_and_run(ready):

@@ -10,7 +10,7 @@ from pathlib import Path
 from siren.cli import recipes
 from siren.cli.arguments import integer, number, path
 from siren.cli.errors import BAD_INPUT
-from siren.cli.relevance import SCOPES, TASKS, TRAINING, is_effective
+from siren.cli.relevance import SCOPES, TASKS, is_effective
 from siren.engine import ENGINES
 from siren.text import printable
 
@@ -30,6 +30,8 @@ UNLISTED_DEFAULTS = {  # argparse does not know these; help texts describe them 
     "resume": False,
     "verbose": False,
 }
+ALL = "all"
+QUICKEST_FIRST = ("inpaint", "fit", "edit", "poisson")
 MIN_CROP = 1e-6  # length of a side; coordinates are float32
 
 # Arguments that are negative numbers, not options. argparse itself knows -1 and -0.5, not -1e-4.
@@ -51,6 +53,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     ``input_path`` is a list of files and folders. ``points``, ``batch_points`` and ``omega_first``
     are None by default: they depend on the picture's size (``recipes``).
+
+    For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
+    ``experiments``, the options of each task, in the order in which they run. Each has those of the
+    given options that have an effect in it.
     """
     parser = make_parser()
     common_defaults = vars(parser.parse_args([]))
@@ -58,9 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parsed = vars(parser.parse_args(arguments, blank))
     explicit = {name: value for name, value in parsed.items() if value is not None}
     task = explicit.get("task", common_defaults["task"])
-    tasks = (task,)
-    if task in TRAINING and "for_all_tasks" in explicit:
-        tasks = TRAINING
+    tasks = QUICKEST_FIRST if task == ALL else (task,)
 
     runs = [fill_defaults(explicit, common_defaults, each) for each in tasks]
     for name in explicit:
@@ -72,17 +76,30 @@ def parse(arguments: list[str]) -> argparse.Namespace:
             present, missing = missing, present
         parser.error(f"--task edit needs two images: {present} is given, give {missing} too")
 
-    options = runs[tasks.index(task)]
-    effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
-    options = fill_defaults(effective, common_defaults, task)
-    row_0, column_0, row_1, column_1 = options.crop
+    for position, options in enumerate(runs):
+        effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
+        runs[position] = fill_defaults(effective, common_defaults, options.task)
+        _check_crop(parser, options.crop)
+    return runs[0] if task != ALL else _all_experiments(runs, explicit)
+
+
+def _all_experiments(runs: list[argparse.Namespace], explicit: dict) -> argparse.Namespace:
+    """The options of ``--task all``: each of ``runs`` gets a folder of its own."""
+    folder = explicit.get("output_dir", ROOT / "outputs")
+    for options in runs:
+        options.output_dir = folder / options.task
+    verbose = explicit.get("verbose", False)
+    return argparse.Namespace(task=ALL, output_dir=folder, verbose=verbose, experiments=runs)
+
+
+def _check_crop(parser: Parser, crop: tuple[float, ...]) -> None:
+    row_0, column_0, row_1, column_1 = crop
     if min(row_1 - row_0, column_1 - column_0) < MIN_CROP:
-        crop = " ".join(f"{value:.9g}" for value in options.crop)
+        given = " ".join(f"{value:.9g}" for value in crop)
         parser.error(
-            f"argument --crop: {crop} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 must "
-            f"exceed COL0, by at least {MIN_CROP:g}"
+            f"argument --crop: {given} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 "
+            f"must exceed COL0, by at least {MIN_CROP:g}"
         )
-    return options
 
 
 def no_effect_message(name: str, tasks: tuple[str, ...]) -> str:
@@ -117,7 +134,6 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
     options.update(crop=tuple(options["crop"]), offset=tuple(options["offset"]))
     if options["prior_weight"] is None:
         options["prior_weight"] = recipes.PRIOR_WEIGHTS.get(options["prior"])
-    options.pop("for_all_tasks", None)  # it affects the parsing only
     return argparse.Namespace(**options)
 
 
@@ -144,11 +160,12 @@ def _add_task(group):
     group.add_argument("-h", "--help", action="help", help="print this and exit")
     group.add_argument(
         "--task",
-        choices=TASKS,
+        choices=(*TASKS, ALL),
         default="fit",
         help="fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: "
         "blend the gradients of two images; inpaint: fill in an image from a few random pixels; "
-        "render: draw a trained network at any size",
+        "render: draw a trained network at any size; all: the four experiments, of which each "
+        "ignores the options of the others, in folders named after them",
     )
     group.add_argument(
         "--recipe",
@@ -156,13 +173,6 @@ def _add_task(group):
         default="report",
         help="defaults of the options below. report: those of the course report; tuned: far better "
         "results in a twentieth of the work (inpaint: a fifth), at any size",
-    )
-    group.add_argument(
-        "--for_all_tasks",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="ignore options that belong to another one of fit, poisson, edit and inpaint, instead "
-        "of refusing them; run.sh uses it",
     )
     group.add_argument(
         "--input_path",

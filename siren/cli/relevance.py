@@ -40,7 +40,6 @@ _RENDER = Scope(("render",))
 SCOPES = {
     "task": _ALL,
     "recipe": _TRAINING,
-    "for_all_tasks": _TRAINING,
     "input_path": _TRAINING,
     "ot_image_path": _EDIT,
     "mask_path": Scope(("inpaint", "edit")),

@@ -19,6 +19,7 @@ from siren.cli.errors import (
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.identity import display_path, identity_options
+from siren.cli.showing import update_page
 from siren.images import ImageError
 from siren.output import summary
 from siren.output.report import read_metrics
@@ -44,6 +45,14 @@ def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
         for picture, folder in zip(pictures, folders)
     ]
+
+
+def run_pictures(options: argparse.Namespace, run: Callable) -> int:
+    """Call ``run(options, stop)`` for each picture of ``--input_path``; returns the exit status."""
+    runs = make_runs(options)
+    status = run_several(options, runs, run) if len(runs) > 1 else run(runs[0], Stop()).status
+    update_page(options.output_dir, len(runs) > 1)
+    return status
 
 
 def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable) -> int:

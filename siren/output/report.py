@@ -39,7 +39,7 @@ def read_metrics(folder: Path) -> dict | None:
     try:
         for name in ("psnr", "ssim", "seconds"):
             metrics[name] = None if metrics[name] is None else float(metrics[name])
-    except (ValueError, TypeError, LookupError):
+    except (ValueError, TypeError, LookupError, OverflowError):
         return None
     return metrics
 

@@ -42,10 +42,17 @@ def format_table(rows: list[Row]) -> str:
         )
         for row in rows
     ]
+    return align(lines, right=(2, 3, 4))
+
+
+def align(lines: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """The cells of ``lines`` as text in columns; those numbered in ``right`` end at their right."""
     widths = [max(map(len, column)) for column in zip(*lines)]
-    align = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.ljust)
     return "\n".join(
-        "  ".join(pad(cell, width) for pad, cell, width in zip(align, line, widths)).rstrip()
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
         for line in lines
     )
 

@@ -11,6 +11,7 @@ import jittor as jt
 
 from siren.notebook import is_notebook, progress_bar
 from siren.training.history import Epoch, Training
+from siren.training.remaining import duration, in_all
 
 FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
 LINE_EVERY = 100  # epochs between two progress lines where there is no bar
@@ -95,16 +96,17 @@ class Progress:
         if epoch.psnr is not None:
             self.psnr = epoch.psnr
         if self.bar is not None:
-            self.bar.set_postfix_str(f"loss {epoch.loss:.3e}, PSNR {self.psnr:.2f} dB", False)
+            left = in_all(self._left(epoch)) if epoch.epoch else ""
+            text = f"loss {epoch.loss:.3e}, PSNR {self.psnr:.2f} dB{left}"
+            self.bar.set_postfix_str(text, False)
         elif epoch.epoch and (epoch.epoch % LINE_EVERY == 0 or epoch.epoch == self.epochs):
-            left = epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             print(
                 f"epoch {epoch.epoch}/{self.epochs}  loss {epoch.loss:.3e}  "
-                f"PSNR {self.psnr:.2f} dB  {_duration(left)} left",
+                f"PSNR {self.psnr:.2f} dB  {duration(self._left(epoch))} left"
+                f"{in_all(self._left(epoch))}",
                 flush=True,
             )
 
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+    def _left(self, epoch: Epoch) -> float:
+        """Seconds left of this training."""
+        return epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)

@@ -35,7 +35,6 @@ def refusal(arguments):
 
 SAMPLES = {  # a value for each option, which may be its default
     "recipe": "report",
-    "for_all_tasks": "",
     "input_path": "a.png",
     "ot_image_path": "b.png",
     "mask_path": "m.png",
@@ -85,7 +84,7 @@ COMPANIONS = {  # what an option needs beside it
 def test_the_table_has_every_option():
     assert set(SCOPES) == {*SAMPLES, "task"}
     assert list(SCOPES) == re.findall(r"--(\w+)", make_parser().format_usage())
-    assert set(vars(parse([]))) == set(SCOPES) - {"for_all_tasks"}
+    assert set(vars(parse([]))) == set(SCOPES)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -103,7 +102,7 @@ def test_an_option_of_another_task_is_refused(task, name):
     if task == "edit" or name != "input_path":
         arguments += f" {COMPANIONS.get(name, '')}"
     options = parse(arguments.split())
-    assert name == "for_all_tasks" or name in effective_options(options)
+    assert name in effective_options(options)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +174,13 @@ def test_what_counts(arguments, absent, present):
         ("--input_path a --ot_image_path b", {"edit"}),
     ],
 )
-def test_options_for_all_tasks_are_left_out_where_they_do_nothing(arguments, where):
+def test_options_of_all_tasks_are_left_out_where_they_do_nothing(arguments, where):
     *_, name, value = arguments.split()
     name = name[2:]
-    for task in TRAINING:
-        options = parse([*arguments.split(), "--for_all_tasks", "--task", task])
+    experiments = parse([*arguments.split(), "--task", "all"]).experiments
+    assert {options.task for options in experiments} == set(TRAINING)
+    for options in experiments:
+        task = options.task
         assert (name in effective_options(options)) == (task in where)
         own = vars(parse(["--task", task]))[name]
         given = str(vars(options)[name]) in (value, f"{value}.0")
@@ -198,12 +199,18 @@ def test_options_for_all_tasks_are_left_out_where_they_do_nothing(arguments, whe
     ],
 )
 def test_what_is_refused_for_all_tasks(arguments, words):
-    for task in TRAINING:
-        assert words in refusal(f"--for_all_tasks --task {task} {arguments}")
+    assert words in refusal(f"--task all {arguments}")
 
 
-def test_for_all_tasks_is_no_option_of_a_run():
-    assert vars(parse(["--for_all_tasks"])) == vars(parse([]))
+def test_all_tasks_have_a_folder_each(tmp_path):
+    experiments = parse(["--task", "all", "--output_dir", str(tmp_path)]).experiments
+    assert [each.output_dir for each in experiments] == [
+        tmp_path / each.task for each in experiments
+    ]
+    experiments = parse(["--task", "all"]).experiments
+    assert [vars(each) for each in experiments] == [
+        vars(parse(["--task", each.task])) for each in experiments
+    ]
 
 
 def test_the_help_names_the_tasks_of_each_option():

@@ -140,8 +140,9 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
     @settings(same, max_examples=800)
     @given(st.sampled_from(TASKS), OPTIONS)
     def check(task, chosen):
-        arguments = ["--task", task]
-        arguments += [] if task == "render" else ["--sidelength", "24", "--for_all_tasks"]
+        render = task == "render"
+        arguments = ["--task", "render" if render else "all"]
+        arguments += [] if render else ["--sidelength", "24"]
         for name, text in chosen:
             values = [
                 str(pictures / value) if name.endswith("_path") else value for value in text.split()
@@ -151,6 +152,8 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
         try:
             with contextlib.redirect_stderr(said):
                 options = parse(arguments)
+            if not render:
+                options = next(each for each in options.experiments if each.task == task)
         except SystemExit as end:
             assert end.code == 2
             (line,) = said.getvalue().splitlines()
@@ -158,7 +161,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
             seen["refused"] += 1
             return
         assert said.getvalue() == ""
-        if task == "render":
+        if render:
             row_0, column_0, row_1, column_1 = options.crop
             assert -1 <= row_0 < row_1 <= 1
             assert -1 <= column_0 < column_1 <= 1

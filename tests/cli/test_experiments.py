@@ -1,0 +1,160 @@
+"""--task all: what is said before, what runs, and the table at the end."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from program import ROOT, call, run
+
+from siren.cli.errors import Outcome, Problem
+from siren.cli.estimate import by_last_run, by_steps
+from siren.cli.experiments import run_all
+from siren.cli.options import parse
+from siren.training.remaining import duration, followed_by, in_all
+
+SMALL = ["--sidelength", "16", "--epochs", "2", "--hidden_features", "8"]
+
+
+def test_four_experiments_are_announced_run_and_summed_up(tmp_path):
+    result = run("--task", "all", *SMALL, "--output_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("Four experiments"))
+    plan = [line.split() for line in lines[start + 1 : start + 6]]
+    assert [row[0] for row in plan] == ["inpaint", "fit", "edit", "poisson", "all"]
+    assert any("./run.sh tuned takes about" in line for line in lines)
+    assert re.search(r"epoch 2/2 .* left, \d+ s in all", result.stdout)  # and of those after it
+    head, *table, page = lines[-6:]
+    assert page == f"all runs to look at: {tmp_path}/index.html"
+    assert "poisson" in (tmp_path / "index.html").read_text()
+    assert head.split() == ["task", "PSNR", "SSIM", "seconds", "look", "at"]
+    for line, task in zip(table, ("inpaint", "fit", "edit", "poisson")):
+        metrics = json.loads((tmp_path / task / "metrics.json").read_text())
+        assert line.split()[:2] == [task, f"{metrics['psnr']:.2f}"]
+        assert f"{task}/panel.png" in line
+
+    again = call("--task", "all", *SMALL, "--output_dir", tmp_path, "--resume")
+    assert again.returncode == 0 and "Measuring" not in again.stdout  # the last runs tell
+    assert again.stdout.splitlines()[-6:] == lines[-6:]
+
+
+def test_bad_input_is_found_before_the_first_training(tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    picture = ROOT / "data" / "camera.png"
+    arguments = ["--input_path", picture, "--ot_image_path", tmp_path / "bad.png"]
+    result = call("--task", "all", *SMALL, "--output_dir", tmp_path / "out", *arguments)
+    assert result.returncode == 2 and "bad.png" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def experiments(tmp_path, *arguments):
+    return parse(["--task", "all", *SMALL, "--output_dir", str(tmp_path), *arguments])
+
+
+def test_a_failure_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("siren.cli.experiments._announce", lambda *_: [1.0] * 4)
+
+    def run(options, stop):
+        if options.task == "fit":
+            raise Problem("something is wrong")
+        return Outcome(3 if options.task == "edit" else 0, "diverged", 20.0, 0.5, 1.0)
+
+    assert run_all(experiments(tmp_path), run) == 2
+    said = capsys.readouterr()
+    assert "error: fit: something is wrong" in said.err
+    assert [line.split()[0] for line in said.out.splitlines()[-5:-1]] == [
+        *("inpaint", "fit", "edit", "poisson")
+    ]
+
+
+def test_ctrl_c_ends_all_of_them(tmp_path):
+    arguments = ["--task", "all", "--epochs", "100000", "--output_dir", str(tmp_path)]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "main.py"), *arguments, "--sidelength", "16"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        for line in process.stdout:
+            if line.startswith("inpaint:"):
+                break
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert rest.count("not begun") == 3
+    assert (tmp_path / "inpaint" / "panel.png").exists()
+    assert not (tmp_path / "fit").exists()
+
+
+# ---- the page ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """A folder that takes the place of the program's own."""
+    monkeypatch.setattr("siren.cli.showing.OUTPUTS", tmp_path / "outputs")
+    return tmp_path / "outputs"
+
+
+def test_a_run_in_outputs_rewrites_the_page_of_all(outputs, tmp_path):
+    assert call(*SMALL, "--output_dir", outputs / "a" / "b").returncode == 0
+    assert call(*SMALL, "--output_dir", outputs / "c", "--task", "poisson").returncode == 0
+    page = (outputs / "index.html").read_text()
+    assert "a/b/panel.png" in page and "c/panel.png" in page
+    assert call(*SMALL, "--output_dir", tmp_path / "elsewhere").returncode == 0
+    assert not (tmp_path / "elsewhere" / "index.html").exists()
+    assert (outputs / "index.html").read_text() == page
+
+
+def test_a_page_of_the_user_is_left_alone(outputs):
+    outputs.mkdir()
+    (outputs / "index.html").write_text("<title>mine</title>")
+    result = call(*SMALL, "--output_dir", outputs / "a")
+    assert result.returncode == 0
+    assert "index.html is not as this program wrote it" in result.stderr
+    assert (outputs / "index.html").read_text() == "<title>mine</title>"
+
+
+# ---- estimates --------------------------------------------------------------------------------
+
+
+def test_an_estimate_follows_the_work():
+    def seconds(*arguments):
+        return by_steps(parse(list(arguments)), 5e-6)
+
+    assert seconds("--epochs", "100") == pytest.approx(100 * 65536 * 5e-6, rel=0.15)
+    assert seconds("--epochs", "1000") > 9 * seconds("--epochs", "100")
+    fit = seconds("--task", "fit")
+    assert 0.05 < seconds("--task", "inpaint") / fit < 0.15
+    assert 2.5 < seconds("--task", "edit") / fit < 4
+    assert 3.5 < seconds("--task", "poisson") / fit < 5
+    tuned = seconds("--task", "poisson", "--recipe", "tuned")
+    assert tuned == pytest.approx(seconds("--recipe", "tuned"))
+
+
+def test_the_last_run_of_the_same_settings_is_the_best_estimate(tmp_path):
+    arguments = [*SMALL, "--output_dir", str(tmp_path)]
+    assert by_last_run(parse(arguments)) is None
+    assert call(*arguments).returncode == 0
+    known = by_last_run(parse(arguments))
+    assert known == pytest.approx(3, abs=3)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    longer = by_last_run(parse([*arguments, "--epochs", "4"]))
+    assert longer - known == pytest.approx(metrics["seconds"])
+    for other in (["--omega_0", "20"], ["--recipe", "tuned"], ["--channels", "3"]):
+        assert by_last_run(parse([*arguments, *other])) is None
+
+
+def test_durations_are_words():
+    assert duration(59.4) == "59 s"
+    assert duration(61) == "1 min 01 s"
+    assert in_all(5) == ""
+    with followed_by(60):
+        assert in_all(5) == ", 1 min 05 s in all"
+    assert in_all(5) == ""
