@@ -117,7 +117,7 @@ def _prepare_compilation(cache_path: str) -> str:
     """Remove the remains of an interrupted compilation; returns the announcement for the user."""
     from jittor_utils import lock
 
-    expected = "a few minutes" if setting("nvcc_path") else "about a minute"
+    expected = "a few minutes" if setting("nvcc_path") else "a minute and a half"
     # Jittor holds this lock while it compiles; a second process waits for it inside the import.
     with open(lock.lock_path, "w") as file:
         try:

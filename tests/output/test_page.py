@@ -341,8 +341,8 @@ def test_long_curves_are_thinned_but_keep_their_extremes():
     assert max(heights) - min(heights) == pytest.approx(1000 / 1.1, abs=1)  # 5 % margins
 
 
-number = st.floats(allow_subnormal=False, -1e12, 1e12)
-positive = st.floats(allow_subnormal=False, 1e-90, 1e90)
+number = st.floats(-1e12, 1e12, allow_subnormal=False)
+positive = st.floats(1e-90, 1e90, allow_subnormal=False)
 
 
 @given(st.lists(number, min_size=1, max_size=9), st.lists(positive, min_size=1, max_size=9))
