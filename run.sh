@@ -10,14 +10,16 @@ usage: ./run.sh [OPTION ...]         run all four experiments, quickest first; s
        ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in far less time
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
+       ./run.sh test --all           the same, and what takes minutes: many kills, several processes
        ./run.sh help                 print this
 
 Options are passed on to main.py (python main.py --help lists them), for example
        ./run.sh --epochs 50 --sidelength 128
        ./run.sh fit --epochs 100 --input_path picture.png
 When all four run, each ignores the options that it does not have.
-Results go to outputs/TASK, and a page that shows them all to outputs/index.html. The active virtualenv or conda environment is used (but not conda's
-"base"); without one, .venv is used and created if it is missing.
+Results go to outputs/TASK (tuned: outputs/TASK-tuned), and a page of all of them to
+outputs/index.html. The active virtualenv or conda environment is used (but not conda's "base");
+without one, .venv is used and created if it is missing.
 TEXT
 }
 
@@ -126,6 +128,9 @@ if [[ "$command" == test ]]; then
   install tests/requirements.txt
   cd "$root"
   "$python" -m ruff check .
+  if [[ "${1-}" == --all ]]; then
+    set -- -m "" "${@:2}"
+  fi
   exec "$python" -m pytest "$@"
 fi
 install requirements.txt

@@ -87,7 +87,7 @@ def _all_experiments(runs: list[argparse.Namespace], explicit: dict) -> argparse
     """The options of ``--task all``: each of ``runs`` gets a folder of its own."""
     folder = explicit.get("output_dir", ROOT / "outputs")
     for options in runs:
-        options.output_dir = folder / options.task
+        options.output_dir = folder / folder_name(options.task, options.recipe)
     verbose = explicit.get("verbose", False)
     return argparse.Namespace(task=ALL, output_dir=folder, verbose=verbose, experiments=runs)
 
@@ -116,12 +116,12 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
 
     ``common_defaults`` depend on neither the task nor the recipe.
     """
+    name = explicit.get("recipe", common_defaults["recipe"])
     task_defaults = {
         "input_path": [ROOT / "data" / (DEFAULT_INPAINT if task == "inpaint" else DEFAULT_INPUT)],
         "ot_image_path": ROOT / "data" / DEFAULT_OTHER,
-        "output_dir": ROOT / "outputs" / task,
+        "output_dir": ROOT / "outputs" / folder_name(task, name),
     }
-    name = explicit.get("recipe", common_defaults["recipe"])
     recipe = recipes.recipe(name, task, explicit.get("operator"))
     options = {
         **common_defaults,
@@ -135,6 +135,11 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
     if options["prior_weight"] is None:
         options["prior_weight"] = recipes.PRIOR_WEIGHTS.get(options["prior"])
     return argparse.Namespace(**options)
+
+
+def folder_name(task: str, recipe: str) -> str:
+    """The name of a run's folder: both recipes of a task may be there, to be compared."""
+    return task if recipe == recipes.NAMES[0] else f"{task}-{recipe}"
 
 
 def make_parser() -> Parser:
@@ -165,7 +170,7 @@ def _add_task(group):
         help="fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: "
         "blend the gradients of two images; inpaint: fill in an image from a few random pixels; "
         "render: draw a trained network at any size; all: the four experiments, of which each "
-        "ignores the options of the others, in folders named after them",
+        "ignores the options of the others, in folders named after task and recipe",
     )
     group.add_argument(
         "--recipe",
@@ -214,7 +219,8 @@ def _add_task(group):
         type=path,
         metavar="DIR",
         default=argparse.SUPPRESS,
-        help="folder for the results, created if missing (default: outputs/<task>)",
+        help="folder for the results, created if missing (default: outputs/<task>, and "
+        "outputs/<task>-tuned with --recipe tuned",
     )
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,6 +89,7 @@ def kill_often(whole, folder, longest, seed):
     return kills, resumed, finished
 
 
+@pytest.mark.soak
 def test_fifty_kills(tmp_path):
     whole = tmp_path / "whole"
     for _ in range(2):  # Jittor compiles in the first one, the second one tells how long it takes

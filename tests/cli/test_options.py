@@ -207,6 +207,9 @@ def test_all_tasks_have_a_folder_each(tmp_path):
     assert [each.output_dir for each in experiments] == [
         tmp_path / each.task for each in experiments
     ]
+    tuned = parse(["--task", "all", "--recipe", "tuned", "--output_dir", str(tmp_path)])
+    assert all(each.output_dir == tmp_path / f"{each.task}-tuned" for each in tuned.experiments)
+    assert parse(["--recipe", "tuned"]).output_dir.name == "fit-tuned"
     experiments = parse(["--task", "all"]).experiments
     assert [vars(each) for each in experiments] == [
         vars(parse(["--task", each.task])) for each in experiments
