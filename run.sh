@@ -9,6 +9,8 @@ usage() {
 usage: ./run.sh [OPTION ...]         run all four experiments, quickest first; says how long it takes
        ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in far less time
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
+       ./run.sh compare [TASK] [OPTION ...]
+                                     run a task (fit) with both recipes, and draw them side by side
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
        ./run.sh test --all           the same, and what takes minutes: many kills, several processes
        ./run.sh help                 print this
@@ -106,6 +108,22 @@ install() { # install FILE: the first time, and after every change of that requi
 
 # ---- the commands ------------------------------------------------------------------------------
 
+compare() { # compare TASK OPTION ...: both recipes in their usual folders
+  local task="$1" option
+  for option in "${@:2}"; do
+    case "$option" in
+      --output_dir* | --recipe* | --task*)
+        fail 2 "compare runs both recipes into outputs/$task and outputs/$task-tuned; leave $option out."
+        ;;
+    esac
+  done
+  trap 'exit 130' INT # Ctrl-C ends both, even if the first one saves its results and ends well
+  "$python" "$root/main.py" --task "$task" "${@:2}"
+  "$python" "$root/main.py" --task "$task" --recipe tuned "${@:2}"
+  cd "$root"
+  "$python" -m siren.output.comparison "outputs/$task" "outputs/$task-tuned" "outputs/$task-compared"
+}
+
 command="${1-}"
 case "$command" in
   help | --help | -h)
@@ -113,13 +131,25 @@ case "$command" in
     exit
     ;;
   fit | poisson | edit | inpaint | test) shift ;;
+  compare)
+    shift
+    task=fit
+    case "${1-}" in
+      fit | poisson | edit | inpaint)
+        task="$1"
+        shift
+        ;;
+      "" | -*) ;;
+      *) fail 2 "there is no task \"$1\"; choose fit, poisson, edit or inpaint." ;;
+    esac
+    ;;
   "" | -*) command=all ;;
   tuned)
     command=all
     shift
     set -- --recipe tuned "$@"
     ;;
-  *) fail 2 "there is no task \"$command\"; choose fit, poisson, edit, inpaint, tuned, test or help." ;;
+  *) fail 2 "there is no task \"$command\"; choose fit, poisson, edit, inpaint, tuned, compare, test or help." ;;
 esac
 
 choose_environment
@@ -134,4 +164,8 @@ if [[ "$command" == test ]]; then
   exec "$python" -m pytest "$@"
 fi
 install requirements.txt
+if [[ "$command" == compare ]]; then
+  compare "$task" "$@"
+  exit
+fi
 exec "$python" "$root/main.py" --task "$command" "$@"

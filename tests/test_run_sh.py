@@ -115,6 +115,22 @@ def test_tuned_is_a_recipe_of_all_tasks(ready):
     assert ready.run("tuned", "--points", "9")[1] == [f"{ALL} --recipe tuned --points 9"]
 
 
+def test_compare_runs_both_recipes_and_draws_them(ready):
+    result, ran, _ = ready.run("compare", "edit", "--epochs", "9")
+    assert result.returncode == 0
+    assert ran == ["--task edit --epochs 9", "--task edit --recipe tuned --epochs 9"]
+    _, ran, _ = ready.run("compare", "--epochs", "9")
+    assert ran[0] == "--task fit --epochs 9"
+
+
+@pytest.mark.parametrize("arguments", [["foo"], ["--output_dir", "x"], ["fit", "--recipe=tuned"]])
+def test_compare_refuses_in_one_sentence(ready, arguments):
+    result, ran, _ = ready.run("compare", *arguments)
+    assert result.returncode == 2 and not ran
+    (line,) = result.stderr.splitlines()
+    assert arguments[-1] in line or arguments[0] in line
+
+
 def test_the_exit_status_is_that_of_the_program(clone):
     clone.add_python("python3", then='case "$*" in *main.py*) exit 3 ;; esac')
     assert clone.run()[0].returncode == 3

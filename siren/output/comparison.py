@@ -1,0 +1,105 @@
+"""panel.png of two runs on the same picture: ``python -m siren.output.comparison RUN RUN FOLDER``.
+
+It has the picture that both are scored against, what each reached, and the errors of both.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+from siren.files import open_regular, write_bytes
+from siren.images import ImageError, read_image
+from siren.output.panel import draw_panel
+from siren.output.report import read_metrics
+from siren.pictures import Picture, absolute_error
+from siren.text import printable
+
+PANEL = "panel.png"
+_NAMES = ("output", "reference")
+_MARK = b"siren-jittor comparison"  # in the file, which says that it is this program's
+
+
+class ComparisonError(Exception):
+    """Two runs cannot be compared; the message is one sentence."""
+
+
+def write_comparison(runs: list[Path], folder: Path) -> Path:
+    """Write the panel of two ``runs``, folders of results, into ``folder``, created if missing.
+
+    Returns the path of the panel. Raises ComparisonError, and OSError if it cannot be written.
+    """
+    pictures = [_read_run(run) for run in runs]
+    references = [reference for _, _, reference in pictures]
+    if references[0].shape != references[1].shape or (references[0] != references[1]).any():
+        raise ComparisonError(f"{runs[0]} and {runs[1]} are not of the same picture")
+    path = folder / PANEL
+    if os.path.lexists(path) and not _is_comparison(path):
+        raise ComparisonError(f"{path} exists, and is not as this program wrote it; move it")
+    panel = [Picture("reference", references[0])]
+    panel += [Picture(caption, output) for caption, output, _ in pictures]
+    panel += _errors(pictures, references[0])
+    content = io.BytesIO()
+    draw_panel(panel).save(content, format="PNG")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, content.getvalue() + _MARK)  # a reader of PNG stops before it
+    return path
+
+
+def _errors(pictures, reference) -> list[Picture]:
+    """The errors of all outputs, on one scale."""
+    errors = [absolute_error(output, reference) for _, output, _ in pictures]
+    largest = max(most for _, most in errors)
+    return [
+        Picture(
+            f"|error| of {caption.split(':')[0]}",
+            (image + 1) * (most / largest if largest else 1) - 1,
+            ("0", f"{largest:.2g}"),
+        )
+        for (image, most), (caption, _, _) in zip(errors, pictures)
+    ]
+
+
+def _read_run(run: Path):
+    """(caption, output, reference) of the results in a folder; images are as ``read_image``'s."""
+    metrics = read_metrics(run)
+    if metrics is None:
+        raise ComparisonError(f"{run} has no results")
+    channels = 3 if metrics["options"].get("channels") == 3 else 1
+    try:
+        output, reference = (read_image(run / f"{name}.png", channels) for name in _NAMES)
+    except ImageError as error:
+        raise ComparisonError(f"{run}: {error}") from error
+    quality = "n/a" if metrics["psnr"] is None else f"{metrics['psnr']:.2f} dB"
+    recipe = printable(str(metrics["options"].get("recipe", run.name)))
+    passes, seconds = metrics.get("epochs"), metrics["seconds"] or 0
+    return f"{recipe}: {quality}, {passes} epochs, {seconds:.0f} s", output, reference
+
+
+def _is_comparison(path: Path) -> bool:
+    try:
+        with open_regular(path) as file:
+            file.seek(-len(_MARK), os.SEEK_END)
+            return file.read() == _MARK and not path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def main(arguments: list[str]) -> int:
+    """Write the comparison that the command line names; returns the exit status."""
+    if len(arguments) != 3:
+        print("usage: python -m siren.output.comparison RUN RUN FOLDER", file=sys.stderr)
+        return 2
+    *runs, folder = map(Path, arguments)
+    try:
+        print(f"both side by side: {printable(str(write_comparison(runs, folder)))}")
+    except (ComparisonError, OSError) as error:
+        print(f"siren.output.comparison: {printable(str(error))}", file=sys.stderr)
+        return 2 if isinstance(error, ComparisonError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
