@@ -49,6 +49,7 @@ class Compilation:
         done, count = int(match["done"]), int(match["all"])
         if self.first is None or done < self.first[1]:
             self.first = time.monotonic(), done
+            self.last = self.first[0]  # the time left is not known yet
         if sys.stderr.isatty() or is_notebook():
             self._show_bar(done, count)
         elif time.monotonic() - self.last >= LINE_EVERY:
