@@ -1,5 +1,6 @@
 """index.html, the page of all runs."""
 
+import contextlib
 import base64
 import csv
 import io
@@ -464,7 +465,11 @@ def browser(tmp_path_factory):
         pytest.skip(f"needs a browser: one of {', '.join(NAMES)}")
     probe = tmp_path_factory.mktemp("probe") / "probe.html"
     probe.write_text("<title>found</title>")
-    with Browser(program) as running:
+    with contextlib.ExitStack() as stack:
+        try:
+            running = stack.enter_context(Browser(program))
+        except (AssertionError, OSError) as error:
+            pytest.skip(f"{program} does not start here: {error}")
         running.goto(probe.as_uri())
         if running.evaluate("document.title") != "found":
             pytest.skip(f"{program} may not read temporary files (is it a snap?)")
