@@ -1,7 +1,7 @@
 """index.html, the page of all runs."""
 
-import contextlib
 import base64
+import contextlib
 import csv
 import io
 import json
