@@ -24,7 +24,6 @@ _COLD = re.compile(
 _COMMAND = re.compile(
     r'(?P<compiler>"[^"]+") (?P<source>"[^"]+")(?P<flags>.*) -c -o (?P<output>.*)'
 )
-_EARLY = re.compile(r'"([^"]*/data[.]cc)" -c -o')  # large, and compiled before all others
 _SEPARATOR = "\0"  # between a command of Jittor's and what is added to it
 
 
@@ -33,30 +32,19 @@ def accelerate(jittor_utils) -> None:
     global _cache_compile
     run_cmd, run_cmds = jittor_utils.run_cmd, jittor_utils.run_cmds
     _cache_compile = jittor_utils.do_compile
-    early = []  # files that are being compiled since before all others
 
     def run_once(command: str, *arguments, **options) -> str:
         """Run a command that Jittor does not run in parallel."""
-        if "jit_utils_core" in command:
-            return run_cmd(command + " -O0", *arguments, **options)  # it is compiled again later
-        if _EARLY.search(command):
-            early.append(_start(command))
-            return ""
-        return run_cmd(command, *arguments, **options)
+        return run_cmd(command + _unshared_options(command), *arguments, **options)
 
     def run_all(commands: list[str], cache_path: str, *arguments, **options) -> None:
         """Run ``commands`` in parallel: the longest first, so that it is not left at the end."""
         folder = Path(cache_path, FOLDER)
-        header = _precompile(commands, folder) if len(commands) > 20 else None
-        commands = [_with_options(command, header) for command in commands]
+        precompiled = len(commands) > 20 and _precompile(commands, folder)
+        commands = [_with_options(command, folder if precompiled else None) for command in commands]
         commands.insert(0, commands.pop(commands.index(max(commands, key=_size))))
         try:
             run_cmds(commands, cache_path, *arguments, **options)
-            while early:
-                process = early.pop()
-                message, _ = process.communicate()
-                if process.returncode:
-                    raise RuntimeError(message)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -111,28 +99,20 @@ def _edit_record(record: Path, edit) -> None:
         record.write_text(f"{edit(command)}\n{rest}")
 
 
-def _start(command: str) -> subprocess.Popen:
-    """Start to compile a file that Jittor removes as soon as it believes that this is done."""
-    source = Path(_EARLY.search(command)[1])
-    copy = source.with_name(f"early-{source.name}")
-    shutil.copy(source, copy)
-    command = command.replace(f'"{source}"', f'"{copy}"')
-    return subprocess.Popen(
-        f'{command} -O1 -w; status=$?; rm -f "{copy}"; exit $status',
-        shell=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def _unshared_options(command: str) -> str:
+    """Options for the files that Jittor compiles before all others."""
+    if "jit_utils_core" in command:
+        return " -O0"  # Jittor compiles this library a second time, for its record
+    return " -O1" if "/data.cc" in command else ""
 
 
-def _with_options(command: str, header: Path | None) -> str:
-    """A command of Jittor's, and what is added to it."""
+def _with_options(command: str, folder: Path | None) -> str:
+    """A command of Jittor's, and what is added to it; ``folder`` has the precompiled headers."""
     match = _COMMAND.fullmatch(command.strip())
     if not match or match["source"].endswith('.cu"'):
         return command
     level = "-O0" if _COLD.search(match["source"]) else "-O1"
-    include = f' --include="{header.parent / level / header.name}"' if header else ""
+    include = f' --include="{folder / level / HEADER.name}"' if folder else ""
     return f"{command}{_SEPARATOR} {level}{include}"
 
 
@@ -145,10 +125,10 @@ def _size(command: str) -> int:
         return 0
 
 
-def _precompile(commands: list[str], folder: Path) -> Path | None:
+def _precompile(commands: list[str], folder: Path) -> bool:
     """Compile the header with the options of ``commands``, once for each level of optimization.
 
-    Returns where the header would be without the folder of the level; None if it does not compile.
+    Each level has a folder of its own in ``folder``. Returns whether the header compiles.
     """
     match = next(filter(None, map(_COMMAND.fullmatch, map(str.strip, commands))))
     processes = []
@@ -160,5 +140,5 @@ def _precompile(commands: list[str], folder: Path) -> Path | None:
         command += f' -o "{header}.gch"'
         nowhere = subprocess.DEVNULL
         processes.append(subprocess.Popen(command, shell=True, stdout=nowhere, stderr=nowhere))
-    works = [process.wait() == 0 for process in processes]
-    return folder / HEADER.name if all(works) else None
+    statuses = [process.wait() for process in processes]
+    return not any(statuses)

@@ -1,8 +1,10 @@
 """The compilation of Jittor's core: what Jittor remembers of it, and what the user sees."""
 
 import io
+import os
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import types
 from pathlib import Path
@@ -74,49 +76,48 @@ def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
     assert result.stdout.split() == ["True", "False", "False", "True"]
 
 
-def test_a_file_that_jittor_removes_too_early_is_compiled_all_the_same(tmp_path, monkeypatch):
-    """Jittor compiles data.cc, removes it, and then compiles all others."""
+def test_there_are_as_many_compilers_as_processors():
+    """However much memory there is: Jittor starts one for every 3 GiB."""
+    utilities = types.SimpleNamespace(
+        cc_type="clang", run_cmd=None, run_cmds=None, do_compile=None, get_total_mem=lambda: 2**60
+    )
+    core.accelerate(utilities)
+    assert utilities.get_total_mem() == len(os.sched_getaffinity(0)) * 3 * 2**30
+    assert utilities.do_compile is None  # only g++ gets other options
+
+
+@pytest.mark.parametrize(
+    ("file", "options"), [("data.cc", "-O1"), ("jit_utils_core.so", "-O0"), ("other.cc", "")]
+)
+def test_what_jittor_compiles_one_by_one_gets_options_too(file, options):
+    commands = []
     utilities = types.SimpleNamespace(
         cc_type="g++",
-        run_cmd=pytest.fail,
-        run_cmds=lambda commands, cache: None,
+        run_cmd=commands.append,
+        run_cmds=None,
         do_compile=None,
         get_total_mem=lambda: 2**60,
     )
     core.accelerate(utilities)
-    source, output = tmp_path / "data.cc", tmp_path / "data.o"
-    source.write_text("int data = 1;\n")
-    utilities.run_cmd(f'"g++" "{source}" -c -o "{output}"')
-    source.unlink()
-    utilities.run_cmds([COMMAND.format(tmp_path)], str(tmp_path))
-    assert output.exists() and sorted(tmp_path.iterdir()) == [output]
-    assert utilities.get_total_mem() < 2**60
-
-    source.write_text("int data = error;\n")
-    utilities.run_cmd(f'"g++" "{source}" -c -o "{output}"')
-    with pytest.raises(RuntimeError, match="error"):
-        utilities.run_cmds([COMMAND.format(tmp_path)], str(tmp_path))
+    utilities.run_cmd(f'"g++" "/cache/{file}"')
+    assert commands == [f'"g++" "/cache/{file}" {options}'.rstrip()]
 
 
 def test_the_header_is_compiled_for_all_files(tmp_path):
     """With the options of the commands; a header that does not suit them is left out."""
     (tmp_path / "good").mkdir()
-    includes = subprocess.run(
-        [sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('include'))"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
+    includes = sysconfig.get_path("include")
     for name in ("executor", "fused_op", "op", "var", "pyjt/py_converter", "pyjt/py_obj_holder"):
         path = tmp_path / "good" / f"{name}.h"
         path.parent.mkdir(exist_ok=True)
         path.touch()
     good = COMMAND.format(tmp_path).replace("-O2", f'-I"{includes}" -I"{tmp_path}/good" -O2')
-    header = core._precompile([good], tmp_path / "folder")
+    assert core._precompile([good], tmp_path / "folder")
     assert {path.parent.name for path in (tmp_path / "folder").glob("*/*.gch")} == {"-O0", "-O1"}
-    command = core._with_options(good, header).split("\0")[1]
+    command = core._with_options(good, tmp_path / "folder").split("\0")[1]
     (tmp_path / "a.cc").write_text("std::unordered_map<int, int> map;\n")  # declared by the header
     subprocess.run(f"{good}{command} -Winvalid-pch -Werror", shell=True, check=True)
-    assert core._precompile([COMMAND.format(tmp_path)], tmp_path / "other") is None
+    assert not core._precompile([COMMAND.format(tmp_path)], tmp_path / "other")
 
 
 # ---- what the user sees -----------------------------------------------------------------------
