@@ -6,13 +6,13 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 usage() {
   cat <<'TEXT'
-usage: ./run.sh [OPTION ...]         run all four experiments, quickest first; says how long it takes
+usage: ./run.sh [OPTION ...]         run all four experiments, quickest first
        ./run.sh tuned [OPTION ...]   the same with --recipe tuned: better results in far less time
        ./run.sh TASK [OPTION ...]    run one: fit, poisson, edit or inpaint
        ./run.sh compare [TASK] [OPTION ...]
                                      run a task (fit) with both recipes, and draw them side by side
        ./run.sh test [ARGUMENT ...]  check the style and run the tests (arguments go to pytest)
-       ./run.sh test --all           the same, and what takes minutes: many kills, several processes
+       ./run.sh test --all           the same, and what takes minutes
        ./run.sh help                 print this
 
 Options are passed on to main.py (python main.py --help lists them), for example
@@ -112,6 +112,7 @@ compare() { # compare TASK OPTION ...: both recipes in their usual folders
   local task="$1" option
   for option in "${@:2}"; do
     case "$option" in
+      -h | --help) exec "$python" "$root/main.py" --help ;;
       --output_dir* | --recipe* | --task*)
         fail 2 "compare runs both recipes into outputs/$task and outputs/$task-tuned; leave $option out."
         ;;

@@ -34,9 +34,11 @@ def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
     return Picture(caption, image, (f"{-largest:.2g} or less", f"{largest:.2g} or more"))
 
 
-def error_picture(output: np.ndarray, reference: np.ndarray, caption="|error|") -> Picture:
+def error_picture(
+    output: np.ndarray, reference: np.ndarray, caption="|error|", largest: float | None = None
+) -> Picture:
     """The ``absolute_error`` of ``output`` (height, width, channels), with its scale."""
-    image, largest = absolute_error(output, reference)
+    image, largest = absolute_error(output, reference, largest)
     return Picture(caption, image, ("0", f"{largest:.2g}"))
 
 
@@ -65,11 +67,15 @@ def magnitude(
     return np.clip(2 * length / max(largest, 1e-12) - 1, -1, 1).astype(np.float32), largest
 
 
-def absolute_error(output: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, float]:
+def absolute_error(
+    output: np.ndarray, reference: np.ndarray, largest: float | None = None
+) -> tuple[np.ndarray, float]:
     """Picture of |output - reference|, mean over channels: zero is black.
 
-    Returns (picture (height, width, 1) in [-1, 1], the largest error, which is drawn as white).
+    Returns (picture (height, width, 1) in [-1, 1], the error drawn as white). The latter is
+    ``largest``, which no error exceeds, by default the largest one.
     """
     error = np.abs(output - reference).mean(axis=2, keepdims=True)
-    largest = float(error.max())
+    if largest is None:
+        largest = float(error.max())
     return (2 * error / max(largest, 1e-12) - 1).astype(np.float32), largest

@@ -40,6 +40,12 @@ class Outcome:
     seconds: float | None = None
 
 
+def overall_status(outcomes: list[Outcome]) -> int:
+    """The exit status of several runs: that of an interruption, or of the first that failed."""
+    statuses = [outcome.status for outcome in outcomes if outcome.status]
+    return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
+
+
 def report_error(error: BaseException, subject: str = "", verbose: bool = False) -> Outcome:
     """Report ``error`` in one sentence; returns the outcome of the run that it ended.
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import math
 import time
 
 import numpy as np
 
 from siren.cli.identity import identity_options
-from siren.cli.machine import load_engine
-from siren.cli.recipes import default_points
-from siren.engine.use import Use
+from siren.cli.machine import choose_engine
+from siren.cli.recipes import EXACT, default_points, fill_in
 from siren.output.report import read_metrics
 
 POINTS = 16384  # of a step that is measured
@@ -20,7 +21,8 @@ _STREAMS = {0: 1.0, 1: 3.2, 2: 4.3}
 _PRIOR_POINTS = 17000  # that many points of a loss of values take as long as a prior
 _MUON, _STEP = 5e-3, 1e-3  # seconds of Muon, and of anything else, in every step on a CPU
 _AROUND = 3.0  # seconds before and after each training
-_UNCOUNTED = ("epochs", "seed", "input_path", "ot_image_path", "precision")  # epochs are scaled by
+# The time of an epoch does not depend on these, and the number of epochs is accounted for.
+_UNCOUNTED = ("epochs", "seed", "input_path", "ot_image_path", "precision")
 
 
 def by_last_run(options: argparse.Namespace) -> float | None:
@@ -28,45 +30,49 @@ def by_last_run(options: argparse.Namespace) -> float | None:
     metrics = read_metrics(options.output_dir)
     if metrics is None or metrics["ended"] != "finished" or not metrics["seconds"]:
         return None
-    now, before = identity_options(options), metrics["options"]
-    names = now.keys() - set(_UNCOUNTED)
-    filled_in = ("omega_first", "batch_points", "points")  # None now: by the size of the picture
-    if any(now[n] != before.get(n) for n in names if now[n] is not None or n not in filled_in):
+    now, before = identity_options(_filled_in(options)), metrics["options"]
+    if any(now[name] != before.get(name) for name in now.keys() - set(_UNCOUNTED)):
         return None
-    if options.device not in ("auto", metrics["runtime"]["device"]):
+    try:
+        device, epochs = metrics["runtime"]["device"], int(metrics["epochs"])
+    except (LookupError, TypeError, ValueError):  # the file is damaged
         return None
-    return metrics["seconds"] * options.epochs / max(metrics["epochs"], 1) + _AROUND
+    if epochs < 1 or options.device not in ("auto", device):
+        return None
+    return metrics["seconds"] * options.epochs / epochs + _AROUND
 
 
 def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
     """Seconds, given those of each point in a step of ``measure``."""
-    pixels = options.sidelength**2
-    points = pixels
-    if options.task == "inpaint":
-        points = options.points or default_points(pixels)
-    streams = _STREAMS[0]
-    if options.operator != "fd":
-        streams = _STREAMS[{"edit": 1, "poisson": 2}.get(options.task, 0)]
-    batches = 4 if options.recipe == "tuned" and options.task != "inpaint" else 1
-    work = points * streams + (_PRIOR_POINTS if options.prior != "none" else 0)
-    overhead = batches * (_STEP + (_MUON if options.optimizer == "muon" else 0))
+    options = _filled_in(options)
+    points = options.points if options.task == "inpaint" else options.sidelength**2
+    order = {"edit": 1, "poisson": 2}.get(options.task, 0) if options.operator in EXACT else 0
+    steps = math.ceil(points / (options.batch_points or points))
+    work = points * _STREAMS[order] + (_PRIOR_POINTS if options.prior != "none" else 0)
+    overhead = steps * (_STEP + (_MUON if options.optimizer == "muon" else 0))
     return options.epochs * (work * seconds_per_point + overhead) + _AROUND
 
 
+def _filled_in(options: argparse.Namespace) -> argparse.Namespace:
+    """A copy with what depends on the picture's size, if that is not known yet, for a square."""
+    options = copy.copy(options)
+    side = options.sidelength
+    if options.task == "inpaint":
+        options.points = options.points or default_points(side**2)
+    fill_in(options, (side, side), options.points or side**2)
+    return options
+
+
 def measure(options: argparse.Namespace, device: str) -> float:
-    """Seconds for each point of a step of fit, without the optimizer: the best of a few."""
+    """Seconds for each point of a step of fit, without the optimizer: the best of a few.
+
+    ``options`` are those of fit. The kernels that are compiled are those that fit will use.
+    """
     import jittor as jt
 
     from siren.network import Siren
 
-    use = Use(
-        precision=options.precision,
-        width=options.hidden_features,
-        layers=options.hidden_layers,
-        channels=options.channels,
-        omega_0=options.omega_0,
-    )
-    engine = load_engine(options.engine, use, device)
+    engine = choose_engine(options, device)
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,

@@ -6,15 +6,20 @@ import argparse
 from collections.abc import Callable
 
 from siren import runtime
-from siren.cli import inputs
-from siren.cli.errors import INTERRUPTED, Interrupted, Outcome, Problem, report_error
+from siren.cli.errors import Outcome, Problem, overall_status
 from siren.cli.estimate import by_last_run, by_steps, measure
 from siren.cli.identity import display_path
 from siren.cli.machine import start_jittor
 from siren.cli.options import parse
-from siren.cli.several import check_run, make_runs, run_several
+from siren.cli.several import (
+    NOT_BEGUN,
+    check_runs,
+    input_files,
+    make_runs,
+    run_checked,
+    run_safely,
+)
 from siren.cli.showing import update_page
-from siren.output.report import read_metrics
 from siren.output.summary import align
 from siren.signals import Stop
 from siren.text import printable
@@ -28,59 +33,48 @@ def run_all(options: argparse.Namespace, run: Callable) -> int:
     """
     if runtime.world_size() > 1:
         raise Problem("--task all runs in one process; under mpirun give one task at a time")
-    experiments = options.experiments
-    groups = [make_runs(each) for each in experiments]
-    finished = [_check(group) for group in groups]
-    expected = _announce(experiments, groups)
+    groups = [make_runs(each) for each in options.experiments]
+    files = [path for group in groups for path in input_files(group)]
+    checked = [check_runs(group, files) for group in groups]
+    expected = _announce(groups)
     stop = Stop()
     outcomes = []
-    for number, (each, group) in enumerate(zip(experiments, groups)):
+    for number, (each, group) in enumerate(zip(options.experiments, groups)):
         if stop():
-            outcomes.append(Outcome(INTERRUPTED, "not begun"))
+            outcomes.append(NOT_BEGUN)
             continue
         print(f"== {each.task}, {number + 1} of {len(groups)}", flush=True)
-        later = sum(expected[number + 1 :])
-        outcomes.append(finished[number] or _run_group(run, each, group, stop, later))
-    print(_table(experiments, outcomes), flush=True)
+        with followed_by(sum(expected[number + 1 :])):
+            outcomes.append(_run_group(run, each, group, checked[number], stop))
+    print(_table(options.experiments, outcomes), flush=True)
     update_page(options.output_dir, several=True)
-    statuses = [outcome.status for outcome in outcomes if outcome.status]
-    return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
+    return overall_status(outcomes)
 
 
-def _check(group: list[argparse.Namespace]) -> Outcome | None:
-    """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run."""
-    files = [path for each in group for path in inputs.paths(each).values()]
-    if len(group) > 1:  # run_several checks them
-        return None
-    return check_run(group[0], files)
-
-
-def _run_group(run: Callable, options, group: list, stop: Stop, later: float) -> Outcome:
+def _run_group(run: Callable, options, group: list, checked: list, stop: Stop) -> Outcome:
     """The outcome of one experiment, on one picture or on several; errors are reported."""
-    try:
-        with followed_by(later):
-            if len(group) > 1:
-                status = run_several(options, group, run)
-                stop.requested |= status == INTERRUPTED
-                return Outcome(status, f"{len(group)} pictures")
-            return run(group[0], stop)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, (Interrupted, KeyboardInterrupt)):
-            stop.requested = True
-        return report_error(error, f"{options.task}: ", options.verbose)
+    if len(group) == 1:
+        return checked[0] or run_safely(run, group[0], stop, options.task)
+
+    def run_pictures(options, stop):
+        status = run_checked(options, group, checked, run, stop)
+        return Outcome(status, f"{len(group)} pictures")
+
+    return run_safely(run_pictures, options, stop, options.task)
 
 
 # ---- what is said before and after ------------------------------------------------------------
 
 
-def _announce(experiments: list[argparse.Namespace], groups: list[list]) -> list[float]:
-    """Print what will be done and how long it takes, about; returns the seconds of each."""
+def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
+    """Print what will be done and how long it takes, about; returns the seconds of each group."""
+    experiments = [group[0] for group in groups]
     expected = [by_last_run(each) for each in experiments]
-    tuned = parse(["--task", "all", "--recipe", "tuned"]).experiments
     speed = None
     if None in expected:
         print("Measuring a few steps ...", flush=True)
-        speed = measure(experiments[0], start_jittor(experiments[0]))
+        fit = next(each for each in experiments if each.task == "fit")
+        speed = measure(fit, start_jittor(fit))
         expected = [
             by_steps(each, speed) if known is None else known
             for each, known in zip(experiments, expected)
@@ -93,6 +87,7 @@ def _announce(experiments: list[argparse.Namespace], groups: list[list]) -> list
     print("Four experiments, one after the other, and about how long they take here:")
     print(align([*rows, ("all", "", duration(sum(expected)), "")], right=(1, 2)))
     if speed is not None and experiments[0].recipe == "report":
+        tuned = parse(["--task", "all", "--recipe", "tuned"]).experiments
         seconds = sum(by_steps(each, speed) for each in tuned)
         print(f"./run.sh tuned takes about {duration(seconds)} and makes better pictures.")
     return expected
@@ -102,15 +97,13 @@ def _table(experiments: list[argparse.Namespace], outcomes: list[Outcome]) -> st
     """The scores of all experiments, and what to look at."""
     rows = [("task", "PSNR", "SSIM", "seconds", "look at", "")]
     for options, outcome in zip(experiments, outcomes):
-        metrics = read_metrics(options.output_dir) or {}
-        seconds = metrics.get("seconds")
         folder = display_path(options.output_dir)
         rows.append(
             (
                 options.task,
                 "" if outcome.psnr is None else f"{outcome.psnr:.2f} dB",
                 "" if outcome.ssim is None else f"{outcome.ssim:.3f}",
-                "" if outcome.psnr is None or seconds is None else f"{seconds:.1f}",
+                "" if outcome.seconds is None else f"{outcome.seconds:.1f}",
                 f"{folder}/panel.png" if outcome.psnr is not None else folder,
                 "" if outcome.ended == "finished" else printable(outcome.ended),
             )

@@ -15,6 +15,7 @@ from siren.engine import ENGINES
 from siren.text import printable
 
 ROOT = Path(__file__).resolve().parents[2]
+OUTPUTS = ROOT / "outputs"
 DEFAULT_INPUT = "camera.png"
 DEFAULT_INPAINT = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"
@@ -24,7 +25,7 @@ UNLISTED_DEFAULTS = {  # argparse does not know these; help texts describe them 
     "batch_points": None,
     "omega_first": None,
     "prior_weight": None,
-    "network_path": ROOT / "outputs" / "fit" / "network.npz",
+    "network_path": OUTPUTS / "fit" / "network.npz",
     "crop": (-1.0, -1.0, 1.0, 1.0),
     "derivatives": False,
     "resume": False,
@@ -85,7 +86,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def _all_experiments(runs: list[argparse.Namespace], explicit: dict) -> argparse.Namespace:
     """The options of ``--task all``: each of ``runs`` gets a folder of its own."""
-    folder = explicit.get("output_dir", ROOT / "outputs")
+    folder = explicit.get("output_dir", OUTPUTS)
     for options in runs:
         options.output_dir = folder / folder_name(options.task, options.recipe)
     verbose = explicit.get("verbose", False)
@@ -120,7 +121,7 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
     task_defaults = {
         "input_path": [ROOT / "data" / (DEFAULT_INPAINT if task == "inpaint" else DEFAULT_INPUT)],
         "ot_image_path": ROOT / "data" / DEFAULT_OTHER,
-        "output_dir": ROOT / "outputs" / folder_name(task, name),
+        "output_dir": OUTPUTS / folder_name(task, name),
     }
     recipe = recipes.recipe(name, task, explicit.get("operator"))
     options = {
@@ -139,7 +140,7 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
 
 def folder_name(task: str, recipe: str) -> str:
     """The name of a run's folder: both recipes of a task may be there, to be compared."""
-    return task if recipe == recipes.NAMES[0] else f"{task}-{recipe}"
+    return task if recipe == "report" else f"{task}-{recipe}"
 
 
 def make_parser() -> Parser:
@@ -152,10 +153,15 @@ def make_parser() -> Parser:
         add_help=False,
     )
     parser._negative_number_matcher = NEGATIVE
-    _add_task(parser.add_argument_group("what to do"))
+    group = parser.add_argument_group("what to do")
+    _add_task(group)
+    _add_files(group)
     _add_render(parser.add_argument_group("render"))
     _add_image(parser.add_argument_group("image"))
-    _add_training(parser.add_argument_group("training"))
+    group = parser.add_argument_group("training")
+    _add_optimization(group)
+    _add_loss(group)
+    _add_course(group)
     _add_network(parser.add_argument_group("network"))
     _add_machine(parser.add_argument_group("machine"))
     return parser
@@ -179,6 +185,9 @@ def _add_task(group):
         help="defaults of the options below. report: those of the course report; tuned: far better "
         "results in a twentieth of the work (inpaint: a fifth), at any size",
     )
+
+
+def _add_files(group):
     group.add_argument(
         "--input_path",
         type=path,
@@ -280,7 +289,7 @@ def _add_image(group):
     )
 
 
-def _add_training(group):
+def _add_optimization(group):
     group.add_argument(
         "--epochs",
         type=integer(1, 10**9),
@@ -327,6 +336,9 @@ def _add_training(group):
         help="schedule of both learning rates; linear and cosine end at 0 (default: constant; "
         "tuned: linear)",
     )
+
+
+def _add_loss(group):
     group.add_argument(
         "--operator",
         choices=("forward", "autograd", "fd"),
@@ -382,6 +394,9 @@ def _add_training(group):
         help="edit: share of the first image, 0 to 1; with mixed, in the mean brightness only, and "
         "without --mask_path only",
     )
+
+
+def _add_course(group):
     group.add_argument(
         "--preview_every",
         type=integer(0, 10**9),

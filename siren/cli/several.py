@@ -15,6 +15,7 @@ from siren.cli.errors import (
     Outcome,
     Problem,
     notify,
+    overall_status,
     report_error,
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
@@ -26,6 +27,8 @@ from siren.output.report import read_metrics
 from siren.signals import Stop, deferred
 from siren.text import printable
 from siren.training.checkpoint import Checkpoint, StateError
+
+NOT_BEGUN = Outcome(INTERRUPTED, "not begun")
 
 
 def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
@@ -60,20 +63,36 @@ def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run
 
     ``options`` are those of the whole call. Bad input is found before the first training.
     """
-    files = [path for each in runs for path in inputs.paths(each).values()]
-    outcomes = [check_run(each, files) for each in runs]
-    stop = Stop()
+    return run_checked(options, runs, check_runs(runs), run, Stop())
+
+
+def check_runs(runs: list[argparse.Namespace], files: list | None = None) -> list[Outcome | None]:
+    """``check_run`` for each of ``runs``; ``files`` are by default those that they read."""
+    if files is None:
+        files = input_files(runs)
+    return [check_run(each, files) for each in runs]
+
+
+def input_files(runs: list[argparse.Namespace]) -> list:
+    """The paths of all files that ``runs`` read."""
+    return [path for each in runs for path in inputs.paths(each).values()]
+
+
+def run_checked(
+    options: argparse.Namespace, runs: list, outcomes: list, run: Callable, stop: Stop
+) -> int:
+    """``run_several`` after ``check_runs``, whose ``outcomes`` these are."""
+    outcomes = list(outcomes)
     with parent_folder(options):
         for number, each in enumerate(runs):
             if stop():
                 break
             if outcomes[number] is None:
-                print(
-                    f"== {number + 1} of {len(runs)}: {display_path(each.input_path)}", flush=True
-                )
-                outcomes[number] = _run_safely(run, each, stop)
+                subject = display_path(each.input_path)
+                print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
+                outcomes[number] = run_safely(run, each, stop, subject)
         not_begun = outcomes.count(None)
-        outcomes = [outcome or Outcome(INTERRUPTED, "not begun") for outcome in outcomes]
+        outcomes = [outcome or NOT_BEGUN for outcome in outcomes]
         rows = [_summary_row(each, outcome) for each, outcome in zip(runs, outcomes)]
         print(summary.format_table(rows))
         try:
@@ -83,8 +102,7 @@ def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run
             raise save_failure(options, error) from error
     if not_begun:
         notify(f"{not_begun} of {len(runs)} not begun; --resume goes on")
-    statuses = [outcome.status for outcome in outcomes if outcome.status]
-    return INTERRUPTED if INTERRUPTED in statuses else (statuses or [0])[0]
+    return overall_status(outcomes)
 
 
 def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
@@ -146,14 +164,17 @@ def report_finished_run(options: argparse.Namespace, pictures: inputs.Inputs) ->
     return outcome
 
 
-def _run_safely(run: Callable, options: argparse.Namespace, stop: Stop) -> Outcome:
-    """The outcome of one run; an error is reported and does not stop the others."""
+def run_safely(run: Callable, options: argparse.Namespace, stop: Stop, subject: str) -> Outcome:
+    """The outcome of ``run(options, stop)``; an error is reported and does not stop other runs.
+
+    ``subject`` names the run.
+    """
     try:
         return run(options, stop)
     except (Exception, KeyboardInterrupt) as error:
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             stop.requested = True
-        return report_error(error, f"{display_path(options.input_path)}: ", options.verbose)
+        return report_error(error, f"{subject}: ", options.verbose)
 
 
 def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:

@@ -7,11 +7,9 @@ from pathlib import Path
 from siren import runtime
 from siren.cli.errors import notify
 from siren.cli.identity import display_path
-from siren.cli.options import ROOT
+from siren.cli.options import OUTPUTS
 from siren.output.page import PAGE, write_page
 from siren.signals import deferred
-
-OUTPUTS = ROOT / "outputs"
 
 
 def update_page(output_dir: Path, several: bool) -> None:

@@ -5,16 +5,17 @@ It has the picture that both are scored against, what each reached, and the erro
 
 from __future__ import annotations
 
-import io
 import os
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from siren.files import open_regular, write_bytes
-from siren.images import ImageError, read_image
+from siren.images import ImageError, encode_png, read_image
 from siren.output.panel import draw_panel
 from siren.output.report import read_metrics
-from siren.pictures import Picture, absolute_error
+from siren.pictures import Picture, absolute_error, error_picture
 from siren.text import printable
 
 PANEL = "panel.png"
@@ -33,7 +34,8 @@ def write_comparison(runs: list[Path], folder: Path) -> Path:
     """
     pictures = [_read_run(run) for run in runs]
     references = [reference for _, _, reference in pictures]
-    if references[0].shape != references[1].shape or (references[0] != references[1]).any():
+    shapes = {image.shape for _, *images in pictures for image in images}
+    if len(shapes) > 1 or (references[0] != references[1]).any():
         raise ComparisonError(f"{runs[0]} and {runs[1]} are not of the same picture")
     path = folder / PANEL
     if os.path.lexists(path) and not _is_comparison(path):
@@ -41,24 +43,18 @@ def write_comparison(runs: list[Path], folder: Path) -> Path:
     panel = [Picture("reference", references[0])]
     panel += [Picture(caption, output) for caption, output, _ in pictures]
     panel += _errors(pictures, references[0])
-    content = io.BytesIO()
-    draw_panel(panel).save(content, format="PNG")
     folder.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, content.getvalue() + _MARK)  # a reader of PNG stops before it
+    content = encode_png(np.asarray(draw_panel(panel)))
+    write_bytes(path, content + _MARK)  # a reader of PNG stops before the mark
     return path
 
 
 def _errors(pictures, reference) -> list[Picture]:
     """The errors of all outputs, on one scale."""
-    errors = [absolute_error(output, reference) for _, output, _ in pictures]
-    largest = max(most for _, most in errors)
+    largest = max(absolute_error(output, reference)[1] for _, output, _ in pictures)
     return [
-        Picture(
-            f"|error| of {caption.split(':')[0]}",
-            (image + 1) * (most / largest if largest else 1) - 1,
-            ("0", f"{largest:.2g}"),
-        )
-        for (image, most), (caption, _, _) in zip(errors, pictures)
+        error_picture(output, reference, f"|error| of {caption.split(':')[0]}", largest)
+        for caption, output, _ in pictures
     ]
 
 

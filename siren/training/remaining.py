@@ -22,7 +22,10 @@ def followed_by(seconds: float):
 
 
 def in_all(seconds: float) -> str:
-    """ ", 2 min 03 s in all": ``seconds`` left of a training and those after it; "" without any."""
+    """The time left in words, as ", 2 min 03 s in all"; "" if no training follows.
+
+    seconds  left of the present training
+    """
     return f", {duration(seconds + _later)} in all" if _later else ""
 
 

@@ -49,6 +49,13 @@ def test_bad_input_is_found_before_the_first_training(tmp_path):
     result = call("--task", "all", *SMALL, "--output_dir", tmp_path / "out", *arguments)
     assert result.returncode == 2 and "bad.png" in result.stderr
     assert not (tmp_path / "out").exists()
+    (tmp_path / "several").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "several" / name).write_bytes(picture.read_bytes())
+    arguments[1] = tmp_path / "several"
+    result = call("--task", "all", *SMALL, "--output_dir", tmp_path / "out", *arguments)
+    assert result.returncode == 2 and "bad.png" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def experiments(tmp_path, *arguments):
@@ -136,6 +143,8 @@ def test_an_estimate_follows_the_work():
     assert 3.5 < seconds("--task", "poisson") / fit < 5
     tuned = seconds("--task", "poisson", "--recipe", "tuned")
     assert tuned == pytest.approx(seconds("--recipe", "tuned"))
+    steps = seconds("--batch_points", "1000") - fit
+    assert steps == pytest.approx(1000 * 65 * 1e-3, rel=0.05)  # 66 steps in a pass instead of one
 
 
 def test_the_last_run_of_the_same_settings_is_the_best_estimate(tmp_path):
@@ -147,6 +156,10 @@ def test_the_last_run_of_the_same_settings_is_the_best_estimate(tmp_path):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     longer = by_last_run(parse([*arguments, "--epochs", "4"]))
     assert longer - known == pytest.approx(metrics["seconds"])
+    for damaged in ({"runtime": 3}, {"runtime": {}}, {"epochs": "many"}, {"epochs": 0}):
+        (tmp_path / "metrics.json").write_text(json.dumps({**metrics, **damaged}))
+        assert by_last_run(parse(arguments)) is None
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     for other in (["--omega_0", "20"], ["--recipe", "tuned"], ["--channels", "3"]):
         assert by_last_run(parse([*arguments, *other])) is None
 

@@ -28,8 +28,9 @@ from siren.output.page.axis import Axis
 from siren.output.page.bars import describe, draw_bars
 from siren.output.page.curves import MAX_POINTS, draw_curves
 from siren.output.page.document import GENERATOR, MAX_CARDS, draw_page
-from siren.output.page.error_map import draw_error_map, picture_size
+from siren.output.page.error_map import draw_error_map
 from siren.output.page.markup import Markup, link, tag
+from siren.output.page.picture_size import picture_size
 from siren.output.page.runs import find_runs
 
 ROOT = Path(__file__).resolve().parents[2]

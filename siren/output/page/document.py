@@ -8,7 +8,6 @@ import os
 from pathlib import Path
 
 from siren.output.page.card import draw_card
-from siren.output.page.error_map import picture_size
 from siren.output.page.markup import Markup, join, tag
 from siren.output.page.pictures import draw_thumbnail
 from siren.output.page.runs import MAX_TEXT, Run
@@ -79,7 +78,7 @@ def _with_map(runs: list[Run]) -> set:
     """The newest runs, whose error maps together take a second or two."""
     chosen, pixels = set(), 0
     for run in runs:
-        size = picture_size(run.folder / "output.png") or (0, 0)
+        size = run.sizes.get("output.png", (0, 0))
         if pixels + size[0] * size[1] <= MAP_PIXELS:
             pixels += size[0] * size[1]
             chosen.add(id(run))

@@ -1,16 +1,15 @@
-"""The error map of a run, from its saved pictures, and the sizes of pictures."""
+"""The error map of a run, from its saved pictures."""
 
 from __future__ import annotations
 
 import base64
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from siren.files import open_regular
 from siren.images import ImageError, encode_png, read_image
+from siren.output.page.picture_size import picture_size
 from siren.pictures import absolute_error
 
 MAX_PIXELS = 1 << 22  # of a picture; the error maps of larger ones take too long
@@ -50,19 +49,3 @@ def draw_error_map(output: Path, reference: Path, channels: int) -> ErrorMap | N
         error = np.maximum.reduceat(error, np.arange(0, error.shape[axis], block), axis)
     content = base64.b64encode(encode_png(error)).decode()
     return ErrorMap(f"data:image/png;base64,{content}", error.shape[:2], largest, block)
-
-
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """(height, width) in the header of a PNG or GIF; None if there is no such file."""
-    try:
-        with open_regular(path) as file:
-            head = file.read(24)
-    except (OSError, ValueError):
-        return None
-    if len(head) == 24 and head.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack(">II", head[16:])
-    elif len(head) == 24 and head.startswith((b"GIF87a", b"GIF89a")):
-        width, height = struct.unpack("<HH", head[6:10])
-    else:
-        return None
-    return (height, width) if 0 < height < 1 << 31 and 0 < width < 1 << 31 else None

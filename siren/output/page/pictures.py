@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from siren.output.page.error_map import draw_error_map, picture_size
+from siren.output.page.error_map import draw_error_map
 from siren.output.page.markup import Markup, link, tag
 from siren.output.page.runs import Run
 
@@ -109,10 +109,10 @@ def _error_map(run: Run) -> Markup | None:
 
 def _shown_size(run: Run, name: str) -> tuple[int, int] | None:
     """(height, width) of a picture that the page can show; else None."""
-    if name not in run.files or run.files[name].st_size > MAX_BYTES:
+    size = run.sizes.get(name)
+    if size is None or run.files[name].st_size > MAX_BYTES:
         return None
-    size = picture_size(run.folder / name)
-    return size if size and size[0] * size[1] <= MAX_PIXELS else None
+    return size if size[0] * size[1] <= MAX_PIXELS else None
 
 
 def _image(run: Run, name: str, alt: str, side: int) -> Markup | None:

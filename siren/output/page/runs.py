@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 from siren.files import open_regular
+from siren.output.page.picture_size import picture_size
 from siren.output.report import METRICS, read_metrics
 
 MAX_DEPTH = 3  # folders below the first one
@@ -75,6 +76,12 @@ class Run:
             if stat.S_ISREG(status.st_mode) and status.st_size:
                 found[name] = status
         return found
+
+    @cached_property
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """(height, width) of those of ``files`` that are pictures."""
+        sizes = {name: picture_size(self.folder / name) for name in self.files}
+        return {name: size for name, size in sizes.items() if size is not None}
 
     def version(self, name: str) -> str:
         """A short text that is another one when the file called ``name`` has changed."""
