@@ -1,14 +1,19 @@
-"""Shared fixtures. Importing ``siren`` first makes the later ``import jittor`` work everywhere."""
+"""Shared fixtures. ``siren.start`` makes ``import jittor`` work everywhere, and compile quickly."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-import siren  # noqa: F401  (prepares Jittor's environment)
+import siren
 
 # nohup, and a shell's background jobs, ignore Ctrl-C, and so would all programs started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if siren.start("auto") == "cuda":
+    import jittor
+
+    jittor.flags.use_cuda = 0  # tests of a GPU switch it on
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from siren.runtime import jit
 from siren.runtime.cuda import find_cuda, flags_for_capability
 from siren.runtime.environment import check_variables, user_environment
 from siren.runtime.handlers import restore_signals
@@ -44,6 +45,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     import jittor as jt
 
+    jit.accelerate(jt)
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
         raise RuntimeProblem(

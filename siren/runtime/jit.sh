@@ -1,0 +1,16 @@
+# Compiles an operator for Jittor, in place of its asm_tuner.py (jit.py):
+#     sh jit.sh --python=... --header=... .../asm_tuner.py --cc_path=COMPILER SOURCE OPTION ...
+python="${1#--python=}" header="${2#--header=}" tuner="$3"
+shift 3
+case "$tuner" in
+  */asm_tuner.py)
+    # The tuner edits assembler between such marks, and only there.
+    if [ -f "$header.gch" ] && ! grep -q '@begin' "$2"; then
+      compiler="${1#--cc_path=}" source="$2"
+      shift 2
+      "$compiler" -DJIT=1 -DJIT_cpu=1 -include "$header" "$source" "$@" 2>/dev/null && exit
+      set -- "--cc_path=$compiler" "$source" "$@"
+    fi
+    ;;
+esac
+exec "$python" "$tuner" "$@"

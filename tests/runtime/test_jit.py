@@ -1,0 +1,75 @@
+"""Jittor's operators are compiled with a precompiled header, or as ever where that cannot be."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import jittor
+import pytest
+
+from siren import runtime
+from siren.runtime import jit
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A compiler, a Python and a header that leave behind how they were called."""
+    for name in ("compiler", "python"):
+        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s|" {name} "$@" > "{tmp_path}/called"\n')
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "jit.h.gch").write_text("")
+    (tmp_path / "a_op.cc").write_text("int a;")
+    return tmp_path
+
+
+def called(tools, tool="asm_tuner.py"):
+    """What jit.sh has called, as a list."""
+    command = ["sh", jit.SCRIPT, f"--python={tools}/python", f"--header={tools}/jit.h"]
+    command += [f"/jittor/utils/{tool}", f"--cc_path={tools}/compiler", f"{tools}/a_op.cc"]
+    subprocess.run([*command, "-O2", "-Ia b", "-o", "a_op.so"], check=True)
+    return (tools / "called").read_text().split("|")[:-1]
+
+
+def test_an_operator_is_compiled_with_the_header(tools):
+    assert called(tools) == [
+        *("compiler", "-DJIT=1", "-DJIT_cpu=1", "-include", f"{tools}/jit.h"),
+        *(f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
+    ]
+
+
+@pytest.mark.parametrize("reason", ["marks", "no header", "a compiler that fails", "another tool"])
+def test_what_needs_jittors_own_tool_gets_it(tools, reason):
+    tool = "asm_tuner.py"
+    if reason == "marks":
+        (tools / "a_op.cc").write_text("// @begin replace")
+    elif reason == "no header":
+        (tools / "jit.h.gch").unlink()
+    elif reason == "a compiler that fails":
+        (tools / "compiler").write_text("#!/bin/sh\nexit 1\n")
+    else:
+        tool = "dlink_compiler.py"
+    assert called(tools, tool) == [
+        *("python", f"/jittor/utils/{tool}", f"--cc_path={tools}/compiler"),
+        *(f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
+    ]
+
+
+def test_the_header_is_precompiled_and_fits_jittors_flags(tmp_path):
+    """-H marks a precompiled header with an exclamation mark, one that does not fit with an x."""
+    runtime.start("cpu")
+    words = shlex.split(jittor.flags.python_path)
+    header = words[-1].removeprefix("--header=")
+    assert words[0] == "sh" and Path(header + ".gch").exists()
+    source = tmp_path / "a.cc"
+    source.write_text('#define JIT 1\n#define JIT_cpu 1\n#include "var.h"\n#include "op.h"\n')
+    command = [jittor.flags.cc_path, "-DJIT=1", "-DJIT_cpu=1", "-include", header, str(source)]
+    command += [*shlex.split(jittor.flags.cc_flags), "-fopenmp", "-Ofast", "-H", "-fsyntax-only"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"! {header}.gch" in result.stderr
+
+
+def test_a_header_that_does_not_compile_leaves_nothing(tmp_path):
+    header = tmp_path / "folder" / "jit.h"
+    jit.precompile(header, jittor.flags.cc_path, "-I/nowhere")
+    assert list(header.parent.iterdir()) == []
