@@ -61,7 +61,8 @@ class StructureVariation:
         self.shape = shape
         self.weight = weight
         self.random = np.random.default_rng(seed)
-        self.tensors = None
+        self.tensors = None  # of all pixels
+        self.isotropic = jt.array(np.float32([[1, 0, 1]] * POINTS)).stop_grad()
 
     def update(self, picture: np.ndarray) -> None:
         """Follow ``picture`` (height, width, channels), the network's values on the grid."""
@@ -71,18 +72,20 @@ class StructureVariation:
         """As ``TotalVariation``."""
         points = _draw(self.random, share)
         scale = spacing(*self.shape)
-        _, rows, columns = engine.streams(network, jt.array(points).stop_grad(), 1, scale)
+        weight = self.weight * len(share) / POINTS / (scale[0] * scale[1]) ** 0.5
+        tensors = self._tensors_at(points)
+        points = jt.array(points).stop_grad()
+        return engine.variation(network, points, tensors, self.SMALLEST, weight, scale)
+
+    def _tensors_at(self, points: np.ndarray):
+        """D of the pixels nearest to ``points`` (n, 2), as a Var (n, 3)."""
         if self.tensors is None:
-            energy = rows.sqr() + columns.sqr()
-        else:
-            last = np.array(self.shape) - 1
-            pixels = np.rint((points + 1) / 2 * last).astype(np.int32)
-            tensors = self.tensors[jt.array(pixels[:, 0] * self.shape[1] + pixels[:, 1])]
-            dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
-            energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
-        variation = (energy.mean(1) + self.SMALLEST**2).sqrt().mean()
-        unit = (scale[0] * scale[1]) ** 0.5
-        return self.weight / unit * len(share) / POINTS * variation
+            return self.isotropic if len(points) == POINTS else self.isotropic[: len(points)]
+        last = np.array(self.shape) - 1
+        rows, columns = np.rint((points + 1) / 2 * last).astype(np.int32).T
+        pixels = jt.array(rows * np.int32(self.shape[1]) + columns)
+        # Indexing would make the host wait for the device.
+        return self.tensors.reindex((len(points), 3), ["@e0(i0)", "i1"], extras=[pixels])
 
     def _diffusion_tensors(self, picture: np.ndarray) -> np.ndarray:
         """D of every pixel: (height, width, 3) float32, the entries (row, row), (row, column) and
@@ -107,4 +110,4 @@ class StructureVariation:
 
 def _draw(random: np.random.Generator, share: range) -> np.ndarray:
     """The ``share`` of ``POINTS`` uniform points (n, 2) float32 in [-1, 1]."""
-    return random.uniform(-1, 1, (POINTS, 2)).astype(np.float32)[share.start : share.stop]
+    return 2 * random.random((POINTS, 2), np.float32)[share.start : share.stop] - 1

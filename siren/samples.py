@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jittor as jt
@@ -74,6 +76,7 @@ class DevicePoints:
         share = range(len(points)) if share is None else share
         local = slice(share.start - points.stored.start, share.stop - points.stored.start)
         self.first = share.start
+        self.grid_shape = points.shape
         self.shape = jt.array(np.int32(points.shape)).stop_grad()
         axes = [np.linspace(-1, 1, n).astype(np.float32) for n in (height, width)]
         self.axes = jt.array(np.concatenate(axes)).stop_grad()
@@ -126,6 +129,69 @@ def steps_per_pass(count: int, batches: Batches | None) -> int:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Ascending indices of points, one of each ``steps`` consecutive ones, without a list of them.
+
+    Its i-th stratum, of the points from ``steps * i`` on, has the index
+
+        steps * i + (floor(steps * hash(i, key)) + place) mod steps
+
+    with a hash in [0, 1) of 32 bits, which engines compute on their device. Selections that differ
+    in ``place`` alone have no point in common, and all ``steps`` of them have every point.
+
+    first  the first stratum
+    count  the number of strata, which is the number of points
+    """
+
+    first: int
+    count: int
+    steps: int = 1
+    key: int = 0
+    place: int = 0
+
+    def __len__(self) -> int:
+        """The number of points."""
+        return self.count
+
+    def indices(self) -> np.ndarray:
+        """The indices (count,), int64."""
+        return self._index(np.arange(self.first, self.first + self.count))
+
+    def within(self, share: range) -> Selection:
+        """The points whose indices are in ``share``."""
+        last = self.first + self.count
+        begin, end = (
+            min(max(self._first_from(index), self.first), last)
+            for index in (share.start, share.stop)
+        )
+        return self if (begin, end) == (self.first, last) else self._cut(begin, end - begin)
+
+    def strips(self, size: int) -> Iterator[Selection]:
+        """Cut it into selections of at most ``size`` points."""
+        for begin in range(0, self.count, size):
+            yield self._cut(self.first + begin, min(size, self.count - begin))
+
+    def _cut(self, first: int, count: int) -> Selection:
+        return Selection(first, count, self.steps, self.key, self.place)
+
+    def _index(self, strata):
+        """The indices of strata: an int, or an array of int64."""
+        if self.steps == 1:
+            return strata
+        # Wellons's integer hash "lowbias32"
+        x = strata * 0x9E3779B9 + self.key & 0xFFFFFFFF
+        x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
+        x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
+        offsets = ((x ^ x >> 16) * self.steps >> 32) + self.place
+        return self.steps * strata + offsets - self.steps * (offsets >= self.steps)
+
+    def _first_from(self, index: int) -> int:
+        """The first stratum whose index is at least ``index``."""
+        stratum = index // self.steps
+        return stratum + (self._index(stratum) < index)
+
+
+@dataclass(frozen=True)
 class Batches:
     """Cuts the points into random batches, anew for each pass: a pass takes every point once.
 
@@ -144,14 +210,20 @@ class Batches:
         """The number of batches in a pass over ``count`` points."""
         return -(-count // self.points)
 
-    def indices(self, count: int, step: int) -> np.ndarray:
-        """Ascending indices (n,) of the points of ``step``, counted over all passes."""
+    def select(self, count: int, step: int) -> Selection:
+        """The points of ``step``, counted over all passes, among ``count``."""
         steps = self.steps(count)
         number, batch = divmod(step, steps)
-        strata = -(-count // steps)
-        random = np.random.default_rng([self.seed, number])
-        # In random order: consecutive batches at neighbouring points would be too much alike.
-        place = random.permutation(steps)[batch]
-        indices = (random.integers(steps, size=strata) + place) % steps
-        indices += np.arange(0, strata * steps, steps)
-        return indices if indices[-1] < count else indices[:-1]
+        key, places = _draw_pass(self.seed, number, steps)
+        batch = Selection(0, -(-count // steps), steps, key, int(places[batch]))
+        return batch.within(range(count))
+
+
+@functools.lru_cache(maxsize=1)
+def _draw_pass(seed: int, number: int, steps: int) -> tuple[int, np.ndarray]:
+    """The key of the pass ``number``, and the place of each of its batches.
+
+    They come in random order: consecutive batches at neighbouring points would be too much alike.
+    """
+    random = np.random.default_rng([seed, number])
+    return int(random.integers(1 << 32)), random.permutation(steps)

@@ -107,6 +107,42 @@ def squared_error_of_streams(computed, target, order):
     return (jt.stack(computed[supervised], dim=1) - target).sqr().mean()
 
 
+def variation(network, coordinates, tensors, smallest: float, weight: float, scale=(1.0, 1.0)):
+    """``weight`` times the mean over points of sqrt(grad u^T D grad u + smallest^2), a scalar Var.
+
+    tensors   (N, 3) float32 Var: the entries (row, row), (row, column) and (column, column) of the
+              symmetric matrix D of each point; grad u^T D grad u is the mean over channels
+    smallest  where the root is rounded off, so that it has a gradient at 0
+
+    It is differentiable in the parameters. Raises ValueError for arrays of other shapes.
+    """
+    check_points(network, coordinates, 1, scale)
+    check_tensors(coordinates, tensors)
+    return variation_of_streams(streams(network, coordinates, 1, scale), tensors, smallest, weight)
+
+
+def gradient(loss, network):
+    """The gradient of ``loss``, a scalar Var, in all parameters: a Var like ``network.flat``."""
+    return jt.grad(loss, [network.flat])[0]
+
+
+def variation_of_streams(computed, tensors, smallest, weight):
+    """``variation``, given what ``streams`` has ``computed``."""
+    _, rows, columns = computed
+    dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
+    energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
+    return weight * (energy.mean(1) + smallest**2).sqrt().mean()
+
+
+def gather(points, selection):
+    """(coordinates (n, 2), targets (n, K, channels)), float32 Vars, of some training points.
+
+    points     a ``samples.DevicePoints``
+    selection  a ``samples.Selection`` of n of them
+    """
+    return points.gather(selection.indices())
+
+
 def orthogonalize(matrices):
     """The nearest orthogonal matrix to each of ``matrices`` (count, n, n), roughly, as a Var.
 
@@ -191,7 +227,7 @@ def check_points(network, coordinates, order, scale) -> None:
     if order > 0 and inputs != 2:
         raise ValueError(f"derivatives are for networks of 2 inputs, and this one has {inputs}")
     _check_array("coordinates", coordinates, (None, inputs))
-    if len(scale) != 2 or not all(math.isfinite(unit) for unit in scale):
+    if len(scale) != 2 or not math.isfinite(scale[0] + scale[1]):
         raise ValueError(f"scale is {scale}; it must be two finite numbers")
 
 
@@ -199,6 +235,11 @@ def check_target(network, coordinates, target, order) -> None:
     """Raise ValueError unless the target is of the shape that ``squared_error`` wants."""
     points, supervised = coordinates.shape[0], (1, 2, 1)[order]
     _check_array("target", target, (points, supervised, network.out_features))
+
+
+def check_tensors(coordinates, tensors) -> None:
+    """Raise ValueError unless there is a tensor for each point."""
+    _check_array("tensors", tensors, (coordinates.shape[0], 3))
 
 
 def check_matrices(matrices) -> None:
@@ -231,11 +272,12 @@ def _check_array(name: str, array, shape) -> None:
     """Raise ValueError unless it is a float32 Var of ``shape``, where None is any positive size."""
     is_var = isinstance(array, jt.Var)
     sizes = tuple(array.shape) if is_var else ()
-    right_sizes = len(sizes) == len(shape) and all(
-        size > 0 and wanted in (None, size) for size, wanted in zip(sizes, shape)
-    )
-    if is_var and right_sizes and array.dtype == "float32":
-        return
+    if is_var and array.dtype == "float32" and len(sizes) == len(shape) and 0 not in sizes:
+        for size, wanted in zip(sizes, shape):
+            if wanted is not None and size != wanted:
+                break
+        else:
+            return
     wanted = ", ".join("n" if size is None else str(size) for size in shape)
     found = f"{array.dtype} {sizes}" if is_var else type(array).__name__
     raise ValueError(f"{name} must be a float32 Var ({wanted}), not {found}")

@@ -16,12 +16,14 @@ import numpy as np
 
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.use import Use
+from siren.samples import DevicePoints, Points, Selection
 
 POINTS = 7
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}  # of the largest value, at 5 layers or fewer
 # Numbers of a step that moves all parameters by about as much as they are.
 ADAM = AdamNumbers(rate=0.5, correction=0.8, beta_1=0.9, beta_2=0.99, eps=1e-3)
 MUON = MuonNumbers(matrix_rate=3.0, momentum=0.9)
+SMALLEST = 0.1  # of a variation
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
@@ -89,6 +91,10 @@ class _Trial:
         for order in use.streams:
             if not self.product(order):
                 return f"the gradient of its streams of order {order} is wrong"
+        if use.variation and not self.variation():
+            return "its variation or the gradient of that is wrong"
+        if jt.flags.use_cuda and not self.gathered():
+            return "the points that it gathers are wrong"
         return self.problem_of_a_step()
 
     def problem_of_a_step(self) -> str | None:
@@ -145,6 +151,34 @@ class _Trial:
         ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
         vars = [jt.array(factor.astype(np.float32)) for factor in factors]
         return self.gradient(sum((a * b).sum() for a, b in zip(vars, ours)), loss_of)
+
+    def variation(self) -> bool:
+        """With tensors that are positive definite, as those of a picture are."""
+        a, b, c = (self._uniform(1, (POINTS, 1)) for _ in range(3))
+        tensors = np.concatenate([a**2 + 1, a * b, b**2 + c**2], axis=1).astype(np.float32)
+        dd, de, ee = (tensors[:, k : k + 1].astype(np.float64) for k in range(3))
+
+        def loss_of(layers):
+            _, rows, columns, _ = streams(layers, self.omega_0, self.points, self.scale)
+            energy = dd * rows**2 + 2 * de * rows * columns + ee * columns**2
+            return 3 * np.sqrt(energy.mean(1) + SMALLEST**2).mean()
+
+        ours = self.engine.variation(
+            self.network, self.coordinates, jt.array(tensors), SMALLEST, 3.0, self.scale
+        )
+        value, expected = ours.numpy(), loss_of(self.layers)
+        right = close(value, np.full_like(value, expected), self.tolerance(self.use.precision))
+        return right and self.gradient(ours, loss_of)
+
+    def gathered(self) -> bool:
+        """A batch of listed pixels with targets of 8 bits."""
+        shape, pixels = (9, 12), np.arange(3, 103)
+        codes = self.random.integers(0, 256, (len(pixels), 1, self.use.channels))
+        points = Points(shape, codes.astype(np.float32) / np.float32(127.5) - 1, pixels)
+        batch = Selection(2, 30, steps=3, key=12345, place=1)
+        ours = self.engine.gather(DevicePoints(points), batch)
+        expected = (points.coordinates[batch.indices()], points.target[batch.indices()])
+        return all((one.numpy() == other).all() for one, other in zip(ours, expected))
 
     def gradient(self, loss, loss_of, step: float = 1e-6) -> bool:
         """Compare it layer by layer, along itself and a random direction, by differences."""
@@ -216,7 +250,7 @@ class _Trial:
 
     def _alike(self, ours, expected) -> bool:
         pairs = zip(ours, expected)
-        return all(close(one.numpy(), other, TOLERANCE["fp32"]) for one, other in pairs)
+        return all(close(one.numpy(), other, TOLERANCE[self.use.precision]) for one, other in pairs)
 
 
 def streams(layers, omega_0, points, scale):

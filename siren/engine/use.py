@@ -24,6 +24,7 @@ class Use:
     width, layers, channels, omega_0  of the network: ``layers`` hidden ones after the first
     losses     orders of ``squared_error`` with its gradient
     streams    orders of ``streams`` with gradients
+    variation  whether ``variation`` is used
     pictures   orders of ``streams`` without
     muon       whether matrices are orthogonalised
     """
@@ -35,6 +36,7 @@ class Use:
     omega_0: float = 30.0
     losses: tuple[int, ...] = (0,)
     streams: tuple[int, ...] = ()
+    variation: bool = False
     pictures: tuple[int, ...] = (0,)
     muon: bool = False
 
@@ -63,16 +65,14 @@ class Use:
 
 def functions(
     task: str, operator: str = "forward", residual_norm: str = "operator", prior: str = "none"
-) -> dict[str, tuple[int, ...]]:
-    """``losses``, ``streams`` and ``pictures`` of a ``Use``, given main.py's options."""
-    if task == "render":
-        return {"losses": (), "streams": (), "pictures": (0, 2)}
+) -> dict:
+    """What a ``Use`` says of the engine's functions, given main.py's options."""
     order = {"edit": 1, "poisson": 2}.get(task, 0)
-    if order == 0:
-        return {"losses": (0,), "streams": () if prior == "none" else (1,), "pictures": (0,)}
     losses: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
-    if operator == "fd" and residual_norm == "pixel":
+    if task == "render":
+        pass
+    elif order == 0 or (operator == "fd" and residual_norm == "pixel"):
         losses = (0,)
     elif operator == "fd":
         streams = (0,)
@@ -80,7 +80,14 @@ def functions(
         losses = (order,)
     elif operator == "forward":
         streams = (order,)
-    return {"losses": losses, "streams": streams, "pictures": (0, 2)}
+    if order == 0 and prior == "tv":
+        streams = (1,)
+    return {
+        "losses": losses,
+        "streams": streams,
+        "variation": order == 0 and prior == "structure",
+        "pictures": (0,) if order == 0 and task != "render" else (0, 2),
+    }
 
 
 def trial_stamp(use: Use, device: str) -> str:

@@ -25,6 +25,8 @@ _DEFAULTS = {
     "use_nccl": "0",
     "conv_opt": "1",  # requires only cuBLAS and cuRAND; by default a missing cuDNN is fatal
     "FIX_TORCH_ERROR": "0",  # by default Jittor imports PyTorch if it is installed: seconds
+    # By default an array goes to the GPU by two copies that wait for all that the GPU has to do.
+    "use_cuda_host_allocator": "0",
     "gdb_path": "",  # by default Jittor asks gdb for its version at every start
     # By default Jittor names its cache after the git branch of the folder around the environment,
     # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our

@@ -10,7 +10,7 @@ import numpy as np
 
 from siren import distributed
 from siren.priors import POINTS as PRIOR_POINTS
-from siren.samples import Batches, DevicePoints
+from siren.samples import Batches, DevicePoints, Selection
 
 POINTS_AT_ONCE = 1 << 20  # coordinates and targets of more points are computed strip by strip
 
@@ -45,11 +45,11 @@ class Gradient:
             mask = np.ones(network.flat.shape, np.float32)
             mask[-network.out_features :] = 0
             self.mask = jt.array(mask).stop_grad()
+        self.own = Selection(self.share.start, len(self.share))  # the points of this process
         if batches is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
-            self.full_batch = self.points.gather(np.arange(self.count))
+            self.full_batch = engine.gather(self.points, self.own)
         elif not task.pointwise:
-            target = self.points.gather(np.arange(*_bounds(self.share)))[1]
-            self.target = self._all_gather([target])
+            self.target = self._all_gather([engine.gather(self.points, self.own)[1]])
 
     def __call__(self, step: int):
         """(loss, gradient) of that step: Vars (1,) and of the shape of ``network.flat``."""
@@ -61,16 +61,14 @@ class Gradient:
         prior = self.task.prior and self.task.prior(self.network, self.engine, share)
         if self.full_batch is not None:
             loss = self.task.loss(self.network, *self.full_batch, self.engine)
-            loss = loss if prior is None else loss + prior
-            return loss, self._gradient(loss)
-        total, indices = self.count, self.share
+            return self._add_prior(loss, self._gradient(loss), prior)
+        total, selection = self.count, self.own
         if self.batches is not None:
-            batch = self.batches.indices(self.count, step)
-            total, indices = len(batch), batch[slice(*np.searchsorted(batch, _bounds(self.share)))]
+            batch = self.batches.select(self.count, step)
+            total, selection = len(batch), batch.within(self.share)
         compute = self._pointwise if self.task.pointwise else self._whole_grid
-        loss, gradient = compute(indices, total)
-        if prior is not None:
-            loss, gradient = loss + prior, gradient + self._gradient(prior)
+        loss, gradient = compute(selection, total)
+        loss, gradient = self._add_prior(loss, gradient, prior)
         if distributed.world_size() == 1:
             return loss, gradient
         sums = distributed.all_reduce(jt.concat([gradient, loss.reshape((1,))], dim=0))
@@ -78,36 +76,45 @@ class Gradient:
         return sums[-1:], sums[:-1]
 
     def _gradient(self, loss):
-        return jt.grad(loss, [self.network.flat])[0]
+        return self.engine.gradient(loss, self.network)
 
-    def _pointwise(self, indices, total):
-        parts = [jt.zeros((1,)), jt.zeros(self.network.flat.shape)] if len(indices) == 0 else []
-        for strip in _strips(indices):
-            part = self.task.loss(self.network, *self.points.gather(strip), self.engine)
+    def _add_prior(self, loss, gradient, prior):
+        if prior is None:
+            return loss, gradient
+        return loss + prior, gradient + self._gradient(prior)
+
+    def _pointwise(self, selection, total):
+        parts = [] if len(selection) else [jt.zeros((1,)), jt.zeros(self.network.flat.shape)]
+        for strip in selection.strips(POINTS_AT_ONCE):
+            points = self.engine.gather(self.points, strip)
+            part = self.task.loss(self.network, *points, self.engine)
+            if len(strip) == total:
+                return part, self._gradient(part)
             share = len(strip) / total
             parts = _add(parts, [share * part, share * self._gradient(part)])
         return parts
 
-    def _whole_grid(self, indices, total):
+    def _whole_grid(self, selection, total):
         predicted = self._predict_all()
         loss = self.task.residual_loss(predicted, self.target)
         (cotangent,) = jt.grad(loss, [predicted])
         cotangent = cotangent.stop_grad() * (self.count / total)
         loss = loss.stop_grad() / distributed.world_size()  # every process computes all of it
         jt.sync([loss, cotangent])
-        parts = [jt.zeros(self.network.flat.shape)] if len(indices) == 0 else []
-        for strip in _strips(indices):
-            coordinates, _ = self.points.gather(strip)
+        parts = [] if len(selection) else [jt.zeros(self.network.flat.shape)]
+        for strip in selection.strips(POINTS_AT_ONCE):
+            coordinates, _ = self.engine.gather(self.points, strip)
             predicted = self.task.predict(self.network, coordinates, self.engine)
-            weighted = (predicted * cotangent[jt.array(strip.astype(np.int32))]).sum()
+            indices = jt.array(strip.indices().astype(np.int32))
+            weighted = (predicted * cotangent[indices]).sum()
             parts = _add(parts, [self._gradient(weighted)])
         return loss, parts[0]
 
     def _predict_all(self):
         """What the task predicts at all points: a Var that does not depend on the parameters."""
         parts = []
-        for strip in _strips(self.share):
-            coordinates, _ = self.points.gather(strip)
+        for strip in self.own.strips(POINTS_AT_ONCE):
+            coordinates, _ = self.engine.gather(self.points, strip)
             predicted = self.task.predict(self.network, coordinates, self.engine).stop_grad()
             predicted.sync()
             parts.append(predicted)
@@ -116,22 +123,11 @@ class Gradient:
     def _all_gather(self, parts):
         """One Var of all points, from each process's ``parts`` of its share."""
         if distributed.world_size() > 1:
-            first, last = _bounds(self.share)
+            first, last = self.share.start, self.share.stop
             shape = parts[0].shape[1:]
             parts = [jt.zeros((first, *shape)), *parts, jt.zeros((self.count - last, *shape))]
             parts = [part for part in parts if part.shape[0]]
         return distributed.all_reduce(jt.concat(parts, dim=0))
-
-
-def _bounds(share: range) -> tuple[int, int]:
-    return share.start, share.stop
-
-
-def _strips(indices):
-    """Cut ``indices``, an array or a range, into arrays of at most ``POINTS_AT_ONCE``."""
-    for first in range(0, len(indices), POINTS_AT_ONCE):
-        strip = indices[first : first + POINTS_AT_ONCE]
-        yield np.arange(*_bounds(strip)) if isinstance(strip, range) else strip
 
 
 def _add(sums, terms):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+import itertools
 import re
 import subprocess
 import sys
@@ -26,10 +27,12 @@ from siren import engine
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.engine import use as use_module
-from siren.engine.fused import Fused
+from siren.engine.fused import PRECISIONS, Fused
+from siren.engine.reference import AdamNumbers, MuonNumbers
 from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
+from siren.samples import Batches, DevicePoints, Points, Selection
 from siren.tasks.fit import Fit
 from siren.training import loop
 from siren.training.optimizer import Muon
@@ -96,34 +99,67 @@ class JittorKernels:
     def __init__(self, precision):
         self.engine = Fused(precision)
 
+    def streams(self, *case):
+        return self.streams_var(*case).numpy()
+
+    def loss(self, *case):
+        loss, gradient = self.loss_vars(*case)
+        return loss.item(), gradient.numpy()
+
+    def product(self, *case):
+        return self.product_var(*case).numpy()
+
+    # the same as Vars, before anything is compiled or run
+
     def network(self, layers, omega_0):
         width, channels = layers[0][0].shape[0], layers[-1][0].shape[0]
         network = Siren(channels, 2, width, len(layers) - 2, omega_0)
         network.load_layers(layers)
         return network
 
-    def streams(self, layers, omega_0, order, scale, points):
+    def streams_var(self, layers, omega_0, order, scale, points):
         network = self.network(layers, omega_0)
         streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
-        return np.stack([stream.numpy() for stream in streams], axis=1)
+        return jt.stack(streams, dim=1)
 
-    def loss(self, layers, omega_0, order, scale, points, target):
+    def loss_vars(self, layers, omega_0, order, scale, points, target):
         network = self.network(layers, omega_0)
         points, target = jt.array(points), jt.array(target)
         loss = self.engine.squared_error(network, points, target, order, scale.tolist())
-        return loss.item(), jt.grad(loss, [network.flat])[0].numpy()
+        return loss, jt.grad(loss, [network.flat])[0]
 
-    def product(self, layers, omega_0, order, scale, points, cotangent):
+    def product_var(self, layers, omega_0, order, scale, points, cotangent):
         network = self.network(layers, omega_0)
         streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
         loss = (jt.stack(streams, dim=1) * jt.array(cotangent)).sum()
-        return jt.grad(loss, [network.flat])[0].numpy()
+        return jt.grad(loss, [network.flat])[0]
+
+
+@pytest.fixture(scope="module")
+def gpu():
+    """What the GPU's cases need is compiled here, with all cores: what Jittor meets at once."""
+    if not jt.has_cuda:
+        pytest.skip("there is no NVIDIA GPU that works")
+    jt.flags.use_cuda = 1
+    met = []
+    for seed in CASES:
+        _, layers, omega_0, scale, points = random_case(seed)
+        kernels, channels = JittorKernels("fp32"), layers[-1][0].shape[0]
+        case = layers, omega_0
+        met += [kernels.streams_var(*case, order, scale, points) for order in (0, 1, 2)]
+        order, shape = seed % 3, (len(points), (1, 3, 4)[seed % 3], channels)
+        met += kernels.loss_vars(*case, order, scale, points, np.zeros_like(target_of(seed)))
+        met.append(kernels.product_var(*case, order, scale, points, np.ones(shape, np.float32)))
+    for seed, precision in itertools.product(GPU_SEEDS, PRECISIONS):
+        _, layers, omega_0, scale, points = random_case(seed)
+        case = layers, omega_0, seed % 3, scale, points
+        met += JittorKernels(precision).loss_vars(*case, np.zeros_like(target_of(seed)))
+    jt.sync(met)
+    jt.flags.use_cuda = 0
 
 
 @pytest.fixture
-def on_gpu():
-    if not jt.has_cuda:
-        pytest.skip("there is no NVIDIA GPU that works")
+def on_gpu(gpu):
     jt.flags.use_cuda = 1
     yield
     jt.flags.use_cuda = 0
@@ -184,6 +220,15 @@ def float64(layers):
 
 
 CASES = range(24)
+GPU_SEEDS = 0, 1, 2, 18, 7, 20  # the latter three are 300 wide
+
+
+def target_of(seed):
+    """A random target of the size of derivatives, for the order seed % 3."""
+    rng, layers, omega_0, _, points = random_case(seed)
+    order, channels = seed % 3, layers[-1][0].shape[0]
+    shape = len(points), (1, 2, 1)[order], channels
+    return (omega_0**order * rng.normal(size=shape)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", CASES)
@@ -207,11 +252,7 @@ def test_gradients_are_float64s(kernels, seed):
     """Along one random direction in every weight and bias."""
     rng, layers, omega_0, scale, points = random_case(seed)
     exact, points64, scale64 = float64(layers), points.astype(np.float64), scale.astype(np.float64)
-    channels = layers[-1][0].shape[0]
-    order = seed % 3
-    kinds = {0: 1, 1: 2, 2: 1}[order]
-    spread = (1, omega_0, omega_0**2)[order]
-    target = (spread * rng.normal(size=(len(points), kinds, channels))).astype(np.float32)
+    order, target = seed % 3, target_of(seed)
 
     def loss64(layers):
         return squared_error(layers, omega_0, points64, target, order, scale64)
@@ -273,7 +314,7 @@ def test_orthogonalisation_is_the_reference_engines(cpu_kernels, n):
     assert relative_error(ours, expected) < 1e-4
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, 18, 7, 20])  # the latter three are 300 wide
+@pytest.mark.parametrize("seed", GPU_SEEDS)
 @pytest.mark.parametrize(
     ("precision", "tolerance"), [("fp32", 1e-4), ("fp16", 5e-3), ("bf16", 5e-2)]
 )
@@ -299,7 +340,80 @@ def test_precisions_of_a_gpu(on_gpu, precision, tolerance, seed):
     assert relative_error(gradient, expected) < tolerance
 
 
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 5e-3), ("bf16", 5e-2)])
+def test_muon_on_a_gpu(on_gpu, precision, tolerance):
+    """Against the reference engine; of three matrices one is zero and one is very small."""
+    rng = np.random.default_rng(0)
+    for n in (1, 5, 37, 64, 100, 256, 300, 600):
+        network = Siren(hidden_features=n, hidden_layers=3)
+        start, count, _ = reference.hidden_matrices(network)
+        gradient = rng.normal(size=network.flat.shape).astype(np.float32)
+        matrices = [slice(start + k * (n * n + n), start + k * (n * n + n) + n * n) for k in (0, 1)]
+        gradient[matrices[0]], gradient[matrices[1]] = 0, 1e-20 * gradient[matrices[1]]
+        moments = [(count, n, n), *[(network.flat.shape[0] - count * n * n,)] * 2]
+        moments = [jt.zeros(shape) for shape in moments]
+        numbers = AdamNumbers(0.5, 0.8, 0.9, 0.99, 1e-3), MuonNumbers(1.0, 0.9)
+        arguments = network, jt.array(gradient), *moments, *numbers
+        ours = [var.numpy() for var in Fused(precision).muon(*arguments)]
+        expected = [var.numpy() for var in reference.muon(*arguments)]
+        before = network.flat.numpy()
+        assert (ours[0][matrices[0]] == before[matrices[0]]).all()
+        assert relative_error(ours[0] - before, expected[0] - before) < tolerance
+        for one, other in zip(ours[1:], expected[1:]):
+            assert np.abs(one - other).max() <= 1e-6 * np.abs(other).max()
+
+
+def test_points_gathered_on_a_gpu(on_gpu):
+    rng, shape = np.random.default_rng(0), (30, 41)
+    levels = rng.integers(0, 65536, (shape[0] * shape[1], 1, 3)).astype(np.float32)
+    eight = np.float32(np.rint(levels / 257)) / np.float32(127.5) - 1
+    sixteen = (levels * (255 / 65535)).astype(np.float32) / np.float32(127.5) - 1
+    listed = np.sort(rng.permutation(len(levels))[:500])
+    for values in (eight, sixteen, rng.normal(size=(len(levels), 2, 1)).astype(np.float32)):
+        for points in (Points(shape, values), Points(shape, values[listed], listed)):
+            count = len(points)
+            share = range(count // 3, count)
+            for selection in (
+                Selection(share.start, len(share)),
+                Batches(100, 1).select(count, 5).within(share),
+            ):
+                stored = DevicePoints(points, share)
+                ours = Fused().gather(stored, selection)
+                expected = reference.gather(stored, selection)
+                assert all((a.numpy() == b.numpy()).all() for a, b in zip(ours, expected))
+                indices = selection.indices()
+                assert (ours[1].numpy() == points.target[indices]).all()
+
+
 # ---- the Jittor binding -----------------------------------------------------------------------
+
+
+def test_variation_is_that_of_float64():
+    """And its gradient, along a random direction."""
+    rng, scale, smallest = np.random.default_rng(1), (0.05, 0.04), 0.03
+    network = Siren(out_features=2, hidden_features=24, hidden_layers=1, omega_0=8.0)
+    points = rng.uniform(-1, 1, (50, 2)).astype(np.float32)
+    a, b, c = rng.normal(size=(3, 50))
+    tensors = np.float32(np.stack([a * a + c * c, a * b, b * b], axis=1))
+
+    def exact(flat):
+        layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in network.split(flat)]
+        _, rows, columns = streams(layers, 8.0, points.astype(np.float64), np.array(scale))[:3]
+        matrices = tensors[:, [[0, 1], [1, 2]]].astype(np.float64)
+        slopes = np.stack([rows, columns], axis=1)
+        energy = np.einsum("pic,pij,pjc->p", slopes, matrices, slopes) / 2
+        return 0.7 * np.sqrt(energy + smallest**2).mean()
+
+    flat = network.flat.numpy().astype(np.float64)
+    direction = rng.normal(size=flat.shape)
+    slope = (exact(flat + 1e-6 * direction) - exact(flat - 1e-6 * direction)) / 2e-6
+    for module in (reference, Fused()):
+        ours = module.variation(network, jt.array(points), jt.array(tensors), smallest, 0.7, scale)
+        assert ours.item() == pytest.approx(exact(flat), rel=1e-4)
+        for gradient in (jt.grad(2 * ours, [network.flat])[0] / 2, module.gradient(ours, network)):
+            assert gradient.numpy() @ direction == pytest.approx(slope, rel=1e-3)
+        with pytest.raises(ValueError, match="tensors must be a float32 Var"):
+            module.variation(network, jt.array(points), jt.array(tensors[1:]), smallest, 1, scale)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])
@@ -351,7 +465,7 @@ def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     assert first_loss == pytest.approx(loss, rel=1e-2)
 
 
-EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), pictures=(0, 2), muon=True)
+EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), variation=True, pictures=(0, 2), muon=True)
 
 
 @pytest.mark.parametrize(
@@ -421,6 +535,7 @@ NO_OPENMP = "log\n\x1b[31mfatal error: omp.h: No such file\x1b[m\nmore log"
             broken("squared_error", lambda x: x.stop_grad() + 1.01 * (x - x.stop_grad())),
             "error of order 0 or the gradient of that is wrong",
         ),
+        ("variation", broken("variation", lambda x: 1.01 * x), "its variation or the gradient"),
         ("orthogonalize", broken("orthogonalize", lambda x: -x), "orthogonalised"),
         ("adam", broken("adam", lambda x: 1.01 * x), "its step of Adam is wrong"),
         ("muon", broken("muon", lambda x: 1.01 * x), "its step of Muon is wrong"),
@@ -488,20 +603,20 @@ def test_how_the_child_ended(returncode, output, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("fit",), ((0,), (), (0,))),
-        (("inpaint", "forward", "operator", "tv"), ((0,), (1,), (0,))),
-        (("poisson",), ((2,), (), (0, 2))),
-        (("poisson", "forward", "pixel"), ((), (2,), (0, 2))),
-        (("inpaint", "fd", "pixel", "structure"), ((0,), (1,), (0,))),
-        (("edit", "fd", "pixel"), ((0,), (), (0, 2))),
-        (("edit", "fd", "energy"), ((), (0,), (0, 2))),
-        (("edit", "autograd", "energy"), ((), (), (0, 2))),
-        (("render",), ((), (), (0, 2))),
+        (("fit",), ((0,), (), False, (0,))),
+        (("inpaint", "forward", "operator", "tv"), ((0,), (1,), False, (0,))),
+        (("poisson",), ((2,), (), False, (0, 2))),
+        (("poisson", "forward", "pixel"), ((), (2,), False, (0, 2))),
+        (("inpaint", "fd", "pixel", "structure"), ((0,), (), True, (0,))),
+        (("edit", "fd", "pixel"), ((0,), (), False, (0, 2))),
+        (("edit", "fd", "energy"), ((), (0,), False, (0, 2))),
+        (("edit", "autograd", "energy"), ((), (), False, (0, 2))),
+        (("render",), ((), (), False, (0, 2))),
     ],
 )
 def test_which_functions_a_task_uses(options, expected):
     assert tuple(functions(*options).values()) == expected
-    assert list(functions(*options)) == ["losses", "streams", "pictures"]
+    assert list(functions(*options)) == ["losses", "streams", "variation", "pictures"]
 
 
 def test_a_stamp_is_of_one_use_and_one_machine(monkeypatch):

@@ -341,6 +341,10 @@ class Wave:
         ones = coordinates[:, :1] * 0 + 1
         return [coordinates[:, :1], 0 * ones, self.slope * 39 / 2 * scale[1] * ones]
 
+    def variation(self, network, coordinates, tensors, smallest, weight, scale):
+        streams = self.streams(network, coordinates, 1, scale)
+        return reference.variation_of_streams(streams, tensors, smallest, weight)
+
 
 def test_structure_variation_before_and_across_and_along_an_edge():
     """A change across the edges of the picture is cheap, one along them is not."""

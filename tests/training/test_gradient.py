@@ -168,7 +168,7 @@ def test_a_pass_takes_every_point_once():
         batches = Batches(size, 3)
         steps = batches.steps(count)
         for number in range(3):
-            parts = [batches.indices(count, number * steps + k) for k in range(steps)]
+            parts = [batches.select(count, number * steps + k).indices() for k in range(steps)]
             assert all(len(part) <= size and (np.diff(part) > 0).all() for part in parts)
             assert (np.sort(np.concatenate(parts)) == np.arange(count)).all()
 
@@ -178,7 +178,7 @@ def test_any_two_neighbours_are_in_different_batches_at_random():
     count, batches = 600, Batches(100, 1)
     drawn = np.zeros(count)
     for number in range(300):
-        part = batches.indices(count, number * batches.steps(count))
+        part = batches.select(count, number * batches.steps(count)).indices()
         assert (part // 6 == np.arange(100)).all()
         drawn[part] += 1
     assert abs(drawn - 50).max() < 5 * np.sqrt(300 / 6 * 5 / 6)
@@ -193,14 +193,32 @@ def test_the_mean_gradient_of_a_pass_is_the_whole_one(images, size):
     gradient = Gradient(net, task, reference, batches)
     steps = range(2 * batches.steps(180), 3 * batches.steps(180))
     slopes = np.array([gradient(step)[1].numpy() for step in steps], np.float64)
-    sizes = np.array([len(batches.indices(180, step)) for step in steps])
+    sizes = np.array([len(batches.select(180, step)) for step in steps])
     mean = (sizes[:, None] * slopes).sum(0) / 180
     assert relative_error(mean, slope) < 1e-5
     assert relative_error(slopes[0], slope) > 1e-2
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_parts_of_a_selection(steps):
+    """Those within shares, and strips of at most so many points, are the whole in order."""
+    count = 200
+    batch = Batches(-(-count // steps), 3).select(count, steps // 2)
+    indices = batch.indices()
+    for ranks in (1, 2, 3, 50):
+        bounds = [count * rank // ranks for rank in range(ranks + 1)]
+        shares = [range(*pair) for pair in zip(bounds, bounds[1:])]
+        parts = [batch.within(share).indices() for share in shares]
+        assert (np.concatenate(parts) == indices).all()
+        assert all(set(part) <= set(share) for part, share in zip(parts, shares))
+    strips = list(batch.strips(3))
+    assert all(1 <= len(strip) <= 3 for strip in strips)
+    assert (np.concatenate([strip.indices() for strip in strips]) == indices).all()
+
+
 def test_batches_depend_on_seed_and_step_alone():
-    draw = [Batches(5, seed).indices(100, step) for seed, step in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    cases = ((0, 0), (0, 0), (0, 1), (1, 0))
+    draw = [Batches(5, seed).select(100, step).indices() for seed, step in cases]
     assert (draw[0] == draw[1]).all()
     assert (draw[0] != draw[2]).any()
     assert (draw[0] != draw[3]).any()

@@ -12,36 +12,19 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <string>
 #include <utility>
 #include <vector>
 
 #include "cpu/gemm.h"
 #include "cpu/team.h"
+#include "optimizer_numbers.h"
 
 namespace siren {
 
-// Coefficients of one iteration, which takes a singular value s to a s + b s^3 + c s^5.
-struct Polynomial {
-    float a, b, c;
-
-    // The polynomial of s / scale.
-    Polynomial of_quotient(double scale) const {
-        const double cube = scale * scale * scale;
-        return {float(a / scale), float(b / cube), float(c / (cube * scale * scale))};
-    }
-};
-
-// Those of all iterations, from what `polynomial_numbers` in fused.py made of them.
-template <class Data>
-std::vector<Polynomial> polynomials_of(Data& data) {
-    std::vector<Polynomial> polynomials;
-    for (int i = 0; i < int(data["iterations"]); ++i) {
-        const std::string number = std::to_string(i);
-        polynomials.push_back({float(data["a" + number]), float(data["b" + number]),
-                               float(data["c" + number])});
-    }
-    return polynomials;
+// The polynomial of s / scale.
+inline Polynomial of_quotient(Polynomial p, double scale) {
+    const double cube = scale * scale * scale;
+    return {float(p.a / scale), float(p.b / cube), float(p.c / (cube * scale * scale))};
 }
 
 namespace detail {
@@ -186,7 +169,7 @@ private:
         const std::vector<double> traces = sums(blocks);
         each(team, blocks, [&](int matrix, int index) {
             const double norm = std::pow(traces[matrix], 1 / 8.0);
-            finish_block(p.of_quotient(std::max(norm, 1e-3)), matrix, LowerBlock(index));
+            finish_block(of_quotient(p, std::max(norm, 1e-3)), matrix, LowerBlock(index));
         });
     }
 

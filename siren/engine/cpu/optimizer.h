@@ -11,30 +11,13 @@
 
 #include "cpu/muon.h"
 #include "cpu/parallel.h"
+#include "optimizer_numbers.h"
 
 namespace siren {
 
-// What a step of Adam reads: parameters, their gradient and both moments.
-struct AdamInputs {
-    const float *parameters, *gradient, *mean, *square;
-};
-
-// What it writes: new parameters and moments.
-struct AdamOutputs {
-    float *parameters, *mean, *square;
-};
-
-// The numbers of a step, as `reference.AdamNumbers` has them.
-struct Adam {
-    double rate, correction, beta_1, beta_2, eps;
-
-    template <class Data>
-    explicit Adam(Data& data)
-        : rate(data["rate"]),
-          correction(data["correction"]),
-          beta_1(data["beta_1"]),
-          beta_2(data["beta_2"]),
-          eps(data["eps"]) {}
+// The step of Adam with those numbers.
+struct Adam : AdamNumbers {
+    using AdamNumbers::AdamNumbers;
 
     // The step for `n` numbers, which begin at `start` among the parameters and at `state` among the
     // moments.
@@ -74,23 +57,13 @@ struct Adam {
     }
 };
 
-// `muon` of reference.py: the numbers of a step, and where the hidden matrices are.
-struct Muon {
+// `muon` of reference.py.
+struct Muon : MuonNumbers {
     Adam adam;
-    float rate, momentum;
-    int count, width;  // of the matrices
-    int64_t start;     // of the first among the parameters; each is followed by its bias
     std::vector<Polynomial> polynomials;
 
     template <class Data>
-    explicit Muon(Data& data)
-        : adam(data),
-          rate(float(data["matrix_rate"])),
-          momentum(float(data["momentum"])),
-          count(int(data["count"])),
-          width(int(data["width"])),
-          start(int64_t(data["start"])),
-          polynomials(polynomials_of(data)) {}
+    explicit Muon(Data& data) : MuonNumbers(data), adam(data), polynomials(polynomials_of(data)) {}
 
     // `average` is the matrices' momentum (count, width, width), and `new_average` what it becomes.
     // The moments of Adam are those of all other parameters, in their order.

@@ -8,7 +8,11 @@
 namespace siren {
 
 struct Call : Numbers {
-    using Numbers::Numbers;
+    float smallest;  // of a variation
+    double weight;
+
+    template <class Data>
+    explicit Call(Data& data) : Numbers(data), smallest(float(data["smallest"])), weight(data["weight"]) {}
 
     void streams(const float* parameters, const float* coordinates, int64_t n, float* output) const {
         Pass pass(network(parameters), scale, n, false);
@@ -35,6 +39,15 @@ struct Call : Numbers {
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             pass.squared_error(chunk, coordinates + 2 * begin, count,
                                target + begin * supervised * channels, mean, loss, gradient);
+        });
+    }
+
+    void variation(const float* parameters, const float* coordinates, const float* tensors, int64_t n, float* loss,
+                   float* gradient) const {
+        Pass pass(network(parameters), scale, n, true, true);
+        for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
+            pass.variation(chunk, coordinates + 2 * begin, count, tensors + 3 * begin, smallest, weight / double(n),
+                           loss, gradient);
         });
     }
 

@@ -42,19 +42,14 @@ __device__ inline double block_sum(double x) {
     return x;
 }
 
-// A block for each of the sums: the loss, if wanted, and the output biases' gradient.
-__global__ void finish_sums_kernel(const double* sums, int shares, double mean, float* loss,
-                                   float* gradient, bool add) {
-    double sum = 0;
-    for (int i = threadIdx.x; i < shares; i += blockDim.x) {
-        sum += sums[size_t(i) * gridDim.x + blockIdx.x];
-    }
-    sum = block_sum(sum);
-    if (threadIdx.x != 0) return;
-    float* const result = blockIdx.x == 0 ? loss : gradient + blockIdx.x - 1;
-    if (!result) return;
-    *result = float(blockIdx.x == 0 ? mean * sum : sum) + (add ? *result : 0.0f);
-}
+// Sums over points: the loss, if wanted, and then the gradient of the output's biases.
+struct PointSums {
+    const double* shares;  // (count, sums)
+    int count;
+    double mean;
+    float *loss, *biases;
+    int sums;
+};
 
 // A part of the gradient: for each of its layers and first `wanted` rows, the sum over shares (layer,
 // share, rows, width). Element (row, column) of layer l is
@@ -66,42 +61,83 @@ struct Part {
     bool scaled;  // by the scale of the cotangents
     float* gradient;
     size_t layer_stride, row_stride, column_stride;
+
+    __host__ __device__ int all_rows() const { return wanted * layers; }
 };
 
 struct Parts {
     Part part[4];
 };
 
-// Writes or adds the sums, times factor. Blocks of 256 threads: (256 / at_once columns, rows of all
-// parts); `at_once` threads share the work for a column.
+// All sums of a step, and how many blocks of 256 threads they take: those of `large` have a column a thread, those of
+// `small` 32 threads for a column, since they have many more shares than columns, and each of the points' sums a block.
+struct Finish {
+    PointSums points;
+    Part large;
+    Parts small;
+    int streams, columns, width;
+    const unsigned* largest;
+    bool add;
+
+    __host__ __device__ int large_columns() const { return (columns + 255) / 256; }  // in blocks
+    __host__ __device__ int small_columns() const { return (columns + 7) / 8; }
+    __host__ __device__ int large_blocks() const { return large_columns() * large.all_rows(); }
+    __host__ __device__ int small_blocks() const {
+        int rows = 0;
+        for (int i = 0; i < 4; ++i) rows += small.part[i].all_rows();
+        return small_columns() * rows;
+    }
+    __host__ __device__ int blocks() const { return large_blocks() + small_blocks() + points.sums; }
+};
+
+// The sum number `index` over points.
+__device__ inline void finish_points(const PointSums& points, int index, bool add) {
+    double sum = 0;
+    for (int i = threadIdx.x; i < points.count; i += blockDim.x) sum += points.shares[size_t(i) * points.sums + index];
+    sum = block_sum(sum);
+    if (threadIdx.x != 0) return;
+    float* const result = index == 0 ? points.loss : points.biases + index - 1;
+    if (!result) return;
+    *result = float(index == 0 ? points.mean * sum : sum) + (add ? *result : 0.0f);
+}
+
+// Row `row` of a part, times factor: 256 / at_once columns, from block `block` of them on.
 template <int at_once>
-__global__ void finish_kernel(Parts parts, int streams, int columns, int width,
-                              const unsigned* largest, bool add) {
+__device__ inline void finish_row(const Finish& f, const Part& part, int row, int block) {
     constexpr int block_columns = 256 / at_once;
     __shared__ float shared[at_once][block_columns];
     const int lane = threadIdx.x % block_columns, first = threadIdx.x / block_columns;
-    const int column = blockIdx.x * block_columns + lane;
-    int index = blockIdx.y, number = 0;
-    while (index >= parts.part[number].wanted * parts.part[number].layers) {
-        index -= parts.part[number].wanted * parts.part[number].layers;
-        ++number;
-    }
-    const Part part = parts.part[number];
-    const int row = index % part.wanted, layer = index / part.wanted;
+    const int column = block * block_columns + lane, layer = row / part.wanted;
+    row %= part.wanted;
     float sum = 0;
 #pragma unroll 8
     for (int share = first; share < part.count; share += at_once) {
-        sum += part.shares[((size_t(layer) * part.count + share) * part.rows + row) * width + column];
+        sum += part.shares[((size_t(layer) * part.count + share) * part.rows + row) * f.width + column];
     }
-    shared[first][lane] = sum;
-    __syncthreads();
-    if (first > 0 || column >= columns) return;
+    if (at_once > 1) {
+        shared[first][lane] = sum;
+        __syncthreads();
+    }
+    if (first > 0 || column >= f.columns) return;
     for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
-    const float scale = part.scaled ? cotangent_scale(*largest, tuning::cotangent_exponent(streams)) : 1.0f;
+    const float scale = part.scaled ? cotangent_scale(*f.largest, tuning::cotangent_exponent(f.streams)) : 1.0f;
     const float factor = part.factor / scale;
-    float& result = part.gradient[layer * part.layer_stride + row * part.row_stride +
-                                  column * part.column_stride];
-    result = factor * sum + (add ? result : 0.0f);
+    float& result =
+        part.gradient[layer * part.layer_stride + row * part.row_stride + column * part.column_stride];
+    result = factor * sum + (f.add ? result : 0.0f);
+}
+
+// Writes or adds all sums.
+__global__ void finish_kernel(Finish f) {
+    int block = blockIdx.x;
+    if (block < f.large_blocks()) {
+        return finish_row<1>(f, f.large, block / f.large_columns(), block % f.large_columns());
+    }
+    block -= f.large_blocks();
+    if (block >= f.small_blocks()) return finish_points(f.points, block - f.small_blocks(), f.add);
+    int row = block / f.small_columns(), number = 0;
+    while (row >= f.small.part[number].all_rows()) row -= f.small.part[number++].all_rows();
+    finish_row<32>(f, f.small.part[number], row, block % f.small_columns());
 }
 
 }  // namespace

@@ -46,6 +46,31 @@ __global__ void output_kernel(Points points, Parameters p, OutputParts output, f
                                       i % p.channels);
 }
 
+// The variation at a point, and its cotangents (streams, channels); `most` becomes the largest.
+template <int streams>
+__device__ float vary(const Points& points, const Parameters& p, const OutputParts& output, const Error& error,
+                      int point, float* cotangents, float& most) {
+    const float* const d = error.tensors + 3 * size_t(point);
+    const int channels = p.channels;
+    float energy = 0;
+    for (int c = 0; c < channels; ++c) {
+        const float row = output_value<streams>(points, p, output, point, 1, c);
+        const float column = output_value<streams>(points, p, output, point, 2, c);
+        const float along_row = d[0] * row + d[1] * column, along_column = d[1] * row + d[2] * column;
+        energy += row * along_row + column * along_column;
+        cotangents[c] = 0;
+        cotangents[channels + c] = along_row * points.inverse[1];
+        cotangents[2 * channels + c] = along_column * points.inverse[2];
+    }
+    const float root = sqrtf(energy / channels + error.smallest * error.smallest);
+    const float factor = error.mean / (channels * root);
+    for (int i = channels; i < 3 * channels; ++i) {
+        cotangents[i] *= factor;
+        most = fmaxf(most, fabsf(cotangents[i]));
+    }
+    return root;
+}
+
 // From outputs to cotangents (count, streams, channels), in the units of the streams as they are kept. sums[block] has
 // the block's share of the loss, before the mean, and of the output biases' gradient: 1 + channels numbers.
 template <int streams>
@@ -57,7 +82,9 @@ __global__ void cotangent_kernel(Points points, Parameters p, OutputParts output
     const size_t start = size_t(point) * streams * channels;
     double loss = 0;
     float most = 0;
-    if (point < points.count) {
+    if (streams == 3 && error.tensors) {
+        if (point < points.count) loss = vary<streams>(points, p, output, error, point, cotangent + start, most);
+    } else if (point < points.count) {
 #pragma unroll
         for (int s = 0; s < streams; ++s) {
             for (int c = 0; c < channels; ++c) {

@@ -37,10 +37,13 @@ struct Points {
 };
 
 // What is differentiated: mean times the sum of (output - target)^2 over points and the supervised streams (1 or
-// 2, see cpu/siren.h), or, if `given` is not null, the sum of outputs times these cotangents.
+// 2, see cpu/siren.h); or, if `given` is not null, the sum of outputs times these cotangents; or, if `tensors` (points,
+// 3) is not null, mean times the sum of variations, `variation` of reference.py, of three streams by layers.
 struct Error {
     const float *target, *given;
     float mean;
+    const float* tensors;
+    float smallest;
 };
 
 // Points are padded to a multiple of this, which makes whole tiles of rows in every way.
@@ -117,16 +120,28 @@ __host__ __device__ inline size_t packed_place(int n, int k, int width) {
            size_t(k / 64 * column_tile + n % column_tile) * 64 + (k % 64 / 8 ^ n % 8) * 8 + k % 8;
 }
 
-// Also clears the counters of chunks.
-__global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, unsigned* arrived, int chunks) {
-    const int i = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
-    for (int chunk = i; row == 0 && chunk < chunks; chunk += gridDim.x * blockDim.x) {
-        largest[chunk] = arrived[chunk] = 0;
+// What packing writes. Matrices (2 (layer - 1) + orientation) lie one after the other, for wgmma if `operands`, else for
+// mma. Counters are cleared, one of each kind for each chunk.
+template <class Precision>
+struct Packed {
+    Vectors vectors;
+    Matrix<Precision> matrices;
+    bool operands;
+    unsigned *largest, *arrived;
+    int chunks;
+};
+
+// Eight columns of a row of the vectors.
+template <class Precision>
+__device__ inline void pack_vectors(const Parameters& p, const Packed<Precision>& to, int row, int column) {
+    if (row >= 3 + p.hidden_layers + p.channels) return;
+    for (int chunk = column / 8; row == 0 && chunk < to.chunks; chunk += gridDim.x * blockDim.x) {
+        to.largest[chunk] = to.arrived[chunk] = 0;
     }
-    if (i >= v.width) return;
-    float x = 0;
-    if (i < p.width) {
-        if (row < 2) {
+    for (int i = column; i < min(column + 8, to.vectors.width); ++i) {
+        float x = 0;
+        if (i >= p.width) {
+        } else if (row < 2) {
             x = p.omega * p.flat[2 * i + row];
         } else if (row < 3 + p.hidden_layers) {
             x = p.omega * p.flat[p.bias(row - 2) + i];
@@ -134,28 +149,29 @@ __global__ void pack_vectors_kernel(Parameters p, Vectors v, unsigned* largest, 
             const int channel = row - 3 - p.hidden_layers;
             x = p.flat[p.weight(p.hidden_layers + 1) + size_t(channel) * p.width + i];
         }
+        to.vectors.data[size_t(row) * to.vectors.width + i] = x;
     }
-    v.data[size_t(row) * v.width + i] = x;
 }
 
-// Blocks (x, y, z): k in blocks; n; 2 (layer - 1) + orientation. All matrices lie one after the other, for wgmma if
-// `operands`, else for mma.
+// Blocks (x, y, z): columns in blocks of 8; row; matrix, or, last of all, the vectors.
 template <class Precision>
-__global__ void pack_matrices_kernel(Parameters p, Matrix<Precision> packed, int width, bool operands) {
-    const int k = (blockIdx.x * blockDim.x + threadIdx.x) * 8, n = blockIdx.y;
-    const int layer = 1 + blockIdx.z / 2;
-    const bool transposed = blockIdx.z % 2;
-    if (k >= width) return;
+__global__ void pack_kernel(Parameters p, Packed<Precision> to) {
+    const int column = (blockIdx.x * blockDim.x + threadIdx.x) * 8, row = blockIdx.y, width = to.vectors.width;
+    const int matrix = blockIdx.z, layer = 1 + matrix / 2;
+    if (matrix == 2 * p.hidden_layers) return pack_vectors(p, to, row, column);
+    if (column >= width) return;
+    const bool transposed = matrix % 2;
     const float* const w = p.flat + p.weight(layer);
     float x[8];
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-        const bool inside = k + j < p.width && n < p.width;
-        const size_t at = transposed ? size_t(k + j) * p.width + n : size_t(n) * p.width + k + j;
+        const bool inside = column + j < p.width && row < p.width;
+        const size_t at = transposed ? size_t(column + j) * p.width + row : size_t(row) * p.width + column + j;
         x[j] = inside ? p.omega * w[at] : 0.0f;
     }
-    const size_t place = operands ? packed_place(n, k, width) : size_t(packed_row(n)) * width + k;
-    store8(packed, size_t(blockIdx.z) * width * width + place, x);
+    const size_t place =
+        to.operands ? packed_place(row, column, width) : size_t(packed_row(row)) * width + column;
+    store8(to.matrices, size_t(matrix) * width * width + place, x);
 }
 
 }  // namespace

@@ -54,9 +54,9 @@ class Pass {
 #endif
 
 public:
-    // `keep`: a gradient is wanted.
-    Pass(const Parameters& p, const float* scale, int64_t n, bool keep)
-        : Pass(p, scale, make_plan(p, n, keep)) {}
+    // `keep`: a gradient is wanted. `by_layers`: that way, even if there is a faster one.
+    Pass(const Parameters& p, const float* scale, int64_t n, bool keep, bool by_layers = false)
+        : Pass(p, scale, make_plan(p, n, keep, by_layers)) {}
 
     int64_t chunk_points() const { return c_.plan.points; }
 
@@ -73,13 +73,20 @@ public:
     // others added.
     void squared_error(int chunk, const float* coordinates, int count, const float* target, double mean,
                        float* loss, float* gradient) {
-        differentiate(chunk, coordinates, count, {target, nullptr, float(mean)}, mean, loss, gradient);
+        differentiate(chunk, coordinates, count, {target, nullptr, float(mean), nullptr, 0}, mean, loss, gradient);
+    }
+
+    // The same of the variation, of a pass by layers. Tensors are (count, 3).
+    void variation(int chunk, const float* coordinates, int count, const float* tensors, float smallest, double mean,
+                   float* loss, float* gradient) {
+        differentiate(chunk, coordinates, count, {nullptr, nullptr, float(mean), tensors, smallest}, mean, loss,
+                      gradient);
     }
 
     // The same from given cotangents (count, streams, channels), without a loss.
     void product(int chunk, const float* coordinates, int count, const float* cotangent,
                  float* gradient) {
-        differentiate(chunk, coordinates, count, {nullptr, cotangent, 1}, 1, nullptr, gradient);
+        differentiate(chunk, coordinates, count, {nullptr, cotangent, 1, nullptr, 0}, 1, nullptr, gradient);
     }
 
 private:
@@ -87,9 +94,9 @@ private:
         Plan plan;
         bool tiled;  // the way is Fastest; else by layers
     };
-    static Planned make_plan(const Parameters& p, int64_t n, bool keep) {
+    static Planned make_plan(const Parameters& p, int64_t n, bool keep, bool by_layers) {
         Planned result{Plan(p, keep), false};
-        result.tiled = has_tiles && keep && Fastest::plan(p, n, result.plan);
+        result.tiled = has_tiles && keep && !by_layers && Fastest::plan(p, n, result.plan);
         if (!result.tiled) Layers::plan(p, n, result.plan);
         return result;
     }
@@ -98,11 +105,10 @@ private:
         : tiled_(planned.tiled),
           c_{p, planned.plan, Workspace<Precision>(p, planned.plan, streams)},
           points_(points_in_units(p, scale)) {
-        const int rows = 3 + p.hidden_layers + p.channels, matrices = 2 * p.hidden_layers, width = c_.plan.width;
-        pack_vectors_kernel<<<dim3(blocks(width), rows), 256>>>(p, c_.vectors(), c_.memory.largest,
-                                                                c_.memory.arrived, c_.plan.keep ? c_.plan.chunks : 0);
-        pack_matrices_kernel<Precision><<<dim3(blocks(width / 8, 32), width, matrices), 32>>>(
-            p, c_.weights(1, false), width, tiled_);
+        const int rows = std::max(c_.plan.width, 3 + p.hidden_layers + p.channels);
+        const Packed<Precision> packed{c_.vectors(),        c_.weights(1, false), tiled_,
+                                       c_.memory.largest,   c_.memory.arrived,    c_.plan.keep ? c_.plan.chunks : 0};
+        pack_kernel<Precision><<<dim3(blocks(c_.plan.width / 8, 32), rows, 2 * p.hidden_layers + 1), 32>>>(p, packed);
         check(cudaGetLastError());
     }
 
@@ -139,13 +145,15 @@ private:
         const Part output_weights{sums.output_sums, plan.output_shares, p.channels, p.channels, 1, 1.0f,
                                   plan.output_scaled, gradient + p.weight(output), 0, width, 1};
 
-        finish_sums_kernel<<<1 + p.channels, 256>>>(sums.point_sums, point_shares, mean, loss,
-                                                    gradient + p.bias(output), add);
-        finish_kernel<1><<<dim3(blocks(p.width), hidden * p.width), 256>>>(
-            Parts{{outer}}, streams, p.width, plan.width, sums.largest + chunk, add);
-        finish_kernel<32><<<dim3(blocks(p.width, 8), hidden + 3 + p.channels), 256>>>(
-            Parts{{biases, first_weights, first_bias, output_weights}}, streams, p.width, plan.width,
-            sums.largest + chunk, add);
+        const Finish finish{{sums.point_sums, point_shares, mean, loss, gradient + p.bias(output), 1 + p.channels},
+                            outer,
+                            {{biases, first_weights, first_bias, output_weights}},
+                            streams,
+                            p.width,
+                            plan.width,
+                            sums.largest + chunk,
+                            add};
+        finish_kernel<<<finish.blocks(), 256>>>(finish);
         check(cudaGetLastError());
     }
 

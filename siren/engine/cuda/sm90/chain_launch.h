@@ -19,8 +19,7 @@ public:
 
     // Returns false where the kernel does not fit this GPU.
     static bool plan(const Parameters& p, int64_t n, Plan& plan) {
-        const auto kernel = chain_kernel<Precision, streams, channels>;
-        const int most_blocks = Shape::cluster * launch(p, Shape::cluster).most_clusters(kernel);
+        const int most_blocks = count_blocks(p);
         if (most_blocks == 0) return false;
         plan.cut(n, point_group(streams), Shape::OfTile::points, Shape::OfTile::rows);
         plan.tiles = Shape::OfTile::tiles(int(plan.points));
@@ -49,6 +48,15 @@ public:
     }
 
 private:
+    // How many blocks can be there at the same time. Asking takes longer than a launch, so the answer is kept.
+    static int count_blocks(const Parameters& p) {
+        static int layers = 0, blocks = 0;
+        if (layers != p.hidden_layers) {
+            blocks = Shape::cluster * launch(p, Shape::cluster).most_clusters(chain_kernel<Precision, streams, channels>);
+            layers = p.hidden_layers;
+        }
+        return blocks;
+    }
     static ClusterLaunch launch(const Parameters& p, int blocks) {
         return {dim3(blocks), Shape::threads, Shape::bytes(p.hidden_layers), dim3(Shape::cluster), true};
     }

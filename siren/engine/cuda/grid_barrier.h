@@ -1,0 +1,45 @@
+// A barrier of all blocks of a kernel, which must have been launched cooperatively. (That of cooperative_groups needs
+// C++17 from CUDA 13 on, and Jittor compiles as C++14.)
+#pragma once
+
+#include "cuda/runtime.h"
+
+namespace siren {
+namespace gpu {
+namespace {
+
+class GridBarrier {
+public:
+    // On the host: the counter of all kernels of this library, which never run at the same time.
+    static GridBarrier create() {
+        static unsigned* const counter = [] {
+            unsigned* created = nullptr;
+            check(cudaMalloc(&created, sizeof(unsigned)));
+            check(cudaMemset(created, 0, sizeof(unsigned)));
+            return created;
+        }();
+        return GridBarrier(counter);
+    }
+
+    // Every barrier adds 2^31 in all, so its top bit changes when the last block has arrived, and nobody need reset it.
+    __device__ void wait() const {
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            __threadfence();
+            const unsigned all = 1u << 31;
+            const unsigned before = atomicAdd(counter_, blockIdx.x == 0 ? all - (gridDim.x - 1) : 1);
+            while (((before ^ *static_cast<volatile unsigned*>(counter_)) & all) == 0) {
+            }
+            __threadfence();
+        }
+        __syncthreads();
+    }
+
+private:
+    explicit GridBarrier(unsigned* counter) : counter_(counter) {}
+    unsigned* counter_;
+};
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
