@@ -170,9 +170,9 @@ def processes(options) -> None:
                 str(count),
                 str(part),
                 f"{height}x{options.side}",
-                f"{1e3 * seconds:.1f}",
-                f"{1e9 * seconds / points:.0f}",
-                f"{1e3 * adding:.2f}",
+                f"{1e3 * seconds:.3g}",
+                f"{1e9 * seconds / points:.3g}",
+                f"{1e3 * adding:.3f}",
                 f"{median(answers, 'memory') / 1e6:.0f}",
             ]
         )
