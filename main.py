@@ -79,7 +79,7 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
     lock      on the output folder; None except in rank 0
     stop      ``signals.Stop``: whether Ctrl-C or SIGTERM has asked for an early end
     """
-    from siren.cli.machine import check_memory, choose_engine, start_jittor
+    from siren.cli.machine import check_memory, choose_and_rehearse, start_jittor
 
     device = start_jittor(options)
     from siren.cli import processes
@@ -95,7 +95,7 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
         return Outcome(0, "finished")
     if pictures:
         check_memory(options, pictures[0].image.shape[:2], device)
-    engine = choose_engine(options, device)
+    engine = choose_and_rehearse(options, device, pictures[0].bits if pictures else 8)
     with signals.shield_children():
         processes.check_agreement(options, {**settings, "device": device})
         origin = Origin(pictures[0].fingerprint(), pictures[0].bits) if pictures else None

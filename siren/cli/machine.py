@@ -7,6 +7,7 @@ import contextlib
 
 from siren import memory, runtime, signals
 from siren.cli.errors import Problem
+from siren.cli.rehearsal import rehearse
 from siren.engine import fall_back, get_engine
 from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.runtime.paths import private_folder
@@ -73,7 +74,18 @@ def choose_engine(options: argparse.Namespace, device: str):
     On the first use on a machine a child process tries it: the child compiles the kernels, can be
     interrupted at any moment, and may crash.
     """
-    use = Use(
+    return load_engine(options.engine, _use(options), device)
+
+
+def choose_and_rehearse(options: argparse.Namespace, device: str, bits: int):
+    """``choose_engine``, and a rehearsal of the run with pictures of so many ``bits``."""
+    engine = choose_engine(options, device)
+    rehearse(options, bits, trial_stamp(_use(options), device))
+    return engine
+
+
+def _use(options: argparse.Namespace) -> Use:
+    return Use(
         precision=options.precision,
         width=options.hidden_features,
         layers=options.hidden_layers,
@@ -82,7 +94,6 @@ def choose_engine(options: argparse.Namespace, device: str):
         muon=options.optimizer == "muon",
         **functions(options.task, options.operator, options.residual_norm, options.prior),
     )
-    return load_engine(options.engine, use, device)
 
 
 def load_engine(name: str, use: Use, device: str):

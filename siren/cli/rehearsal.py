@@ -1,0 +1,90 @@
+"""A run in miniature, in a child process, which compiles what the run will need.
+
+Jittor compiles an operation when it first meets it. In the child, that can be interrupted at any
+moment, and the parent shows how far it has come.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from siren import signals
+from siren.images import write_png
+from siren.runtime import Compilation, run_interruptibly, under_mpirun
+from siren.runtime.paths import private_folder
+
+SIDE = 16  # pixels
+WORTH = 1 << 20  # points in all passes: a shorter run is as good as its rehearsal
+PATHS = ("input_path", "ot_image_path", "mask_path", "output_dir", "network_path")
+# What decides which operations a run meets, besides the network and the device.
+DECISIVE = (
+    *("task", "operator", "residual_norm", "prior", "optimizer", "engine", "blend", "hold_out"),
+    *("mask_path", "batch_points", "preview_every"),
+)
+CODE = "import sys, main; from siren.cli import rehearsal; rehearsal.perform(sys.argv[1], main.run)"
+
+
+def rehearse(options: argparse.Namespace, bits: int, engine_stamp: str) -> None:
+    """Rehearse the run of ``options`` with pictures of so many bits, unless that has been done.
+
+    ``engine_stamp`` (``engine.use.trial_stamp``) names the network, the device and the machine.
+    Whatever goes wrong in the rehearsal is for the run itself to report.
+    """
+    if under_mpirun() or options.epochs * options.sidelength**2 < WORTH:
+        return
+    decisive = [
+        value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
+        for name in DECISIVE
+    ]
+    digest = hashlib.sha256(json.dumps([engine_stamp, bits, decisive]).encode()).hexdigest()
+    stamp = private_folder() / f"rehearsal-{digest[:24]}"
+    if stamp.exists():
+        return
+    with contextlib.suppress(OSError):
+        stamp.touch()  # first, so that the run in the child does not rehearse in its turn
+    values = json.dumps({**vars(options), "bits": bits}, default=str)
+    announcement = "Compiling what this run needs besides, once on this machine ..."
+    try:
+        with Compilation(announcement, "operations") as compilation:
+            run_interruptibly(["-c", CODE, values], read=compilation.read)
+    except BaseException:
+        stamp.unlink(missing_ok=True)
+        raise
+
+
+def perform(values: str, run: Callable) -> None:
+    """In the child: call ``run``, of main.py, with the options in ``values`` made small."""
+    values = json.loads(values)
+    bits = values.pop("bits")
+    for name in PATHS:
+        values[name] = values[name] and Path(values[name])
+    options = argparse.Namespace(**values)
+    with tempfile.TemporaryDirectory() as folder:
+        _shrink(options, Path(folder), bits)
+        run(options, signals.Stop())
+
+
+def _shrink(options: argparse.Namespace, folder: Path, bits: int) -> None:
+    """Let ``options`` take one pass over noise, and write to ``folder``."""
+    noise = np.random.default_rng(0).uniform(-1, 1, (SIDE, SIDE, options.channels))
+    write_png(folder / "noise.png", noise.astype(np.float32), bits=bits)
+    options.input_path = options.ot_image_path = folder / "noise.png"
+    if options.mask_path is not None:
+        mask = np.full((SIDE, SIDE, 1), -1, np.float32)
+        mask[SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = 1
+        options.mask_path = folder / "mask.png"
+        write_png(options.mask_path, mask)
+    options.output_dir = folder / "output"
+    options.sidelength, options.aspect, options.offset = SIDE, "square", (0, 0)
+    options.points = options.points and SIDE * SIDE // 4
+    options.batch_points = options.batch_points and SIDE * SIDE // 8
+    options.preview_every = min(options.preview_every, 1)
+    options.epochs, options.resume = 1, False
