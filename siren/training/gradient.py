@@ -71,9 +71,12 @@ class Gradient:
         loss, gradient = self._add_prior(loss, gradient, prior)
         if distributed.world_size() == 1:
             return loss, gradient
-        sums = distributed.all_reduce(jt.concat([gradient, loss.reshape((1,))], dim=0))
-        sums.sync()
-        return sums[-1:], sums[:-1]
+        # One after the other, in the same order in all processes
+        gradient = distributed.all_reduce(gradient)
+        gradient.sync()
+        loss = distributed.all_reduce(loss.reshape((1,)))
+        loss.sync()
+        return loss, gradient
 
     def _gradient(self, loss):
         return self.engine.gradient(loss, self.network)
@@ -87,11 +90,13 @@ class Gradient:
         parts = [] if len(selection) else [jt.zeros((1,)), jt.zeros(self.network.flat.shape)]
         for strip in selection.strips(POINTS_AT_ONCE):
             points = self.engine.gather(self.points, strip)
-            part = self.task.loss(self.network, *points, self.engine)
-            if len(strip) == total:
-                return part, self._gradient(part)
-            share = len(strip) / total
-            parts = _add(parts, [share * part, share * self._gradient(part)])
+            loss = self.task.loss(self.network, *points, self.engine)
+            terms = [loss, self._gradient(loss)]
+            if len(strip) < total:
+                terms = [len(strip) / total * term for term in terms]
+            if len(strip) == len(selection):
+                return terms
+            parts = _add(parts, terms)
         return parts
 
     def _whole_grid(self, selection, total):
