@@ -73,7 +73,7 @@ def perform(values: str, run: Callable) -> None:
 
 
 def _shrink(options: argparse.Namespace, folder: Path, bits: int) -> None:
-    """Let ``options`` take one pass over noise, and write to ``folder``."""
+    """Let ``options`` take a few passes over noise, and write to ``folder``."""
     noise = np.random.default_rng(0).uniform(-1, 1, (SIDE, SIDE, options.channels))
     write_png(folder / "noise.png", noise.astype(np.float32), bits=bits)
     options.input_path = options.ot_image_path = folder / "noise.png"
@@ -87,4 +87,4 @@ def _shrink(options: argparse.Namespace, folder: Path, bits: int) -> None:
     options.points = options.points and SIDE * SIDE // 4
     options.batch_points = options.batch_points and SIDE * SIDE // 8
     options.preview_every = min(options.preview_every, 1)
-    options.epochs, options.resume = 1, False
+    options.epochs, options.resume = 3, False  # the prior follows the picture from the second on
