@@ -25,6 +25,9 @@ _DEFAULTS = {
     "use_nccl": "0",
     "conv_opt": "1",  # requires only cuBLAS and cuRAND; by default a missing cuDNN is fatal
     "FIX_TORCH_ERROR": "0",  # by default Jittor imports PyTorch if it is installed: seconds
+    # By default a thread that waits for the others keeps its processor busy for milliseconds, which
+    # on a busy machine the others would need.
+    "OMP_WAIT_POLICY": "passive",
     # By default an array goes to the GPU by two copies that wait for all that the GPU has to do.
     "use_cuda_host_allocator": "0",
     "gdb_path": "",  # by default Jittor asks gdb for its version at every start
