@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import jittor as jt
 import numpy as np
-from scipy import ndimage
 
 from siren.coordinates import spacing
 
@@ -91,6 +90,8 @@ class StructureVariation:
         """D of every pixel: (height, width, 3) float32, the entries (row, row), (row, column) and
         (column, column) of symmetric matrices.
         """
+        from scipy import ndimage  # 0.3 s, which most runs do not need
+
         smooth = ndimage.gaussian_filter(picture, (self.SIGMA, self.SIGMA, 0))
         rows, columns = np.gradient(smooth, axis=(0, 1))
         a, b, c = (

@@ -10,13 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.fft import dctn, idctn
-from scipy.interpolate import (
-    CloughTocher2DInterpolator,
-    LinearNDInterpolator,
-    NearestNDInterpolator,
-    RBFInterpolator,
-)
-from scipy.spatial import Delaunay, QhullError
 
 INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
 # Points that each thin-plate spline passes through. On a photograph with 5000 points, 32 score
@@ -104,6 +97,9 @@ def interpolate(
         float32 array (height, width, channels); smooth methods may overshoot the values' range.
 
     """
+    from scipy import interpolate as scattered  # 0.3 s, which most runs do not need
+    from scipy.spatial import Delaunay, QhullError
+
     points, values = np.asarray(points, np.float64), np.asarray(values, np.float64)
     if method not in INTERPOLATIONS:
         raise ValueError(f"method must be one of {INTERPOLATIONS}, not {method!r}")
@@ -124,15 +120,15 @@ def interpolate(
             triangulation = Delaunay(positions)
         except QhullError:  # fewer than three points, or all on one line
             method = "nearest"
-    nearest = NearestNDInterpolator(positions, values)(grid)
+    nearest = scattered.NearestNDInterpolator(positions, values)(grid)
     if method == "nearest":
         filled = nearest
     elif method == "linear":
-        filled = LinearNDInterpolator(triangulation, values)(grid)
+        filled = scattered.LinearNDInterpolator(triangulation, values)(grid)
     elif method == "cubic":
-        filled = CloughTocher2DInterpolator(triangulation, values)(grid)
+        filled = scattered.CloughTocher2DInterpolator(triangulation, values)(grid)
     else:
-        spline = RBFInterpolator(
+        spline = scattered.RBFInterpolator(
             positions, values, neighbors=_NEIGHBOURS, kernel="thin_plate_spline"
         )
         filled = spline(grid)

@@ -3,6 +3,7 @@
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import siren
@@ -14,6 +15,10 @@ if siren.start("auto") == "cuda":
     import jittor
 
     jittor.flags.use_cuda = 0  # tests of a GPU switch it on
+
+# On a machine that is busy with other things an example may take any time.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +14,20 @@ import pytest
 import main
 
 ROOT = Path(__file__).resolve().parent.parent
+# As main.py, but before the given epoch, of all that it trains, it pauses as with Ctrl-Z.
+PAUSING = """
+import itertools, os, signal, sys
+sys.path.insert(0, sys.argv.pop(1))
+from siren.training.progress import Progress
+add, epochs, pause = Progress.add, itertools.count(), int(sys.argv.pop(1))
+def add_or_pause(*arguments):
+    if next(epochs) == pause:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    add(*arguments)
+Progress.add = add_or_pause
+import main
+sys.exit(main.main())
+"""
 
 
 def run(*arguments, cwd=ROOT):
@@ -23,6 +39,31 @@ def run(*arguments, cwd=ROOT):
         cwd=cwd,
         timeout=600,
     )
+
+
+@contextlib.contextmanager
+def paused(epoch, *arguments):
+    """A process of its own that runs it and pauses before ``epoch``, until ``go_on``.
+
+    Epochs are counted from 0 in that process, and include the last loss of each training.
+    """
+    command = [sys.executable, "-c", PAUSING, str(ROOT), str(epoch), *map(str, arguments)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            _, status = os.waitpid(process.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status), process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def go_on(process, *signals):
+    """Let a paused process meet ``signals`` and run to its end; the same result as of ``run``."""
+    for number in (*signals, signal.SIGCONT):
+        process.send_signal(number)
+    out, err = process.communicate(timeout=600)
+    return Called(process.returncode, out, err)
 
 
 @dataclass

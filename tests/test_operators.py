@@ -88,7 +88,7 @@ def test_divergence_is_the_negative_adjoint_of_the_gradient(shape, seed):
     assert abs(left - right) < 1e-10 * (1 + abs(left))
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(shapes, st.integers(0, 2**31))
 def test_finite_differences_are_the_same_on_vars(shape, seed):
     image = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -238,7 +238,8 @@ def test_gradient_of_the_loss_in_the_parameters(operator, order):
             direction = rng.normal(size=ours.shape)
             direction /= np.linalg.norm(direction)
             expected = parameter_derivative(float64_loss, layers, depth, kind, direction)
-            tolerance = 1e-4 * np.linalg.norm(ours) + 1e-7 * largest
+            # Where the derivative is zero, such as that in a bias, rounding is all there is.
+            tolerance = 1e-4 * np.linalg.norm(ours) + 2 * np.finfo(np.float32).eps * largest
             assert abs((ours * direction).sum() - expected) < tolerance
 
 

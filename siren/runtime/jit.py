@@ -1,9 +1,9 @@
 """Compiles Jittor's operators in a quarter of the time that Jittor itself takes.
 
 Jittor compiles each operator when it first meets it. Most of that time goes into headers, the same
-ones for every operator, and into a Python script that edits the assembler code of a few. Here the
-headers are compiled once on a machine, and the script (``asm_tuner.py``) runs only where it has
-something to edit. The flags that an operator is compiled with stay as they are.
+ones for every operator, and into a Python script (``asm_tuner.py``) that replaces stores of large
+operators by ones that bypass the cache, which gains nothing measurable. Here the headers are
+compiled once on a machine, and the script is left out. The flags stay as they are.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from siren.runtime.paths import shell_safe
-
 HEADER = Path(__file__).with_name("jit.h")
-SCRIPT = Path(__file__).with_name("jit.sh")
+SCRIPT = Path(__file__).with_name("jit.sh")  # a copy of it is used: Jittor records its path
 FOLDER = "siren-jit"  # in Jittor's cache; the precompiled header takes 66 MB
 
 
@@ -33,8 +31,11 @@ def accelerate(jittor) -> None:
     header = Path(jittor.flags.cache_path, FOLDER, HEADER.name)
     with contextlib.suppress(OSError):
         precompile(header, jittor.flags.cc_path, jittor.flags.cc_flags)
+        script = header.with_name(SCRIPT.name)
+        if not script.exists() or script.read_text() != SCRIPT.read_text():
+            shutil.copy(SCRIPT, script)
         jittor.flags.python_path = (
-            f'sh "{shell_safe(SCRIPT)}" --python="{jittor.flags.python_path}" --header="{header}"'
+            f'sh "{script}" --python="{jittor.flags.python_path}" --header="{header}"'
         )
 
 

@@ -1,4 +1,7 @@
-"""The command line as a user meets it: every case starts the program anew."""
+"""The command line as a user meets it.
+
+Most cases call the program in this process; at least one of each kind starts it anew.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 from numpy_siren import derivatives, value
 from PIL import Image
-from program import ROOT, run
+from program import ROOT, call, go_on, paused, run
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from siren.coordinates import grid, spacing
@@ -40,10 +43,11 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def finished(request, tmp_path_factory):
-    """One run of each task: (task, folder, the finished process)."""
+    """One run of each task: (task, folder, what it said)."""
     task = request.param
     folder = tmp_path_factory.mktemp(task) / "not yet" / "there"
-    result = run("--task", task, "--output_dir", folder, *SMALL, *CASES[task])
+    start = run if task == "fit" else call
+    result = start("--task", task, "--output_dir", folder, *SMALL, *CASES[task])
     assert result.returncode == 0, result.stderr
     return task, folder, result
 
@@ -133,12 +137,12 @@ def test_same_seed_same_network_and_no_leftovers(tmp_path):
     arguments = ["--task", "inpaint", "--points", 50, *SMALL, "--output_dir", tmp_path]
     assert run(*arguments).returncode == 0
     first = np.load(tmp_path / "network.npz")
-    assert run(*arguments).returncode == 0
+    assert call(*arguments).returncode == 0  # in a process that has done much else
     second = np.load(tmp_path / "network.npz")
     assert all((first[name] == second[name]).all() for name in first.files)
     # a run of another task into the same folder leaves no picture of this one behind
     (tmp_path / "mine.txt").write_text("kept")
-    assert run("--task", "fit", *SMALL, "--output_dir", tmp_path).returncode == 0
+    assert call("--task", "fit", *SMALL, "--output_dir", tmp_path).returncode == 0
     assert not (tmp_path / "masked.png").exists()
     assert (tmp_path / "mine.txt").exists()
 
@@ -147,7 +151,7 @@ def test_same_seed_same_network_and_no_leftovers(tmp_path):
 def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
     arguments = ["--task", task, "--recipe", "tuned", *SMALL]
     arguments += ["--points", 300] if task == "inpaint" else []
-    result = run(*arguments, "--omega_0", 12, "--output_dir", tmp_path)
+    result = call(*arguments, "--omega_0", 12, "--output_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     options = metrics["options"]
@@ -290,7 +294,7 @@ def test_bad_input_gets_one_sentence(arguments, option, mentions, broken, tmp_pa
     folder = tmp_path / "new" / "folder"
     if "--output_dir" not in arguments:
         arguments += ["--output_dir", str(folder)]
-    result = run(*arguments)
+    result = call(*arguments)
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
@@ -298,6 +302,30 @@ def test_bad_input_gets_one_sentence(arguments, option, mentions, broken, tmp_pa
     assert option in line
     assert mentions in line
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--input_path", "{broken}/truncated.png"],
+        ["--input_path", "{broken}/bomb.png"],
+        ["--lr", "nan"],
+        ["--output_dir", "{broken}/file/below"],
+        ["--colour", "3"],
+        ["--task", "inpaint", "--mask_path", "{broken}/none.png"],
+        ["--task", "render", "--network_path", "{broken}/text.png"],
+        ["--task", "render", "--crop", "1", "1", "0", "0"],
+    ],
+    ids=" ".join,
+)
+def test_a_process_ends_as_a_call_does(arguments, broken):
+    """With that status, and nothing from the interpreter's own exit."""
+    arguments = [a.format(broken=broken) for a in arguments]
+    process, called = run(*arguments), call(*arguments)
+    assert process.returncode == called.returncode == 2
+    assert process.stdout == called.stdout == ""
+    assert process.stderr == called.stderr
+    assert process.stderr.startswith("main.py: error: ")
 
 
 # ---- render -----------------------------------------------------------------------------------
@@ -308,14 +336,14 @@ def trained(tmp_path_factory):
     """The folder of a fit at 16 x 24 pixels."""
     folder = tmp_path_factory.mktemp("trained")
     image = ["--input_path", ROOT / "data/rocket.jpg", "--aspect", "keep"]
-    result = run("--task", "fit", "--output_dir", folder, *SMALL, *image)
+    result = call("--task", "fit", "--output_dir", folder, *SMALL, *image)
     assert result.returncode == 0, result.stderr
     return folder
 
 
-def render(trained, folder, *arguments):
+def render(trained, folder, *arguments, start=call):
     path = trained / "network.npz"
-    result = run("--task", "render", "--network_path", path, "--output_dir", folder, *arguments)
+    result = start("--task", "render", "--network_path", path, "--output_dir", folder, *arguments)
     assert result.returncode == 0, result.stderr
     return np.asarray(Image.open(folder / "output.png"))
 
@@ -323,7 +351,7 @@ def render(trained, folder, *arguments):
 def test_rendering_at_the_size_of_training_is_the_trainings_picture(trained, tmp_path):
     expected = np.asarray(Image.open(trained / "output.png"))
     assert expected.shape == (16, 24)
-    assert (render(trained, tmp_path, "--sidelength", 24) == expected).all()
+    assert (render(trained, tmp_path, "--sidelength", 24, start=run) == expected).all()
 
 
 def test_a_crop_is_a_part_of_the_whole(trained, tmp_path):
@@ -379,7 +407,7 @@ def test_files_that_are_no_networks(trained, tmp_path, change, reason):
     path.write_bytes((trained / "network.npz").read_bytes())
     change(path)
     render = ["--task", "render", "--device", "cpu", "--network_path", path]
-    result = run(*render, "--output_dir", tmp_path / "out")
+    result = call(*render, "--output_dir", tmp_path / "out")
     assert result.returncode == 2
     assert result.stderr.startswith("main.py: error: --network_path")
     assert reason in result.stderr
@@ -411,7 +439,7 @@ def replace(path, **arrays):
     ],
 )
 def test_wrong_options_of_render(arguments, reason):
-    result = run(*arguments)
+    result = call(*arguments)
     assert result.returncode == 2
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1
@@ -423,10 +451,10 @@ def test_a_16_bit_picture_gives_16_bit_results(channels, tmp_path):
     ramp = np.arange(24 * 24 * channels).reshape(24, 24, channels) * 37.0
     write_png(deep, ramp / ramp.max() * 2 - 1, bits=16)
     inpaint = ["--task", "inpaint", "--points", 100, "--channels", channels]
-    result = run(*SMALL, *inpaint, "--input_path", deep, "--output_dir", tmp_path / "a")
+    result = call(*SMALL, *inpaint, "--input_path", deep, "--output_dir", tmp_path / "a")
     assert result.returncode == 0, result.stderr
     network = ["--task", "render", "--network_path", tmp_path / "a" / "network.npz"]
-    result = run(*network, "--sidelength", 24, "--derivatives", "--output_dir", tmp_path / "b")
+    result = call(*network, "--sidelength", 24, "--derivatives", "--output_dir", tmp_path / "b")
     assert result.returncode == 0, result.stderr
 
     depths = {path: path.read_bytes()[24] for path in tmp_path.glob("[ab]/*.png")}
@@ -445,69 +473,50 @@ def test_a_16_bit_picture_gives_16_bit_results(channels, tmp_path):
 
 # ---- interrupted runs -------------------------------------------------------------------------
 
-LONG = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3000"]
-
-
-def begin(folder, *arguments):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *LONG, "--output_dir", str(folder), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def wait_for(process, start_of_line):
-    assert any(line.startswith(start_of_line) for line in process.stdout)
-
 
 def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
     whole, folder = tmp_path / "whole", tmp_path / "interrupted"
-    many = ["--epochs", "12000"]  # so that a second run meets the first one still at work
-    assert begin(whole, *many).wait() == 0
-    for number, (from_line, to_line) in enumerate([("epoch 300/", ""), ("resumed", "epoch 2000/")]):
-        process = begin(folder, *many, *["--resume"] * (number > 0))
-        wait_for(process, from_line)
-        if to_line:
-            wait_for(process, to_line)
-        second = begin(folder, *many)
-        errors = second.communicate()[1]
-        assert second.returncode == 2
-        assert f"process {process.pid} is working" in errors
-        process.send_signal((signal.SIGINT, signal.SIGTERM)[number])
-        errors = process.communicate()[1]
-        assert process.returncode == 130
-        assert "--resume goes on" in errors
+    many = [*SMALL, "--epochs", 60, "--output_dir"]
+    assert call(*many, whole).returncode == 0
+    for number, more in ((signal.SIGINT, []), (signal.SIGTERM, ["--resume"])):
+        with paused(20, *many, folder, *more) as process:
+            second = call(*many, folder)
+            assert second.returncode == 2
+            assert f"process {process.pid} is working" in second.stderr
+            ended = go_on(process, number)
+        assert ended.returncode == 130
+        assert ("resumed at epoch 21" in ended.stdout) == bool(more)
+        assert "--resume goes on" in ended.stderr
         assert json.loads((folder / "metrics.json").read_text())["ended"] == "interrupted"
-    other = begin(folder, *many, "--resume", "--lr", "0.5")
-    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.communicate()[1]
+    other = call(*many, folder, "--resume", "--lr", "0.5")
+    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.stderr
     assert other.returncode == 2
-    process = begin(folder, *many, "--resume")
-    process.communicate()
-    assert process.returncode == 0
+    ended = run(*many, folder, "--resume")
+    assert ended.returncode == 0
+    assert "resumed at epoch 42" in ended.stdout
     assert not (folder / "state.npz").exists()
     with np.load(whole / "network.npz") as one, np.load(folder / "network.npz") as two:
         assert one.files == two.files
         assert all((one[name] == two[name]).all() for name in one.files)
-    again = begin(folder, *many, "--resume")
-    assert "nothing is left to resume" in again.communicate()[0]
+    again = call(*many, folder, "--resume")
+    assert "nothing is left to resume" in again.stdout
     assert again.returncode == 0
-    nothing = begin(tmp_path / "nothing", *many, "--resume")
-    assert "there is no interrupted run" in nothing.communicate()[1]
+    nothing = call(*many, tmp_path / "nothing", "--resume")
+    assert "there is no interrupted run" in nothing.stderr
     assert nothing.returncode == 2
 
 
 def test_a_preview_while_it_trains(tmp_path):
-    process = begin(tmp_path, "--preview_every", "50")
-    wait_for(process, "epoch 300/")
-    early = pixels(tmp_path / "preview.png")
-    assert process.wait() == 0
+    many = [*SMALL, "--epochs", 60, "--preview_every", 2, "--output_dir", tmp_path]
+    with paused(21, *many) as process:
+        early = pixels(tmp_path / "preview.png")
+        assert go_on(process).returncode == 0
     late, final = pixels(tmp_path / "preview.png"), pixels(tmp_path / "output.png")
     assert early.shape == late.shape == final.shape
     assert np.abs(late - final).mean() < np.abs(early - final).mean()
     with Image.open(tmp_path / "training.gif") as animation:
         assert 16 <= animation.n_frames <= 61
-    assert run(*SMALL, "--output_dir", tmp_path).returncode == 0
+    assert call(*SMALL, "--output_dir", tmp_path).returncode == 0
     assert not (tmp_path / "preview.png").exists()
     assert not (tmp_path / "training.gif").exists()
 
@@ -525,13 +534,13 @@ def mask(tmp_path):
 
 
 def test_masks_from_the_command_line(mask, tmp_path):
-    result = run(*SMALL, "--task", "inpaint", "--mask_path", mask, "--output_dir", tmp_path / "a")
+    result = call(*SMALL, "--task", "inpaint", "--mask_path", mask, "--output_dir", tmp_path / "a")
     assert result.returncode == 0, result.stderr
     given = np.asarray(Image.open(tmp_path / "a" / "masked.png"))
     assert (given[6:12, 8:16] == 128).all()
     assert json.loads((tmp_path / "a" / "metrics.json").read_text())["points"] == 24 * 24 - 48
     edit = ["--task", "edit", "--mask_path", mask, "--offset", 3, -4]
-    result = run(*SMALL, *edit, "--output_dir", tmp_path / "b")
+    result = call(*SMALL, *edit, "--output_dir", tmp_path / "b")
     assert result.returncode == 0, result.stderr
     options = json.loads((tmp_path / "b" / "metrics.json").read_text())["options"]
     assert options["offset"] == [3, -4]
@@ -546,9 +555,10 @@ def test_masks_from_the_command_line(mask, tmp_path):
         (["--task", "inpaint", "--mask_path", "white.png"], "white.png is white everywhere"),
     ],
 )
-def test_wrong_masks(arguments, reason, tmp_path):
+def test_wrong_masks(arguments, reason, tmp_path, monkeypatch):
     Image.new("L", (9, 9), 255).save(tmp_path / "white.png")
-    result = run(*arguments, cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = call(*arguments)
     assert result.returncode == 2
     assert reason in result.stderr
     assert len(result.stderr.splitlines()) == 1

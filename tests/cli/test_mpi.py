@@ -11,21 +11,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from program import PAUSING, call
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
     not (shutil.which("mpirun") and shutil.which("mpicc")),
     reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
 )
-# As main.py, but for a state every tenth of a second; each process leaves its number, and only the
-# first one can read pictures.
+# As main.py, but for a state after every epoch; each process leaves its number, and only the first
+# one can read pictures.
 PROGRAM = (
-    "import os, pathlib, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "from siren import images; from siren.training import checkpoint; "
-    "rank = os.environ.get('OMPI_COMM_WORLD_RANK', '0'); "
-    "pathlib.Path(sys.argv.pop(1), 'pid-' + rank).write_text(str(os.getpid())); "
-    "images.read_image = images.read_image if rank == '0' else None; "
-    "checkpoint.SAVE_EVERY = 0.1; import main; sys.exit(main.main())"
+    """
+import os, pathlib, sys
+sys.path.insert(0, sys.argv[1])
+from siren import images
+from siren.training import checkpoint
+rank = os.environ.get("OMPI_COMM_WORLD_RANK", "0")
+pathlib.Path(sys.argv.pop(2), "pid-" + rank).write_text(str(os.getpid()))
+images.read_image = images.read_image if rank == "0" else None
+checkpoint.SAVE_EVERY = -1
+"""
+    + PAUSING
 )
 SMALL = ["--device", "cpu", "--hidden_features", "32", "--omega_0", "10"]
 ENVIRONMENT = {
@@ -36,11 +42,15 @@ ENVIRONMENT = {
 }
 
 
-def start(pids, *groups, folders=(".", ".")):
-    """One process for each list of arguments of main.py, in one of ``folders``."""
+def start(pids, *groups, folders=(".", "."), pauses=(-1, -1)):
+    """One process for each list of arguments of main.py, in one of ``folders``.
+
+    pids    folder for their numbers
+    pauses  the epoch before which each pauses, or -1
+    """
     command = ["mpirun", "--oversubscribe"]
-    for group, folder in zip(groups, folders):
-        program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids)]
+    for group, folder, pause in zip(groups, folders, pauses):
+        program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids), str(pause)]
         command += ["-np", "1", "-wdir", str(folder), *program, *map(str, group), ":"]
     return subprocess.Popen(
         command[:-1],
@@ -63,42 +73,73 @@ def parameters(folder):
         return np.concatenate([file[name].ravel() for name in names])
 
 
+FIT = [*SMALL, "--task", "fit", "--sidelength", "21", "--epochs", "8"]
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory):
+    """A folder with the runs of one and of two processes, in folders of that name."""
+    folder = tmp_path_factory.mktemp("fit")
+    for count in (1, 2):
+        status, out, err = finish(
+            start(folder, *[[*FIT, "--output_dir", folder / str(count)]] * count)
+        )
+        assert status == 0, err
+        assert out.count("output: PSNR") == out.count("epoch 8/8") == 1
+    return folder
+
+
+def as_good_as_one(folder):
+    """The runs in the folders ``1`` and ``2`` have the same result."""
+    one, two = (parameters(folder / name) for name in "12")
+    assert np.abs(one - two).max() < 1e-5 * np.abs(one).max()
+    scores = [json.loads((folder / n / "metrics.json").read_text())["psnr"] for n in "12"]
+    assert scores[1] == pytest.approx(scores[0], abs=0.01)
+    assert {p.name for p in (folder / "1").iterdir()} == {p.name for p in (folder / "2").iterdir()}
+
+
+def test_two_processes_are_as_good_as_one(fit):
+    as_good_as_one(fit)
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        ["--task", "fit", "--sidelength", "21"],
         ["--task", "fit", "--sidelength", "21", "--batch_points", "101"],
-        ["--task", "inpaint", "--recipe", "tuned", "--sidelength", "24", "--points", "201"],
-        ["--task", "poisson", "--recipe", "tuned", "--sidelength", "20"],
-        ["--task", "edit", "--sidelength", "20"],
+        pytest.param(["--task", "edit", "--sidelength", "20"], marks=pytest.mark.soak),
+        pytest.param(
+            ["--task", "poisson", "--recipe", "tuned", "--sidelength", "20"],
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=" ".join,
 )
-def test_two_processes_are_as_good_as_one(tmp_path, options):
-    for count in (1, 2):
-        group = [*SMALL, *options, "--epochs", "8", "--output_dir", tmp_path / str(count)]
-        status, out, err = finish(start(tmp_path, *[group] * count))
-        assert status == 0, err
-        assert out.count("output: PSNR") == out.count("epoch 8/8") == 1
-    one, two = (parameters(tmp_path / name) for name in "12")
-    assert np.abs(one - two).max() < 1e-5 * np.abs(one).max()
-    scores = [json.loads((tmp_path / n / "metrics.json").read_text())["psnr"] for n in "12"]
-    assert scores[1] == pytest.approx(scores[0], abs=0.01)
-    assert {p.name for p in (tmp_path / "1").iterdir()} == {
-        p.name for p in (tmp_path / "2").iterdir()
-    }
+def test_two_processes_are_as_good_as_a_call_without_mpirun(tmp_path, options):
+    group = [*SMALL, *options, "--epochs", "8", "--output_dir"]
+    one = call(*group, tmp_path / "1")
+    assert one.returncode == 0, one.stderr
+    status, out, err = finish(start(tmp_path, *[[*group, tmp_path / "2"]] * 2))
+    assert status == 0, err
+    for said in (one.stdout, out):
+        assert said.count("output: PSNR") == said.count("epoch 8/8") == 1
+    as_good_as_one(tmp_path)
+
+
+TINY = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir"]
 
 
 @pytest.mark.parametrize(
     ("one", "other", "named"),
     [
         (["--lr", "1e-3"], ["--lr", "1e-4"], "--lr;"),
-        ([], ["--seed", "3", "--batch_points", "9"], "--seed"),
-        ([], ["--input_path", "data/flower.jpg"], "--input_path"),
+        pytest.param([], ["--seed", "3", "--batch_points", "9"], "--seed", marks=pytest.mark.soak),
+        pytest.param(
+            [], ["--input_path", "data/flower.jpg"], "--input_path", marks=pytest.mark.soak
+        ),
     ],
 )
 def test_processes_that_disagree_are_refused(tmp_path, one, other, named):
-    common = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
+    common = [*TINY, tmp_path / "out"]
     status, _, err = finish(start(tmp_path, common + one, common + other))
     assert status == 2
     assert "the processes do not agree on" in err
@@ -112,47 +153,78 @@ def test_pictures_that_differ_are_refused(tmp_path):
     for folder, name in zip(folders, ("camera.png", "chelsea.png")):
         folder.mkdir()
         shutil.copy(ROOT / "data" / name, folder / "picture.png")
-    group = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
-    group += ["--input_path", "picture.png"]
+    group = [*TINY, tmp_path / "out", "--input_path", "picture.png"]
     status, _, err = finish(start(tmp_path, group, group, folders=folders))
     assert status == 2
     assert "the processes do not agree on the picture of --input_path;" in err
 
 
-LONG = [*SMALL, "--task", "inpaint", "--recipe", "tuned", "--sidelength", "24", "--points", "200"]
+def test_a_process_that_fails_ends_the_others(tmp_path):
+    common = [*TINY, tmp_path / "out"]
+    status, _, err = finish(start(tmp_path, common, [*common, "--input_path", tmp_path / "none"]))
+    assert status == 2
+    assert "does not exist" in err
 
 
-def begun(tmp_path, folder, epochs, *more):
-    """Two processes, once a state is there; (mpirun, their numbers)."""
-    group = [*LONG, "--epochs", epochs, "--output_dir", folder, *more]
-    process = start(tmp_path, group, group)
+INPAINT = [*SMALL, "--task", "inpaint", "--recipe", "tuned", "--sidelength", "24"]
+INPAINT += ["--points", "201", "--epochs", "10", "--output_dir"]
+
+
+def state(pid):
+    """The letter of a process's state; that of a dead one if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def wait_until(condition):
+    """Look for some minutes; the assertion that follows tells the outcome."""
     for _ in range(3000):
-        if (folder / "state.npz").exists() or process.poll() is not None:
+        if condition():
             break
         time.sleep(0.1)
+
+
+def begun(tmp_path, folder):
+    """Two processes, of which the second one pauses in the middle; (mpirun, their numbers)."""
+    process = start(tmp_path, *[[*INPAINT, folder]] * 2, pauses=(-1, 5))
+    number = tmp_path / "pid-1"
+
+    def pauses():
+        return (folder / "state.npz").exists() and state(number.read_text()) == "T"
+
+    wait_until(lambda: pauses() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process, [int((tmp_path / f"pid-{rank}").read_text()) for rank in (0, 1)]
 
 
-def alive(pid):
-    """Whether a process runs: one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run of two processes that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "2"
+    status, _, err = finish(start(folder.parent, *[[*INPAINT, folder]] * 2))
+    assert status == 0, err
+    return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, number):
-    folder, epochs = tmp_path / "out", 400
-    process, pids = begun(tmp_path, folder, epochs)
+def test_two_processes_are_as_good_as_a_call_with_a_prior(whole):
+    assert call(*INPAINT, whole.with_name("1")).returncode == 0
+    as_good_as_one(whole.parent)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
+def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, whole, number):
+    folder = tmp_path / "out"
+    process, pids = begun(tmp_path, folder)
     os.kill(pids[1], number)
+    if number != signal.SIGKILL:  # which does not wait for it
+        os.kill(pids[1], signal.SIGCONT)
     status, _, err = finish(process)
-    for _ in range(300):  # mpirun does not wait for what it kills
-        if not any(map(alive, pids)):
-            break
-        time.sleep(0.1)
-    assert not any(map(alive, pids))
+    wait_until(lambda: all(state(pid) in "ZX" for pid in pids))  # mpirun does not
+    assert all(state(pid) in "ZX" for pid in pids)
     if number == signal.SIGKILL:
         assert status not in (0, None)
         assert "signal 9" in err
@@ -160,26 +232,15 @@ def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, number):
         assert status == 130
         assert "interrupted" in err
         assert "--resume goes on" in err
-    group = [*LONG, "--epochs", epochs, "--output_dir"]
-    status, out, err = finish(start(tmp_path, *[[*group, folder, "--resume"]] * 2))
+    group = [*INPAINT, folder, "--resume"]
+    status, out, err = finish(start(tmp_path, group, group))
     assert status == 0, err
     assert out.count("resumed at epoch") == 1
-    status, _, err = finish(start(tmp_path, *[[*group, tmp_path / "whole"]] * 2))
-    assert status == 0, err
-    assert (parameters(folder) == parameters(tmp_path / "whole")).all()
+    assert (parameters(folder) == parameters(whole)).all()
 
 
-def test_a_process_that_fails_ends_the_others(tmp_path):
-    common = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
-    status, _, err = finish(start(tmp_path, common, [*common, "--input_path", tmp_path / "none"]))
-    assert status == 2
-    assert "does not exist" in err
-
-
-def test_resuming_a_finished_run_ends_all_processes(tmp_path):
-    group = [*SMALL, "--sidelength", "16", "--epochs", "3", "--output_dir", tmp_path / "out"]
-    assert finish(start(tmp_path, group, group))[0] == 0
-    group.append("--resume")
+def test_resuming_a_finished_run_ends_all_processes(tmp_path, fit):
+    group = [*FIT, "--output_dir", fit / "2", "--resume"]
     status, out, err = finish(start(tmp_path, group, group))
     assert status == 0, err
     assert "resume" in out

@@ -25,7 +25,7 @@ from siren.output.network_file import read_network
 from siren.output.report import read_metrics
 
 # The same examples every time: a failure is one of the program, not of chance.
-same = settings(derandomize=True, deadline=None, database=None)
+same = settings(derandomize=True, database=None)
 SIDES = st.integers(1, 40)
 MODES = st.sampled_from(["1", "L", "LA", "P", "RGB", "RGBA", "16-bit gray", "16-bit RGB"])
 
@@ -134,10 +134,11 @@ def pictures(tmp_path_factory):
     return folder
 
 
-def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures):
+@pytest.mark.parametrize("examples", [200, pytest.param(800, marks=pytest.mark.soak)])
+def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures, examples):
     seen = {"refused": 0, "planned": 0}
 
-    @settings(same, max_examples=800)
+    @settings(same, max_examples=examples)
     @given(st.sampled_from(TASKS), OPTIONS)
     def check(task, chosen):
         render = task == "render"
@@ -198,8 +199,7 @@ MORE = {"poisson": {"gradient.png", "laplacian.png"}, "inpaint": {"masked.png"}}
 MORE["edit"] = MORE["poisson"]
 
 
-@settings(same, max_examples=30)
-@given(
+RUNS = st.tuples(
     st.sampled_from(["fit", "poisson", "edit", "inpaint"]),
     st.sampled_from(["report", "tuned"]),
     st.integers(9, 40),
@@ -211,9 +211,19 @@ MORE["edit"] = MORE["poisson"]
     st.integers(1, 3),
     st.integers(0, 99),
 )
-def test_every_small_run_ends_well(
-    folder, task, recipe, height, width, mode, channels, side, keep, epochs, seed
-):
+
+
+@pytest.mark.parametrize("examples", [12, pytest.param(30, marks=pytest.mark.soak)])
+def test_every_small_run_ends_well(folder, examples):
+    @settings(same, max_examples=examples)
+    @given(RUNS)
+    def check(chosen):
+        check_small_run(folder, *chosen)
+
+    check()
+
+
+def check_small_run(folder, task, recipe, height, width, mode, channels, side, keep, epochs, seed):
     path, output = folder / "input.png", folder / f"run-{task}"
     write_picture(path, height, width, mode, seed)
     arguments = ["--task", task, "--recipe", recipe, "--channels", channels, "--seed", seed]

@@ -6,35 +6,18 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from program import call, go_on, paused, run
 
 from siren.cli.collection import find_pictures, folder_names
 from siren.images import ImageError
 from siren.output.summary import Row, format_table
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
-
-
-def begin(*arguments):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(*arguments):
-    process = begin(*arguments)
-    process.output, process.errors = process.communicate(timeout=600)
-    return process
 
 
 def summary(folder):
@@ -47,10 +30,8 @@ def same_network(one, two):
         return all((first[name] == second[name]).all() for name in first.files)
 
 
-@pytest.fixture
-def photos(tmp_path):
+def make_photos(folder):
     """A folder of three pictures, and of things that are none."""
-    folder = tmp_path / "photos"
     folder.mkdir()
     for number, name in enumerate(("b.PNG", "a.jpg", "c.tif")):
         rng = np.random.default_rng(number)
@@ -60,6 +41,11 @@ def photos(tmp_path):
     (folder / "._a.jpg").write_bytes(b"what macOS leaves")
     (folder / "folder.png").mkdir()
     return folder
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return make_photos(tmp_path / "photos")
 
 
 # ---- which pictures, and where to -------------------------------------------------------------
@@ -109,7 +95,7 @@ def test_the_table_is_aligned():
 def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
     inpaint = ["--task", "inpaint", "--points", 100, "--recipe", "tuned", *SMALL]
     result = run(*inpaint, "--input_path", photos / "c.tif", photos, "--output_dir", tmp_path / "o")
-    assert result.returncode == 0, result.errors
+    assert result.returncode == 0, result.stderr
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert names == {*"abc", "summary.csv", "index.html"}
     rows = summary(tmp_path / "o")
@@ -124,10 +110,10 @@ def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
         assert float(row["seconds"]) == metrics["seconds"]
         assert (row["task"], row["status"]) == ("inpaint", "finished")
         alone = tmp_path / "alone" / row["folder"]
-        assert run(*inpaint, "--input_path", row["image"], "--output_dir", alone).returncode == 0
+        assert call(*inpaint, "--input_path", row["image"], "--output_dir", alone).returncode == 0
         assert same_network(folder, alone)
         assert {p.name for p in folder.iterdir()} == {p.name for p in alone.iterdir()}
-    *shown, page = result.output.splitlines()[-4:]
+    *shown, page = result.stdout.splitlines()[-4:]
     assert page.startswith("all runs to look at:")
     assert [line.split()[0] for line in shown] == [row["image"] for row in rows]
 
@@ -135,16 +121,16 @@ def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
 def test_a_folder_of_one_picture_is_a_single_run(photos, tmp_path):
     (photos / "a.jpg").unlink()
     (photos / "b.PNG").unlink()
-    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
-    assert result.returncode == 0, result.errors
+    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "o" / "output.png").exists()
     assert not (tmp_path / "o" / "summary.csv").exists()
 
 
 def test_one_second_image_for_all_of_edit(photos, tmp_path):
     pair = ["--input_path", photos / "a.jpg", photos / "b.PNG", "--ot_image_path", photos / "c.tif"]
-    result = run("--task", "edit", *SMALL, *pair, "--output_dir", tmp_path)
-    assert result.returncode == 0, result.errors
+    result = call("--task", "edit", *SMALL, *pair, "--output_dir", tmp_path)
+    assert result.returncode == 0, result.stderr
     for name in ("a", "b"):
         options = json.loads((tmp_path / name / "metrics.json").read_text())["options"]
         assert options["ot_image_path"] == str(photos / "c.tif")
@@ -152,11 +138,11 @@ def test_one_second_image_for_all_of_edit(photos, tmp_path):
 
 def test_bad_input_is_found_before_anything_is_trained(photos, tmp_path):
     (photos / "z.png").write_text("no picture")
-    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
     assert result.returncode == 2
-    (line,) = result.errors.splitlines()
+    (line,) = result.stderr.splitlines()
     assert "z.png" in line
-    assert result.output == ""
+    assert result.stdout == ""
     assert not (tmp_path / "o").exists()
 
 
@@ -165,8 +151,8 @@ def test_the_others_run_when_one_cannot(photos, tmp_path):
     (tmp_path / "o" / "a").write_text("in the way")
     result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
     assert result.returncode == 2
-    assert "a.jpg: --output_dir" in result.errors
-    assert "Traceback" not in result.errors
+    assert "a.jpg: --output_dir" in result.stderr
+    assert "Traceback" not in result.stderr
     statuses = [row["status"] for row in summary(tmp_path / "o")]
     assert statuses[0].startswith("failed: --output_dir")
     assert statuses[1:] == ["finished", "finished"]
@@ -180,32 +166,42 @@ def test_all_are_run_though_each_diverges(photos, tmp_path):
     assert [row["status"] for row in summary(tmp_path / "o")] == ["diverged"] * 3
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_call_resumes_where_it_was(photos, tmp_path, number):
-    many = [*SMALL, "--epochs", "3000", "--input_path", photos]
-    whole, folder = tmp_path / "whole", tmp_path / "interrupted"
-    assert run(*many, "--output_dir", whole).returncode == 0
-    process = begin(*many, "--output_dir", folder)
-    assert any(line.startswith("== 2 of 3") for line in process.stdout)
-    assert any(line.startswith("epoch 300/") for line in process.stdout)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 130
-    assert "1 of 3 not begun; --resume goes on" in errors
+MANY = [*SMALL, "--epochs", 60]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a call that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    photos = make_photos(folder / "photos")
+    assert call(*MANY, "--input_path", photos, "--output_dir", folder / "out").returncode == 0
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
+)
+def test_an_interrupted_call_resumes_where_it_was(photos, whole, tmp_path, number):
+    folder = tmp_path / "interrupted"
+    many = [*MANY, "--input_path", photos, "--output_dir", folder]
+    with paused(61 + 20, *many) as process:  # in the second picture
+        ended = go_on(process, number)
+    assert ended.returncode == 130
+    assert "1 of 3 not begun; --resume goes on" in ended.stderr
     statuses = [row["status"] for row in summary(folder)]
     assert statuses == ["finished", "interrupted", "not begun"]
     assert (folder / "b" / "state.npz").exists()
     assert not (folder / "c").exists()
 
-    other = run(*many, "--output_dir", folder, "--resume", "--lr", "0.5")
+    other = call(*many, "--resume", "--lr", "0.5")
     assert other.returncode == 2
-    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.errors
-    assert len(other.errors.splitlines()) == 1
+    assert "--lr 0.5 is not that of the earlier run, 0.0001" in other.stderr
+    assert len(other.stderr.splitlines()) == 1
 
     finished = (folder / "a" / "network.npz").stat().st_mtime_ns
-    again = run(*many, "--output_dir", folder, "--resume")
-    assert again.returncode == 0, again.errors
-    assert again.output.count("resumed at epoch") == 1
+    again = run(*many, "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("resumed at epoch") == 1
     assert (folder / "a" / "network.npz").stat().st_mtime_ns == finished
     assert [row["status"] for row in summary(folder)] == ["finished"] * 3
     for name in "abc":
@@ -213,19 +209,19 @@ def test_an_interrupted_call_resumes_where_it_was(photos, tmp_path, number):
         assert {p.name for p in (whole / name).iterdir()} == {
             p.name for p in (folder / name).iterdir()
         }
-    again = run(*many, "--output_dir", folder, "--resume")
+    again = call(*many, "--resume")
     assert again.returncode == 0
-    assert "==" not in again.output
+    assert "==" not in again.stdout
 
     Image.new("L", (40, 40)).save(photos / "a.jpg")
-    changed = run(*many, "--output_dir", folder, "--resume")
+    changed = call(*many, "--resume")
     assert changed.returncode == 2
-    assert "the input image is not that of the earlier run" in changed.errors
+    assert "the input image is not that of the earlier run" in changed.stderr
 
 
 def test_names_that_are_no_text(photos, tmp_path):
     odd = os.fsdecode(bytes(photos) + b"/\xff.png")
     (photos / "b.PNG").rename(odd)
-    result = run(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
-    assert result.returncode == 0, result.errors
+    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.stderr
     assert len(summary(tmp_path / "o")) == 3

@@ -357,6 +357,7 @@ def test_axes_have_round_values_inside(values, positives):
 
 
 def test_labels_are_short():
+    assert Axis.around([0.0, 2.2250738585072014e-308]).ticks()
     ticks = Axis.around([1e-7, 3.0], log=True).ticks()
     assert [label for _, label in ticks] == ["10⁻⁶", "0.0001", "0.01", "1"]
     assert [label for _, label in Axis.around([19.0, 32.0]).ticks()] == ["20", "25", "30"]

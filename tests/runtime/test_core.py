@@ -132,6 +132,7 @@ class Terminal(io.StringIO):
 
 def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsys):
     clock = [100.0]
+    monkeypatch.setattr("siren.runtime.compilation.DELAY", 0)
     monkeypatch.setattr("siren.runtime.compilation.time.monotonic", lambda: clock[0])
     with Compilation("Compiling ...", "files") as compilation:
         compilation.announce.join()
@@ -149,6 +150,7 @@ def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsy
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch):
     terminal = Terminal()
+    monkeypatch.setattr("siren.runtime.compilation.DELAY", 0)
     monkeypatch.setattr("sys.stderr", terminal)
     with Compilation("Compiling ...", "kernels") as compilation:
         compilation.announce.join()

@@ -37,12 +37,10 @@ def test_an_operator_is_compiled_with_the_header(tools):
     ]
 
 
-@pytest.mark.parametrize("reason", ["marks", "no header", "a compiler that fails", "another tool"])
+@pytest.mark.parametrize("reason", ["no header", "a compiler that fails", "another tool"])
 def test_what_needs_jittors_own_tool_gets_it(tools, reason):
     tool = "asm_tuner.py"
-    if reason == "marks":
-        (tools / "a_op.cc").write_text("// @begin replace")
-    elif reason == "no header":
+    if reason == "no header":
         (tools / "jit.h.gch").unlink()
     elif reason == "a compiler that fails":
         (tools / "compiler").write_text("#!/bin/sh\nexit 1\n")

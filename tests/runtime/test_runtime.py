@@ -699,9 +699,11 @@ def copy_compiled(cache, copy):
     """
 
     def link_or_copy(source, target):  # loaded from both folders, a library must be the same
-        return (os.link if source.endswith((".so", ".o")) else shutil.copy2)(source, target)
+        return (os.link if source.endswith((".so", ".o", ".gch")) else shutil.copy2)(source, target)
 
     shutil.copytree(cache, copy, dirs_exist_ok=True, copy_function=link_or_copy)
+    for header in Path(copy).glob("*/*.h"):  # which ends with the command that has precompiled it
+        header.write_text(header.read_text().replace(cache, copy))
     hashes = {}
     for source in Path(copy, "gen").glob("*.cc"):
         before = source.read_bytes()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from siren.engine import reference
+from siren.engine.fused import Fused
 from siren.files import FolderInUse, locked
 from siren.images import read_image
 from siren.network import Siren
@@ -29,18 +30,18 @@ class Killed(Exception):
 
 
 def start(image, kind, killed_at=None):
-    """(network, task, optimizer) of a run that ends abruptly when it computes that loss."""
+    """(network, task, engine, optimizer) of a run that ends abruptly when it computes that loss."""
     jt.set_global_seed(0)
     if kind == "adam":
-        network, task = Siren(hidden_features=24, hidden_layers=1), Fit(image)
+        network, task, engine = Siren(hidden_features=24, hidden_layers=1), Fit(image), reference
         optimizer = Adam([network.flat], 1e-3)
     else:
-        network = Siren(hidden_features=24, hidden_layers=2, omega_0=10.0)
+        network, engine = Siren(hidden_features=24, hidden_layers=2, omega_0=10.0), Fused()
         prior, hold_out = TotalVariation(1e-3, 0), 0.1
         if kind == "structure":
             prior, hold_out = StructureVariation(image.shape[:2], 1e-3, 0), 0
         task = Inpaint(image, 150, 0, prior, hold_out)
-        optimizer = Muon(network, reference, 5e-3, 1e-3)
+        optimizer = Muon(network, engine, 5e-3, 1e-3)
     original, calls = task.loss, 0
 
     def loss(network, coordinates, *arguments):
@@ -53,7 +54,7 @@ def start(image, kind, killed_at=None):
         return original(network, coordinates, *arguments)
 
     task.loss = loss
-    return network, task, optimizer
+    return network, task, engine, optimizer
 
 
 @pytest.mark.parametrize("kind", ["adam", "muon, prior, held-out points", "structure"])
@@ -62,21 +63,21 @@ def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, k
     image = read_image(data / "camera.png", 1, (14, 18))
     epochs = 40
 
-    network, task, optimizer = start(image, kind)
-    whole = loop.train(network, task, reference, epochs, optimizer, linear)
+    network, task, engine, optimizer = start(image, kind)
+    whole = loop.train(network, task, engine, epochs, optimizer, linear)
     expected = network.flat.numpy()
 
     for killed_at in (18, 10, 1):  # counted anew in every process
-        network, task, optimizer = start(image, kind, killed_at)
+        network, task, engine, optimizer = start(image, kind, killed_at)
         ours = Checkpoint(tmp_path, {"lr": 1})
         ours.state = ours.load() if ours.path.exists() else None
         with pytest.raises(Killed):
-            loop.train(network, task, reference, epochs, optimizer, linear, ours)
-    network, task, optimizer = start(image, kind)
+            loop.train(network, task, engine, epochs, optimizer, linear, ours)
+    network, task, engine, optimizer = start(image, kind)
     ours = Checkpoint(tmp_path, {"lr": 1})
     ours.state = ours.load()
     assert ours.state.epoch == 17 + 9
-    result = loop.train(network, task, reference, epochs, optimizer, linear, ours)
+    result = loop.train(network, task, engine, epochs, optimizer, linear, ours)
     assert (network.flat.numpy() == expected).all()
     assert result.best.epoch == whole.best.epoch
     for one, other in zip(result.history, whole.history):
@@ -89,9 +90,9 @@ def test_a_killed_run_goes_on_to_the_same_network(data, tmp_path, monkeypatch, k
 
 
 def test_a_stopped_run_saves_its_state_at_once(data, tmp_path):
-    network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
+    network, task, engine, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
     ours, asked = Checkpoint(tmp_path, {}), iter([False, False, True])
-    result = loop.train(network, task, reference, 10, optimizer, linear, ours, lambda: next(asked))
+    result = loop.train(network, task, engine, 10, optimizer, linear, ours, lambda: next(asked))
     assert result.ended == "interrupted"
     assert [state.epoch for state in result.history] == [0, 1, 2]
     assert ours.load().epoch == 3
@@ -104,9 +105,9 @@ def test_a_full_disk_does_not_end_the_training(data, tmp_path, monkeypatch, caps
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write_bytes", full)
-    network, task, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
+    network, task, engine, optimizer = start(read_image(data / "camera.png", 1, (14, 18)), "adam")
     ours = Checkpoint(tmp_path, {})
-    result = loop.train(network, task, reference, 3, optimizer, linear, ours)
+    result = loop.train(network, task, engine, 3, optimizer, linear, ours)
     assert result.ended == "finished"
     assert "No space left on device" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy_siren import relative_error
 from PIL import Image
-from program import run
+from program import call, run
 
 from siren import distributed, samples
 from siren.engine import reference
@@ -37,16 +37,20 @@ KINDS = {
     "edit, fd": lambda a, b: Edit(a, b, "fd", "mixed", 0.5),
     "edit, energy": lambda a, b: Edit(a, b, "forward", "mixed", 0.5, "energy"),
 }
+# Jittor compiles some twenty operators for second derivatives by autograd.
+SAMPLE = [
+    pytest.param(kind, marks=pytest.mark.soak) if "autograd" in kind else kind for kind in KINDS
+]
 
 
 @pytest.fixture
 def images(data):
-    return [read_image(data / name, 1, SHAPE) for name in ("camera.png", "rocket.jpg")]
+    return [read_image(data / name, 3, SHAPE) for name in ("astronaut.jpg", "rocket.jpg")]
 
 
 def network():
     jt.set_global_seed(1)
-    return Siren(hidden_features=16, hidden_layers=1, omega_0=10.0)
+    return Siren(3, hidden_features=16, hidden_layers=1, omega_0=10.0)
 
 
 @pytest.mark.parametrize("count", [1, 3, 30])
@@ -93,7 +97,7 @@ def stepwise(kind, images, batch=None, engine=reference, step=0):
     return loss.item(), slope.numpy()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SAMPLE)
 def test_strips_add_up_to_the_whole(images, monkeypatch, kind):
     loss, slope = whole(kind, images)
     one = stepwise(kind, images)
@@ -113,7 +117,7 @@ def test_strips_with_the_fused_engine(images, monkeypatch):
         assert relative_error(ours[1], slope) < 1e-4
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SAMPLE)
 def test_a_cycle_through_all_strata_has_the_whole_gradient(images, monkeypatch, kind):
     """If every stratum is gone through once, the mean over batches is exact, with a prior too."""
     loss, slope = whole(kind, images)
@@ -245,9 +249,9 @@ def test_points_are_held_compactly(data, tmp_path):
 def test_loaded_points_are_the_points(images):
     rng = np.random.default_rng(0)
     for ours in (
-        Points(SHAPE, images[0].reshape(-1, 1, 1)),
+        Points(SHAPE, images[0].reshape(-1, 1, 3)),
         Points(SHAPE, rng.normal(size=(180, 2, 3)).astype(np.float32)),
-        Points(SHAPE, images[0].reshape(-1, 1, 1)[[5, 170, 7]], np.array([5, 170, 7])),
+        Points(SHAPE, images[0].reshape(-1, 1, 3)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
         x, target = samples.DevicePoints(ours).gather(which)
@@ -314,19 +318,8 @@ def test_the_sampled_psnr_is_near_that_of_all(images, monkeypatch):
 def test_tasks_and_recipes_in_batches(tmp_path, task, recipe):
     size = ["--sidelength", "20", "--hidden_features", "16", "--epochs", "3"]
     size += ["--points", "150"] if task == "inpaint" else []
-    result = run(
-        "--device",
-        "cpu",
-        "--task",
-        task,
-        "--recipe",
-        recipe,
-        *size,
-        "--batch_points",
-        "64",
-        "--output_dir",
-        tmp_path,
-    )
+    arguments = ["--device", "cpu", "--task", task, "--recipe", recipe, "--batch_points", "64"]
+    result = call(*arguments, *size, "--output_dir", tmp_path)
     assert result.returncode == 0, result.stderr
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["options"]["batch_points"] == 64
@@ -334,16 +327,8 @@ def test_tasks_and_recipes_in_batches(tmp_path, task, recipe):
 
 
 def test_too_large_a_batch_is_refused(tmp_path):
-    result = run(
-        "--device",
-        "cpu",
-        "--sidelength",
-        "8",
-        "--batch_points",
-        "65",
-        "--output_dir",
-        tmp_path / "x",
-    )
+    arguments = ["--device", "cpu", "--sidelength", "8", "--batch_points", "65"]
+    result = run(*arguments, "--output_dir", tmp_path / "x")
     assert result.returncode == 2
     assert "--batch_points 65 is more than the 64 points" in result.stderr
     assert not (tmp_path / "x").exists()

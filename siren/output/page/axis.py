@@ -30,7 +30,8 @@ class Axis:
         low, high = min(values), max(values)
         if log:
             low, high = math.log10(low), math.log10(high)
-        if high - low <= 1e-6 * max(abs(low), abs(high)):  # a single value, up to rounding
+        # A single value, up to rounding; libraries built with -Ofast turn smaller numbers into 0.
+        if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-300):
             spread = 0.5 if log else max(1.0, 0.1 * abs(low))
             return cls(low - spread, high + spread, log)
         return cls(low - margin * (high - low), high + margin * (high - low), log)
