@@ -15,7 +15,7 @@ import argparse
 
 from siren import runtime, signals
 from siren.cli.console import safe_streams
-from siren.cli.errors import report_error
+from siren.cli.errors import let_rank_0_speak, report_error
 from siren.cli.options import parse
 
 
@@ -28,6 +28,8 @@ def main() -> int:
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             status = dispatch(options)
         except (Exception, KeyboardInterrupt) as error:
+            if not isinstance(error, KeyboardInterrupt):
+                let_rank_0_speak()
             status = report_error(error, verbose="--verbose" in sys.argv).status
             if runtime.under_mpirun():
                 os._exit(status)  # a normal exit would wait for the other processes

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from siren import memory, runtime
+from siren.signals import Stop
 from siren.text import printable
 
 FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses, beside 0
+_RANK_0_FIRST = 2  # seconds
 
 
 class Problem(Exception):
@@ -73,6 +79,33 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
     sentence = printable(sentence)
     notify(f"error: {subject}{sentence}")
     return Outcome(status, f"failed: {sentence}")
+
+
+def run_safely(run: Callable, options: argparse.Namespace, stop: Stop, subject: str) -> Outcome:
+    """The outcome of ``run(options, stop)``; an error is reported and does not stop other runs.
+
+    ``subject`` names the run.
+    """
+    try:
+        return run(options, stop)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, (Interrupted, KeyboardInterrupt)):
+            stop.requested = True
+        return report_error(error, f"{subject}: ", options.verbose)
+
+
+def let_rank_0_speak() -> None:
+    """In another rank, which has an error to report: wait while rank 0 reports the same one.
+
+    Then mpirun ends this process, silently. An error that rank 0 does not have is reported late.
+    """
+    try:
+        if runtime.rank() == 0:
+            return
+    except runtime.RuntimeProblem:
+        return  # this is the error
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(_RANK_0_FIRST)
 
 
 def notify(sentence: str) -> None:

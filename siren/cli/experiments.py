@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from siren import runtime
-from siren.cli.errors import Outcome, Problem, overall_status
+from siren.cli.errors import Outcome, Problem, overall_status, run_safely
 from siren.cli.estimate import by_last_run, by_steps, measure
 from siren.cli.identity import display_path
 from siren.cli.machine import start_jittor
@@ -17,7 +17,6 @@ from siren.cli.several import (
     input_files,
     make_runs,
     run_checked,
-    run_safely,
 )
 from siren.cli.showing import update_page
 from siren.output.summary import align

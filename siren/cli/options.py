@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siren.cli import recipes
 from siren.cli.arguments import integer, number, path
-from siren.cli.errors import BAD_INPUT
+from siren.cli.errors import BAD_INPUT, let_rank_0_speak
 from siren.cli.relevance import SCOPES, TASKS, is_effective
 from siren.engine import ENGINES
 from siren.text import printable
@@ -44,6 +44,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Print ``message`` in one line and exit with status 2."""
+        let_rank_0_speak()
         self.exit(BAD_INPUT, f"{self.prog}: error: {printable(message)} (see --help)\n")
 
 

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from siren import runtime
 from siren.cli import inputs
 from siren.cli.collection import find_pictures, folder_names
+from siren.cli.crew import Office, assist
 from siren.cli.errors import (
     DIVERGED,
     INTERRUPTED,
-    Interrupted,
     Outcome,
     Problem,
     notify,
     overall_status,
-    report_error,
+    run_safely,
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.identity import display_path, identity_options
@@ -37,10 +37,6 @@ def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
         pictures = find_pictures(options.input_path)
     except ImageError as error:
         raise Problem(f"--input_path: {error}") from error
-    if len(pictures) > 1 and runtime.world_size() > 1:
-        raise Problem(
-            f"--input_path names {len(pictures)} pictures; under mpirun give one at a time"
-        )
     folders = [options.output_dir]
     if len(pictures) > 1:
         folders = [options.output_dir / name for name in folder_names(pictures)]
@@ -51,19 +47,34 @@ def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def run_pictures(options: argparse.Namespace, run: Callable) -> int:
-    """Call ``run(options, stop)`` for each picture of ``--input_path``; returns the exit status."""
+    """Call ``run(options, stop)`` for each picture of ``--input_path``; returns the exit status.
+
+    Under mpirun, all processes share the points of a single picture, but each of several pictures
+    is trained by one process.
+    """
     runs = make_runs(options)
-    status = run_several(options, runs, run) if len(runs) > 1 else run(runs[0], Stop()).status
+    if len(runs) == 1:
+        status = run(runs[0], Stop()).status
+    elif runtime.world_size() == 1:
+        status = run_several(options, runs, run, one_by_one)
+    elif runtime.rank() > 0:
+        return assist(options, run)
+    else:
+        with Office(options) as office:
+            status = run_several(options, runs, run, office.train)
     update_page(options.output_dir, len(runs) > 1)
     return status
 
 
-def run_several(options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable) -> int:
+def run_several(
+    options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable, train: Callable
+) -> int:
     """Call ``run(options, stop)`` for each of ``runs`` and write a summary; returns the status.
 
     ``options`` are those of the whole call. Bad input is found before the first training.
+    ``train`` is ``one_by_one``, or another function like it.
     """
-    return run_checked(options, runs, check_runs(runs), run, Stop())
+    return run_checked(options, runs, check_runs(runs), run, Stop(), train)
 
 
 def check_runs(runs: list[argparse.Namespace], files: list | None = None) -> list[Outcome | None]:
@@ -78,19 +89,29 @@ def input_files(runs: list[argparse.Namespace]) -> list:
     return [path for each in runs for path in inputs.paths(each).values()]
 
 
+def one_by_one(runs: list, outcomes: list, run: Callable, stop: Stop) -> None:
+    """Fill in the ``outcomes`` that are None: of ``run(options, stop)`` for each of ``runs``."""
+    for number, each in enumerate(runs):
+        if stop():
+            return
+        if outcomes[number] is None:
+            subject = display_path(each.input_path)
+            print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
+            outcomes[number] = run_safely(run, each, stop, subject)
+
+
 def run_checked(
-    options: argparse.Namespace, runs: list, outcomes: list, run: Callable, stop: Stop
+    options: argparse.Namespace,
+    runs: list,
+    outcomes: list,
+    run: Callable,
+    stop: Stop,
+    train: Callable = one_by_one,
 ) -> int:
     """``run_several`` after ``check_runs``, whose ``outcomes`` these are."""
     outcomes = list(outcomes)
     with parent_folder(options):
-        for number, each in enumerate(runs):
-            if stop():
-                break
-            if outcomes[number] is None:
-                subject = display_path(each.input_path)
-                print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
-                outcomes[number] = run_safely(run, each, stop, subject)
+        train(runs, outcomes, run, stop)
         not_begun = outcomes.count(None)
         outcomes = [outcome or NOT_BEGUN for outcome in outcomes]
         rows = [_summary_row(each, outcome) for each, outcome in zip(runs, outcomes)]
@@ -162,19 +183,6 @@ def report_finished_run(options: argparse.Namespace, pictures: inputs.Inputs) ->
     if outcome:
         print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
     return outcome
-
-
-def run_safely(run: Callable, options: argparse.Namespace, stop: Stop, subject: str) -> Outcome:
-    """The outcome of ``run(options, stop)``; an error is reported and does not stop other runs.
-
-    ``subject`` names the run.
-    """
-    try:
-        return run(options, stop)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, (Interrupted, KeyboardInterrupt)):
-            stop.requested = True
-        return report_error(error, f"{subject}: ", options.verbose)
 
 
 def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:

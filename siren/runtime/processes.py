@@ -13,7 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
-from siren.runtime.cuda import Cuda, toolkit_folders
+from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
 from siren.runtime.environment import user_environment
 from siren.runtime.paths import digest, make_private, private_folder, write_link
 from siren.runtime.problem import RuntimeProblem
@@ -92,6 +92,24 @@ def process_settings(cuda: Cuda) -> dict[str, str]:
             settings["use_nccl"] = "1"
             settings["nccl_include_path"], settings["nccl_lib_path"] = folders
     return settings
+
+
+def leave_mpirun(device: str) -> None:
+    """Make this process, and those that it will start, look as if mpirun had not started them.
+
+    They never communicate through MPI, and Jittor does not begin with it. They keep their share of
+    the processors, and their GPU is the only one that they see.
+    """
+    cuda = find_cuda() if device != "cpu" else Cuda()
+    user = user_environment()
+    alone = {name: value for name, value in user.items() if not name.startswith(_PREFIX)}
+    alone = {**process_settings(Cuda()), **alone}
+    if cuda.gpus > 1 and "device_id" not in user:
+        visible = user.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(gpu) for gpu in range(cuda.gpus)]
+        alone["CUDA_VISIBLE_DEVICES"] = names[local_rank() % cuda.gpus]
+    os.environ.clear()
+    os.environ.update(alone)
 
 
 def find_nccl(nvcc: str) -> tuple[str, str] | None:

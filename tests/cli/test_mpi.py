@@ -213,9 +213,8 @@ def test_two_processes_are_as_good_as_a_call_with_a_prior(whole):
     as_good_as_one(whole.parent)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, whole, number):
     folder = tmp_path / "out"
     process, pids = begun(tmp_path, folder)
