@@ -147,6 +147,7 @@ def test_processes_that_disagree_are_refused(tmp_path, one, other, named):
     assert "Traceback" not in err
 
 
+@pytest.mark.soak
 def test_pictures_that_differ_are_refused(tmp_path):
     """As on two machines: the name is the same."""
     folders = tmp_path / "one", tmp_path / "other"

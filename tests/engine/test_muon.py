@@ -151,6 +151,7 @@ print("DIGEST", hashlib.sha256(network.flat.numpy().tobytes()).hexdigest())
 """
 
 
+@pytest.mark.soak
 def test_steps_are_the_same_bit_for_bit_with_any_number_of_threads():
     digests = set()
     for threads in ("1", "2", "5"):

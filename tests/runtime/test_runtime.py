@@ -551,7 +551,14 @@ def first_compilation(home):
             process.kill()
 
 
-@pytest.mark.parametrize("number, status", [("SIGINT", 130), ("SIGTERM", 130), ("SIGKILL", -9)])
+@pytest.mark.parametrize(
+    "number, status",
+    [
+        ("SIGINT", 130),
+        pytest.param("SIGTERM", 130, marks=pytest.mark.soak),
+        pytest.param("SIGKILL", -9, marks=pytest.mark.soak),
+    ],
+)
 def test_the_first_compilation_ends_at_once(tmp_path, number, status):
     with first_compilation(tmp_path) as process:
         assert len(processes_of_home(tmp_path)) > 2
@@ -729,6 +736,7 @@ def odd_home():
         yield home
 
 
+@pytest.mark.soak
 def test_jittor_works_in_a_home_of_any_name(odd_home):
     where = "import siren, jittor_utils; print(jittor_utils.cache_path)"
     started = run_python("from siren import runtime; runtime.start('cpu')", nvcc_path="")
