@@ -30,6 +30,26 @@ sys.exit(main.main())
 """
 
 
+ONE_THREAD_EACH = {
+    **os.environ,
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def begin(command):
+    """Start a command, which may be mpirun's, with one thread in each process."""
+    return subprocess.Popen(
+        list(map(str, command)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        env=ONE_THREAD_EACH,
+    )
+
+
 def run(*arguments, cwd=ROOT):
     """Run it to its end in a process of its own; the result has what it said."""
     return subprocess.run(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import numpy as np
 from siren import signals
 from siren.images import write_png
 from siren.runtime import Compilation, run_interruptibly, under_mpirun
-from siren.runtime.paths import private_folder
+from siren.runtime.paths import digest, private_folder
 
 SIDE = 16  # pixels
 WORTH = 1 << 20  # points in all passes: a shorter run is as good as its rehearsal
@@ -44,8 +43,7 @@ def rehearse(options: argparse.Namespace, bits: int, engine_stamp: str) -> None:
         value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
         for name in DECISIVE
     ]
-    digest = hashlib.sha256(json.dumps([engine_stamp, bits, decisive]).encode()).hexdigest()
-    stamp = private_folder() / f"rehearsal-{digest[:24]}"
+    stamp = private_folder() / f"rehearsal-{digest(json.dumps([engine_stamp, bits, decisive]))}"
     if stamp.exists():
         return
     with contextlib.suppress(OSError):

@@ -121,17 +121,17 @@ def variation(network, coordinates, tensors, smallest: float, weight: float, sca
     return variation_of_streams(streams(network, coordinates, 1, scale), tensors, smallest, weight)
 
 
-def gradient(loss, network):
-    """The gradient of ``loss``, a scalar Var, in all parameters: a Var like ``network.flat``."""
-    return jt.grad(loss, [network.flat])[0]
-
-
 def variation_of_streams(computed, tensors, smallest, weight):
     """``variation``, given what ``streams`` has ``computed``."""
     _, rows, columns = computed
     dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
     energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
     return weight * (energy.mean(1) + smallest**2).sqrt().mean()
+
+
+def gradient(loss, network):
+    """The gradient of ``loss``, a scalar Var, in all parameters: a Var like ``network.flat``."""
+    return jt.grad(loss, [network.flat])[0]
 
 
 def gather(points, selection):

@@ -238,7 +238,9 @@ class _Trial:
         )
         network = SimpleNamespace(**shape, flat=flat)
         ours = self.engine.muon(network, gradient, average, mean, square, ADAM, MUON)
-        return self._alike(ours, (new_flat, new_average, *moments))
+        # Only the direction, which moves the parameters, is of products of that precision.
+        right = close(ours[0].numpy(), new_flat, TOLERANCE[self.use.precision])
+        return right and self._alike(ours[1:], (new_average, *moments))
 
     def _matrix_width(self) -> int:
         return self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
@@ -250,7 +252,7 @@ class _Trial:
 
     def _alike(self, ours, expected) -> bool:
         pairs = zip(ours, expected)
-        return all(close(one.numpy(), other, TOLERANCE[self.use.precision]) for one, other in pairs)
+        return all(close(one.numpy(), other, TOLERANCE["fp32"]) for one, other in pairs)
 
 
 def streams(layers, omega_0, points, scale):

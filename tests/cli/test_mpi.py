@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program import PAUSING, call
+from program import PAUSING, begin, call
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
@@ -34,12 +33,6 @@ checkpoint.SAVE_EVERY = -1
     + PAUSING
 )
 SMALL = ["--device", "cpu", "--hidden_features", "32", "--omega_0", "10"]
-ENVIRONMENT = {
-    **os.environ,
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMP_NUM_THREADS": "1",
-}
 
 
 def start(pids, *groups, folders=(".", "."), pauses=(-1, -1)):
@@ -52,14 +45,7 @@ def start(pids, *groups, folders=(".", "."), pauses=(-1, -1)):
     for group, folder, pause in zip(groups, folders, pauses):
         program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids), str(pause)]
         command += ["-np", "1", "-wdir", str(folder), *program, *map(str, group), ":"]
-    return subprocess.Popen(
-        command[:-1],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    return begin(command[:-1])
 
 
 def finish(process):

@@ -5,12 +5,12 @@ import csv
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import program
 import pytest
 from PIL import Image
 
@@ -26,25 +26,12 @@ needs_mpirun = pytest.mark.skipif(
 MPIRUN = ["mpirun", "--oversubscribe", "-np", "2"]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--aspect", "keep"]
 LONG = [*SMALL, "--epochs", "3000", "--preview_every", "100"]
-ENVIRONMENT = {
-    **os.environ,
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMP_NUM_THREADS": "1",
-}
 SIZES = {"a": (48, 20), "b": (48, 48), "c": (48, 30)}  # width, height; b, c, a take longest
 LONGEST_FIRST = "bca"
 
 
 def begin(launcher, *arguments):
-    return subprocess.Popen(
-        [*launcher, sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        env=ENVIRONMENT,
-    )
+    return program.begin([*launcher, sys.executable, ROOT / "main.py", *arguments])
 
 
 def finish(process):
