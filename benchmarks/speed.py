@@ -139,6 +139,7 @@ def fused(
     from siren import losses, operators
     from siren.engine import get_engine
     from siren.network import Siren
+    from siren.samples import Batch
     from siren.training.optimizer import Adam
 
     module = get_engine(engine, precision or ("fp32" if device == "cpu" else "fp16"))
@@ -149,15 +150,15 @@ def fused(
     variables = [network.flat]
     jt.sync(variables)
     optimizer = Adam(variables, LEARNING_RATE)
-    coordinates, target = (jt.array(a).stop_grad() for a in (coordinates, target))
+    batch = Batch(*(jt.array(a).stop_grad() for a in (coordinates, target)))
     through = operators.make_operator(operator, (case.side, case.side))
 
     def step():
         if case.order == 0:
-            loss = losses.pixel_mse(network, coordinates, target, module)
+            loss = losses.pixel_mse(network, batch, module)
         else:
             mse = losses.gradient_mse if case.order == 1 else losses.laplacian_mse
-            loss = mse(network, coordinates, target, module, through, losses.OperatorNorm())
+            loss = mse(network, batch, module, through, losses.OperatorNorm())
         gradients = jt.grad(loss, variables)
         jt.sync([loss, *gradients])
         optimizer.step(gradients)

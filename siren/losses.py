@@ -1,8 +1,8 @@
 """The losses of the tasks, by name, and the norms in which a residual is measured.
 
-Coordinates are Vars (n, 2). Targets are Vars (n, K, channels), with K = 1 for pixels and for the
-Laplacian, and 2 for the gradient (along rows, along columns); derivatives are in pixel units. Every
-loss is a differentiable scalar Var.
+The points are a ``samples.Batch``. Its targets have K = 1 for pixels and for the Laplacian, and 2
+for the gradient (along rows, along columns); derivatives are in pixel units. Every loss is a
+differentiable scalar Var.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from siren.operators import Forward, fd_divergence
 NORMS = ("operator", "energy", "pixel")
 
 
-def pixel_mse(network, coordinates, target, engine):
+def pixel_mse(network, batch, engine):
     """Mean of |u - target|^2 over points and channels."""
-    return engine.squared_error(network, coordinates, target, order=0)
+    return engine.squared_error(network, batch, order=0)
 
 
-def gradient_mse(network, coordinates, target, engine, operator, norm):
+def gradient_mse(network, batch, engine, operator, norm):
     """Mean of |grad u - target|^2 (equation 9 of the paper), measured in ``norm``.
 
     ``operator`` is one of ``siren.operators``, for the grid that the coordinates belong to.
     """
-    return _derivative_mse(network, coordinates, target, engine, 1, operator, norm)
+    return _derivative_mse(network, batch, engine, 1, operator, norm)
 
 
-def laplacian_mse(network, coordinates, target, engine, operator, norm):
+def laplacian_mse(network, batch, engine, operator, norm):
     """Mean of (Laplacian u - target)^2 (equation 10 of the paper), as ``gradient_mse``."""
-    return _derivative_mse(network, coordinates, target, engine, 2, operator, norm)
+    return _derivative_mse(network, batch, engine, 2, operator, norm)
 
 
-def _derivative_mse(network, coordinates, target, engine, order, operator, norm):
+def _derivative_mse(network, batch, engine, order, operator, norm):
     if type(operator) is Forward and norm.pointwise:  # loss and gradient in one pass
-        return engine.squared_error(network, coordinates, target, order, operator.scale)
-    predicted = operator.predict(network, coordinates, order, engine, norm.border)
-    return residual_loss(predicted, target, order, operator, norm)
+        return engine.squared_error(network, batch, order, operator.scale)
+    predicted = operator.predict(network, batch.coordinates, order, engine, norm.border)
+    return residual_loss(predicted, batch.target, order, operator, norm)
 
 
 def residual_loss(predicted, target, order: int, operator, norm):

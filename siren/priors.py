@@ -1,7 +1,9 @@
 """Priors: terms added to a loss, which favour smooth pictures where no pixel is given.
 
 Both take the network's gradient at random points, by forward mode. Every call draws new points,
-which depend only on ``seed`` and the number of calls.
+which depend only on ``seed`` and the number of calls. A call returns the term as a differentiable
+scalar Var, added to the loss ``plus`` unless that is None. Of a ``share`` of the points it returns
+their part.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import jittor as jt
 import numpy as np
 
 from siren.coordinates import spacing
+from siren.samples import RandomPoints
 
 POINTS = 2048  # random points per step
 
@@ -23,11 +26,12 @@ class TotalVariation:
         self.weight = weight
         self.random = np.random.default_rng(seed)
 
-    def __call__(self, network, engine, share: range = range(POINTS)):
-        """The term as a differentiable scalar Var; of a ``share`` of the points, its part."""
-        points = _draw(self.random, share)
-        _, rows, columns = engine.streams(network, jt.array(points).stop_grad(), 1)
-        return self.weight * len(share) / POINTS * (rows.abs() + columns.abs()).mean()
+    def __call__(self, network, engine, share: range = range(POINTS), plus=None):
+        """The term, added to ``plus``."""
+        points = jt.array(_draw(self.random, share).coordinates()).stop_grad()
+        _, rows, columns = engine.streams(network, points, 1)
+        term = self.weight * len(share) / POINTS * (rows.abs() + columns.abs()).mean()
+        return term if plus is None else plus + term
 
 
 class StructureVariation:
@@ -57,34 +61,21 @@ class StructureVariation:
     SMALLEST = 1e-3  # variation between two pixels below which the root is rounded off
 
     def __init__(self, shape: tuple[int, int], weight: float, seed: int):
-        self.shape = shape
+        self.scale = spacing(*shape)
         self.weight = weight
         self.random = np.random.default_rng(seed)
-        self.tensors = None  # of all pixels
-        self.isotropic = jt.array(np.float32([[1, 0, 1]] * POINTS)).stop_grad()
+        self.field = jt.array(np.float32([[[1, 0, 1]]])).stop_grad()  # D of every pixel
 
     def update(self, picture: np.ndarray) -> None:
         """Follow ``picture`` (height, width, channels), the network's values on the grid."""
-        self.tensors = jt.array(self._diffusion_tensors(picture).reshape(-1, 3)).stop_grad()
+        self.field = jt.array(self._diffusion_tensors(picture)).stop_grad()
 
-    def __call__(self, network, engine, share: range = range(POINTS)):
+    def __call__(self, network, engine, share: range = range(POINTS), plus=None):
         """As ``TotalVariation``."""
         points = _draw(self.random, share)
-        scale = spacing(*self.shape)
-        weight = self.weight * len(share) / POINTS / (scale[0] * scale[1]) ** 0.5
-        tensors = self._tensors_at(points)
-        points = jt.array(points).stop_grad()
-        return engine.variation(network, points, tensors, self.SMALLEST, weight, scale)
-
-    def _tensors_at(self, points: np.ndarray):
-        """D of the pixels nearest to ``points`` (n, 2), as a Var (n, 3)."""
-        if self.tensors is None:
-            return self.isotropic if len(points) == POINTS else self.isotropic[: len(points)]
-        last = np.array(self.shape) - 1
-        rows, columns = np.rint((points + 1) / 2 * last).astype(np.int32).T
-        pixels = jt.array(rows * np.int32(self.shape[1]) + columns)
-        # Indexing would make the host wait for the device.
-        return self.tensors.reindex((len(points), 3), ["@e0(i0)", "i1"], extras=[pixels])
+        weight = self.weight * len(share) / POINTS / (self.scale[0] * self.scale[1]) ** 0.5
+        smallest = self.SMALLEST
+        return engine.variation(network, points, self.field, smallest, weight, self.scale, plus)
 
     def _diffusion_tensors(self, picture: np.ndarray) -> np.ndarray:
         """D of every pixel: (height, width, 3) float32, the entries (row, row), (row, column) and
@@ -109,6 +100,6 @@ class StructureVariation:
         return np.stack(entries, axis=2).astype(np.float32)
 
 
-def _draw(random: np.random.Generator, share: range) -> np.ndarray:
-    """The ``share`` of ``POINTS`` uniform points (n, 2) float32 in [-1, 1]."""
-    return 2 * random.random((POINTS, 2), np.float32)[share.start : share.stop] - 1
+def _draw(random: np.random.Generator, share: range) -> RandomPoints:
+    """The ``share`` of ``POINTS`` new points."""
+    return RandomPoints(share.start, len(share), int(random.integers(1 << 32)))

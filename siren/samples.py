@@ -6,6 +6,7 @@ import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
@@ -64,6 +65,17 @@ class Points:
         return [array for array in (self.values, self.levels, self.pixels) if array is not None]
 
 
+class Batch(NamedTuple):
+    """The points that a loss is computed at, as Vars.
+
+    coordinates  (n, 2) float32
+    target       (n, K, channels) float32
+    """
+
+    coordinates: jt.Var
+    target: jt.Var
+
+
 class DevicePoints:
     """``Points`` as compact Vars; coordinates and targets are computed when they are needed.
 
@@ -86,8 +98,8 @@ class DevicePoints:
         self.pixels = None if points.pixels is None else jt.array(points.pixels[local]).stop_grad()
         jt.sync([self.shape])  # Jittor would compile a small fresh array into each kernel
 
-    def gather(self, indices: np.ndarray):
-        """(coordinates (n, 2), targets (n, K, channels)), float32 Vars, of points by index (n,)."""
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The points with these indices (n,)."""
         n, per_point = len(indices), int(np.prod(self.target_shape))
         local = jt.array((indices - self.first).astype(np.int32))
         if self.pixels is not None:
@@ -107,7 +119,7 @@ class DevicePoints:
             value = f"@e1({value})"
             target = self.levels.reindex((n * per_point,), [value], extras=[local, self.values])
         target = target.reshape((n, *self.target_shape))
-        return coordinates.reshape((n, 2)).stop_grad(), target.stop_grad()
+        return Batch(coordinates.reshape((n, 2)).stop_grad(), target.stop_grad())
 
 
 def stratified(count: int, size: int, position) -> np.ndarray:
@@ -178,17 +190,44 @@ class Selection:
         """The indices of strata: an int, or an array of int64."""
         if self.steps == 1:
             return strata
-        # Wellons's integer hash "lowbias32"
-        x = strata * 0x9E3779B9 + self.key & 0xFFFFFFFF
-        x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
-        x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
-        offsets = ((x ^ x >> 16) * self.steps >> 32) + self.place
+        offsets = (_hash(strata, self.key) * self.steps >> 32) + self.place
         return self.steps * strata + offsets - self.steps * (offsets >= self.steps)
 
     def _first_from(self, index: int) -> int:
         """The first stratum whose index is at least ``index``."""
         stratum = index // self.steps
         return stratum + (self._index(stratum) < index)
+
+
+@dataclass(frozen=True)
+class RandomPoints:
+    """Uniform random points in [-1, 1]^2, without a list of them; they depend on ``key`` alone.
+
+    first  the number of the first point
+    count  how many there are
+    """
+
+    first: int
+    count: int
+    key: int
+
+    def __len__(self) -> int:
+        """The number of points."""
+        return self.count
+
+    def coordinates(self) -> np.ndarray:
+        """The coordinates (count, 2), float32."""
+        numbers = np.arange(2 * self.first, 2 * (self.first + self.count))
+        bits = (_hash(numbers, self.key) >> 8).astype(np.float32)
+        return (bits / np.float32(1 << 23) - np.float32(1)).reshape(-1, 2)
+
+
+def _hash(number, key: int):
+    """32 random bits for ``number``, an int or an array of int64: Wellons's "lowbias32"."""
+    x = number * 0x9E3779B9 + key & 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ x >> 15) * 0x846CA68B & 0xFFFFFFFF
+    return x ^ x >> 16
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from siren import losses, operators
 from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.network import Siren
+from siren.samples import Batch
 
 SHAPE = (7, 11)
 shapes = st.tuples(st.integers(2, 12), st.integers(2, 12), st.integers(1, 3))
@@ -222,8 +223,7 @@ def test_gradient_of_the_loss_in_the_parameters(operator, order):
     mse = losses.gradient_mse if order == 1 else losses.laplacian_mse
     loss = mse(
         network,
-        jt.array(points),
-        jt.array(target.astype(np.float32)),
+        Batch(jt.array(points), jt.array(target.astype(np.float32))),
         reference,
         operators.make_operator(operator, SHAPE),
         losses.OperatorNorm(),

@@ -8,7 +8,6 @@ this file, is the map of the kernels.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from dataclasses import dataclass
@@ -77,30 +76,56 @@ class Fused:
         output = _Streams()(network.flat, coordinates, numbers, precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
-    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0)):
+    def squared_error(self, network, batch, order, scale=(1.0, 1.0)):
         """As ``reference.squared_error``; loss and gradient are computed in a single pass.
 
         Where no gradients are kept, the loss alone is, for a third of the cost.
         """
         self.check_network(network)
+        reference.check_order(network, order, scale)
+        numbers = _numbers(network, order, scale)
+        if isinstance(batch, _StoredBatch) and not jt.flags.no_grad:
+            batch.check(network, order)
+            call = f"loss(in0_p, {batch.arguments(1)}, out0_p, out1_p)"
+            numbers.update(batch.numbers())
+            return _differentiate(network, batch.inputs(), call, numbers, self.precision)
+        coordinates, target = batch.coordinates, batch.target
         reference.check_points(network, coordinates, order, scale)
         reference.check_target(network, coordinates, target, order)
         if jt.flags.no_grad:
             computed = self.streams(network, coordinates, order, scale)
             return reference.squared_error_of_streams(computed, target, order)
-        numbers = _numbers(network, order, scale)
-        return _differentiate(network, "loss", coordinates, target, numbers, self.precision)
+        call = "loss(in0_p, in1_p, in2_p, in1_shape0, out0_p, out1_p)"
+        return _differentiate(network, [coordinates, target], call, numbers, self.precision)
 
-    def variation(self, network, coordinates, tensors, smallest, weight, scale=(1.0, 1.0)):
+    def variation(self, network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
         """As ``reference.variation``; on a GPU in a single pass over the points."""
-        self.check_network(network)
-        reference.check_points(network, coordinates, 1, scale)
-        reference.check_tensors(coordinates, tensors)
         if jt.flags.no_grad or not jt.flags.use_cuda:
-            computed = self.streams(network, coordinates, 1, scale)
-            return reference.variation_of_streams(computed, tensors, smallest, weight)
-        numbers = {**_numbers(network, 1, scale), "smallest": smallest, "weight": weight}
-        return _differentiate(network, "variation", coordinates, tensors, numbers, self.precision)
+            coordinates = points.coordinates()
+            computed = self.streams(network, jt.array(coordinates).stop_grad(), 1, scale)
+            reference.check_field(field)
+            tensors = reference.tensors_at(coordinates, field)
+            own = reference.variation_of_streams(computed, tensors, smallest, weight)
+            return own if plus is None else plus + own
+        self.check_network(network)
+        reference.check_order(network, 1, scale)
+        reference.check_field(field)
+        added = [] if plus is None else [plus, self.gradient(plus, network)]
+        height, width, _ = field.shape
+        numbers = {
+            **_numbers(network, 1, scale),
+            **vars(points),
+            "height": height,
+            "grid_width": width,
+            "smallest": smallest,
+            "weight": weight,
+        }
+        call = (
+            "variation(in0_p, siren::gpu::RandomPoints(data, in1_p), int64_t(data[\"count\"]), "
+            'float(data["smallest"]), data["weight"], '
+            f"{{out0_p, out1_p, {'in2_p, in3_p' if added else 'nullptr, nullptr'}}})"
+        )
+        return _differentiate(network, [field, *added], call, numbers, self.precision)
 
     def gradient(self, loss, network):
         """As ``reference.gradient``; at once for what ``squared_error`` or ``variation`` gave."""
@@ -112,25 +137,7 @@ class Fused:
 
     def gather(self, points, selection):
         """As ``reference.gather``; on a GPU without a list of the points."""
-        if not jt.flags.use_cuda:
-            return reference.gather(points, selection)
-        n, given = len(selection), [points.values, points.axes]
-        names = {"values": "in0_p", "axes": "in1_p", "levels": "nullptr", "pixels": "nullptr"}
-        for name, var in (("levels", points.levels), ("pixels", points.pixels)):
-            if var is not None:
-                names[name] = f"in{len(given)}_p"
-                given.append(var)
-        order = ", ".join(names[name] for name in ("values", "levels", "pixels", "axes"))
-        height, width = points.grid_shape
-        per_point = math.prod(points.target_shape)
-        numbers = {"stored": points.first, "height": height, "width": width, "targets": per_point}
-        return _code(
-            [(n, 2), (n, *points.target_shape)],
-            given,
-            f"siren::Gather(data).run({order}, out0_p, out1_p);",
-            {**dataclasses.asdict(selection), **numbers},
-            header='#include "cuda/points.h"',
-        )
+        return (_StoredBatch if jt.flags.use_cuda else reference.gather)(points, selection)
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
@@ -178,6 +185,63 @@ class Fused:
         return new_flat, new_average, new_mean, new_square
 
 
+class _StoredBatch:
+    """As ``samples.Batch``: points on a GPU, which a loss gathers; Vars are made when asked for."""
+
+    def __init__(self, points, selection):
+        self.points, self.selection = points, selection
+
+    @property
+    def coordinates(self):
+        return self._gathered[0]
+
+    @property
+    def target(self):
+        return self._gathered[1]
+
+    @functools.cached_property
+    def _gathered(self):
+        n = len(self.selection)
+        return _code(
+            [(n, 2), (n, *self.points.target_shape)],
+            self.inputs(),
+            f"siren::gpu::gather({self.arguments(0)}, out0_p, out1_p);",
+            self.numbers(),
+            header='#include "cuda/points.h"',
+        )
+
+    def check(self, network, order) -> None:
+        """Raise ValueError unless the targets are such as ``reference.check_target`` wants."""
+        wanted = ((1, 2, 1)[order], network.out_features)
+        if tuple(self.points.target_shape) != wanted:
+            raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
+
+    def inputs(self) -> list:
+        """The Vars that a kernel reads; others of the same type in the place of missing ones."""
+        points = self.points
+        levels = points.axes if points.levels is None else points.levels
+        pixels = points.shape if points.pixels is None else points.pixels
+        return [points.values, points.axes, levels, pixels]
+
+    @staticmethod
+    def arguments(first: int) -> str:
+        """What a kernel gets, if those Vars are its inputs from number ``first`` on."""
+        pointers = ", ".join(f"in{i}_p" for i in range(first, first + 4))
+        return f"siren::gpu::Selection(data), siren::gpu::stored_points(data, {pointers})"
+
+    def numbers(self) -> dict:
+        """What kernels need to know of the points and the selection."""
+        height, width = self.points.grid_shape
+        return {
+            **vars(self.selection),
+            "stored": self.points.first,
+            "height": height,
+            "grid_width": width,
+            "targets": math.prod(self.points.target_shape),
+            "listed": int(self.points.pixels is not None),
+        }
+
+
 class _Streams(jt.Function):
     """Output (N, streams, channels) as a function of the flat parameters."""
 
@@ -204,17 +268,17 @@ class _Streams(jt.Function):
         return gradient, None, None, None
 
 
-def _differentiate(network, name, coordinates, given, numbers, precision):
+def _differentiate(network, given, call, numbers, precision):
     """A loss as a function of the flat parameters; its gradient is known as soon as the loss is.
 
-    ``name`` is the kernel's, and ``given`` what it compares with: targets or tensors. This is what
+    ``call`` is what computes it; its inputs are the parameters and the Vars ``given``. This is what
     ``jt.Function`` does, in a third of its time.
     """
     parameters = network.flat.tape()
     loss, gradient = _code(
         [(1,), parameters.shape],
-        [parameters, coordinates, given],
-        f"siren::Call(data).{name}(in0_p, in1_p, in2_p, in1_shape0, out0_p, out1_p);",
+        [parameters, *given],
+        f"siren::Call(data).{call};",
         numbers,
         _pass_header(numbers, precision),
     )

@@ -18,6 +18,7 @@ import math
 from typing import NamedTuple
 
 import jittor as jt
+import numpy as np
 
 # How many streams each order carries: value; value and gradient; value, gradient and Laplacian.
 STREAMS = (1, 3, 4)
@@ -86,16 +87,17 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     return _linear(output, h_streams)
 
 
-def squared_error(network, coordinates, target, order, scale=(1.0, 1.0)):
+def squared_error(network, batch, order, scale=(1.0, 1.0)):
     """Mean squared error of the streams that ``order`` names, as a differentiable scalar Var.
 
     order 0 supervises the value, 1 the two gradient components, 2 the Laplacian alone.
 
-    target  (N, K, channels) float32 Var with K = 1, 2 or 1 supervised streams
+    batch  a ``samples.Batch`` with K = 1, 2 or 1 supervised streams
 
     Returns  sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of other
     shapes.
     """
+    coordinates, target = batch.coordinates, batch.target
     check_points(network, coordinates, order, scale)
     check_target(network, coordinates, target, order)
     return squared_error_of_streams(streams(network, coordinates, order, scale), target, order)
@@ -107,22 +109,40 @@ def squared_error_of_streams(computed, target, order):
     return (jt.stack(computed[supervised], dim=1) - target).sqr().mean()
 
 
-def variation(network, coordinates, tensors, smallest: float, weight: float, scale=(1.0, 1.0)):
+def variation(network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
     """``weight`` times the mean over points of sqrt(grad u^T D grad u + smallest^2), a scalar Var.
 
-    tensors   (N, 3) float32 Var: the entries (row, row), (row, column) and (column, column) of the
-              symmetric matrix D of each point; grad u^T D grad u is the mean over channels
+    points    a ``samples.RandomPoints``
+    field     (height, width, 3) float32 Var: the entries (row, row), (row, column) and (column,
+              column) of the symmetric matrix D of each pixel; a point has that of the nearest one.
+              grad u^T D grad u is the mean over channels
     smallest  where the root is rounded off, so that it has a gradient at 0
+    plus      a loss to add, or None
 
     It is differentiable in the parameters. Raises ValueError for arrays of other shapes.
     """
-    check_points(network, coordinates, 1, scale)
-    check_tensors(coordinates, tensors)
-    return variation_of_streams(streams(network, coordinates, 1, scale), tensors, smallest, weight)
+    check_order(network, 1, scale)
+    check_field(field)
+    coordinates = points.coordinates()
+    tensors = tensors_at(coordinates, field)
+    computed = streams(network, jt.array(coordinates).stop_grad(), 1, scale)
+    total = variation_of_streams(computed, tensors, smallest, weight)
+    return total if plus is None else plus + total
+
+
+def tensors_at(coordinates: np.ndarray, field):
+    """The tensors of the pixels nearest to ``coordinates`` (n, 2), as a Var (n, 3)."""
+    height, width, _ = field.shape
+    last = np.float32([height - 1, width - 1])
+    rows, columns = np.rint((coordinates + 1) / 2 * last).astype(np.int32).T
+    pixels = jt.array(rows * np.int32(width) + columns)
+    # Indexing would make the host wait for a GPU.
+    tensors, shape = field.reshape((-1, 3)), (len(coordinates), 3)
+    return tensors.reindex(shape, ["@e0(i0)", "i1"], extras=[pixels]).stop_grad()
 
 
 def variation_of_streams(computed, tensors, smallest, weight):
-    """``variation``, given what ``streams`` has ``computed``."""
+    """``variation``, given what ``streams`` has ``computed`` and the tensors (n, 3) there."""
     _, rows, columns = computed
     dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
     energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
@@ -135,10 +155,9 @@ def gradient(loss, network):
 
 
 def gather(points, selection):
-    """(coordinates (n, 2), targets (n, K, channels)), float32 Vars, of some training points.
+    """The ``samples.Batch`` of ``selection``, a ``samples.Selection``.
 
-    points     a ``samples.DevicePoints``
-    selection  a ``samples.Selection`` of n of them
+    ``points`` is a ``samples.DevicePoints``.
     """
     return points.gather(selection.indices())
 
@@ -221,12 +240,17 @@ def hidden_matrices(network) -> tuple[int, int, int]:
 
 def check_points(network, coordinates, order, scale) -> None:
     """Raise ValueError unless ``streams`` is defined for these arguments."""
+    check_order(network, order, scale)
+    _check_array("coordinates", coordinates, (None, network.widths[0]))
+
+
+def check_order(network, order, scale) -> None:
+    """Raise ValueError unless there are such derivatives of the network."""
     if order not in range(len(STREAMS)):
         raise ValueError(f"order is {order}; it must be 0, 1 or 2")
     inputs = network.widths[0]
     if order > 0 and inputs != 2:
         raise ValueError(f"derivatives are for networks of 2 inputs, and this one has {inputs}")
-    _check_array("coordinates", coordinates, (None, inputs))
     if len(scale) != 2 or not math.isfinite(scale[0] + scale[1]):
         raise ValueError(f"scale is {scale}; it must be two finite numbers")
 
@@ -237,9 +261,9 @@ def check_target(network, coordinates, target, order) -> None:
     _check_array("target", target, (points, supervised, network.out_features))
 
 
-def check_tensors(coordinates, tensors) -> None:
-    """Raise ValueError unless there is a tensor for each point."""
-    _check_array("tensors", tensors, (coordinates.shape[0], 3))
+def check_field(field) -> None:
+    """Raise ValueError unless it is a field of tensors that ``variation`` takes."""
+    _check_array("field", field, (None, None, 3))
 
 
 def check_matrices(matrices) -> None:

@@ -23,6 +23,7 @@ class Use:
     precision  of matrix products in training, one of ``fused.PRECISIONS``
     width, layers, channels, omega_0  of the network: ``layers`` hidden ones after the first
     losses     orders of ``squared_error`` with its gradient
+    compact    whether the targets of those are pixels, as a picture has them
     streams    orders of ``streams`` with gradients
     variation  whether ``variation`` is used
     pictures   orders of ``streams`` without
@@ -35,6 +36,7 @@ class Use:
     channels: int = 1
     omega_0: float = 30.0
     losses: tuple[int, ...] = (0,)
+    compact: bool = True
     streams: tuple[int, ...] = ()
     variation: bool = False
     pictures: tuple[int, ...] = (0,)
@@ -84,6 +86,7 @@ def functions(
         streams = (1,)
     return {
         "losses": losses,
+        "compact": order == 0,
         "streams": streams,
         "variation": order == 0 and prior == "structure",
         "pictures": (0,) if order == 0 and task != "render" else (0, 2),

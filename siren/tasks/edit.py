@@ -86,11 +86,11 @@ class Edit(DerivativeTask):
             Picture("direct solution (reference)", self.reference),
         ]
 
-    def loss(self, network, coordinates, target, engine):
+    def loss(self, network, batch, engine):
         """Mean squared error of the gradient; of the pixels if that is the same."""
         if self.pixelwise:
-            return losses.pixel_mse(network, coordinates, target, engine)
-        return losses.gradient_mse(network, coordinates, target, engine, self.operator, self.norm)
+            return losses.pixel_mse(network, batch, engine)
+        return losses.gradient_mse(network, batch, engine, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution, which is also the reference."""

@@ -29,9 +29,9 @@ class Fit:
         self.points = Points((height, width), image.reshape(-1, 1, channels))
         self.panel_pictures = [Picture("given: every pixel", image)]
 
-    def loss(self, network, coordinates, target, engine):
+    def loss(self, network, batch, engine):
         """Mean squared error of the pixels."""
-        return losses.pixel_mse(network, coordinates, target, engine)
+        return losses.pixel_mse(network, batch, engine)
 
     def baselines(self):
         """None: no classical method applies, since all pixels are given."""

@@ -71,9 +71,9 @@ class Inpaint:
         """The given pixels on mid-gray."""
         return np.where(self.given_mask[..., None], self.reference, np.float32(0))
 
-    def loss(self, network, coordinates, target, engine):
+    def loss(self, network, batch, engine):
         """Mean squared error of the given pixels."""
-        return losses.pixel_mse(network, coordinates, target, engine)
+        return losses.pixel_mse(network, batch, engine)
 
     def baselines(self):
         """Interpolations of the given pixels by four methods."""

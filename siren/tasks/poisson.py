@@ -43,11 +43,11 @@ class Poisson(DerivativeTask):
             laplacian_picture(laplacian, "given: its Laplacian"),
         ]
 
-    def loss(self, network, coordinates, target, engine):
+    def loss(self, network, batch, engine):
         """Mean squared error of the Laplacian; of the pixels if that is the same."""
         if self.pixelwise:
-            return losses.pixel_mse(network, coordinates, target, engine)
-        return losses.laplacian_mse(network, coordinates, target, engine, self.operator, self.norm)
+            return losses.pixel_mse(network, batch, engine)
+        return losses.laplacian_mse(network, batch, engine, self.operator, self.norm)
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""

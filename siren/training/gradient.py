@@ -39,6 +39,7 @@ class Gradient:
         self.batches = batches
         self.count = len(task.points)
         self.share = distributed.share(self.count)
+        self.prior_share = distributed.share(PRIOR_POINTS)
         self.points = DevicePoints(task.points, self.share)
         self.target = self.full_batch = self.mask = None
         if not task.pointwise:
@@ -49,7 +50,7 @@ class Gradient:
         if batches is None and self.count <= POINTS_AT_ONCE and distributed.world_size() == 1:
             self.full_batch = engine.gather(self.points, self.own)
         elif not task.pointwise:
-            self.target = self._all_gather([engine.gather(self.points, self.own)[1]])
+            self.target = self._all_gather([engine.gather(self.points, self.own).target])
 
     def __call__(self, step: int):
         """(loss, gradient) of that step: Vars (1,) and of the shape of ``network.flat``."""
@@ -57,18 +58,14 @@ class Gradient:
         return loss, gradient if self.mask is None else gradient * self.mask
 
     def _compute(self, step):
-        share = distributed.share(PRIOR_POINTS)
-        prior = self.task.prior and self.task.prior(self.network, self.engine, share)
         if self.full_batch is not None:
-            loss = self.task.loss(self.network, *self.full_batch, self.engine)
-            return self._add_prior(loss, self._gradient(loss), prior)
+            return self._of_batch(self.full_batch)
         total, selection = self.count, self.own
         if self.batches is not None:
             batch = self.batches.select(self.count, step)
             total, selection = len(batch), batch.within(self.share)
         compute = self._pointwise if self.task.pointwise else self._whole_grid
         loss, gradient = compute(selection, total)
-        loss, gradient = self._add_prior(loss, gradient, prior)
         if distributed.world_size() == 1:
             return loss, gradient
         # One after the other, in the same order in all processes
@@ -81,22 +78,26 @@ class Gradient:
     def _gradient(self, loss):
         return self.engine.gradient(loss, self.network)
 
-    def _add_prior(self, loss, gradient, prior):
-        if prior is None:
-            return loss, gradient
-        return loss + prior, gradient + self._gradient(prior)
+    def _of_batch(self, batch):
+        """Loss and gradient of a step whose points are all in one batch."""
+        loss = self.task.loss(self.network, batch, self.engine)
+        if self.task.prior is not None:
+            loss = self.task.prior(self.network, self.engine, self.prior_share, loss)
+        return loss, self._gradient(loss)
 
     def _pointwise(self, selection, total):
+        if len(selection) == total <= POINTS_AT_ONCE:
+            return self._of_batch(self.engine.gather(self.points, selection))
         parts = [] if len(selection) else [jt.zeros((1,)), jt.zeros(self.network.flat.shape)]
         for strip in selection.strips(POINTS_AT_ONCE):
-            points = self.engine.gather(self.points, strip)
-            loss = self.task.loss(self.network, *points, self.engine)
-            terms = [loss, self._gradient(loss)]
-            if len(strip) < total:
-                terms = [len(strip) / total * term for term in terms]
-            if len(strip) == len(selection):
+            loss = self.task.loss(self.network, self.engine.gather(self.points, strip), self.engine)
+            terms = [len(strip) / total * term for term in (loss, self._gradient(loss))]
+            if self.task.prior is None and len(strip) == len(selection):
                 return terms
             parts = _add(parts, terms)
+        if self.task.prior is not None:
+            term = self.task.prior(self.network, self.engine, self.prior_share)
+            parts = _add(parts, [term, self._gradient(term)])
         return parts
 
     def _whole_grid(self, selection, total):
@@ -108,7 +109,7 @@ class Gradient:
         jt.sync([loss, cotangent])
         parts = [] if len(selection) else [jt.zeros(self.network.flat.shape)]
         for strip in selection.strips(POINTS_AT_ONCE):
-            coordinates, _ = self.engine.gather(self.points, strip)
+            coordinates = self.engine.gather(self.points, strip).coordinates
             predicted = self.task.predict(self.network, coordinates, self.engine)
             indices = jt.array(strip.indices().astype(np.int32))
             weighted = (predicted * cotangent[indices]).sum()
@@ -119,7 +120,7 @@ class Gradient:
         """What the task predicts at all points: a Var that does not depend on the parameters."""
         parts = []
         for strip in self.own.strips(POINTS_AT_ONCE):
-            coordinates, _ = self.engine.gather(self.points, strip)
+            coordinates = self.engine.gather(self.points, strip).coordinates
             predicted = self.task.predict(self.network, coordinates, self.engine).stop_grad()
             predicted.sync()
             parts.append(predicted)

@@ -56,12 +56,12 @@ class Validation:
         self.task = task
         self.engine = engine
         sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
-        self.coordinates, self.target = DevicePoints(points).gather(sample)
+        self.batch = DevicePoints(points).gather(sample)
 
     def loss(self, network):
         """The loss as a scalar Var, without gradient."""
         with jt.no_grad():
-            return self.task.loss(network, self.coordinates, self.target, self.engine)
+            return self.task.loss(network, self.batch, self.engine)
 
 
 def make_validation(task, engine, batches) -> Validation | None:

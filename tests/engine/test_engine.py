@@ -32,7 +32,7 @@ from siren.engine.reference import AdamNumbers, MuonNumbers
 from siren.engine.use import Use, explanation, functions, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
-from siren.samples import Batches, DevicePoints, Points, Selection
+from siren.samples import Batch, Batches, DevicePoints, Points, RandomPoints, Selection
 from siren.tasks.fit import Fit
 from siren.training import loop
 from siren.training.optimizer import Muon
@@ -99,61 +99,72 @@ class JittorKernels:
     def __init__(self, precision):
         self.engine = Fused(precision)
 
-    def streams(self, *case):
-        return self.streams_var(*case).numpy()
+    def streams(self, layers, omega_0, *arguments):
+        return self.streams_var(make_network(layers, omega_0), *arguments).numpy()
 
-    def loss(self, *case):
-        loss, gradient = self.loss_vars(*case)
+    def loss(self, layers, omega_0, *arguments):
+        loss, gradient = self.loss_vars(make_network(layers, omega_0), *arguments)
         return loss.item(), gradient.numpy()
 
-    def product(self, *case):
-        return self.product_var(*case).numpy()
+    def product(self, layers, omega_0, *arguments):
+        return self.product_var(make_network(layers, omega_0), *arguments).numpy()
 
     # the same as Vars, before anything is compiled or run
 
-    def network(self, layers, omega_0):
-        width, channels = layers[0][0].shape[0], layers[-1][0].shape[0]
-        network = Siren(channels, 2, width, len(layers) - 2, omega_0)
-        network.load_layers(layers)
-        return network
-
-    def streams_var(self, layers, omega_0, order, scale, points):
-        network = self.network(layers, omega_0)
+    def streams_var(self, network, order, scale, points):
         streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
         return jt.stack(streams, dim=1)
 
-    def loss_vars(self, layers, omega_0, order, scale, points, target):
-        network = self.network(layers, omega_0)
-        points, target = jt.array(points), jt.array(target)
-        loss = self.engine.squared_error(network, points, target, order, scale.tolist())
+    def loss_vars(self, network, order, scale, points, target):
+        batch = Batch(jt.array(points), jt.array(target))
+        loss = self.engine.squared_error(network, batch, order, scale.tolist())
         return loss, jt.grad(loss, [network.flat])[0]
 
-    def product_var(self, layers, omega_0, order, scale, points, cotangent):
-        network = self.network(layers, omega_0)
-        streams = self.engine.streams(network, jt.array(points), order, scale.tolist())
-        loss = (jt.stack(streams, dim=1) * jt.array(cotangent)).sum()
-        return jt.grad(loss, [network.flat])[0]
+    def product_var(self, network, order, scale, points, cotangent):
+        streams = self.streams_var(network, order, scale, points)
+        return jt.grad((streams * jt.array(cotangent)).sum(), [network.flat])[0]
+
+
+def make_network(layers, omega_0):
+    width, channels = layers[0][0].shape[0], layers[-1][0].shape[0]
+    network = Siren(channels, 2, width, len(layers) - 2, omega_0)
+    network.load_layers(layers)
+    return network
 
 
 @pytest.fixture(scope="module")
 def gpu():
-    """What the GPU's cases need is compiled here, with all cores: what Jittor meets at once."""
+    """What the GPU's cases need is compiled here, with all cores: what Jittor meets at once.
+
+    So all networks are made first: that runs, and compiles, whatever waits.
+    """
     if not jt.has_cuda:
         pytest.skip("there is no NVIDIA GPU that works")
     jt.flags.use_cuda = 1
+    cases = {}
+    for seed in {*range(QUICK), *GPU_SEEDS}:
+        _, layers, omega_0, scale, points = random_case(seed)
+        cases[seed] = make_network(layers, omega_0), scale, points
+    others = [
+        (precision, order, Siren(channels, hidden_features=width, hidden_layers=2))
+        for precision, order, width, channels in {*GPU_LOSSES}
+    ]
     met = []
     for seed in range(QUICK):
-        _, layers, omega_0, scale, points = random_case(seed)
-        kernels, channels = JittorKernels("fp32"), layers[-1][0].shape[0]
-        case = layers, omega_0
-        met += [kernels.streams_var(*case, order, scale, points) for order in (0, 1, 2)]
-        order, shape = seed % 3, (len(points), (1, 3, 4)[seed % 3], channels)
-        met += kernels.loss_vars(*case, order, scale, points, np.zeros_like(target_of(seed)))
-        met.append(kernels.product_var(*case, order, scale, points, np.ones(shape, np.float32)))
+        network, scale, points = cases[seed]
+        kernels, order = JittorKernels("fp32"), seed % 3
+        met += [kernels.streams_var(network, k, scale, points) for k in (0, 1, 2)]
+        met += kernels.loss_vars(network, order, scale, points, np.zeros_like(target_of(seed)))
+        cotangent = np.ones((len(points), (1, 3, 4)[order], network.out_features), np.float32)
+        met.append(kernels.product_var(network, order, scale, points, cotangent))
     for seed, precision in itertools.product(GPU_SEEDS, PRECISIONS):
-        _, layers, omega_0, scale, points = random_case(seed)
-        case = layers, omega_0, seed % 3, scale, points
-        met += JittorKernels(precision).loss_vars(*case, np.zeros_like(target_of(seed)))
+        network, scale, points = cases[seed]
+        kernels, target = JittorKernels(precision), np.zeros_like(target_of(seed))
+        met += kernels.loss_vars(network, seed % 3, scale, points, target)
+    for precision, order, network in others:
+        points, shape = np.zeros((5, 2), np.float32), (5, (1, 2, 1)[order], network.out_features)
+        kernels, target = JittorKernels(precision), np.zeros(shape, np.float32)
+        met += kernels.loss_vars(network, order, np.ones(2, np.float32), points, target)
     jt.sync(met)
     jt.flags.use_cuda = 0
 
@@ -237,6 +248,8 @@ CASES = [
     seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.soak) for seed in range(24)
 ]
 GPU_SEEDS = 0, 1, 2, 18, 7, 20  # the latter three are 300 wide
+STARS = (0, 256, 1), (1, 256, 1), (2, 256, 1), (2, 200, 3), (2, 300, 1), (2, 64, 5)
+GPU_LOSSES = [("fp16", *case) for case in STARS]  # precision, order, width, channels
 
 
 def target_of(seed):
@@ -396,9 +409,10 @@ def test_points_gathered_on_a_gpu(on_gpu):
                 stored = DevicePoints(points, share)
                 ours = Fused().gather(stored, selection)
                 expected = reference.gather(stored, selection)
-                assert all((a.numpy() == b.numpy()).all() for a, b in zip(ours, expected))
+                assert (ours.coordinates.numpy() == expected.coordinates.numpy()).all()
+                assert (ours.target.numpy() == expected.target.numpy()).all()
                 indices = selection.indices()
-                assert (ours[1].numpy() == points.target[indices]).all()
+                assert (ours.target.numpy() == points.target[indices]).all()
 
 
 # ---- the Jittor binding -----------------------------------------------------------------------
@@ -408,9 +422,12 @@ def test_variation_is_that_of_float64():
     """And its gradient, along a random direction."""
     rng, scale, smallest = np.random.default_rng(1), (0.05, 0.04), 0.03
     network = Siren(out_features=2, hidden_features=24, hidden_layers=1, omega_0=8.0)
-    points = rng.uniform(-1, 1, (50, 2)).astype(np.float32)
-    a, b, c = rng.normal(size=(3, 50))
-    tensors = np.float32(np.stack([a * a + c * c, a * b, b * b], axis=1))
+    chosen = RandomPoints(3, 50, 7)
+    points = chosen.coordinates()
+    a, b, c = rng.normal(size=(3, 6, 9))
+    field = np.float32(np.stack([a * a + c * c, a * b, b * b], axis=2))
+    nearest = np.rint((points.astype(np.float64) + 1) / 2 * [5, 8]).astype(int)
+    tensors = field[nearest[:, 0], nearest[:, 1]]
 
     def exact(flat):
         layers = [(w.astype(np.float64), b.astype(np.float64)) for w, b in network.split(flat)]
@@ -424,12 +441,63 @@ def test_variation_is_that_of_float64():
     direction = rng.normal(size=flat.shape)
     slope = (exact(flat + 1e-6 * direction) - exact(flat - 1e-6 * direction)) / 2e-6
     for module in (reference, Fused()):
-        ours = module.variation(network, jt.array(points), jt.array(tensors), smallest, 0.7, scale)
+        ours = module.variation(network, chosen, jt.array(field), smallest, 0.7, scale)
         assert ours.item() == pytest.approx(exact(flat), rel=1e-4)
         for gradient in (jt.grad(2 * ours, [network.flat])[0] / 2, module.gradient(ours, network)):
             assert gradient.numpy() @ direction == pytest.approx(slope, rel=1e-3)
-        with pytest.raises(ValueError, match="tensors must be a float32 Var"):
-            module.variation(network, jt.array(points), jt.array(tensors[1:]), smallest, 1, scale)
+        more = module.variation(network, chosen, jt.array(field), smallest, 0.7, scale, plus=ours)
+        assert more.item() == pytest.approx(2 * exact(flat), rel=1e-4)
+        assert module.gradient(more, network).numpy() @ direction == pytest.approx(2 * slope, 1e-3)
+        with pytest.raises(ValueError, match="field must be a float32 Var"):
+            module.variation(network, chosen, jt.array(field[0]), smallest, 1, scale)
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "channels", "tolerance"),
+    [("fp32", 64, 1, 1e-4), ("fp16", 256, 1, 5e-3), ("fp16", 100, 3, 5e-3), ("fp16", 300, 1, 5e-3)],
+)
+def test_variation_on_a_gpu(on_gpu, precision, width, channels, tolerance):
+    """Against the reference engine, more than fit into one chunk; added to the loss of a batch."""
+    rng, engine = np.random.default_rng(0), Fused(precision)
+    network = Siren(channels, hidden_features=width, hidden_layers=2)
+    a, b, c = rng.normal(size=(3, 20, 30))
+    field = jt.array(np.float32(np.stack([a * a + c * c, a * b, b * b], axis=2)))
+    values = np.float32(rng.integers(0, 256, (600, 1, channels))) / np.float32(127.5) - 1
+    stored = DevicePoints(Points((20, 30), values))
+    points, scale = RandomPoints(5, 70_001, 7), (0.1, 0.07)
+    for step in range(2):
+        selection = Batches(100, 1).select(600, step)
+        results = []
+        for module in (engine, reference):
+            loss = module.squared_error(network, module.gather(stored, selection), 0)
+            loss = module.variation(network, points, field, 0.01, 0.3, scale, loss)
+            results.append((loss.item(), module.gradient(loss, network).numpy()))
+        (loss, gradient), (exact, expected) = results
+        assert loss == pytest.approx(exact, rel=tolerance)
+        assert relative_error(gradient, expected) < tolerance
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize(("order", "width", "channels"), [(0, 256, 1), (1, 256, 1), (2, 64, 5)])
+def test_losses_of_stored_points_on_a_gpu(on_gpu, order, width, channels, listed):
+    """They are those of the same points as arrays, in chunks too, bit for bit."""
+    rng, engine, shape = np.random.default_rng(0), Fused("fp16"), (500, 600)
+    network = Siren(channels, hidden_features=width, hidden_layers=2)
+    pixels = np.sort(rng.permutation(300_000)[:280_000]) if listed else np.arange(300_000)
+    supervised = 2 if order == 1 else 1
+    values = np.float32(rng.integers(0, 256, (len(pixels), supervised, channels)))
+    points = Points(shape, values / np.float32(127.5) - 1, pixels if listed else None)
+    for selection in (Selection(0, len(pixels)), Batches(70_000, 3).select(len(pixels), 2)):
+        chosen = selection.indices()
+        given = Batch(jt.array(points.coordinates[chosen]), jt.array(points.target[chosen]))
+        batches = engine.gather(DevicePoints(points), selection), given
+        losses = [engine.squared_error(network, batch, order, (0.01, 0.02)) for batch in batches]
+        assert losses[0].item() == losses[1].item()
+        gradients = [engine.gradient(loss, network).numpy() for loss in losses]
+        assert (gradients[0] == gradients[1]).all()
+    wrong = DevicePoints(Points(shape, values[:, :, :1].repeat(channels + 1, axis=2)))
+    with pytest.raises(ValueError, match="targets must be"):
+        engine.squared_error(network, engine.gather(wrong, Selection(0, 7)), order)
 
 
 # Jittor compiles some twenty operators for each of them; the last has the streams of the others.
@@ -451,7 +519,7 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         streams = module.streams(network, x, order, spacing(*shape))
         assert len(streams) == reference.STREAMS[order]
         losses = [
-            module.squared_error(network, x, target, order, spacing(*shape)),
+            module.squared_error(network, Batch(x, target), order, spacing(*shape)),
             # neither a squared error nor the same for all points or streams
             sum((k + 1) * (s * s * s).mean() for k, s in enumerate(streams)) * 3,
         ]
@@ -623,20 +691,20 @@ def test_how_the_child_ended(returncode, output, expected):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (("fit",), ((0,), (), False, (0,))),
-        (("inpaint", "forward", "operator", "tv"), ((0,), (1,), False, (0,))),
-        (("poisson",), ((2,), (), False, (0, 2))),
-        (("poisson", "forward", "pixel"), ((), (2,), False, (0, 2))),
-        (("inpaint", "fd", "pixel", "structure"), ((0,), (), True, (0,))),
-        (("edit", "fd", "pixel"), ((0,), (), False, (0, 2))),
-        (("edit", "fd", "energy"), ((), (0,), False, (0, 2))),
-        (("edit", "autograd", "energy"), ((), (), False, (0, 2))),
-        (("render",), ((), (), False, (0, 2))),
+        (("fit",), ((0,), True, (), False, (0,))),
+        (("inpaint", "forward", "operator", "tv"), ((0,), True, (1,), False, (0,))),
+        (("poisson",), ((2,), False, (), False, (0, 2))),
+        (("poisson", "forward", "pixel"), ((), False, (2,), False, (0, 2))),
+        (("inpaint", "fd", "pixel", "structure"), ((0,), True, (), True, (0,))),
+        (("edit", "fd", "pixel"), ((0,), False, (), False, (0, 2))),
+        (("edit", "fd", "energy"), ((), False, (0,), False, (0, 2))),
+        (("edit", "autograd", "energy"), ((), False, (), False, (0, 2))),
+        (("render",), ((), True, (), False, (0, 2))),
     ],
 )
 def test_which_functions_a_task_uses(options, expected):
     assert tuple(functions(*options).values()) == expected
-    assert list(functions(*options)) == ["losses", "streams", "variation", "pictures"]
+    assert list(functions(*options)) == ["losses", "compact", "streams", "variation", "pictures"]
 
 
 def test_a_stamp_is_of_one_use_and_one_machine(monkeypatch):
@@ -702,7 +770,8 @@ def test_arrays_that_do_not_fit_are_refused(module, changes, words):
     }
     network = Siren(3, hidden_features=4, hidden_layers=1)
     with pytest.raises(ValueError, match=re.escape(words)):
-        module.squared_error(network, **arguments)
+        batch = Batch(arguments["coordinates"], arguments["target"])
+        module.squared_error(network, batch, arguments["order"], arguments["scale"])
     if "target" not in changes:
         with pytest.raises(ValueError, match=re.escape(words)):
             module.streams(
@@ -729,7 +798,7 @@ def test_networks_of_other_inputs():
         with pytest.raises(ValueError, match="2 inputs, not of 3"):
             Fused().streams(network, points, 0)
         with pytest.raises(ValueError, match="2 inputs, not of 3"):
-            Fused().squared_error(network, points, zeros(5, 1, 1), 0)
+            Fused().squared_error(network, Batch(points, zeros(5, 1, 1)), 0)
 
 
 def test_parameters_that_are_not_the_networks_are_refused():
@@ -749,22 +818,18 @@ def test_names_of_engines_and_precisions(arguments):
 
 
 @pytest.mark.parametrize("star", [1e3, 1e8])
-@pytest.mark.parametrize(
-    ("order", "width", "channels"),
-    [(0, 256, 1), (1, 256, 1), (2, 256, 1), (2, 200, 3), (2, 300, 1), (2, 64, 5)],
-)
+@pytest.mark.parametrize(("order", "width", "channels"), STARS)
 def test_one_star_in_a_flat_picture_does_not_overflow_half(on_gpu, star, order, width, channels):
     """It is among the last points, far beyond all that the scale of cotangents is agreed by."""
     rng = np.random.default_rng(order)
     side = 256
     network = Siren(channels, hidden_features=width, hidden_layers=2)
-    points = jt.array(grid(side, side))
     target = np.zeros((side * side, 2 if order == 1 else 1, channels), np.float32)
     target[rng.integers(side * side - 200, side * side)] = star
-    target = jt.array(target)
+    batch = Batch(jt.array(grid(side, side)), jt.array(target))
 
     def gradient(precision):
-        loss = Fused(precision).squared_error(network, points, target, order, spacing(side, side))
+        loss = Fused(precision).squared_error(network, batch, order, spacing(side, side))
         return jt.grad(loss, [network.flat])[0].numpy()
 
     half = gradient("fp16")

@@ -9,6 +9,7 @@ from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed
 from siren.priors import StructureVariation, TotalVariation
+from siren.samples import Batch
 from siren.tasks.edit import Edit, blend_fields, translate
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -35,15 +36,14 @@ class Painted:
         assert order == 0
         return [self.values]
 
-    def squared_error(self, network, coordinates, target, order, scale=(1.0, 1.0)):
+    def squared_error(self, network, batch, order, scale=(1.0, 1.0)):
         assert order == 0
-        return (self.values.reshape(target.shape) - target).sqr().mean()
+        return (self.values.reshape(batch.target.shape) - batch.target).sqr().mean()
 
 
 def loss(task, engine, network=None):
-    return task.loss(
-        network, jt.array(task.points.coordinates), jt.array(task.points.target), engine
-    ).item()
+    batch = Batch(jt.array(task.points.coordinates), jt.array(task.points.target))
+    return task.loss(network, batch, engine).item()
 
 
 def test_fit_is_pixel_mse(two_images):
@@ -187,7 +187,8 @@ def residual(picture, target, norm):
     operator = operators.make_operator("fd", shape)
     norm = losses.make_norm(norm, operator, shape)
     mse = losses.laplacian_mse if target.shape[1] == 1 else losses.gradient_mse
-    return mse(None, jt.array(grid(*shape)), target, Painted(picture), operator, norm).item()
+    batch = Batch(jt.array(grid(*shape)), target)
+    return mse(None, batch, Painted(picture), operator, norm).item()
 
 
 def test_the_pixel_norm_of_finite_differences_is_the_error_of_the_pixels(two_images):
@@ -246,7 +247,7 @@ def test_gradient_through_the_pixel_norm(operator, order):
 
     def measure():
         """Loss and gradient: for one without the other, Jittor would compile other operators."""
-        loss = mse(network, x, target, reference, through, norm)
+        loss = mse(network, Batch(x, target), reference, through, norm)
         (gradient,) = jt.grad(loss, [network.flat])
         jt.sync([loss, gradient])
         return loss.item(), gradient.numpy()
@@ -345,8 +346,10 @@ class Wave:
         ones = coordinates[:, :1] * 0 + 1
         return [coordinates[:, :1], 0 * ones, self.slope * 39 / 2 * scale[1] * ones]
 
-    def variation(self, network, coordinates, tensors, smallest, weight, scale):
-        streams = self.streams(network, coordinates, 1, scale)
+    def variation(self, network, points, field, smallest, weight, scale, plus):
+        coordinates = points.coordinates()
+        streams = self.streams(network, jt.array(coordinates), 1, scale)
+        tensors = reference.tensors_at(coordinates, field)
         return reference.variation_of_streams(streams, tensors, smallest, weight)
 
 

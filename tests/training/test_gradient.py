@@ -84,7 +84,7 @@ def whole(kind, images):
     """Loss and gradient by one call of the task's own loss."""
     net, task = network(), KINDS[kind](*images)
     x, target = jt.array(task.points.coordinates), jt.array(task.points.target)
-    loss = task.loss(net, x, target, reference)
+    loss = task.loss(net, samples.Batch(x, target), reference)
     if task.prior is not None:
         loss = loss + task.prior(net, reference)
     (slope,) = jt.grad(loss, [net.flat])

@@ -3,16 +3,13 @@
 #pragma once
 
 #include "cuda/pass.h"
+#include "cuda/points.h"
 #include "numbers.h"
 
 namespace siren {
 
 struct Call : Numbers {
-    float smallest;  // of a variation
-    double weight;
-
-    template <class Data>
-    explicit Call(Data& data) : Numbers(data), smallest(float(data["smallest"])), weight(data["weight"]) {}
+    using Numbers::Numbers;
 
     void streams(const float* parameters, const float* coordinates, int64_t n, float* output) const {
         Pass pass(network(parameters), scale, n, false);
@@ -33,25 +30,40 @@ struct Call : Numbers {
 
     void loss(const float* parameters, const float* coordinates, const float* target,
               int64_t n, float* loss, float* gradient) const {
-        const int supervised = SIREN_ORDER == 1 ? 2 : 1;
-        const double mean = 1.0 / (double(n) * supervised * channels);
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
-            pass.squared_error(chunk, coordinates + 2 * begin, count,
-                               target + begin * supervised * channels, mean, loss, gradient);
+            pass.squared_error(chunk, coordinates + 2 * begin, count, target + begin * supervised * channels, mean(n),
+                               {loss, gradient, nullptr, nullptr});
         });
     }
 
-    void variation(const float* parameters, const float* coordinates, const float* tensors, int64_t n, float* loss,
-                   float* gradient) const {
-        Pass pass(network(parameters), scale, n, true, true);
+    // The same of stored points, which are gathered chunk by chunk.
+    template <class Value>
+    void loss(const float* parameters, const gpu::Selection& selection, const gpu::StoredPoints<Value>& points,
+              float* loss, float* gradient) const {
+        const int64_t n = selection.count;
+        Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
-            pass.variation(chunk, coordinates + 2 * begin, count, tensors + 3 * begin, smallest, weight / double(n),
-                           loss, gradient);
+            gpu::gather(selection.part(begin, count), points, pass.coordinates(), pass.targets());
+            pass.squared_error(chunk, pass.coordinates(), count, pass.targets(), mean(n),
+                               {loss, gradient, nullptr, nullptr});
+        });
+    }
+
+    // `weight` times the mean variation at n random points, added to a loss and its gradient.
+    void variation(const float* parameters, const gpu::RandomPoints& points, int64_t n, float smallest, double weight,
+                   const gpu::Result& result) const {
+        gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW, true> pass(network(parameters), scale,
+                                                                                             n, true);
+        for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
+            gpu::draw(points, begin, count, pass.coordinates(), pass.targets());
+            pass.variation(chunk, pass.coordinates(), count, pass.targets(), smallest, weight / double(n), result);
         });
     }
 
 private:
+    static constexpr int supervised = SIREN_ORDER == 1 ? 2 : 1;
+    double mean(int64_t n) const { return 1.0 / (double(n) * supervised * channels); }
     static constexpr int stream_count = SIREN_ORDER == 0 ? 1 : SIREN_ORDER + 2;
     typedef gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW> Pass;
 
@@ -60,8 +72,8 @@ private:
     }
 
     // Calls visit(number, first point, count).
-    template <class Visit>
-    static void for_each_chunk(const Pass& pass, int64_t n, const Visit& visit) {
+    template <class AnyPass, class Visit>
+    static void for_each_chunk(const AnyPass& pass, int64_t n, const Visit& visit) {
         int chunk = 0;
         for (int64_t begin = 0; begin < n; begin += pass.chunk_points()) {
             visit(chunk++, begin, int(std::min(pass.chunk_points(), n - begin)));

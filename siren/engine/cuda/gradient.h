@@ -42,12 +42,23 @@ __device__ inline double block_sum(double x) {
     return x;
 }
 
-// Sums over points: the loss, if wanted, and then the gradient of the output's biases.
+// Where loss, if wanted, and gradient go, and what is added to them: null, or another loss with its gradient, or, from
+// the second chunk on, what is there already.
+struct Result {
+    float *loss, *gradient;
+    const float *plus_loss, *plus_gradient;
+
+    __device__ float plus(const float* place) const {
+        return plus_gradient ? plus_gradient[place - gradient] : 0.0f;
+    }
+};
+
+// Sums over points: the loss, and then the gradient of the output's biases.
 struct PointSums {
     const double* shares;  // (count, sums)
     int count;
     double mean;
-    float *loss, *biases;
+    float* biases;
     int sums;
 };
 
@@ -77,7 +88,7 @@ struct Finish {
     Parts small;
     int streams, columns, width;
     const unsigned* largest;
-    bool add;
+    Result result;
 
     __host__ __device__ int large_columns() const { return (columns + 255) / 256; }  // in blocks
     __host__ __device__ int small_columns() const { return (columns + 7) / 8; }
@@ -91,14 +102,17 @@ struct Finish {
 };
 
 // The sum number `index` over points.
-__device__ inline void finish_points(const PointSums& points, int index, bool add) {
+__device__ inline void finish_points(const PointSums& points, int index, const Result& result) {
     double sum = 0;
     for (int i = threadIdx.x; i < points.count; i += blockDim.x) sum += points.shares[size_t(i) * points.sums + index];
     sum = block_sum(sum);
     if (threadIdx.x != 0) return;
-    float* const result = index == 0 ? points.loss : points.biases + index - 1;
-    if (!result) return;
-    *result = float(index == 0 ? points.mean * sum : sum) + (add ? *result : 0.0f);
+    if (index > 0) {
+        float* const bias = points.biases + index - 1;
+        *bias = float(sum) + result.plus(bias);
+    } else if (result.loss) {
+        *result.loss = float(points.mean * sum) + (result.plus_loss ? *result.plus_loss : 0.0f);
+    }
 }
 
 // Row `row` of a part, times factor: 256 / at_once columns, from block `block` of them on.
@@ -122,9 +136,9 @@ __device__ inline void finish_row(const Finish& f, const Part& part, int row, in
     for (int i = 1; i < at_once; ++i) sum += shared[i][lane];
     const float scale = part.scaled ? cotangent_scale(*f.largest, tuning::cotangent_exponent(f.streams)) : 1.0f;
     const float factor = part.factor / scale;
-    float& result =
-        part.gradient[layer * part.layer_stride + row * part.row_stride + column * part.column_stride];
-    result = factor * sum + (f.add ? result : 0.0f);
+    float* const place =
+        part.gradient + layer * part.layer_stride + row * part.row_stride + column * part.column_stride;
+    *place = factor * sum + f.result.plus(place);
 }
 
 // Writes or adds all sums.
@@ -134,7 +148,7 @@ __global__ void finish_kernel(Finish f) {
         return finish_row<1>(f, f.large, block / f.large_columns(), block % f.large_columns());
     }
     block -= f.large_blocks();
-    if (block >= f.small_blocks()) return finish_points(f.points, block - f.small_blocks(), f.add);
+    if (block >= f.small_blocks()) return finish_points(f.points, block - f.small_blocks(), f.result);
     int row = block / f.small_columns(), number = 0;
     while (row >= f.small.part[number].all_rows()) row -= f.small.part[number++].all_rows();
     finish_row<32>(f, f.small.part[number], row, block % f.small_columns());

@@ -38,7 +38,7 @@ struct Points {
 
 // What is differentiated: mean times the sum of (output - target)^2 over points and the supervised streams (1 or
 // 2, see cpu/siren.h); or, if `given` is not null, the sum of outputs times these cotangents; or, if `tensors` (points,
-// 3) is not null, mean times the sum of variations, `variation` of reference.py, of three streams by layers.
+// 3) is not null, mean times the sum of variations, `variation` of reference.py, of three streams.
 struct Error {
     const float *target, *given;
     float mean;

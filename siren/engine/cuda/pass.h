@@ -39,13 +39,13 @@ inline Points points_in_units(const Parameters& p, const float* scale) {
     return points;
 }
 
-// `narrow`: the network is not wider than a product's tile.
-template <class Precision, int streams, int channels, bool narrow>
+// `narrow`: the network is not wider than a product's tile. `varied`: the loss is a variation.
+template <class Precision, int streams, int channels, bool narrow, bool varied = false>
 class Pass {
     typedef LayersLauncher<Precision, streams, channels> Layers;
 #ifdef SIREN_HOPPER
     static constexpr bool has_tiles = Precision::pieces == 1 && channels <= 4;
-    typedef typename std::conditional<narrow, ChainLauncher<Precision, streams, channels>,
+    typedef typename std::conditional<narrow, ChainLauncher<Precision, streams, channels, varied>,
                                       WideLauncher<Precision, streams, channels>>::type Tiled;
     typedef typename std::conditional<has_tiles, Tiled, Layers>::type Fastest;
 #else
@@ -54,9 +54,8 @@ class Pass {
 #endif
 
 public:
-    // `keep`: a gradient is wanted. `by_layers`: that way, even if there is a faster one.
-    Pass(const Parameters& p, const float* scale, int64_t n, bool keep, bool by_layers = false)
-        : Pass(p, scale, make_plan(p, n, keep, by_layers)) {}
+    // `keep`: a gradient is wanted.
+    Pass(const Parameters& p, const float* scale, int64_t n, bool keep) : Pass(p, scale, make_plan(p, n, keep)) {}
 
     int64_t chunk_points() const { return c_.plan.points; }
 
@@ -72,31 +71,34 @@ public:
     // Squared error against target, and its gradient, at points (count, 2): of chunk number 0 written, of
     // others added.
     void squared_error(int chunk, const float* coordinates, int count, const float* target, double mean,
-                       float* loss, float* gradient) {
-        differentiate(chunk, coordinates, count, {target, nullptr, float(mean), nullptr, 0}, mean, loss, gradient);
+                       const Result& result) {
+        differentiate(chunk, coordinates, count, {target, nullptr, float(mean), nullptr, 0}, mean, result);
     }
 
-    // The same of the variation, of a pass by layers. Tensors are (count, 3).
+    // The same of the variation, with three streams. Tensors are (count, 3).
     void variation(int chunk, const float* coordinates, int count, const float* tensors, float smallest, double mean,
-                   float* loss, float* gradient) {
-        differentiate(chunk, coordinates, count, {nullptr, nullptr, float(mean), tensors, smallest}, mean, loss,
-                      gradient);
+                   const Result& result) {
+        differentiate(chunk, coordinates, count, {nullptr, nullptr, float(mean), tensors, smallest}, mean, result);
     }
 
     // The same from given cotangents (count, streams, channels), without a loss.
-    void product(int chunk, const float* coordinates, int count, const float* cotangent,
-                 float* gradient) {
-        differentiate(chunk, coordinates, count, {nullptr, cotangent, 1, nullptr, 0}, 1, nullptr, gradient);
+    void product(int chunk, const float* coordinates, int count, const float* cotangent, float* gradient) {
+        differentiate(chunk, coordinates, count, {nullptr, cotangent, 1, nullptr, 0}, 1,
+                      {nullptr, gradient, nullptr, nullptr});
     }
+
+    // Room for the coordinates of a chunk and for its targets or tensors.
+    float* coordinates() const { return c_.memory.coordinates; }
+    float* targets() const { return c_.memory.targets; }
 
 private:
     struct Planned {
         Plan plan;
         bool tiled;  // the way is Fastest; else by layers
     };
-    static Planned make_plan(const Parameters& p, int64_t n, bool keep, bool by_layers) {
+    static Planned make_plan(const Parameters& p, int64_t n, bool keep) {
         Planned result{Plan(p, keep), false};
-        result.tiled = has_tiles && keep && !by_layers && Fastest::plan(p, n, result.plan);
+        result.tiled = has_tiles && keep && Fastest::plan(p, n, result.plan);
         if (!result.tiled) Layers::plan(p, n, result.plan);
         return result;
     }
@@ -119,19 +121,23 @@ private:
         points_.padded = (count + group - 1) / group * group;
     }
 
-    void differentiate(int chunk, const float* coordinates, int count, const Error& error,
-                       double mean, float* loss, float* gradient) {
+    void differentiate(int chunk, const float* coordinates, int count, const Error& error, double mean,
+                       Result result) {
         take_points(coordinates, count);
         const int shares = tiled_ ? Fastest(c_).step(points_, error, chunk) : Layers(c_).step(points_, error, chunk);
-        finish_gradient(chunk, shares, mean, loss, gradient);
+        if (chunk > 0) {
+            result.plus_loss = result.loss;
+            result.plus_gradient = result.gradient;
+        }
+        finish_gradient(chunk, shares, mean, result);
     }
 
     // From sums over shares to the flat gradient.
-    void finish_gradient(int chunk, int point_shares, double mean, float* loss, float* gradient) {
+    void finish_gradient(int chunk, int point_shares, double mean, const Result& result) {
         const Parameters& p = c_.p;
         const Plan& plan = c_.plan;
         const Workspace<Precision>& sums = c_.memory;
-        const bool add = chunk > 0;
+        float* const gradient = result.gradient;
         const int hidden = p.hidden_layers, output = hidden + 1;
         const size_t width = p.width, layer = width * width + width;
         const Part outer{sums.outer_sums, plan.outer_shares, plan.width, p.width, hidden, p.omega, plan.scaled,
@@ -145,14 +151,14 @@ private:
         const Part output_weights{sums.output_sums, plan.output_shares, p.channels, p.channels, 1, 1.0f,
                                   plan.output_scaled, gradient + p.weight(output), 0, width, 1};
 
-        const Finish finish{{sums.point_sums, point_shares, mean, loss, gradient + p.bias(output), 1 + p.channels},
+        const Finish finish{{sums.point_sums, point_shares, mean, gradient + p.bias(output), 1 + p.channels},
                             outer,
                             {{biases, first_weights, first_bias, output_weights}},
                             streams,
                             p.width,
                             plan.width,
                             sums.largest + chunk,
-                            add};
+                            result};
         finish_kernel<<<finish.blocks(), 256>>>(finish);
         check(cudaGetLastError());
     }

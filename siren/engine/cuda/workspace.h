@@ -24,6 +24,7 @@ struct Workspace {
     float* output_parts;  // see OutputParts in outputs.h
 
     // What follows is there only to go back with.
+    float *coordinates, *targets;      // of points that are not given (count, 2); targets or tensors
     uint4* kept;                       // x of tiles, in the order of threads
     float* scales;                     // of each tile's d, see sm90/chain.h
     float* cotangents;                 // of the outputs (points, streams, channels)
@@ -51,6 +52,8 @@ private:
         arena.take(vectors, (3 + hidden + p.channels) * width);
         arena.take(output_parts, width / 32 * outputs);
         if (!plan.keep) return;
+        arena.take(coordinates, 2 * size_t(plan.points));
+        arena.take(targets, size_t(plan.points) * std::max(3, streams * p.channels));
         arena.take(kept, plan.kept);
         arena.take(scales, plan.tiles);
         arena.take(x, layer * plan.x_layers);

@@ -31,7 +31,7 @@ struct ChainRows {
     // the first layer's inputs, q = 0, 1 those of its weights' columns, q = 2 that of its bias.
     typename Precision::Piece inputs[64 * 8];
     float all_cotangents[64][4];
-    float wanted[64][4];        // what the outputs should be, or their given cotangents
+    float wanted[64][4];        // what the outputs should be, or their given cotangents, or the point's tensor
     float2 coordinates[2][64];  // of the points of this tile and the next
     float biases[4];            // of the output
     unsigned largest[4];        // of each warp's cotangents so far, as bits
@@ -85,6 +85,25 @@ struct ChainArguments {
     double* point_sums;               // of each share, 1 + channels
 };
 
+// The variation's cotangent for a row of a tile and a channel, from `values` (64, 4), the outputs of all rows, and the
+// tensor of each row's point. Adds each point's variation to the loss once.
+template <class OfTile, int channels>
+__device__ inline float vary_row(const Points& points, const Error& error, const float (*values)[4],
+                                 const float (*tensors)[4], int row, int point, int stream, int channel, double& loss) {
+    const float* const d = tensors[row];
+    float energy = 0, along = 0;
+#pragma unroll
+    for (int c = 0; c < channels; ++c) {
+        const float down = values[OfTile::row(point, 1)][c], across = values[OfTile::row(point, 2)][c];
+        const float along_row = d[0] * down + d[1] * across, along_column = d[1] * down + d[2] * across;
+        energy += down * along_row + across * along_column;
+        if (c == channel) along = stream == 1 ? along_row : along_column;
+    }
+    const float root = sqrtf(energy / channels + error.smallest * error.smallest);
+    if (stream == 0 && channel == 0) loss += root;
+    return stream > 0 && channel < channels ? error.mean / (channels * root) * along * points.inverse[1] : 0.0f;
+}
+
 template <class Precision, int streams, int channels>
 __device__ inline void run_chain_producer(
     const ChainArguments<Precision>& c,
@@ -115,7 +134,8 @@ __device__ inline void run_chain_producer(
     }
 }
 
-template <class Precision, int streams, int channels>
+// `varied`: the loss is a variation; in a kernel of its own, since it takes registers.
+template <class Precision, int streams, int channels, bool varied>
 __device__ inline void run_chain_consumer(
     const ChainArguments<Precision>& c,
     typename ChainShape<Precision, streams, channels>::SharedStorage& shared, int turns) {
@@ -214,8 +234,8 @@ __device__ inline void run_chain_consumer(
         const auto compare = [&](int half, int& point) {
             point = number * OfTile::points + tile.point_of(half);
             const int stream = tile.stream_of(half);
-            return number < end && point < c.points.count && channel < channels && stream < streams &&
-                   (c.error.given || stream >= first_supervised);
+            return number < end && point < c.points.count && channel < (varied ? 3 : channels) && stream < streams &&
+                   (c.error.given || varied || stream >= first_supervised);
         };
 #pragma unroll
         for (int half = 0; half < 2; ++half) {  // needed by the same thread
@@ -224,9 +244,9 @@ __device__ inline void run_chain_consumer(
             const int stream = tile.stream_of(half), row = tile.row_of(half);
             const size_t at = c.error.given ? size_t(point) * streams + stream
                                             : size_t(point) * supervised + stream - first_supervised;
-            const float* const all = c.error.given ? c.error.given : c.error.target;
-            cp_async_or_zero<4>(&rows.wanted[row][channel], all + (compared ? at * channels + channel : 0),
-                             compared);
+            const float* const all = varied ? c.error.tensors : c.error.given ? c.error.given : c.error.target;
+            const size_t offset = varied ? size_t(point) * 3 + channel : at * channels + channel;
+            cp_async_or_zero<4>(&rows.wanted[row][channel], all + (compared ? offset : 0), compared);
         }
         cp_async_commit();
 
@@ -248,6 +268,13 @@ __device__ inline void run_chain_consumer(
         float y[4], g[2], most = 0;
         tile.multiply_small(shared.output_weights, y);
         cp_async_wait<0>();
+        if (varied) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                rows.all_cotangents[tile.row_of(half)][channel] = (y[2 * half] + y[2 * half + 1]) * c.points.inverse[1];
+            }
+            tile.group_sync();
+        }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int stream = tile.stream_of(half), row = tile.row_of(half);
@@ -257,7 +284,13 @@ __device__ inline void run_chain_consumer(
             const float wanted = rows.wanted[row][channel];
             int point;
             g[half] = 0;
-            if (compare(half, point)) {
+            const bool compared = compare(half, point);
+            if (varied) {
+                if (compared) {
+                    g[half] = vary_row<OfTile, channels>(c.points, c.error, rows.all_cotangents, rows.wanted, row,
+                                                         tile.point_of(half), stream, channel, loss);
+                }
+            } else if (compared) {
                 float residual = (y[2 * half] + y[2 * half + 1]) * inverse - wanted;
                 if (stream == 0) residual += rows.biases[channel];
                 if (!c.error.given) loss += double(residual) * residual;
@@ -341,7 +374,7 @@ __device__ inline void run_chain_consumer(
     if (lane < channels) point_sums[1 + lane] = all_output_bias;
 }
 
-template <class Precision, int streams, int channels>
+template <class Precision, int streams, int channels, bool varied>
 __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::threads, 1)
     chain_kernel(ChainArguments<Precision> c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -364,7 +397,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     if (group < Shape::groups) {
         increase_registers<tuning::consumer_registers>();
-        run_chain_consumer<Precision, streams, channels>(c, shared, turns);
+        run_chain_consumer<Precision, streams, channels, varied>(c, shared, turns);
     } else {
         decrease_registers<tuning::producer_registers>();
         if (threadIdx.x == Shape::groups * Shape::group_threads) {
