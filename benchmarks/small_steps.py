@@ -83,7 +83,8 @@ def measure_steps(side: int, points: int, repeats: int) -> None:
 
     def gather():
         batch = gradient.batches.select(len(task.points), next(steps))
-        jt.sync(list(engine.gather(gradient.points, batch)))
+        points = engine.gather(gradient.points, batch)
+        jt.sync([points.coordinates, points.target])
 
     report(title + "draw, gather", gather, repeats)
     report_steps(title, gradient, network, engine, repeats)

@@ -195,8 +195,8 @@ class Selection:
 
     def _first_from(self, index: int) -> int:
         """The first stratum whose index is at least ``index``."""
-        stratum = index // self.steps
-        return stratum + (self._index(stratum) < index)
+        stratum, rest = divmod(index, self.steps)
+        return stratum + (rest > 0 and self._index(stratum) < index)
 
 
 @dataclass(frozen=True)
@@ -264,5 +264,5 @@ def _draw_pass(seed: int, number: int, steps: int) -> tuple[int, np.ndarray]:
 
     They come in random order: consecutive batches at neighbouring points would be too much alike.
     """
-    random = np.random.default_rng([seed, number])
-    return int(random.integers(1 << 32)), random.permutation(steps)
+    key = _hash(number, _hash(seed & 0xFFFFFFFF, 0))
+    return key, _hash(np.arange(steps), _hash(key, 1)).argsort(kind="stable")
