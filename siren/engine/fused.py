@@ -21,6 +21,7 @@ from siren.runtime import shell_safe
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hidden matrices
+WIDEST_MUON = 1024  # for wider matrices its kernel on a GPU has no room
 
 _COMPILER_FLAGS = f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" '
 
@@ -168,7 +169,8 @@ class Fused:
 
     def muon(self, network, gradient, average, mean, square, adam_numbers, numbers):
         """As ``reference.muon``, in one operation."""
-        if jt.flags.use_cuda and self.precision == "fp32":
+        too_wide = network.hidden_features > WIDEST_MUON
+        if jt.flags.use_cuda and (self.precision == "fp32" or too_wide):
             return reference.muon(network, gradient, average, mean, square, adam_numbers, numbers)
         reference.check_muon(network, gradient, average, mean, square)
         start, count, n = reference.hidden_matrices(network)

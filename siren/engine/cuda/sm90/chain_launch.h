@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/sm90/chain.h"
-#include "cuda/sm90/cluster.h"
+#include "cuda/sm90/outer_launch.h"
 
 namespace siren {
 namespace gpu {

@@ -1,8 +1,7 @@
-// What the launchers of chain.h and wide.h share: blocks in clusters, and the launch of the outer products.
+// Launches blocks in clusters.
 #pragma once
 
-#include "cuda/sm90/outer.h"
-#include "cuda/workspace.h"
+#include "cuda/runtime.h"
 
 namespace siren {
 namespace gpu {
@@ -45,19 +44,6 @@ struct ClusterLaunch {
         check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
     }
 };
-
-// D^T H of all layers, and the sums of D's value rows. `compute_first`: as outer_tiles_kernel() has it.
-template <int streams, class Precision>
-void multiply_outer(const Context<Precision>& c, const Points& points, bool compute_first) {
-    typedef OuterTilesShape<Precision, streams> Shape;
-    const int column_tiles = c.plan.column_tiles();
-    const ClusterLaunch launch(
-        dim3(c.plan.outer_shares, 2 * column_tiles, c.p.hidden_layers * column_tiles), Shape::threads,
-        Shape::bytes, dim3(1, Shape::cluster));
-    launch(outer_tiles_kernel<Precision, streams>, points, c.vectors(), c.memory.d, c.memory.h, c.plan.plane,
-           compute_first, compute_first ? c.memory.scales : nullptr, c.memory.outer_sums, c.memory.bias_sums,
-           Shape::OfTile::tiles(points.count), c.plan.width);
-}
 
 }  // namespace
 }  // namespace gpu

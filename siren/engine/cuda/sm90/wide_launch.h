@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cuda/sm90/cluster.h"
+#include "cuda/sm90/outer_launch.h"
 #include "cuda/sm90/wide.h"
 
 namespace siren {
