@@ -514,6 +514,7 @@ public:
 
         const size_t bytes = Storage::bytes(m.padded);
         if (launch_clusters(m, bytes)) return;
+        gpu::allow_shared_memory(gpu::muon_kernel<Piece>, bytes);
         const int grid = std::min(most_blocks(bytes), muon_.count * m.panels());
         void* arguments[] = {&m};
         gpu::check(cudaLaunchCooperativeKernel(reinterpret_cast<void*>(gpu::muon_kernel<Piece>), dim3(grid),
@@ -554,7 +555,6 @@ private:
         static size_t asked = 0;
         static int answer = 0;
         if (asked != bytes) {
-            gpu::allow_shared_memory(gpu::muon_kernel<Piece>, bytes);
             int blocks = 0;
             gpu::check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, gpu::muon_kernel<Piece>, gpu::muon_threads,
                                                                      bytes));
