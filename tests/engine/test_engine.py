@@ -492,7 +492,7 @@ def test_variation_on_a_gpu(on_gpu, precision, order, width, channels):
     field = jt.array(np.float32(np.stack([a * a + c * c, a * b, b * b], axis=2)))
     values = np.float32(rng.integers(0, 256, (600, 1, channels))) / np.float32(127.5) - 1
     stored = DevicePoints(Points((20, 30), values))
-    points, scale = RandomPoints(5, 70_001, 7), (0.1, 0.07)
+    points, scale = RandomPoints(5, 100_001, 7), (0.1, 0.07)
     for step in range(2):
         selection = Batches(100, 1).select(600, step)
         results = []
