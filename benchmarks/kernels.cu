@@ -111,14 +111,14 @@ private:
     size_t size_;
 };
 
-struct Result {
+struct Measured {
     std::vector<float> gradient;
     bool same;  // at every call
     double milliseconds, watts, millijoules, megahertz;
 };
 
 template <class Precision, int streams, bool narrow>
-Result measure(int width, int points, double seconds) {
+Measured measure(int width, int points, double seconds) {
     const int supervised = streams == 3 ? 2 : 1;
     std::vector<float> coordinates;
     for (int i = 0; i < points; ++i) {
@@ -137,11 +137,11 @@ Result measure(int width, int points, double seconds) {
         for (int64_t begin = 0; begin < points; begin += pass.chunk_points()) {
             pass.squared_error(chunk++, x + 2 * begin, int(std::min(pass.chunk_points(), points - begin)),
                                target + begin * supervised, 1.0 / (double(points) * supervised),
-                               loss, gradient);
+                               {loss, gradient, nullptr, nullptr});
         }
     };
     step();
-    Result result{};
+    Measured result{};
     result.gradient = gradient.values();
     step();
     result.same = gradient.values() == result.gradient;
@@ -178,8 +178,8 @@ Result measure(int width, int points, double seconds) {
 
 template <int streams, bool narrow>
 void show(const char* name, int width, int points, double seconds) {
-    const Result ours = measure<Fp16, streams, narrow>(width, points, seconds);
-    const Result exact = measure<Fp32, streams, narrow>(width, points, 0);
+    const Measured ours = measure<Fp16, streams, narrow>(width, points, seconds);
+    const Measured exact = measure<Fp32, streams, narrow>(width, points, 0);
     double difference = 0, square = 0;
     for (size_t i = 0; i < exact.gradient.size(); ++i) {
         const double a = ours.gradient[i], b = exact.gradient[i];
