@@ -126,9 +126,10 @@ class _Trial:
         supervised = (slice(0, 1), slice(1, 3), slice(3, 4))[order]
         shape, pixels = (9, 12), np.arange(3, 3 + 3 * POINTS)
         values = self._uniform(1, (len(pixels), 2 if order == 1 else 1, self.use.channels))
-        if self.use.compact:
-            values = np.rint(127.5 * values + 127.5) / 127.5 - 1
-        points = Points(shape, values.astype(np.float32), pixels)
+        values = values.astype(np.float32)
+        if self.use.compact:  # as those of a picture of 8 bits
+            values = np.rint(127.5 * values + 127.5) / np.float32(127.5) - 1
+        points = Points(shape, values, pixels)
         selection = Selection(0, POINTS, steps=3, key=12345, place=1)
         indices = selection.indices()
         coordinates = points.coordinates[indices].astype(np.float64)

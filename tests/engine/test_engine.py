@@ -25,7 +25,7 @@ from numpy_siren import (
 
 from siren import engine
 from siren.coordinates import grid, spacing
-from siren.engine import reference
+from siren.engine import reference, trial
 from siren.engine import use as use_module
 from siren.engine.fused import PRECISIONS, Fused
 from siren.engine.reference import AdamNumbers, MuonNumbers
@@ -665,6 +665,15 @@ def test_an_engine_that_fails_is_replaced_with_one_sentence(
     assert reason in line
     assert "--engine reference" in line
     assert out == ""
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_the_targets_of_a_trial_are_stored_as_a_runs(monkeypatch, compact):
+    """On a GPU other kernels read others."""
+    made = []
+    monkeypatch.setattr(trial, "Points", lambda *a: made.append(Points(*a)) or made[-1])
+    assert engine.get_engine("fused", "fp32", Use(compact=compact)) == Fused("fp32")
+    assert [points.values.dtype for points in made] == [np.uint8 if compact else np.float32]
 
 
 def test_what_is_not_used_is_not_tried(monkeypatch):
