@@ -83,12 +83,11 @@ class Fused:
         Where no gradients are kept, the loss alone is, for a third of the cost.
         """
         self.check_network(network)
-        reference.check_order(network, order, scale)
-        numbers = _numbers(network, order, scale)
         if isinstance(batch, _StoredBatch) and not jt.flags.no_grad:
+            reference.check_order(network, order, scale)
             batch.check(network, order)
             call = f"loss(in0_p, {batch.arguments(1)}, out0_p, out1_p)"
-            numbers.update(batch.numbers())
+            numbers = {**_numbers(network, order, scale), **batch.numbers()}
             return _differentiate(network, batch.inputs(), call, numbers, self.precision)
         coordinates, target = batch.coordinates, batch.target
         reference.check_points(network, coordinates, order, scale)
@@ -96,18 +95,15 @@ class Fused:
         if jt.flags.no_grad:
             computed = self.streams(network, coordinates, order, scale)
             return reference.squared_error_of_streams(computed, target, order)
+        numbers = _numbers(network, order, scale)
         call = "loss(in0_p, in1_p, in2_p, in1_shape0, out0_p, out1_p)"
         return _differentiate(network, [coordinates, target], call, numbers, self.precision)
 
     def variation(self, network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
         """As ``reference.variation``; on a GPU in a single pass over the points."""
         if jt.flags.no_grad or not jt.flags.use_cuda:
-            coordinates = points.coordinates()
-            computed = self.streams(network, jt.array(coordinates).stop_grad(), 1, scale)
-            reference.check_field(field)
-            tensors = reference.tensors_at(coordinates, field)
-            own = reference.variation_of_streams(computed, tensors, smallest, weight)
-            return own if plus is None else plus + own
+            arguments = network, points, field, smallest, weight, scale, plus
+            return reference.variation(*arguments, compute_streams=self.streams)
         self.check_network(network)
         reference.check_order(network, 1, scale)
         reference.check_field(field)

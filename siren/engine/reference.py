@@ -109,7 +109,9 @@ def squared_error_of_streams(computed, target, order):
     return (jt.stack(computed[supervised], dim=1) - target).sqr().mean()
 
 
-def variation(network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
+def variation(
+    network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None, compute_streams=streams
+):
     """``weight`` times the mean over points of sqrt(grad u^T D grad u + smallest^2), a scalar Var.
 
     points    a ``samples.RandomPoints``
@@ -118,6 +120,7 @@ def variation(network, points, field, smallest, weight, scale=(1.0, 1.0), plus=N
               grad u^T D grad u is the mean over channels
     smallest  where the root is rounded off, so that it has a gradient at 0
     plus      a loss to add, or None
+    compute_streams  ``streams`` of an engine
 
     It is differentiable in the parameters. Raises ValueError for arrays of other shapes.
     """
@@ -125,7 +128,7 @@ def variation(network, points, field, smallest, weight, scale=(1.0, 1.0), plus=N
     check_field(field)
     coordinates = points.coordinates()
     tensors = tensors_at(coordinates, field)
-    computed = streams(network, jt.array(coordinates).stop_grad(), 1, scale)
+    computed = compute_streams(network, jt.array(coordinates).stop_grad(), 1, scale)
     total = variation_of_streams(computed, tensors, smallest, weight)
     return total if plus is None else plus + total
 
