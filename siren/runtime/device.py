@@ -12,7 +12,7 @@ from siren.runtime.jittor_cache import check_cache
 from siren.runtime.jittor_import import import_jittor
 from siren.runtime.paths import private_folder
 from siren.runtime.problem import RuntimeProblem, describe_error, notify
-from siren.runtime.processes import check_processes, rank, world_size
+from siren.runtime.processes import all_processors, check_processes, rank, world_size
 from siren.runtime.settings import prepare
 from siren.runtime.toolchain import check_compiler, check_numpy, check_python
 
@@ -46,6 +46,9 @@ def start(device: str = "auto", verbose: bool = False) -> str:
     import jittor as jt
 
     jit.accelerate(jt)
+    if world_size() > 1:
+        with all_processors():
+            jit.start_threads(jt)
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
         raise RuntimeProblem(

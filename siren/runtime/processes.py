@@ -94,11 +94,31 @@ def process_settings(cuda: Cuda) -> dict[str, str]:
     return settings
 
 
+@contextlib.contextmanager
+def all_processors():
+    """Let this thread, and what it starts meanwhile, use all processors, to compile.
+
+    mpirun may have bound the process to one of them.
+    """
+    bound = os.sched_getaffinity(0)
+    _unbind()
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, bound)
+
+
+def _unbind() -> None:
+    """Let this thread, and what it starts from now on, run on all processors."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
 def leave_mpirun(device: str) -> None:
     """Make this process, and those that it will start, look as if mpirun had not started them.
 
-    They never communicate through MPI, and Jittor does not begin with it. They keep their share of
-    the processors, and their GPU is the only one that they see.
+    They never communicate through MPI, and Jittor does not begin with it. They keep their number of
+    threads, but may run, and compile, on all processors. Their GPU is the only one that they see.
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
     user = user_environment()
@@ -110,6 +130,7 @@ def leave_mpirun(device: str) -> None:
         alone["CUDA_VISIBLE_DEVICES"] = names[local_rank() % cuda.gpus]
     os.environ.clear()
     os.environ.update(alone)
+    _unbind()
 
 
 def find_nccl(nvcc: str) -> tuple[str, str] | None:

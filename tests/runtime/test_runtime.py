@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -362,6 +363,31 @@ def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, l
         assert found["nccl_include_path"] == str(tmp_path / "cuda" / "include")
         library_found = Path(found["nccl_lib_path"], "libnccl.so").resolve()
         assert library_found == tmp_path / "cuda" / library
+
+
+def test_what_compiles_is_not_bound_as_mpirun_has_bound_the_process():
+    """As a thread that was started then; the process itself is bound again afterwards."""
+    whole = os.sched_getaffinity(0)
+    one = {min(whole)}
+    seen = []
+    go_on = threading.Event()
+
+    def compile_later():
+        go_on.wait()
+        seen.append(os.sched_getaffinity(0))
+
+    os.sched_setaffinity(0, one)
+    try:
+        with processes.all_processors():
+            thread = threading.Thread(target=compile_later)
+            thread.start()
+        assert os.sched_getaffinity(0) == one
+        go_on.set()
+        thread.join()
+    finally:
+        go_on.set()
+        os.sched_setaffinity(0, whole)
+    assert seen[0] >= whole
 
 
 @pytest.mark.parametrize("gpus, wanted", [(1, None), (2, "0")])
