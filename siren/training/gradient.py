@@ -53,7 +53,11 @@ class Gradient:
             self.target = self._all_gather([engine.gather(self.points, self.own).target])
 
     def __call__(self, step: int):
-        """(loss, gradient) of that step: Vars (1,) and of the shape of ``network.flat``."""
+        """(loss, gradient) of that step: Vars (1,) and of the shape of ``network.flat``.
+
+        The gradient is the whole one. Of the loss it is this process's part: the sum over processes
+        is left to those who need it, since it takes as long as the gradient's.
+        """
         loss, gradient = self._compute(step)
         return loss, gradient if self.mask is None else gradient * self.mask
 
@@ -66,13 +70,9 @@ class Gradient:
             total, selection = len(batch), batch.within(self.share)
         compute = self._pointwise if self.task.pointwise else self._whole_grid
         loss, gradient = compute(selection, total)
-        if distributed.world_size() == 1:
-            return loss, gradient
-        # One after the other, in the same order in all processes
-        gradient = distributed.all_reduce(gradient)
-        gradient.sync()
-        loss = distributed.all_reduce(loss.reshape((1,)))
-        loss.sync()
+        if distributed.world_size() > 1:
+            gradient = distributed.all_reduce(gradient)
+            gradient.sync()  # before any other sum: all processes need the same order
         return loss, gradient
 
     def _gradient(self, loss):

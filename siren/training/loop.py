@@ -71,7 +71,8 @@ def train(
                     guidance(step // steps)
                 loss, gradient = compute_gradient(step)
                 if step % steps == 0:
-                    progress.add(*record(step // steps, loss.stop_grad()))
+                    loss = distributed.all_reduce(loss.stop_grad().reshape((1,)))
+                    progress.add(*record(step // steps, loss))
                 jt.sync([gradient])
                 if _is_time_to_fetch(step, progress):
                     progress.fetch()
