@@ -71,7 +71,6 @@ def train(
                     guidance(step // steps)
                 loss, gradient = compute_gradient(step)
                 if step % steps == 0:
-                    loss = distributed.all_reduce(loss.stop_grad().reshape((1,)))
                     progress.add(*record(step // steps, loss))
                 jt.sync([gradient])
                 if _is_time_to_fetch(step, progress):
@@ -157,8 +156,11 @@ class _Record:
         self.validates_all = batches is None and self.task.held_out is not None
 
     def __call__(self, epoch: int, loss) -> tuple[int, list, float | None]:
-        """Update the best parameters; returns what ``Progress.add`` takes."""
-        losses = [loss]
+        """Update the best parameters; returns what ``Progress.add`` takes.
+
+        ``loss`` is this process's part of it.
+        """
+        losses = [distributed.all_reduce(loss.stop_grad().reshape((1,)))]
         if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation.loss(self.network))
         if not self.validation or len(losses) == 2:
