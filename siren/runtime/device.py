@@ -79,7 +79,7 @@ def _explain_missing_cuda(device: str) -> None:
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
         raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
-    if reason and "nvcc_path" not in user_environment():
+    if reason and rank() == 0 and "nvcc_path" not in user_environment():
         notify(f"Using the CPU: {reason}.")
 
 

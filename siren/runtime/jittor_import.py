@@ -25,7 +25,7 @@ from siren.runtime.problem import (
     notify,
     strip_colours,
 )
-from siren.runtime.processes import all_processors, under_mpirun
+from siren.runtime.processes import all_processors, rank, under_mpirun
 from siren.signals import deferred
 
 # Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
@@ -52,7 +52,9 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         import jittor_utils
     if under_mpirun() and not _core_exists(jittor_utils.cache_path):
         # In this process: mpirun forwards the compiler's output and ends all processes itself.
-        notify(_prepare_compilation(jittor_utils.cache_path))
+        announcement = _prepare_compilation(jittor_utils.cache_path)
+        if rank() == 0:
+            notify(announcement)
         with _as_runtime_problem(verbose), default_sigterm(), all_processors():
             load_without_handlers(load_jittor)
             _stop_workers(jittor_utils)

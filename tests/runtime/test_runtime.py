@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from siren import runtime
-from siren.runtime import cuda, paths, processes, settings, toolchain
+from siren.runtime import cuda, device, paths, processes, settings, toolchain
 from siren.runtime.environment import RECORD, user_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -363,6 +363,15 @@ def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, l
         assert found["nccl_include_path"] == str(tmp_path / "cuda" / "include")
         library_found = Path(found["nccl_lib_path"], "libnccl.so").resolve()
         assert library_found == tmp_path / "cuda" / library
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_says_why_there_is_no_gpu(monkeypatch, capsys, rank):
+    monkeypatch.setattr(device, "find_cuda", lambda: cuda.Cuda(reason="it is broken"))
+    monkeypatch.setattr(device, "user_environment", dict)
+    monkeypatch.setattr(device, "rank", lambda: rank)
+    device._explain_missing_cuda("auto")
+    assert capsys.readouterr().err == ("" if rank else "Using the CPU: it is broken.\n")
 
 
 def test_what_compiles_is_not_bound_as_mpirun_has_bound_the_process():
