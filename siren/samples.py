@@ -211,10 +211,6 @@ class RandomPoints:
     count: int
     key: int
 
-    def __len__(self) -> int:
-        """The number of points."""
-        return self.count
-
     def coordinates(self) -> np.ndarray:
         """The coordinates (count, 2), float32."""
         numbers = np.arange(2 * self.first, 2 * (self.first + self.count))

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import pytest
 import main
 
 ROOT = Path(__file__).resolve().parent.parent
+needs_mpirun = pytest.mark.skipif(
+    not (shutil.which("mpirun") and shutil.which("mpicc")),
+    reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
+)
 # As main.py, but before the given epoch, of all that it trains, it pauses as with Ctrl-Z.
 PAUSING = """
 import itertools, os, signal, sys

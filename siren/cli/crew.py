@@ -17,14 +17,13 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 
 from siren import images, runtime
-from siren.cli.errors import FAILED, INTERRUPTED, Failure, Outcome, Problem
+from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Failure, Outcome, Problem
 from siren.cli.identity import display_path
 from siren.cli.worker import POLL, Worker
 from siren.runtime.paths import digest, private_folder
 from siren.runtime.processes import leave_mpirun, local_size
 from siren.signals import Stop, end_with_parent
 
-INTERRUPTION = Outcome(INTERRUPTED, "interrupted")
 PATIENCE = 60  # seconds that a process waits for one which mpirun has started with it
 _ALL_HERE = 10  # seconds after the last training in which a late process may still appear
 
@@ -82,12 +81,11 @@ class Office:
         """Wait until the other ranks have left, or do not come any more."""
         idle = time.monotonic()
         while True:
-            here, busy = len(self.threads), any(thread.is_alive() for thread in self.threads)
-            if busy:
+            stopped, here = self._stopped(stop), len(self.threads)
+            if any(thread.is_alive() for thread in self.threads):
                 idle = time.monotonic()
-            elif here == self.helpers or self._stopped(stop) or time.monotonic() > idle + _ALL_HERE:
+            elif stopped or here == self.helpers or time.monotonic() > idle + _ALL_HERE:
                 return
-            self._stopped(stop)
             time.sleep(POLL / 2)
 
     def _accept(self) -> None:

@@ -46,6 +46,9 @@ class Outcome:
     seconds: float | None = None
 
 
+INTERRUPTION = Outcome(INTERRUPTED, "interrupted")
+
+
 def overall_status(outcomes: list[Outcome]) -> int:
     """The exit status of several runs: that of an interruption, or of the first that failed."""
     statuses = [outcome.status for outcome in outcomes if outcome.status]
@@ -64,7 +67,7 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
     elif isinstance(error, (Interrupted, KeyboardInterrupt)):
         sentence = sentence or "interrupted before training; nothing was written"
         notify(f"{subject}{sentence}")
-        return Outcome(INTERRUPTED, "interrupted")
+        return INTERRUPTION
     elif memory.is_out_of_memory(error):
         sentence = "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
     elif not isinstance(error, (Failure, runtime.RuntimeProblem)):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from siren import signals
 from siren.cli.console import safe_streams
-from siren.cli.errors import FAILED, INTERRUPTED, Outcome, notify, run_safely
+from siren.cli.errors import FAILED, INTERRUPTION, Outcome, notify, run_safely
 from siren.cli.identity import display_path
 
 POLL = 0.1  # seconds between two looks at whether to stop
@@ -71,7 +71,7 @@ class Worker:
         status, self.process = self.process.exitcode, None
         self.pipe.close()
         if stopped:
-            return Outcome(INTERRUPTED, "interrupted")
+            return INTERRUPTION
         how = f"signal {-status}" if status < 0 else f"status {status}"
         sentence = f"its process ended ({how})"
         notify(f"error: {display_path(options.input_path)}: {sentence}; --resume continues it")

@@ -210,7 +210,7 @@ class _StoredBatch:
 
     def check(self, network, order) -> None:
         """Raise ValueError unless the targets are such as ``reference.check_target`` wants."""
-        wanted = ((1, 2, 1)[order], network.out_features)
+        wanted = reference.target_shape(network, order)
         if tuple(self.points.target_shape) != wanted:
             raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
 

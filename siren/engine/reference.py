@@ -260,8 +260,12 @@ def check_order(network, order, scale) -> None:
 
 def check_target(network, coordinates, target, order) -> None:
     """Raise ValueError unless the target is of the shape that ``squared_error`` wants."""
-    points, supervised = coordinates.shape[0], (1, 2, 1)[order]
-    _check_array("target", target, (points, supervised, network.out_features))
+    _check_array("target", target, (coordinates.shape[0], *target_shape(network, order)))
+
+
+def target_shape(network, order) -> tuple[int, int]:
+    """(K, channels) of each target of ``squared_error``."""
+    return (1, 2, 1)[order], network.out_features
 
 
 def check_field(field) -> None:

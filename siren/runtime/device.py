@@ -11,8 +11,8 @@ from siren.runtime.handlers import restore_signals
 from siren.runtime.jittor_cache import check_cache
 from siren.runtime.jittor_import import import_jittor
 from siren.runtime.paths import private_folder
-from siren.runtime.problem import RuntimeProblem, describe_error, notify
-from siren.runtime.processes import all_processors, check_processes, rank, world_size
+from siren.runtime.problem import RuntimeProblem, describe_error
+from siren.runtime.processes import all_processors, check_processes, notify_once, world_size
 from siren.runtime.settings import prepare
 from siren.runtime.toolchain import check_compiler, check_numpy, check_python
 
@@ -55,8 +55,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
             "The device cuda cannot be used: Jittor has been imported without it in this process."
         )
     _switch_device(jt, use_cuda)
-    if use_cuda and world_size() > 1 and rank() == 0 and not jt.compile_extern.use_nccl:
-        notify(
+    if use_cuda and world_size() > 1 and not jt.compile_extern.use_nccl:
+        notify_once(
             "Sums over processes go through the host: there is no NCCL (nccl.h and "
             "libnccl.so), or there are fewer GPUs than processes."
         )
@@ -79,8 +79,8 @@ def _explain_missing_cuda(device: str) -> None:
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
         raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
-    if reason and rank() == 0 and "nvcc_path" not in user_environment():
-        notify(f"Using the CPU: {reason}.")
+    if reason and "nvcc_path" not in user_environment():
+        notify_once(f"Using the CPU: {reason}.")
 
 
 def _switch_device(jt, use_cuda: bool) -> None:

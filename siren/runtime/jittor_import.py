@@ -22,10 +22,9 @@ from siren.runtime.problem import (
     RuntimeProblem,
     describe_error,
     last_line,
-    notify,
     strip_colours,
 )
-from siren.runtime.processes import all_processors, rank, under_mpirun
+from siren.runtime.processes import all_processors, notify_once, under_mpirun
 from siren.signals import deferred
 
 # Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
@@ -52,9 +51,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         import jittor_utils
     if under_mpirun() and not _core_exists(jittor_utils.cache_path):
         # In this process: mpirun forwards the compiler's output and ends all processes itself.
-        announcement = _prepare_compilation(jittor_utils.cache_path)
-        if rank() == 0:
-            notify(announcement)
+        notify_once(_prepare_compilation(jittor_utils.cache_path))
         with _as_runtime_problem(verbose), default_sigterm(), all_processors():
             load_without_handlers(load_jittor)
             _stop_workers(jittor_utils)

@@ -16,7 +16,7 @@ from pathlib import Path
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
 from siren.runtime.environment import user_environment
 from siren.runtime.paths import digest, make_private, private_folder, write_link
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.problem import RuntimeProblem, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
@@ -34,6 +34,12 @@ def world_size() -> int:
 def rank() -> int:
     """The index of this process, from 0; 0 without mpirun. Raises RuntimeProblem."""
     return _number("RANK", 0, 0, world_size() - 1) if under_mpirun() else 0
+
+
+def notify_once(sentence: str) -> None:
+    """Print a line on stderr, in one process for all. Raises RuntimeProblem."""
+    if rank() == 0:
+        notify(sentence)
 
 
 def local_size() -> int:

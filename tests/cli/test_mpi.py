@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import PAUSING, begin, call
+from program import PAUSING, begin, call, needs_mpirun
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("mpirun") and shutil.which("mpicc")),
-    reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
-)
+pytestmark = needs_mpirun
 # As main.py, but for a state after every epoch; each process leaves its number, and only the first
 # one can read pictures.
 PROGRAM = (

@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import os
-import shutil
 import signal
 import sys
 import time
@@ -13,16 +12,13 @@ import numpy as np
 import program
 import pytest
 from PIL import Image
+from program import needs_mpirun
 
 from siren.cli import errors
 from siren.runtime import processes
 from siren.runtime.cuda import Cuda
 
 ROOT = Path(__file__).resolve().parents[2]
-needs_mpirun = pytest.mark.skipif(
-    not (shutil.which("mpirun") and shutil.which("mpicc")),
-    reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
-)
 MPIRUN = ["mpirun", "--oversubscribe", "-np", "2"]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--aspect", "keep"]
 LONG = [*SMALL, "--epochs", "3000", "--preview_every", "100"]

@@ -858,7 +858,7 @@ def test_one_star_in_a_flat_picture_does_not_overflow_half(on_gpu, star, order, 
     """It is among the last points, far beyond all that the scale of cotangents is agreed by."""
     rng = np.random.default_rng(order)
     side = 256
-    network = Siren(channels, hidden_features=width, hidden_layers=2)
+    network = small_network(width, channels)
     target = np.zeros((side * side, 2 if order == 1 else 1, channels), np.float32)
     target[rng.integers(side * side - 200, side * side)] = star
     batch = Batch(jt.array(grid(side, side)), jt.array(target))

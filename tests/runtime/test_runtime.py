@@ -369,7 +369,7 @@ def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, l
 def test_one_process_says_why_there_is_no_gpu(monkeypatch, capsys, rank):
     monkeypatch.setattr(device, "find_cuda", lambda: cuda.Cuda(reason="it is broken"))
     monkeypatch.setattr(device, "user_environment", dict)
-    monkeypatch.setattr(device, "rank", lambda: rank)
+    monkeypatch.setattr(processes, "rank", lambda: rank)
     device._explain_missing_cuda("auto")
     assert capsys.readouterr().err == ("" if rank else "Using the CPU: it is broken.\n")
 
