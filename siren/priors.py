@@ -102,4 +102,4 @@ class StructureVariation:
 
 def _draw(random: np.random.Generator, share: range) -> RandomPoints:
     """The ``share`` of ``POINTS`` new points."""
-    return RandomPoints(share.start, len(share), int(random.integers(1 << 32)))
+    return RandomPoints(share.start, len(share), int(random.bit_generator.random_raw()) & 0xFFFFFFFF)

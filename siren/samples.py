@@ -172,6 +172,8 @@ class Selection:
     def within(self, share: range) -> Selection:
         """The points whose indices are in ``share``."""
         last = self.first + self.count
+        if share.start <= self.steps * self.first and self.steps * last <= share.stop:
+            return self
         begin, end = (
             min(max(self._first_from(index), self.first), last)
             for index in (share.start, share.stop)
@@ -250,15 +252,16 @@ class Batches:
         steps = self.steps(count)
         number, batch = divmod(step, steps)
         key, places = _draw_pass(self.seed, number, steps)
-        batch = Selection(0, -(-count // steps), steps, key, int(places[batch]))
-        return batch.within(range(count))
+        selection = Selection(0, -(-count // steps), steps, key, places[batch])
+        return selection.within(range(count))
 
 
 @functools.lru_cache(maxsize=1)
-def _draw_pass(seed: int, number: int, steps: int) -> tuple[int, np.ndarray]:
+def _draw_pass(seed: int, number: int, steps: int) -> tuple[int, list[int]]:
     """The key of the pass ``number``, and the place of each of its batches.
 
     They come in random order: consecutive batches at neighbouring points would be too much alike.
     """
     key = _hash(number, _hash(seed & 0xFFFFFFFF, 0))
-    return key, _hash(np.arange(steps), _hash(key, 1)).argsort(kind="stable")
+    order_key = _hash(key, 1)
+    return key, sorted(range(steps), key=lambda place: _hash(place, order_key))

@@ -16,14 +16,15 @@ from pathlib import Path
 import jittor as jt
 
 from siren.engine import reference
-from siren.engine.reference import STREAMS
+from siren.engine.reference import FLOAT32, STREAMS
 from siren.runtime import shell_safe
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hidden matrices
 WIDEST_MUON = 1024  # for wider matrices its kernel on a GPU has no room
 
-_COMPILER_FLAGS = f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" '
+_COMPILER_OPTIONS = {f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" ': 1}
+_POLYNOMIALS = "{%s}" % ", ".join("{%sf, %sf, %sf}" % p for p in reference.POLYNOMIALS)  # in C++
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,8 @@ class Fused:
             [matrices.shape],
             [matrices],
             "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
-            "siren::polynomials_of(data), out0_p);",
-            _polynomial_numbers(),
+            f"{_POLYNOMIALS}, out0_p);",
+            {},
         )
         return result
 
@@ -174,9 +175,9 @@ class Fused:
         new_flat, new_mean, new_square, new_average = _code(
             [network.flat.shape, mean.shape, square.shape, average.shape],
             [network.flat, gradient, mean, square, average],
-            "siren::Muon(data).step({in0_p, in1_p, in2_p, in3_p}, {out0_p, out1_p, out2_p}, in4_p, "
-            "out3_p, in0->num);",
-            {**adam_numbers._asdict(), **numbers._asdict(), **place, **_polynomial_numbers()},
+            f"siren::Muon(data, {_POLYNOMIALS}).step({{in0_p, in1_p, in2_p, in3_p}}, "
+            "{out0_p, out1_p, out2_p}, in4_p, out3_p, in0->num);",
+            {**adam_numbers._asdict(), **numbers._asdict(), **place},
             header=f'#define SIREN_PRECISION {self.precision.capitalize()}\n'
             '#include "cuda/optimizer.h"',
         )
@@ -222,6 +223,7 @@ class _StoredBatch:
         return [points.values, points.axes, levels, pixels]
 
     @staticmethod
+    @functools.cache
     def arguments(first: int) -> str:
         """What a kernel gets, if those Vars are its inputs from number ``first`` on."""
         pointers = ", ".join(f"in{i}_p" for i in range(first, first + 4))
@@ -308,14 +310,6 @@ def _numbers(network, order, scale):
     }
 
 
-@functools.lru_cache(maxsize=1)
-def _polynomial_numbers() -> dict:
-    """The polynomials of ``reference.orthogonalize`` as numbers: a0, b0, c0, a1 and so on."""
-    polynomials = enumerate(reference.POLYNOMIALS)
-    numbers = {f"{name}{i}": x for i, p in polynomials for name, x in zip("abc", p)}
-    return {"iterations": len(reference.POLYNOMIALS), **numbers}
-
-
 def _pass_header(numbers, precision) -> str:
     """What a pass through the network includes on a GPU.
 
@@ -337,8 +331,8 @@ def _code(shapes, inputs, source, numbers, header=""):
     ``header`` is for a GPU; a CPU's kernels have one for all.
     """
     outputs = jt.code(
-        [tuple(shape) for shape in shapes],
-        ["float32"] * len(shapes),
+        shapes,
+        [FLOAT32] * len(shapes),
         inputs,
         cpu_header='#include "cpu/binding.h"',
         cpu_src=source,
@@ -346,5 +340,5 @@ def _code(shapes, inputs, source, numbers, header=""):
         cuda_src=source,
         data=numbers,
     )
-    outputs[0].compile_options = {_COMPILER_FLAGS: 1}
+    outputs[0].compile_options = _COMPILER_OPTIONS
     return outputs

@@ -2,8 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
-#include <vector>
 
 namespace siren {
 
@@ -39,18 +37,6 @@ struct MuonNumbers {
 struct Polynomial {
     float a, b, c;
 };
-
-// Those of all iterations, from what `_polynomial_numbers` in fused.py made of them.
-template <class Data>
-std::vector<Polynomial> polynomials_of(Data& data) {
-    std::vector<Polynomial> polynomials;
-    for (int i = 0; i < int(data["iterations"]); ++i) {
-        const std::string number = std::to_string(i);
-        polynomials.push_back({float(data["a" + number]), float(data["b" + number]),
-                               float(data["c" + number])});
-    }
-    return polynomials;
-}
 
 // What a step of Adam reads: parameters, their gradient and both moments.
 struct AdamInputs {

@@ -23,6 +23,8 @@ import numpy as np
 # How many streams each order carries: value; value and gradient; value, gradient and Laplacian.
 STREAMS = (1, 3, 4)
 
+FLOAT32 = jt.NanoString("float32")  # a type is compared with this sooner than with a string
+
 # The polynomials a s + b s^3 + c s^5 that `orthogonalize` applies to singular values one after the
 # other. Each is the best approximation of 1 on the interval into which its
 # predecessors take [l, 1]: the first on [l, 1], the next on [1 - e, 1 + e] with the error e of the
@@ -302,16 +304,19 @@ def check_muon(network, gradient, average, mean, square) -> None:
 def _check_array(name: str, array, shape) -> None:
     """Raise ValueError unless it is a float32 Var of ``shape``, where None is any positive size."""
     is_var = isinstance(array, jt.Var)
-    sizes = tuple(array.shape) if is_var else ()
-    if is_var and array.dtype == "float32" and len(sizes) == len(shape) and 0 not in sizes:
-        for size, wanted in zip(sizes, shape):
-            if wanted is not None and size != wanted:
-                break
-        else:
-            return
+    if is_var and array.dtype == FLOAT32 and _fits(array.shape, shape):
+        return
     wanted = ", ".join("n" if size is None else str(size) for size in shape)
-    found = f"{array.dtype} {sizes}" if is_var else type(array).__name__
+    found = f"{array.dtype} {tuple(array.shape)}" if is_var else type(array).__name__
     raise ValueError(f"{name} must be a float32 Var ({wanted}), not {found}")
+
+
+def _fits(sizes, shape) -> bool:
+    if None not in shape:
+        return sizes == shape
+    if len(sizes) != len(shape) or 0 in sizes:
+        return False
+    return all(wanted in (None, size) for size, wanted in zip(sizes, shape))
 
 
 def _split(network, flat):

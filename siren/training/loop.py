@@ -160,12 +160,14 @@ class _Record:
 
         ``loss`` is this process's part of it.
         """
-        losses = [distributed.all_reduce(loss.stop_grad().reshape((1,)))]
+        losses = [distributed.all_reduce(loss.stop_grad())]
+        changed = []
         if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation.loss(self.network))
         if not self.validation or len(losses) == 2:
             self.best.update(losses[-1])
-        jt.sync([*losses, *self.best.vars()])
+            changed = self.best.vars()
+        jt.sync([*losses, *changed])
         return epoch, losses, self._psnr(epoch)
 
     def _due(self, epoch: int) -> bool:

@@ -81,7 +81,7 @@ class Progress:
     def fetch(self) -> None:
         """Wait for the losses of all epochs so far; record and show them."""
         if self.pending:
-            losses = jt.concat([v.reshape((1,)) for p in self.pending for v in p.losses], dim=0)
+            losses = jt.concat([v for p in self.pending for v in p.losses], dim=0)
             values = iter(losses.numpy().tolist())
             for p in self.pending:
                 loss, *rest = (next(values) for _ in p.losses)

@@ -27,8 +27,7 @@ class Best:
         self.lowest = jt.array(np.float32([np.inf]))
 
     def update(self, criterion) -> None:
-        """Keep the present parameters if ``criterion``, a scalar Var, is below the lowest."""
-        criterion = criterion.reshape((1,))
+        """Keep the present parameters if ``criterion``, a Var (1,), is below the lowest."""
         better = criterion < self.lowest
         chosen = jt.ternary(better.broadcast(self.parameters), self.network.flat, self.parameters)
         self.parameters.update(chosen)

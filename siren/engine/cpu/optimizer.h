@@ -63,7 +63,8 @@ struct Muon : MuonNumbers {
     std::vector<Polynomial> polynomials;
 
     template <class Data>
-    explicit Muon(Data& data) : MuonNumbers(data), adam(data), polynomials(polynomials_of(data)) {}
+    Muon(Data& data, const std::vector<Polynomial>& polynomials)
+        : MuonNumbers(data), adam(data), polynomials(polynomials) {}
 
     // `average` is the matrices' momentum (count, width, width), and `new_average` what it becomes.
     // The moments of Adam are those of all other parameters, in their order.

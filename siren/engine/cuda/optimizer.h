@@ -25,7 +25,8 @@ class Muon {
 
 public:
     template <class Data>
-    explicit Muon(Data& data) : adam_(data), muon_(data), polynomials_(polynomials_of(data)) {
+    Muon(Data& data, const std::vector<Polynomial>& polynomials)
+        : adam_(data), muon_(data), polynomials_(polynomials) {
         if (polynomials_.size() > gpu::most_iterations) throw std::runtime_error("too many iterations of Muon");
     }
 
