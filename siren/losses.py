@@ -39,7 +39,7 @@ def _derivative_mse(network, batch, engine, order, operator, norm):
     if type(operator) is Forward and norm.pointwise:  # loss and gradient in one pass
         return engine.squared_error(network, batch, order, operator.scale)
     predicted = operator.predict(network, batch.coordinates, order, engine, norm.border)
-    return residual_loss(predicted, batch.target, order, operator, norm)
+    return batch.weight * residual_loss(predicted, batch.target, order, operator, norm)
 
 
 def residual_loss(predicted, target, order: int, operator, norm):

@@ -102,4 +102,5 @@ class StructureVariation:
 
 def _draw(random: np.random.Generator, share: range) -> RandomPoints:
     """The ``share`` of ``POINTS`` new points."""
-    return RandomPoints(share.start, len(share), int(random.bit_generator.random_raw()) & 0xFFFFFFFF)
+    key = random.bit_generator.random_raw() & 0xFFFFFFFF
+    return RandomPoints(share.start, len(share), key)

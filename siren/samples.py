@@ -70,10 +70,13 @@ class Batch(NamedTuple):
 
     coordinates  (n, 2) float32
     target       (n, K, channels) float32
+    weight       what the loss is multiplied by: how much of a step's points these are, if others
+                 are in other batches
     """
 
     coordinates: jt.Var
     target: jt.Var
+    weight: float = 1.0
 
 
 class DevicePoints:

@@ -24,7 +24,7 @@ LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hid
 WIDEST_MUON = 1024  # for wider matrices its kernel on a GPU has no room
 
 _COMPILER_OPTIONS = {f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" ': 1}
-_POLYNOMIALS = "{%s}" % ", ".join("{%sf, %sf, %sf}" % p for p in reference.POLYNOMIALS)  # in C++
+_POLYNOMIALS = ", ".join(f"{{{a}f, {b}f, {c}f}}" for a, b, c in reference.POLYNOMIALS)  # C++
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Fused:
         if isinstance(batch, _StoredBatch) and not jt.flags.no_grad:
             reference.check_order(network, order, scale)
             batch.check(network, order)
-            call = f"loss(in0_p, {batch.arguments(1)}, out0_p, out1_p)"
+            call = f'loss(in0_p, {batch.arguments(1)}, data["weight"], out0_p, out1_p)'
             numbers = {**_numbers(network, order, scale), **batch.numbers()}
             return _differentiate(network, batch.inputs(), call, numbers, self.precision)
         coordinates, target = batch.coordinates, batch.target
@@ -95,9 +95,9 @@ class Fused:
         reference.check_target(network, coordinates, target, order)
         if jt.flags.no_grad:
             computed = self.streams(network, coordinates, order, scale)
-            return reference.squared_error_of_streams(computed, target, order)
-        numbers = _numbers(network, order, scale)
-        call = "loss(in0_p, in1_p, in2_p, in1_shape0, out0_p, out1_p)"
+            return reference.squared_error_of_streams(computed, target, order, batch.weight)
+        numbers = {**_numbers(network, order, scale), "weight": batch.weight}
+        call = 'loss(in0_p, in1_p, in2_p, in1_shape0, data["weight"], out0_p, out1_p)'
         return _differentiate(network, [coordinates, target], call, numbers, self.precision)
 
     def variation(self, network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
@@ -133,9 +133,10 @@ class Fused:
         loss.known_gradient = None  # losses that wait to be read must not keep their gradients
         return known
 
-    def gather(self, points, selection):
+    def gather(self, points, selection, weight=1.0):
         """As ``reference.gather``; on a GPU without a list of the points."""
-        return (_StoredBatch if jt.flags.use_cuda else reference.gather)(points, selection)
+        make = _StoredBatch if jt.flags.use_cuda else reference.gather
+        return make(points, selection, weight)
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
@@ -146,7 +147,7 @@ class Fused:
             [matrices.shape],
             [matrices],
             "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
-            f"{_POLYNOMIALS}, out0_p);",
+            f"{{{_POLYNOMIALS}}}, out0_p);",
             {},
         )
         return result
@@ -175,7 +176,7 @@ class Fused:
         new_flat, new_mean, new_square, new_average = _code(
             [network.flat.shape, mean.shape, square.shape, average.shape],
             [network.flat, gradient, mean, square, average],
-            f"siren::Muon(data, {_POLYNOMIALS}).step({{in0_p, in1_p, in2_p, in3_p}}, "
+            f"siren::Muon(data, {{{_POLYNOMIALS}}}).step({{in0_p, in1_p, in2_p, in3_p}}, "
             "{out0_p, out1_p, out2_p}, in4_p, out3_p, in0->num);",
             {**adam_numbers._asdict(), **numbers._asdict(), **place},
             header=f'#define SIREN_PRECISION {self.precision.capitalize()}\n'
@@ -187,8 +188,8 @@ class Fused:
 class _StoredBatch:
     """As ``samples.Batch``: points on a GPU, which a loss gathers; Vars are made when asked for."""
 
-    def __init__(self, points, selection):
-        self.points, self.selection = points, selection
+    def __init__(self, points, selection, weight):
+        self.points, self.selection, self.weight = points, selection, weight
 
     @property
     def coordinates(self):
@@ -234,6 +235,7 @@ class _StoredBatch:
         height, width = self.points.grid_shape
         return {
             **vars(self.selection),
+            "weight": self.weight,
             "stored": self.points.first,
             "height": height,
             "grid_width": width,

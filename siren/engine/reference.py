@@ -96,19 +96,20 @@ def squared_error(network, batch, order, scale=(1.0, 1.0)):
 
     batch  a ``samples.Batch`` with K = 1, 2 or 1 supervised streams
 
-    Returns  sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of other
-    shapes.
+    Returns  weight sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of
+    other shapes.
     """
     coordinates, target = batch.coordinates, batch.target
     check_points(network, coordinates, order, scale)
     check_target(network, coordinates, target, order)
-    return squared_error_of_streams(streams(network, coordinates, order, scale), target, order)
+    computed = streams(network, coordinates, order, scale)
+    return squared_error_of_streams(computed, target, order, batch.weight)
 
 
-def squared_error_of_streams(computed, target, order):
+def squared_error_of_streams(computed, target, order, weight):
     """``squared_error``, given what ``streams`` has ``computed``."""
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
-    return (jt.stack(computed[supervised], dim=1) - target).sqr().mean()
+    return weight * (jt.stack(computed[supervised], dim=1) - target).sqr().mean()
 
 
 def variation(
@@ -159,12 +160,12 @@ def gradient(loss, network):
     return jt.grad(loss, [network.flat])[0]
 
 
-def gather(points, selection):
-    """The ``samples.Batch`` of ``selection``, a ``samples.Selection``.
+def gather(points, selection, weight=1.0):
+    """The ``samples.Batch`` of ``selection``, a ``samples.Selection``, with that weight.
 
     ``points`` is a ``samples.DevicePoints``.
     """
-    return points.gather(selection.indices())
+    return points.gather(selection.indices())._replace(weight=weight)
 
 
 def orthogonalize(matrices):

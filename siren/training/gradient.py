@@ -75,26 +75,26 @@ class Gradient:
             gradient.sync()  # before any other sum: all processes need the same order
         return loss, gradient
 
+    def _gather(self, selection, total):
+        return self.engine.gather(self.points, selection, len(selection) / total)
+
     def _gradient(self, loss):
         return self.engine.gradient(loss, self.network)
 
     def _of_batch(self, batch):
-        """Loss and gradient of a step whose points are all in one batch."""
+        """Loss and gradient of a step whose points here are all in one batch."""
         loss = self.task.loss(self.network, batch, self.engine)
         if self.task.prior is not None:
             loss = self.task.prior(self.network, self.engine, self.prior_share, loss)
         return loss, self._gradient(loss)
 
     def _pointwise(self, selection, total):
-        if len(selection) == total <= POINTS_AT_ONCE:
-            return self._of_batch(self.engine.gather(self.points, selection))
+        if 0 < len(selection) <= POINTS_AT_ONCE:
+            return self._of_batch(self._gather(selection, total))
         parts = [] if len(selection) else [jt.zeros((1,)), jt.zeros(self.network.flat.shape)]
         for strip in selection.strips(POINTS_AT_ONCE):
-            loss = self.task.loss(self.network, self.engine.gather(self.points, strip), self.engine)
-            terms = [len(strip) / total * term for term in (loss, self._gradient(loss))]
-            if self.task.prior is None and len(strip) == len(selection):
-                return terms
-            parts = _add(parts, terms)
+            loss = self.task.loss(self.network, self._gather(strip, total), self.engine)
+            parts = _add(parts, [loss, self._gradient(loss)])
         if self.task.prior is not None:
             term = self.task.prior(self.network, self.engine, self.prior_share)
             parts = _add(parts, [term, self._gradient(term)])

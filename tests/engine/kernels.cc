@@ -52,7 +52,7 @@ void loss(int width, int hidden_layers, int channels, int order, float omega, co
           const float* parameters, const float* coordinates, int64_t n, const float* target,
           float* loss, float* gradient) {
     make(width, hidden_layers, channels, order, omega, scale)
-        .loss(parameters, coordinates, target, n, loss, gradient);
+        .loss(parameters, coordinates, target, n, 1.0, loss, gradient);
 }
 
 // coefficients: a, b and c of each of the polynomials, one polynomial after the other.

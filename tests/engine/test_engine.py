@@ -518,8 +518,8 @@ def test_losses_of_stored_points_on_a_gpu(on_gpu, precision, order, width, chann
     points = Points(shape, values / np.float32(127.5) - 1, pixels if listed else None)
     for selection in (Selection(0, len(pixels)), Batches(70_000, 3).select(len(pixels), 2)):
         chosen = selection.indices()
-        given = Batch(jt.array(points.coordinates[chosen]), jt.array(points.target[chosen]))
-        batches = engine.gather(DevicePoints(points), selection), given
+        given = Batch(jt.array(points.coordinates[chosen]), jt.array(points.target[chosen]), 0.3)
+        batches = engine.gather(DevicePoints(points), selection, 0.3), given
         losses = [engine.squared_error(network, batch, order, (0.01, 0.02)) for batch in batches]
         assert losses[0].item() == losses[1].item()
         gradients = [engine.gradient(loss, network).numpy() for loss in losses]
@@ -548,7 +548,7 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
         streams = module.streams(network, x, order, spacing(*shape))
         assert len(streams) == reference.STREAMS[order]
         losses = [
-            module.squared_error(network, Batch(x, target), order, spacing(*shape)),
+            module.squared_error(network, Batch(x, target, 0.3), order, spacing(*shape)),
             # neither a squared error nor the same for all points or streams
             sum((k + 1) * (s * s * s).mean() for k, s in enumerate(streams)) * 3,
         ]

@@ -254,7 +254,7 @@ def test_loaded_points_are_the_points(images):
         Points(SHAPE, images[0].reshape(-1, 1, 3)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
-        x, target = samples.DevicePoints(ours).gather(which)
+        x, target, _ = samples.DevicePoints(ours).gather(which)
         assert (x.numpy() == ours.coordinates[which]).all()
         assert (target.numpy() == ours.target[which]).all()
 

@@ -58,10 +58,10 @@ struct Call : Numbers {
     }
 
     void loss(const float* parameters, const float* coordinates, const float* target,
-              int64_t n, float* loss, float* gradient) const {
+              int64_t n, double weight, float* loss, float* gradient) const {
         const Layers<float> layers(gradient, width, hidden_layers, channels);
         with_network(parameters, [&](const Network& net) {
-            *loss = float(squared_error(net, coordinates, target, n, order, scale,
+            *loss = float(squared_error(net, coordinates, target, n, order, scale, weight,
                                         {layers.weights.data(), layers.biases.data()}));
         });
     }

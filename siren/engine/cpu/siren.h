@@ -591,9 +591,9 @@ void backward(const Network& net, const float* coordinates, const float* cotange
 
 template <int streams>
 double squared_error(const Network& net, const float* coordinates, const float* target,
-                     int64_t n, const float* scale, const Gradients& gradients) {
+                     int64_t n, const float* scale, double weight, const Gradients& gradients) {
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
-    const double mean = 1.0 / (double(n) * supervised * net.channels);
+    const double mean = weight / (double(n) * supervised * net.channels);
     std::vector<double> losses(max_threads(), 0.0);
     for_each_tile<streams>(
         net, coordinates, n, scale, &gradients,
@@ -641,19 +641,19 @@ inline void backward(const Network& net, const float* coordinates, const float* 
 }
 
 // Mean squared error of the highest-order streams, and its gradient with respect to all parameters:
-// sum_n,k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u (order 0, K = 1), the
+// weight sum_n,k,c (y[n, k, c] - target[n, k, c])^2 / (n K channels) with y = u (order 0, K = 1), the
 // gradient (order 1, K = 2) or the Laplacian (order 2, K = 1). target is (n, K, channels). Returns
 // the loss.
 inline double squared_error(const Network& net, const float* coordinates, const float* target,
-                            int64_t n, int order, const float scale[2],
+                            int64_t n, int order, const float scale[2], double weight,
                             const Gradients& gradients) {
     if (order == 0) {
-        return detail::squared_error<1>(net, coordinates, target, n, scale, gradients);
+        return detail::squared_error<1>(net, coordinates, target, n, scale, weight, gradients);
     }
     if (order == 1) {
-        return detail::squared_error<3>(net, coordinates, target, n, scale, gradients);
+        return detail::squared_error<3>(net, coordinates, target, n, scale, weight, gradients);
     }
-    return detail::squared_error<4>(net, coordinates, target, n, scale, gradients);
+    return detail::squared_error<4>(net, coordinates, target, n, scale, weight, gradients);
 }
 
 }  // namespace siren

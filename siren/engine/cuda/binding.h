@@ -29,23 +29,23 @@ struct Call : Numbers {
     }
 
     void loss(const float* parameters, const float* coordinates, const float* target,
-              int64_t n, float* loss, float* gradient) const {
+              int64_t n, double weight, float* loss, float* gradient) const {
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
-            pass.squared_error(chunk, coordinates + 2 * begin, count, target + begin * supervised * channels, mean(n),
-                               {loss, gradient, nullptr, nullptr});
+            pass.squared_error(chunk, coordinates + 2 * begin, count, target + begin * supervised * channels,
+                               weight * mean(n), {loss, gradient, nullptr, nullptr});
         });
     }
 
     // The same of stored points, which are gathered chunk by chunk.
     template <class Value>
     void loss(const float* parameters, const gpu::Selection& selection, const gpu::StoredPoints<Value>& points,
-              float* loss, float* gradient) const {
+              double weight, float* loss, float* gradient) const {
         const int64_t n = selection.count;
         Pass pass(network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             gpu::gather(selection.part(begin, count), points, pass.coordinates(), pass.targets());
-            pass.squared_error(chunk, pass.coordinates(), count, pass.targets(), mean(n),
+            pass.squared_error(chunk, pass.coordinates(), count, pass.targets(), weight * mean(n),
                                {loss, gradient, nullptr, nullptr});
         });
     }

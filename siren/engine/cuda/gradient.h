@@ -2,6 +2,7 @@
 // which those sums may have.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/numerics.h"
 #include "cuda/tuning.h"
 
@@ -143,6 +144,7 @@ __device__ inline void finish_row(const Finish& f, const Part& part, int row, in
 
 // Writes or adds all sums.
 __global__ void finish_kernel(Finish f) {
+    follow();
     int block = blockIdx.x;
     if (block < f.large_blocks()) {
         return finish_row<1>(f, f.large, block / f.large_columns(), block % f.large_columns());

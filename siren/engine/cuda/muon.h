@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include "cuda/grid_barrier.h"
+#include "cuda/launch.h"
 #include "cuda/numerics.h"
 #include "cuda/runtime.h"
 #include "cuda/sm80/mma.h"
@@ -452,6 +453,7 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
     extern __shared__ __align__(128) unsigned char muon_memory[];
     __shared__ uint64_t copied;
     MuonStorage<Piece> shared(muon_memory, m.padded, &copied);
+    follow();
     const auto wait = [&] {
 #ifdef SIREN_HOPPER
         fence_async_proxy();  // what has been written here is for bulk copies

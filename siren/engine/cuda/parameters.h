@@ -2,6 +2,7 @@
 // them.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/numerics.h"
 
 namespace siren {
@@ -156,6 +157,7 @@ __device__ inline void pack_vectors(const Parameters& p, const Packed<Precision>
 // Blocks (x, y, z): columns in blocks of 8; row; matrix, or, last of all, the vectors.
 template <class Precision>
 __global__ void pack_kernel(Parameters p, Packed<Precision> to) {
+    follow();
     const int column = (blockIdx.x * blockDim.x + threadIdx.x) * 8, row = blockIdx.y, width = to.vectors.width;
     const int matrix = blockIdx.z, layer = 1 + matrix / 2;
     if (matrix == 2 * p.hidden_layers) return pack_vectors(p, to, row, column);

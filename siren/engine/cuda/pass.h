@@ -15,6 +15,7 @@
 #include <type_traits>
 
 #include "cuda/gradient.h"
+#include "cuda/launch.h"
 #include "cuda/plan.h"
 #include "cuda/sm80/layers_launch.h"
 #include "cuda/workspace.h"
@@ -110,8 +111,7 @@ private:
         const int rows = std::max(c_.plan.width, 3 + p.hidden_layers + p.channels);
         const Packed<Precision> packed{c_.vectors(),        c_.weights(1, false), tiled_,
                                        c_.memory.largest,   c_.memory.arrived,    c_.plan.keep ? c_.plan.chunks : 0};
-        pack_kernel<Precision><<<dim3(blocks(c_.plan.width / 8, 32), rows, 2 * p.hidden_layers + 1), 32>>>(p, packed);
-        check(cudaGetLastError());
+        launch(pack_kernel<Precision>, dim3(blocks(c_.plan.width / 8, 32), rows, 2 * p.hidden_layers + 1), 32, p, packed);
     }
 
     void take_points(const float* coordinates, int count) {
@@ -159,8 +159,7 @@ private:
                             plan.width,
                             sums.largest + chunk,
                             result};
-        finish_kernel<<<finish.blocks(), 256>>>(finish);
-        check(cudaGetLastError());
+        launch(finish_kernel, finish.blocks(), 256, finish);
     }
 
     const bool tiled_;

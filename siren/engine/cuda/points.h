@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/runtime.h"
+#include "cuda/launch.h"
 
 namespace siren {
 namespace gpu {
@@ -72,6 +72,7 @@ __device__ inline float target_of(const float*, float value) { return value; }
 
 template <class Value>
 __global__ void gather_kernel(Selection selection, StoredPoints<Value> points, float2* coordinates, float* target) {
+    follow();
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= selection.count) return;
     const unsigned index = selection.index(i), local = index - points.first;
@@ -87,8 +88,8 @@ __global__ void gather_kernel(Selection selection, StoredPoints<Value> points, f
 // coordinates (count, 2) and target (count, targets) of the selected points.
 template <class Value>
 void gather(const Selection& selection, const StoredPoints<Value>& points, float* coordinates, float* target) {
-    gather_kernel<<<blocks(selection.count), 256>>>(selection, points, reinterpret_cast<float2*>(coordinates), target);
-    check(cudaGetLastError());
+    launch(gather_kernel<Value>, blocks(selection.count), 256, selection, points, reinterpret_cast<float2*>(coordinates),
+           target);
 }
 
 // Random points as samples.RandomPoints has them, and a field of tensors (height, width, 3).
@@ -114,6 +115,7 @@ struct RandomPoints {
 };
 
 __global__ void draw_kernel(RandomPoints points, unsigned begin, unsigned count, float2* coordinates, float* tensors) {
+    follow();
     const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const unsigned number = points.first + begin + i;
@@ -125,9 +127,8 @@ __global__ void draw_kernel(RandomPoints points, unsigned begin, unsigned count,
 
 // coordinates (count, 2) and tensors (count, 3) of the points from number `begin` on.
 inline void draw(const RandomPoints& points, int64_t begin, int count, float* coordinates, float* tensors) {
-    draw_kernel<<<blocks(count), 256>>>(points, unsigned(begin), unsigned(count),
-                                        reinterpret_cast<float2*>(coordinates), tensors);
-    check(cudaGetLastError());
+    launch(draw_kernel, blocks(count), 256, points, unsigned(begin), unsigned(count),
+           reinterpret_cast<float2*>(coordinates), tensors);
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 // taken without it.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/sm90/pipeline.h"
 #include "cuda/sm90/tile.h"
 #include "cuda/tuning.h"
@@ -384,6 +385,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     auto& shared = *reinterpret_cast<typename Shape::SharedStorage*>(aligned_memory);
     const int layers = c.parameters.hidden_layers;
     if (threadIdx.x == 0) shared.pipeline(layers).init(1, Shape::groups * Shape::cluster);
+    follow();
     for (int i = threadIdx.x; i < Shape::numbers(layers); i += Shape::threads) {
         shared.vectors()[i] = c.vectors.data[i];
     }

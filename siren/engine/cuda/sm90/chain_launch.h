@@ -58,7 +58,7 @@ private:
         return blocks;
     }
     static ClusterLaunch launch(const Parameters& p, int blocks) {
-        return {dim3(blocks), Shape::threads, Shape::bytes(p.hidden_layers), dim3(Shape::cluster), true};
+        return {dim3(blocks), Shape::threads, Shape::bytes(p.hidden_layers), dim3(Shape::cluster)};
     }
 
     const Context<Precision>& c_;

@@ -1,29 +1,28 @@
 // Launches blocks in clusters.
 #pragma once
 
-#include "cuda/runtime.h"
+#include "cuda/launch.h"
 
 namespace siren {
 namespace gpu {
 namespace {
 
-// How to launch blocks in clusters; a cooperative launch has all blocks running at the same time, or fails.
+// How to launch blocks in clusters, of a kernel that calls follow().
 struct ClusterLaunch {
     cudaLaunchAttribute attributes[2];
     cudaLaunchConfig_t config{};
 
-    ClusterLaunch(dim3 grid, int threads, size_t bytes, dim3 cluster, bool cooperative = false) {
+    ClusterLaunch(dim3 grid, int threads, size_t bytes, dim3 cluster) {
         attributes[0].id = cudaLaunchAttributeClusterDimension;
         attributes[0].val.clusterDim.x = cluster.x;
         attributes[0].val.clusterDim.y = cluster.y;
         attributes[0].val.clusterDim.z = cluster.z;
-        attributes[1].id = cudaLaunchAttributeCooperative;
-        attributes[1].val.cooperative = 1;
+        attributes[1] = may_follow_early();
         config.gridDim = grid;
         config.blockDim = dim3(threads);
         config.dynamicSmemBytes = bytes;
         config.attrs = attributes;
-        config.numAttrs = cooperative ? 2 : 1;
+        config.numAttrs = 2;
     }
     ClusterLaunch(const ClusterLaunch&) = delete;  // `config` points into it
 

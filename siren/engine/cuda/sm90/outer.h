@@ -2,6 +2,7 @@
 // wide.h has left. chain.h does not leave the first layer's H, which is computed here.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/sm90/pipeline.h"
 #include "cuda/sm90/tile.h"
 #include "cuda/tuning.h"
@@ -106,6 +107,7 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
     }
     __syncthreads();
     cluster_sync();
+    follow();
 
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     const int thread = threadIdx.x % Shape::group_threads;

@@ -3,6 +3,7 @@
 // output layer. tile.h has the epilogues, outer.h the outer products, and outputs.h the loss.
 #pragma once
 
+#include "cuda/launch.h"
 #include "cuda/outputs.h"
 #include "cuda/sm90/pipeline.h"
 #include "cuda/sm90/tile.h"
@@ -243,6 +244,7 @@ template <class Precision, int streams, Epilogue kind>
 __global__ void __launch_bounds__(WideShape<Precision, streams>::threads, 1)
     wide_product_kernel(WideProduct<Precision> c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    follow();
     typedef typename Precision::Piece Piece;
     typedef WideShape<Precision, streams> Shape;
     typedef typename Shape::OfTile OfTile;
