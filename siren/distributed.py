@@ -34,11 +34,16 @@ def all_reduce(var):
     return var if world_size() == 1 else var.mpi_all_reduce("add")
 
 
+def sum_of(numbers: list[float]) -> list[float]:
+    """The sums of all processes' ``numbers``, two or more of them; all processes must call it."""
+    if world_size() == 1:
+        return numbers
+    return all_reduce(jt.array(np.float32(numbers))).numpy().tolist()
+
+
 def any_true(flag: bool) -> bool:
     """Whether ``flag`` is true in any process; all processes must call it."""
-    if world_size() == 1:
-        return flag
-    return bool(all_reduce(jt.array(np.float32([flag, flag]))).numpy()[0])
+    return sum_of([flag, flag])[0] > 0
 
 
 def broadcast(content: bytes) -> bytes:

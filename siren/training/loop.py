@@ -13,6 +13,7 @@ import numpy as np
 
 from siren import distributed
 from siren.samples import steps_per_pass
+from siren.training.agreement import Agreement
 from siren.training.checkpoint import Checkpoint, State
 from siren.training.evaluation import predict_image, sample_pixels, sampled_score, score
 from siren.training.gradient import POINTS_AT_ONCE as LARGE
@@ -22,8 +23,6 @@ from siren.training.history import Epoch, Training
 from siren.training.optimizer import constant
 from siren.training.progress import LINE_EVERY, Progress
 from siren.training.validation import Best, make_validation
-
-AGREE_EVERY = 20  # steps on GPUs between two exchanges of processes about whether to stop
 
 
 def train(
@@ -73,13 +72,13 @@ def train(
                 if step % steps == 0:
                     progress.add(*record(step // steps, loss))
                 jt.sync([gradient])
-                if _is_time_to_fetch(step, progress):
+                if _is_time_to_fetch(run, step, progress):
                     progress.fetch()
                 if run.training.ended == "diverged" or step == last:
                     break
                 optimizer.step([gradient], schedule(step / last))
                 jt.sync([network.flat, *optimizer.vars()])
-                if _is_sync_step(step) and _save_or_stop(run, step, checkpoint, stop, progress):
+                if _save_or_stop(run, step, checkpoint, stop, progress):
                     break
                 progress.move((step + 1) / steps)
         except KeyboardInterrupt:
@@ -96,6 +95,7 @@ class _Run:
         self.guidance = guidance
         self.best = Best(network)
         self.training = Training()
+        self.agreement = Agreement(0)
         self.start = time.perf_counter()
 
     def restore(self, state: State) -> int:
@@ -108,6 +108,7 @@ class _Run:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
             self.training.record(Epoch(*entry))
+        self.agreement = Agreement(state.step)
         self.start -= state.seconds
         return state.step
 
@@ -187,23 +188,16 @@ class _Record:
         return None
 
 
-def _is_sync_step(step: int) -> bool:
-    """Whether processes exchange their ``stop`` after ``step``; rare on GPUs, which it stalls."""
-    if distributed.world_size() == 1:
-        return True
-    return step % (AGREE_EVERY if jt.flags.use_cuda else 1) == 0
-
-
-def _is_time_to_fetch(step: int, progress: Progress) -> bool:
+def _is_time_to_fetch(run: _Run, step: int, progress: Progress) -> bool:
     """Whether to read losses now; the same steps in all processes, so that they stop together."""
-    if distributed.world_size() > 1:
-        return _is_sync_step(step)
-    return progress.due()
+    return run.agreement.due(step) if distributed.world_size() > 1 else progress.due()
 
 
 def _save_or_stop(run: _Run, step: int, checkpoint, stop, progress: Progress) -> bool:
     """Save the state if it is time; returns whether the loop ends after ``step``."""
-    stopped = distributed.any_true(stop())
+    if not run.agreement.due(step):
+        return False
+    stopped = run.agreement.any_true(stop())
     if distributed.rank() == 0 and checkpoint is not None and (stopped or checkpoint.due()):
         progress.fetch()
         if run.training.ended == "diverged":
