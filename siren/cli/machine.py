@@ -80,7 +80,7 @@ def choose_engine(options: argparse.Namespace, device: str):
 def choose_and_rehearse(options: argparse.Namespace, device: str, bits: int):
     """``choose_engine``, and a rehearsal of the run with pictures of so many ``bits``."""
     engine = choose_engine(options, device)
-    rehearse(options, bits, trial_stamp(_use(options), device))
+    rehearse(options, device, bits, trial_stamp(_use(options), device))
     return engine
 
 

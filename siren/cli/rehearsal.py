@@ -20,7 +20,9 @@ from siren.images import write_png
 from siren.runtime import Compilation, run_interruptibly, under_mpirun
 from siren.runtime.paths import digest, private_folder
 
-SIDE = 16  # pixels
+# Pixels. On a GPU Jittor compiles indexing once for up to 1024 elements, once for up to 4096 and
+# once for more, of which the run will have; there is time for that there.
+SIDES = {"cpu": 16, "cuda": 256}
 WORTH = 1 << 20  # points in all passes: a shorter run is as good as its rehearsal
 PATHS = ("input_path", "ot_image_path", "mask_path", "output_dir", "network_path")
 # What decides which operations a run meets, besides the network and the device.
@@ -31,11 +33,12 @@ DECISIVE = (
 CODE = "import sys, main; from siren.cli import rehearsal; rehearsal.perform(sys.argv[1], main.run)"
 
 
-def rehearse(options: argparse.Namespace, bits: int, engine_stamp: str) -> None:
-    """Rehearse the run of ``options`` with pictures of so many bits, unless that has been done.
+def rehearse(options: argparse.Namespace, device: str, bits: int, engine_stamp: str) -> None:
+    """Rehearse the run of ``options`` on ``device``, unless that has been done.
 
-    ``engine_stamp`` (``engine.use.trial_stamp``) names the network, the device and the machine.
-    Whatever goes wrong in the rehearsal is for the run itself to report.
+    ``bits`` are those of the pictures. ``engine_stamp`` (``engine.use.trial_stamp``) names the
+    network, the device and the machine. Whatever goes wrong in the rehearsal is for the run itself
+    to report.
     """
     if under_mpirun() or options.epochs * options.sidelength**2 < WORTH:
         return
@@ -48,7 +51,7 @@ def rehearse(options: argparse.Namespace, bits: int, engine_stamp: str) -> None:
         return
     with contextlib.suppress(OSError):
         stamp.touch()  # first, so that the run in the child does not rehearse in its turn
-    values = json.dumps({**vars(options), "bits": bits}, default=str)
+    values = json.dumps({**vars(options), "bits": bits, "side": SIDES[device]}, default=str)
     announcement = "Compiling what this run needs besides, once on this machine ..."
     try:
         with Compilation(announcement, "operations") as compilation:
@@ -61,28 +64,28 @@ def rehearse(options: argparse.Namespace, bits: int, engine_stamp: str) -> None:
 def perform(values: str, run: Callable) -> None:
     """In the child: call ``run``, of main.py, with the options in ``values`` made small."""
     values = json.loads(values)
-    bits = values.pop("bits")
+    bits, side = values.pop("bits"), values.pop("side")
     for name in PATHS:
         values[name] = values[name] and Path(values[name])
     options = argparse.Namespace(**values)
     with tempfile.TemporaryDirectory() as folder:
-        _shrink(options, Path(folder), bits)
+        _shrink(options, Path(folder), bits, side)
         run(options, signals.Stop())
 
 
-def _shrink(options: argparse.Namespace, folder: Path, bits: int) -> None:
+def _shrink(options: argparse.Namespace, folder: Path, bits: int, side: int) -> None:
     """Let ``options`` take a few passes over noise, and write to ``folder``."""
-    noise = np.random.default_rng(0).uniform(-1, 1, (SIDE, SIDE, options.channels))
+    noise = np.random.default_rng(0).uniform(-1, 1, (side, side, options.channels))
     write_png(folder / "noise.png", noise.astype(np.float32), bits=bits)
     options.input_path = options.ot_image_path = folder / "noise.png"
     if options.mask_path is not None:
-        mask = np.full((SIDE, SIDE, 1), -1, np.float32)
-        mask[SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = 1
+        mask = np.full((side, side, 1), -1, np.float32)
+        mask[side // 4 : side // 2, side // 4 : side // 2] = 1
         options.mask_path = folder / "mask.png"
         write_png(options.mask_path, mask)
     options.output_dir = folder / "output"
-    options.sidelength, options.aspect, options.offset = SIDE, "square", (0, 0)
-    options.points = options.points and SIDE * SIDE // 4
-    options.batch_points = options.batch_points and SIDE * SIDE // 8
+    options.sidelength, options.aspect, options.offset = side, "square", (0, 0)
+    options.points = options.points and side * side // 4
+    options.batch_points = options.batch_points and side * side // 8
     options.preview_every = min(options.preview_every, 1)
     options.epochs, options.resume = 3, False  # the prior follows the picture from the second on

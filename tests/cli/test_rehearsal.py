@@ -39,12 +39,13 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, monkeypatch):
     options.input_path = ROOT / "data" / "camera.png"
     options.precision = "fp32"
     fill_in(options, (256, 256), 65536)
-    rehearsal.rehearse(options, 16, "stamp")
-    rehearsal.rehearse(options, 16, "stamp")
+    rehearsal.rehearse(options, "cpu", 16, "stamp")
+    rehearsal.rehearse(options, "cpu", 16, "stamp")
     assert len(children) == 1
-    rehearsal.rehearse(options, 8, "stamp")
-    rehearsal.rehearse(options, 16, "another stamp")
-    assert len(children) == 3
+    rehearsal.rehearse(options, "cpu", 8, "stamp")
+    rehearsal.rehearse(options, "cpu", 16, "another stamp")
+    rehearsal.rehearse(options, "cuda", 16, "the stamp of a GPU")
+    assert [json.loads(child)["side"] for child in children] == [16, 16, 16, 256]
 
     seen = []
 
@@ -66,16 +67,16 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     options = parse([*TUNED, "--task", "fit"])
     monkeypatch.setattr(rehearsal, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        rehearsal.rehearse(options, 8, "stamp")
+        rehearsal.rehearse(options, "cpu", 8, "stamp")
     monkeypatch.setattr(
         rehearsal, "run_interruptibly", lambda arguments, read: children.append(arguments)
     )
-    rehearsal.rehearse(options, 8, "stamp")
+    rehearsal.rehearse(options, "cpu", 8, "stamp")
     assert len(children) == 1
 
 
 def test_a_short_run_is_not_rehearsed(children):
-    rehearsal.rehearse(parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), 8, "stamp")
+    rehearsal.rehearse(parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), "cpu", 8, "stamp")
     assert not children
 
 
