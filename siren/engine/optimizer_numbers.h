@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+#ifdef __CUDACC__
+#define SIREN_EVERYWHERE __host__ __device__  // on the CPU and on a GPU
+#else
+#define SIREN_EVERYWHERE
+#endif
+
 namespace siren {
 
 // As `reference.AdamNumbers`.
@@ -36,6 +42,12 @@ struct MuonNumbers {
 // Coefficients of one iteration of orthogonalisation, which takes a singular value s to a s + b s^3 + c s^5.
 struct Polynomial {
     float a, b, c;
+
+    // That of s / scale.
+    SIREN_EVERYWHERE Polynomial of_quotient(double scale) const {
+        const double cube = scale * scale * scale;
+        return {float(a / scale), float(b / cube), float(c / (cube * scale * scale))};
+    }
 };
 
 // What a step of Adam reads: parameters, their gradient and both moments.

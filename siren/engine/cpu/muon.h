@@ -21,12 +21,6 @@
 
 namespace siren {
 
-// The polynomial of s / scale.
-inline Polynomial of_quotient(Polynomial p, double scale) {
-    const double cube = scale * scale * scale;
-    return {float(p.a / scale), float(p.b / cube), float(p.c / (cube * scale * scale))};
-}
-
 namespace detail {
 
 // Memory layout of a square matrix (n, n): column panels, padded with zeros so that each matrix can
@@ -169,7 +163,7 @@ private:
         const std::vector<double> traces = sums(blocks);
         each(team, blocks, [&](int matrix, int index) {
             const double norm = std::pow(traces[matrix], 1 / 8.0);
-            finish_block(of_quotient(p, std::max(norm, 1e-3)), matrix, LowerBlock(index));
+            finish_block(p.of_quotient(std::max(norm, 1e-3)), matrix, LowerBlock(index));
         });
     }
 

@@ -340,12 +340,6 @@ __device__ void multiply_panel(const MuonArguments<Piece>& m, MuonStorage<Piece>
     }
 }
 
-// The polynomial of s / norm.
-__device__ inline Polynomial polynomial_of_quotient(Polynomial p, double norm) {
-    const double cube = norm * norm * norm;
-    return {float(p.a / norm), float(p.b / cube), float(p.c / (cube * norm * norm))};
-}
-
 // A panel of G = X X^T and of Y = G X.
 template <class Piece>
 __device__ void multiply_by_gram(const MuonArguments<Piece>& m, MuonStorage<Piece>& shared, const Panel& panel,
@@ -434,7 +428,7 @@ __device__ void multiply_again(const MuonArguments<Piece>& m, MuonStorage<Piece>
 template <class Piece>
 __device__ void finish_first(const MuonArguments<Piece>& m, const Panel& panel, const Piece* x, Piece* next) {
     const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
-    const Polynomial p = polynomial_of_quotient(m.polynomials[0], trace > 0 ? sqrt(sqrt(sqrt(trace))) : 1.0);
+    const Polynomial p = m.polynomials[0].of_quotient(trace > 0 ? sqrt(sqrt(sqrt(trace))) : 1.0);
     struct Loaded {
         MuonPair pair;
         float2 z;
