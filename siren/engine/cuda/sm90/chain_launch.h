@@ -48,7 +48,8 @@ public:
     }
 
 private:
-    // How many blocks can be there at the same time. Asking takes longer than a launch, so the answer is kept.
+    // How many blocks can be there at the same time, as they must be: they wait for each other (`arrived`). A kernel that
+    // follows is set up only when all of them run. Asking takes longer than a launch, so the answer is kept.
     static int count_blocks(const Parameters& p) {
         static int layers = 0, blocks = 0;
         if (layers != p.hidden_layers) {
