@@ -53,8 +53,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     An option that has no effect in this run is bad too (``relevance.is_effective``).
 
-    ``input_path`` is a list of files and folders. ``points``, ``batch_points`` and ``omega_first``
-    are None by default: they depend on the picture's size (``recipes``).
+    ``input_path`` is a list of files and folders. ``points``, ``batch_points``,
+    ``omega_first`` and the tuned ``lr`` are None by default: they depend on the picture's size and
+    the number of steps (``recipes``).
 
     For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
     ``experiments``, the options of each task, in the order in which they run. Each has those of the
@@ -320,7 +321,8 @@ def _add_optimization(group):
         type=number(1e-30, 1e30),
         default=argparse.SUPPRESS,
         metavar="RATE",
-        help="learning rate of Adam (default: 0.0001; tuned: 0.001)",
+        help="learning rate of Adam (default: 0.0001; tuned: 0.001, or 5 / steps in more than "
+        "5000 steps)",
     )
     group.add_argument(
         "--muon_lr",

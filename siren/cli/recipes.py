@@ -1,4 +1,6 @@
-"""Recipes: sets of defaults, chosen by ``--recipe``, some of which depend on the picture's size."""
+"""Recipes: sets of defaults, chosen by ``--recipe``, some of which depend on the picture's size
+and on the number of steps.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ class Recipe:
 
     epochs: int = 1000
     optimizer: str = "adam"
-    lr: float = 1e-4
+    lr: float | None = 1e-4
     muon_lr: float = 5e-3
     schedule: str = "constant"
     operator: str = "forward"
@@ -40,7 +42,7 @@ _REPORT = Recipe(), None
 _TUNED = Recipe(
     epochs=50,
     optimizer="muon",
-    lr=1e-3,
+    lr=None,
     schedule="linear",
     operator="fd",
     residual_norm="pixel",
@@ -65,6 +67,7 @@ _TUNED_FOR = {
 
 NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
+ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on it falls
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 
 
@@ -94,7 +97,7 @@ def default_points(pixels: int) -> int:
 
 
 def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
-    """Set what depends on the size: ``omega_first`` and ``batch_points``, where they are None.
+    """Set what depends on the size: ``omega_first``, ``batch_points`` and ``lr``, if None.
 
     shape   (height, width) of the picture
     points  the number of training points
@@ -105,6 +108,8 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
+    Adam's rate is divided by the number of steps beyond 5000: its steps have a constant size, and
+    in tens of thousands of them the frequencies of the first layer would drift away.
     """
     _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
@@ -116,3 +121,6 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     if options.batch_points is None and not whole_grid:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
+    if options.lr is None:
+        steps = options.epochs * -(-points // (options.batch_points or points))
+        options.lr = ADAM_RATE * min(1, LONG / steps)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from siren.cli.inputs import read_inputs
 from siren.cli.options import make_parser, parse
-from siren.cli.recipes import default_points
+from siren.cli.recipes import default_points, fill_in
 from siren.cli.relevance import SCOPES, TASKS, TRAINING, effective_options
 from siren.cli.several import make_runs
 from siren.text import printable
@@ -381,3 +381,23 @@ def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
     expected[2:5] = expected[10:12] = True
     assert (masks[0] == expected).all()
     assert (masks[1] == expected).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rate"),
+    [
+        ("--epochs 50", 1e-3),
+        ("--epochs 1250", 1e-3),  # 5000 steps
+        ("--epochs 5000", 2.5e-4),
+        ("--epochs 5000 --lr 0.002", 2e-3),
+        ("--epochs 1250 --batch_points 4096", 2.5e-4),
+        ("--epochs 10000 --task inpaint --points 5000", 5e-4),
+    ],
+)
+def test_the_tuned_rate_of_adam_falls_with_the_steps_of_a_long_training(arguments, rate):
+    options = parse(["--recipe", "tuned", *arguments.split()])
+    fill_in(options, (256, 256), options.points or 65536)
+    assert options.lr == pytest.approx(rate)
+    options = parse(["--epochs", "100000"])
+    fill_in(options, (256, 256), 65536)
+    assert options.lr == 1e-4
