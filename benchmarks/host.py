@@ -109,8 +109,7 @@ def take_steps(make, count: int) -> float:
     network, engine = Siren(), Fused("fp16")
     optimizer = Muon(network, engine, 5e-3, 1e-3)
     passes = count // steps_per_pass(len(task.points), batches)
-    quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
-    with quiet[0], quiet[1]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         start = time.perf_counter()
         train(network, task, engine, passes, optimizer, linear, batches=batches)
         return (time.perf_counter() - start) / count

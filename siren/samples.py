@@ -181,7 +181,7 @@ class Selection:
             min(max(self._first_from(index), self.first), last)
             for index in (share.start, share.stop)
         )
-        return self if (begin, end) == (self.first, last) else self._cut(begin, end - begin)
+        return self._cut(begin, end - begin)
 
     def strips(self, size: int) -> Iterator[Selection]:
         """Cut it into selections of at most ``size`` points."""

@@ -53,9 +53,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
     An option that has no effect in this run is bad too (``relevance.is_effective``).
 
-    ``input_path`` is a list of files and folders. ``points``, ``batch_points``,
-    ``omega_first`` and the tuned ``lr`` are None by default: they depend on the picture's size and
-    the number of steps (``recipes``).
+    ``input_path`` is a list of files and folders. ``points``, ``batch_points``, ``omega_first`` and
+    the tuned ``lr`` are None by default: they depend on the picture's size and the number of steps
+    (``recipes``).
 
     For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
     ``experiments``, the options of each task, in the order in which they run. Each has those of the

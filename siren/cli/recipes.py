@@ -12,7 +12,10 @@ from siren.memory import needs_whole_grid
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings by the names of main.py's options; the defaults are the course report's."""
+    """Settings by the names of main.py's options; the defaults are the course report's.
+
+    ``lr`` None is for ``fill_in`` to set.
+    """
 
     epochs: int = 1000
     optimizer: str = "adam"
@@ -97,7 +100,7 @@ def default_points(pixels: int) -> int:
 
 
 def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
-    """Set what depends on the size: ``omega_first``, ``batch_points`` and ``lr``, if None.
+    """Set ``omega_first``, ``batch_points`` and ``lr``, which depend on the size, where None.
 
     shape   (height, width) of the picture
     points  the number of training points

@@ -24,7 +24,9 @@ LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hid
 WIDEST_MUON = 1024  # for wider matrices its kernel on a GPU has no room
 
 _COMPILER_OPTIONS = {f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" ': 1}
-_POLYNOMIALS = ", ".join(f"{{{a}f, {b}f, {c}f}}" for a, b, c in reference.POLYNOMIALS)  # C++
+_POLYNOMIALS = (  # a std::vector<Polynomial>
+    "{" + ", ".join(f"{{{a}f, {b}f, {c}f}}" for a, b, c in reference.POLYNOMIALS) + "}"
+)
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,7 @@ class Fused:
             [matrices.shape],
             [matrices],
             "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
-            f"{{{_POLYNOMIALS}}}, out0_p);",
+            f"{_POLYNOMIALS}, out0_p);",
             {},
         )
         return result
@@ -176,7 +178,7 @@ class Fused:
         new_flat, new_mean, new_square, new_average = _code(
             [network.flat.shape, mean.shape, square.shape, average.shape],
             [network.flat, gradient, mean, square, average],
-            f"siren::Muon(data, {{{_POLYNOMIALS}}}).step({{in0_p, in1_p, in2_p, in3_p}}, "
+            f"siren::Muon(data, {_POLYNOMIALS}).step({{in0_p, in1_p, in2_p, in3_p}}, "
             "{out0_p, out1_p, out2_p}, in4_p, out3_p, in0->num);",
             {**adam_numbers._asdict(), **numbers._asdict(), **place},
             header=f'#define SIREN_PRECISION {self.precision.capitalize()}\n'

@@ -1,6 +1,6 @@
 // How kernels follow each other. On Hopper a kernel is set up while the one before it ends ("programmatic dependent
-// launch"), which saves a microsecond; elsewhere it starts after it. All kernels of a pass and Muon's call follow()
-// first; one that is launched otherwise starts when all before it have ended, whatever they call.
+// launch"), which saves a microsecond; elsewhere it starts after it. That is for kernels that call follow() and are
+// launched by launch() or ClusterLaunch; any other one starts when all before it have ended, whatever these call.
 #pragma once
 
 #include "cuda/runtime.h"
