@@ -41,9 +41,23 @@ constexpr int warp_columns = muon_block / muon_warps;
 // Matrices in 16 bits are squares of muon_block rows and columns, one after the other, each of which a single copy takes
 // to shared memory. In every eight rows of a square the groups of eight columns are in other places, so that eight rows
 // of such a group are in different banks.
-__host__ __device__ constexpr int place_in_square(int row, int column) {
+__device__ constexpr int place_in_square(int row, int column) {
     return row * muon_block + (column / 8 ^ row % 8) * 8 + column % 8;
 }
+
+// Where an element of 16 rows of a matrix is, counted from the first one.
+__device__ constexpr int place_in_panel(int row, int column) {
+    return column / muon_block * (muon_block * muon_block) + place_in_square(row, column % muon_block);
+}
+
+// 16 rows of a matrix, and where their first elements are.
+struct Panel {
+    int matrix, number;     // which one of the matrix it is
+    int rows;               // that are there
+    size_t in_squares;      // in matrices of 16 bits
+    int64_t in_parameters;  // among parameters and their gradient
+    size_t in_averages;     // in the momentum
+};
 
 template <class Piece>
 struct MuonArguments {
@@ -66,18 +80,21 @@ struct MuonArguments {
 
     __host__ __device__ int panels() const { return padded / panel_rows; }  // of a matrix
     __host__ __device__ int squares() const { return padded / muon_block; }  // of a row of them
-    __device__ int64_t layer() const { return int64_t(muon.width) * muon.width + muon.width; }
+    __device__ int64_t layer() const { return int64_t(muon.width) * muon.width + muon.width; }  // its numbers
     __device__ size_t square(int matrix, int row, int column) const {
         return ((size_t(matrix) * squares() + row) * squares() + column) * muon_block * muon_block;
     }
-    __device__ size_t place(int matrix, int row, int column) const {
-        return square(matrix, row / muon_block, column / muon_block) +
-               place_in_square(row % muon_block, column % muon_block);
+    __device__ Panel panel(int i) const {
+        const int matrix = i / panels(), number = i % panels(), row = number * panel_rows;
+        return {matrix,
+                number,
+                max(0, min(panel_rows, muon.width - row)),
+                square(matrix, row / muon_block, 0) + place_in_square(row % muon_block, 0),
+                muon.start + matrix * layer() + int64_t(row) * muon.width,
+                (size_t(matrix) * muon.width + row) * muon.width};
     }
-    // Among the parameters.
-    __device__ int64_t parameter(int matrix, int row) const {
-        return muon.start + matrix * layer() + int64_t(row) * muon.width;
-    }
+    // The blocks that have no panel; with clusters there are some for step_adam().
+    __device__ int first_spare_block() const { return clustered ? muon.count * panels() : 0; }
 };
 
 // A block's shared memory: a square of the right operand, and two panels that are left operands.
@@ -102,16 +119,10 @@ struct MuonStorage {
     }
 };
 
-struct Panel {
-    int matrix, first_row;
-};
-
 // Calls visit(panel) for each panel of this block.
 template <class Piece, class Visit>
 __device__ void for_each_panel(const MuonArguments<Piece>& m, const Visit& visit) {
-    for (int i = blockIdx.x; i < m.muon.count * m.panels(); i += gridDim.x) {
-        visit(Panel{i / m.panels(), i % m.panels() * panel_rows});
-    }
+    for (int i = blockIdx.x; i < m.muon.count * m.panels(); i += gridDim.x) visit(m.panel(i));
 }
 
 __device__ inline double sum_over_warp(double x) {
@@ -121,7 +132,7 @@ __device__ inline double sum_over_warp(double x) {
 }
 
 // Writes the sum over a block's threads, in a fixed order.
-__device__ inline void store_sum_over_block(double x, double* result) {
+__device__ __noinline__ void store_sum_over_block(double x, double* result) {
     __shared__ double warps[muon_warps];
     x = sum_over_warp(x);
     __syncthreads();
@@ -133,13 +144,15 @@ __device__ inline void store_sum_over_block(double x, double* result) {
 }
 
 // The sum of `count` numbers that blocks have written, for each thread of a warp.
-__device__ inline double sum_of(const double* numbers, int count) {
+__device__ __noinline__ double sum_of(const double* numbers, int count) {
     double sum = 0;
+#pragma unroll 1
     for (int i = threadIdx.x % 32; i < count; i += 32) sum += __ldcg(numbers + i);
     return sum_over_warp(sum);
 }
 
-// Adam's step for the parameters outside of matrices, which are `others` in number.
+// Adam's step for the parameters outside of matrices, which are `others` in number. With clusters, blocks that have
+// nothing else to do take it.
 template <class Piece>
 __device__ void step_adam(const MuonArguments<Piece>& m) {
     const AdamNumbers& adam = m.adam;
@@ -148,7 +161,9 @@ __device__ void step_adam(const MuonArguments<Piece>& m) {
     const float scale = float(1 / adam.correction), least = float(adam.eps), rate = float(adam.rate);
     const int64_t start = m.muon.start, biases = int64_t(m.muon.count) * m.muon.width, layer = m.layer();
     const int64_t others = m.parameters - m.muon.count * (layer - m.muon.width);
-    for (int64_t i = int64_t(blockIdx.x) * muon_threads + threadIdx.x; i < others; i += int64_t(gridDim.x) * muon_threads) {
+    const int first = m.first_spare_block();
+    for (int64_t i = (int(blockIdx.x) - first) * muon_threads + int(threadIdx.x); i >= 0 && i < others;
+         i += int64_t(gridDim.x - first) * muon_threads) {
         int64_t at = i;
         if (i >= start + biases) {
             at = i - biases + m.muon.count * layer;
@@ -165,71 +180,69 @@ __device__ void step_adam(const MuonArguments<Piece>& m) {
     }
 }
 
-// Calls visit(row, column, load(row, column)) for the elements of a panel, of those that are above `rows` and left of
-// `columns`. A warp takes rows, 256 columns at a time, and loads all of these first: a store between two loads, which
-// might be to the same place, would make each wait for the memory.
-template <class Load, class Visit>
-__device__ void for_each_element(const Panel& panel, int rows, int columns, const Load& load, const Visit& visit) {
-    constexpr int at_once = 8, warp_rows = panel_rows / muon_warps;
-    const int first_row = panel.first_row + threadIdx.x / 32 * warp_rows;
-    for (int begin = threadIdx.x % 32; begin < columns; begin += 32 * at_once) {
-        decltype(load(0, 0)) loaded[warp_rows][at_once];
-        const auto for_each = [&](auto&& work) {
+// A thread's elements of 16 rows and 256 columns: of each of a warp's rows every 32nd.
+constexpr int thread_rows = panel_rows / muon_warps, thread_columns = 8, section_columns = 32 * thread_columns;
+typedef float Section[thread_rows][thread_columns];
+
+// Calls visit(i, j, row, column) for those from column `begin` on.
+template <class Visit>
+__device__ inline void for_each_element(int begin, const Visit& visit) {
+    const int row = threadIdx.x / 32 * thread_rows, column = begin + threadIdx.x % 32;
 #pragma unroll
-            for (int i = 0; i < warp_rows; ++i) {
+    for (int i = 0; i < thread_rows; ++i) {
 #pragma unroll
-                for (int j = 0; j < at_once; ++j) {
-                    const int row = first_row + i, column = begin + 32 * j;
-                    if (row < rows && column < columns) work(row, column, loaded[i][j]);
-                }
-            }
-        };
-        for_each([&](int row, int column, auto& element) { element = load(row, column); });
-        for_each([&](int row, int column, const auto& element) { visit(row, column, element); });
+        for (int j = 0; j < thread_columns; ++j) visit(i, j, row + i, column + 32 * j);
     }
 }
 
-// An element's gradient and momentum.
-template <class Piece>
-__device__ inline float2 slope_and_average(const MuonArguments<Piece>& m, const float* averages, int matrix, int row,
-                                           int column) {
-    return make_float2(m.in.gradient[m.parameter(matrix, row) + column],
-                       averages[(int64_t(matrix) * m.muon.width + row) * m.muon.width + column]);
+// Loads these elements of (rows, width); 0 beyond it. All are loaded before anything is stored: a store between two
+// loads, which might be to the same place, would make the second one wait for the memory.
+__device__ inline void load_section(const float* from, int rows, int width, int begin, Section& to) {
+    for_each_element(begin, [&](int i, int j, int row, int column) {
+        to[i][j] = row < rows && column < width ? from[row * width + column] : 0.0f;
+    });
 }
 
 // The momentum, and the squares of the direction that looks a step ahead.
 template <class Piece>
 __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel) {
-    const int n = m.muon.width;
+    const int width = m.muon.width;
     const float momentum = m.muon.momentum;
+    float* const new_average = m.new_average + panel.in_averages;
     double sum = 0;
-    const auto load = [&](int row, int column) {
-        return slope_and_average(m, m.average, panel.matrix, row, column);
-    };
-    for_each_element(panel, n, n, load, [&](int row, int column, float2 element) {
-        const float average = momentum * element.y + element.x;
-        m.new_average[(int64_t(panel.matrix) * n + row) * n + column] = average;
-        const float direction = momentum * average + element.x;
-        sum += double(direction) * direction;
-    });
-    store_sum_over_block(sum, m.direction_sums + panel.matrix * m.panels() + panel.first_row / panel_rows);
+#pragma unroll 1
+    for (int begin = 0; begin < width; begin += section_columns) {
+        Section slopes, averages;
+        load_section(m.in.gradient + panel.in_parameters, panel.rows, width, begin, slopes);
+        load_section(m.average + panel.in_averages, panel.rows, width, begin, averages);
+        for_each_element(begin, [&](int i, int j, int row, int column) {
+            const float average = momentum * averages[i][j] + slopes[i][j];
+            if (row < panel.rows && column < width) new_average[row * width + column] = average;
+            const float direction = momentum * average + slopes[i][j];
+            sum += double(direction) * direction;
+        });
+    }
+    store_sum_over_block(sum, m.direction_sums + panel.matrix * m.panels() + panel.number);
 }
 
 // X at the start.
 template <class Piece>
 __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& panel) {
-    const int n = m.muon.width;
-    const float momentum = m.muon.momentum;
-    const double sum = sum_of(m.direction_sums + panel.matrix * m.panels(), m.panels());
-    const float factor = sum > 0 ? float(sqrt(sqrt(double(n))) / sqrt(sum)) : 0.0f;
-    const auto load = [&](int row, int column) {
-        return row < n && column < n ? slope_and_average(m, m.new_average, panel.matrix, row, column)
-                                     : make_float2(0, 0);
-    };
-    for_each_element(panel, m.padded, m.padded, load, [&](int row, int column, float2 element) {
-        const uint32_t pieces = to_pieces(factor * (momentum * element.y + element.x), 0, Piece());
-        m.x[m.place(panel.matrix, row, column)] = *reinterpret_cast<const Piece*>(&pieces);
-    });
+    const int width = m.muon.width;
+    Piece* const x = m.x + panel.in_squares;
+#pragma unroll 1
+    for (int begin = 0; begin < m.padded; begin += section_columns) {
+        Section slopes, averages;
+        load_section(m.in.gradient + panel.in_parameters, panel.rows, width, begin, slopes);
+        load_section(m.new_average + panel.in_averages, panel.rows, width, begin, averages);
+        const double sum = sum_of(m.direction_sums + panel.matrix * m.panels(), m.panels());
+        const float factor = sum > 0 ? sqrtf(sqrtf(float(width))) * float(rsqrt(sum)) : 0.0f;
+        for_each_element(begin, [&](int i, int j, int row, int column) {
+            const float direction = m.muon.momentum * averages[i][j] + slopes[i][j];
+            const uint32_t pieces = to_pieces(factor * direction, 0, Piece());
+            if (column < m.padded) x[place_in_panel(row, column)] = *reinterpret_cast<const Piece*>(&pieces);
+        });
+    }
 }
 
 // Starts to copy `count` elements to shared memory.
@@ -244,7 +257,7 @@ template <class Piece>
 __device__ inline void start_copy_of_panel(const MuonArguments<Piece>& m, Piece* to, const Piece* matrices,
                                            const Panel& panel) {
     for (int k = 0; k < m.squares(); ++k) {
-        start_copy(to + k * panel_rows * muon_block, matrices + m.place(panel.matrix, panel.first_row, k * muon_block),
+        start_copy(to + k * panel_rows * muon_block, matrices + panel.in_squares + k * muon_block * muon_block,
                    panel_rows * muon_block);
     }
 }
@@ -283,10 +296,12 @@ __device__ inline void load_right(const Piece* square, int column, int k, uint32
     ldmatrix<!transposed>(b, square + place_in_square(row, first));
 }
 
-// accumulators += a warp's 16 rows and warp_columns columns of left times the square or its transpose. Fragments are
-// loaded a step ahead.
+// A warp's sums of a product, 16 rows and warp_columns columns, as fragments of 16 x 8.
+typedef float Sums[warp_columns / 8][4];
+
+// sums += left times the square or its transpose. Fragments are loaded a step ahead.
 template <bool transposed, class Piece>
-__device__ inline void multiply_square(const Piece* left, const Piece* square, float (&accumulators)[warp_columns / 8][4]) {
+__device__ inline void multiply_square(const Piece* left, const Piece* square, Sums& sums) {
     constexpr int pairs = warp_columns / 16;
     const int lane = threadIdx.x % 32, column = threadIdx.x / 32 * warp_columns;
     uint32_t a[4], b[pairs][4], next_a[4], next_b[pairs][4];
@@ -306,67 +321,73 @@ __device__ inline void multiply_square(const Piece* left, const Piece* square, f
         }
         if (k + 16 < muon_block) load(k + 16);
 #pragma unroll
-        for (int j = 0; j < 2 * pairs; ++j) mma(accumulators[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Piece());
+        for (int j = 0; j < 2 * pairs; ++j) mma(sums[j], a, b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Piece());
     }
 }
 
-// Calls visit(row, column, pair, load(row, column)) for pairs of neighbouring elements of the panel `left` times a matrix
-// of `matrices`, or its transpose; what is loaded is, before the product. `there`: the matrix is in shared memory
-// already. Copies that have been started are waited for.
-template <bool transposed, class Piece, class Load, class Visit>
-__device__ void multiply_panel(const MuonArguments<Piece>& m, MuonStorage<Piece>& shared, const Piece* left,
-                               const Piece* matrices, int matrix, bool there, const Load& load, const Visit& visit) {
-    constexpr int tiles = warp_columns / 8;
-    for (int block = 0; block < m.squares(); ++block) {
-        const int lane = threadIdx.x % 32, row = lane / 4;
-        const int column = block * muon_block + threadIdx.x / 32 * warp_columns + lane % 4 * 2;
-        decltype(load(0, 0)) loaded[2 * tiles];
+// A thread's pairs of neighbouring elements among a block's sums, 16 rows and muon_block columns.
+constexpr int thread_pairs = 2 * (warp_columns / 8);
+
+__device__ inline float2 pair_of(const Sums& sums, int i) {
+    return make_float2(sums[i / 2][i % 2 * 2], sums[i / 2][i % 2 * 2 + 1]);
+}
+
+// Calls visit(i, row, column) for each pair of column `block` of squares; row and column are those in the panel.
+template <class Visit>
+__device__ inline void for_each_pair(int block, const Visit& visit) {
+    const int lane = threadIdx.x % 32;
+    const int row = lane / 4, column = block * muon_block + threadIdx.x / 32 * warp_columns + lane % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < 2 * tiles; ++i) loaded[i] = load(row + i / tiles * 8, column + i % tiles * 8);
-        float accumulators[tiles][4] = {};
-        for (int k = 0; k < m.squares(); ++k) {
-            if (!there) {
-                if (block + k > 0) __syncthreads();  // the square before has been read
-                copy_square(shared, matrices + (transposed ? m.square(matrix, block, k) : m.square(matrix, k, block)));
-            }
-            multiply_square<transposed>(left + k * panel_rows * muon_block, static_cast<const Piece*>(shared.square),
-                                        accumulators);
+    for (int i = 0; i < thread_pairs; ++i) visit(i, row + i % 2 * 8, column + i / 2 * 8);
+}
+
+// sums += the panel `left` times column `block` of squares of a matrix, or of its transpose. `there`: its only square is
+// in shared memory already. Copies that have been started are waited for.
+template <bool transposed, class Piece>
+__device__ inline void multiply_panel(const MuonArguments<Piece>& m, MuonStorage<Piece>& shared, const Piece* left,
+                                      const Piece* matrices, int matrix, int block, bool there, Sums& sums) {
+#pragma unroll 1
+    for (int k = 0; k < m.squares(); ++k) {
+        if (!there) {
+            if (block + k > 0) __syncthreads();  // the square before has been read
+            copy_square(shared, matrices + (transposed ? m.square(matrix, block, k) : m.square(matrix, k, block)));
         }
-#pragma unroll
-        for (int i = 0; i < 2 * tiles; ++i) {
-            const float* const pair = accumulators[i % tiles] + i / tiles * 2;
-            visit(row + i / tiles * 8, column + i % tiles * 8, make_float2(pair[0], pair[1]), loaded[i]);
-        }
+        multiply_square<transposed>(left + k * panel_rows * muon_block, static_cast<const Piece*>(shared.square), sums);
     }
+}
+
+template <class Piece>
+__device__ inline void store_pair(Piece* to, float2 pair) {
+    *reinterpret_cast<uint32_t*>(to) = to_pieces(pair.x, pair.y, Piece());
 }
 
 // A panel of G = X X^T and of Y = G X.
 template <class Piece>
 __device__ void multiply_by_gram(const MuonArguments<Piece>& m, MuonStorage<Piece>& shared, const Panel& panel,
                                  const Piece* x) {
-    const auto nothing = [](int, int) { return 0; };
-    const auto store = [](Piece* to, float2 pair) {
-        *reinterpret_cast<uint32_t*>(to) = to_pieces(pair.x, pair.y, Piece());
-    };
+    Piece *const gram = m.gram + panel.in_squares, *const y = m.y + panel.in_squares;
     __syncthreads();
     start_copy_of_panel(m, shared.left, x, panel);
-    multiply_panel<true>(m, shared, shared.left, x, panel.matrix, false, nothing,
-                         [&](int row, int column, float2 pair, int) {
-        const int square = column / muon_block;
-        store(shared.gram + square * panel_rows * muon_block + place_in_square(row, column % muon_block), pair);
-        store(m.gram + m.place(panel.matrix, panel.first_row + row, column), pair);
-    });
+#pragma unroll 1
+    for (int block = 0; block < m.squares(); ++block) {
+        Sums sums = {};
+        multiply_panel<true>(m, shared, shared.left, x, panel.matrix, block, false, sums);
+        for_each_pair(block, [&](int i, int row, int column) {
+            store_pair(shared.gram + block * panel_rows * muon_block + place_in_square(row, column % muon_block),
+                       pair_of(sums, i));
+            store_pair(gram + place_in_panel(row, column), pair_of(sums, i));
+        });
+    }
     __syncthreads();
-    multiply_panel<false>(m, shared, shared.gram, x, panel.matrix, m.squares() == 1, nothing,
-                          [&](int row, int column, float2 pair, int) {
-        store(m.y + m.place(panel.matrix, panel.first_row + row, column), pair);
-    });
+#pragma unroll 1
+    for (int block = 0; block < m.squares(); ++block) {
+        Sums sums = {};
+        multiply_panel<false>(m, shared, shared.gram, x, panel.matrix, block, m.squares() == 1, sums);
+        for_each_pair(block, [&](int i, int row, int column) {
+            store_pair(y + place_in_panel(row, column), pair_of(sums, i));
+        });
+    }
 }
-
-// Two neighbouring elements of X and of Y.
-struct MuonPair {
-    unsigned x, y;
-};
 
 template <class Piece>
 __device__ inline float2 to_floats(unsigned packed) {
@@ -374,28 +395,50 @@ __device__ inline float2 to_floats(unsigned packed) {
     return make_float2(to_float(pair[0]), to_float(pair[1]));
 }
 
-// From what other blocks have written.
+// A thread's pairs of X and of Y, and, in the last iteration, the parameters that are there.
 template <class Piece>
-__device__ inline MuonPair load_pair(const Piece* x, const Piece* y, size_t at) {
-    return {__ldcg(reinterpret_cast<const unsigned*>(x + at)), __ldcg(reinterpret_cast<const unsigned*>(y + at))};
-}
+struct Operands {
+    unsigned x[thread_pairs], y[thread_pairs];
+    float2 parameters[thread_pairs];
 
-// Two neighbouring elements of the next X, from those of Z; of the last one, the parameters.
+    __device__ Operands(const MuonArguments<Piece>& m, const Panel& panel, int block, const Piece* x_matrices, bool last) {
+        const Piece *const x_panel = x_matrices + panel.in_squares, *const y_panel = m.y + panel.in_squares;
+        const float* const parameters_panel = m.in.parameters + panel.in_parameters;
+        for_each_pair(block, [&](int i, int row, int column) {
+            x[i] = __ldcg(reinterpret_cast<const unsigned*>(x_panel + place_in_panel(row, column)));
+            y[i] = __ldcg(reinterpret_cast<const unsigned*>(y_panel + place_in_panel(row, column)));
+        });
+        if (!last) return;
+        for_each_pair(block, [&](int i, int row, int column) {
+            const float* const place = parameters_panel + row * m.muon.width + column;
+            parameters[i].x = row < panel.rows && column < m.muon.width ? place[0] : 0.0f;
+            parameters[i].y = row < panel.rows && column + 1 < m.muon.width ? place[1] : 0.0f;
+        });
+    }
+};
+
+// Stores the next X, or, of the last one, the parameters.
 template <class Piece>
-__device__ inline void apply_polynomial(const MuonArguments<Piece>& m, const Polynomial& p, bool last, int matrix, int row,
-                                        int column, const MuonPair& pair, float2 z, Piece* next) {
-    const float2 x = to_floats<Piece>(pair.x), y = to_floats<Piece>(pair.y);
-    const float result[2] = {p.a * x.x + p.b * y.x + p.c * z.x, p.a * x.y + p.b * y.y + p.c * z.y};
+__device__ inline void apply_polynomial(const MuonArguments<Piece>& m, const Polynomial& p, bool last, const Panel& panel,
+                                        int block, const Operands<Piece>& operands, const Sums& z, Piece* next) {
+    const auto result = [&](int i) {
+        const float2 x = to_floats<Piece>(operands.x[i]), y = to_floats<Piece>(operands.y[i]), own = pair_of(z, i);
+        return make_float2(p.a * x.x + p.b * y.x + p.c * own.x, p.a * x.y + p.b * y.y + p.c * own.y);
+    };
     if (!last) {
-        *reinterpret_cast<uint32_t*>(next + m.place(matrix, row, column)) = to_pieces(result[0], result[1], Piece());
+        Piece* const next_panel = next + panel.in_squares;
+        for_each_pair(block, [&](int i, int row, int column) {
+            store_pair(next_panel + place_in_panel(row, column), result(i));
+        });
         return;
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-        if (row >= m.muon.width || column + i >= m.muon.width) continue;
-        const int64_t place = m.parameter(matrix, row) + column + i;
-        m.out.parameters[place] = m.in.parameters[place] - m.muon.rate * result[i];
-    }
+    float* const parameters = m.out.parameters + panel.in_parameters;
+    for_each_pair(block, [&](int i, int row, int column) {
+        float* const place = parameters + row * m.muon.width + column;
+        const float2 pair = result(i);
+        if (row < panel.rows && column < m.muon.width) place[0] = operands.parameters[i].x - m.muon.rate * pair.x;
+        if (row < panel.rows && column + 1 < m.muon.width) place[1] = operands.parameters[i].y - m.muon.rate * pair.y;
+    });
 }
 
 // A panel of Z = G Y, and what becomes of it: of the first iteration it is kept, since X has not been divided by its
@@ -404,42 +447,47 @@ template <class Piece>
 __device__ void multiply_again(const MuonArguments<Piece>& m, MuonStorage<Piece>& shared, const Panel& panel,
                                int iteration, const Piece* x, Piece* next) {
     const Piece *const y = m.y, *const gram = m.gram;
-    const auto place = [&](int row, int column) { return m.place(panel.matrix, panel.first_row + row, column); };
-    const auto load = [&](int row, int column) { return load_pair(x, y, place(row, column)); };
+    const bool last = iteration + 1 == m.iterations;
     double sum = 0;
     __syncthreads();
     start_copy_of_panel(m, shared.left, gram, panel);
-    multiply_panel<false>(m, shared, shared.left, y, panel.matrix, false, load,
-                          [&](int row, int column, float2 z, MuonPair pair) {
+#pragma unroll 1
+    for (int block = 0; block < m.squares(); ++block) {
+        const Operands<Piece> operands(m, panel, block, x, last);
+        Sums z = {};
+        multiply_panel<false>(m, shared, shared.left, y, panel.matrix, block, false, z);
         if (iteration > 0) {
-            return apply_polynomial(m, m.polynomials[iteration], iteration + 1 == m.iterations, panel.matrix,
-                                    panel.first_row + row, column, pair, z, next);
+            apply_polynomial(m, m.polynomials[iteration], last, panel, block, operands, z, next);
+            continue;
         }
-        *reinterpret_cast<float2*>(m.z + place(row, column)) = z;
-        const float2 own_y = to_floats<Piece>(pair.y);
-        sum += double(z.x) * own_y.x + double(z.y) * own_y.y;
-    });
-    if (iteration == 0) {
-        store_sum_over_block(sum, m.trace_sums + panel.matrix * m.panels() + panel.first_row / panel_rows);
+        float* const kept = m.z + panel.in_squares;
+        for_each_pair(block, [&](int i, int row, int column) {
+            const float2 own = pair_of(z, i), own_y = to_floats<Piece>(operands.y[i]);
+            *reinterpret_cast<float2*>(kept + place_in_panel(row, column)) = own;
+            sum += double(own.x) * own_y.x + double(own.y) * own_y.y;
+        });
     }
+    if (iteration == 0) store_sum_over_block(sum, m.trace_sums + panel.matrix * m.panels() + panel.number);
 }
 
 // The first iteration's end.
 template <class Piece>
 __device__ void finish_first(const MuonArguments<Piece>& m, const Panel& panel, const Piece* x, Piece* next) {
-    const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
-    const Polynomial p = m.polynomials[0].of_quotient(trace > 0 ? sqrt(sqrt(sqrt(trace))) : 1.0);
-    struct Loaded {
-        MuonPair pair;
-        float2 z;
-    };
-    const auto load = [&](int row, int column) {
-        const size_t at = m.place(panel.matrix, row, 2 * column);
-        return Loaded{load_pair(x, static_cast<const Piece*>(m.y), at), *reinterpret_cast<const float2*>(m.z + at)};
-    };
-    for_each_element(panel, m.padded, m.padded / 2, load, [&](int row, int column, const Loaded& loaded) {
-        apply_polynomial(m, p, m.iterations == 1, panel.matrix, row, 2 * column, loaded.pair, loaded.z, next);
-    });
+    const bool last = m.iterations == 1;
+    const float* const kept = m.z + panel.in_squares;
+#pragma unroll 1
+    for (int block = 0; block < m.squares(); ++block) {
+        const Operands<Piece> operands(m, panel, block, x, last);
+        Sums z;
+        for_each_pair(block, [&](int i, int row, int column) {
+            const float2 pair = *reinterpret_cast<const float2*>(kept + place_in_panel(row, column));
+            z[i / 2][i % 2 * 2] = pair.x;
+            z[i / 2][i % 2 * 2 + 1] = pair.y;
+        });
+        const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
+        const Polynomial p = m.polynomials[0].of_quotient(trace > 0 ? sqrtf(sqrtf(sqrtf(float(trace)))) : 1.0f);
+        apply_polynomial(m, p, last, panel, block, operands, z, next);
+    }
 }
 
 template <class Piece>
@@ -455,8 +503,8 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
 #endif
         m.barrier.wait();
     };
-    for_each_panel(m, [&](const Panel& panel) { step_momentum(m, panel); });
     step_adam(m);
+    for_each_panel(m, [&](const Panel& panel) { step_momentum(m, panel); });
     wait();
     for_each_panel(m, [&](const Panel& panel) { scale_direction(m, panel); });
     for (int iteration = 0; iteration < m.iterations; ++iteration) {

@@ -61,12 +61,13 @@ private:
         arena.take(m.trace_sums, panels);
     }
 
-    // With a cluster of blocks for each matrix, whose barriers are quicker; false where that is not possible.
+    // With a cluster of blocks for each matrix, whose barriers are quicker, and one for Adam; false where that is not
+    // possible.
     static bool launch_clusters(gpu::MuonArguments<Piece>& m, size_t bytes) {
 #ifdef SIREN_HOPPER
         if (m.squares() > 1) return false;
         const auto kernel = gpu::muon_kernel<Piece>;
-        const gpu::ClusterLaunch launch(dim3(m.muon.count * m.panels()), gpu::muon_threads, bytes, dim3(m.panels()));
+        const gpu::ClusterLaunch launch(dim3((m.muon.count + 1) * m.panels()), gpu::muon_threads, bytes, dim3(m.panels()));
         static const bool possible = [&] {
             gpu::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
             return launch.most_clusters(kernel) > 0;
