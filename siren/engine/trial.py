@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
@@ -51,6 +53,17 @@ def main(arguments: list[str]) -> int:
     return 0 if reason is None else 1
 
 
+class _Check(NamedTuple):
+    """Results of the engine that have been asked for, and what to say unless they are right.
+
+    right  called with the results as NumPy arrays
+    """
+
+    results: list
+    right: Callable[..., bool]
+    otherwise: str
+
+
 class _Trial:
     """A network of the kind that ``use`` says, drawn as ``Siren`` does, and points."""
 
@@ -69,6 +82,9 @@ class _Trial:
         self.network = SimpleNamespace(**shape, omega_0=self.omega_0, flat=flat)
         self.points = self._uniform(1, (POINTS, 2))
         self.coordinates = jt.array(self.points.astype(np.float32)).stop_grad()
+        # Before all else, because this runs what has been asked for.
+        orders = {*use.losses, *([0] if use.variation else [])}
+        self.stored = {order: self._store(order) for order in sorted(orders)}
 
     def _layer(self, depth, fan_in, fan_out):
         bound = 1 / fan_in if depth == 0 else np.sqrt(6 / fan_in) / self.omega_0
@@ -81,55 +97,58 @@ class _Trial:
         return values.astype(np.float32).astype(np.float64)
 
     def problem(self) -> str | None:
-        use = self.use
-        for order in use.pictures:
-            if not self.picture(order):
-                return f"its streams of order {order} are wrong"
-        for order in use.losses:
-            if not self.loss(order):
-                return f"its squared error of order {order} or the gradient of that is wrong"
-        for order in use.streams:
-            if not self.product(order):
-                return f"the gradient of its streams of order {order} is wrong"
-        if use.variation and not self.variation():
-            return "its variation or the gradient of that is wrong"
-        return self.problem_of_a_step()
-
-    def problem_of_a_step(self) -> str | None:
-        """The same for the optimizers."""
-        use = self.use
-        if (use.losses or use.streams) and not self.adam():
-            return "its step of Adam is wrong"
-        if use.muon and use.layers > 0 and not self.orthogonal():
-            return "its orthogonalised matrices are wrong"
-        if use.muon and use.layers > 0 and not self.muon():
-            return "its step of Muon is wrong"
+        checks = list(self.checks())
+        # Together, because what runs at the same time is compiled at the same time.
+        jt.sync([result for check in checks for result in check.results])
+        for check in checks:
+            if not check.right(*(result.numpy() for result in check.results)):
+                return check.otherwise
         return None
+
+    def checks(self) -> Iterator[_Check]:
+        use = self.use
+        yield from map(self.picture, use.pictures)
+        yield from map(self.loss, use.losses)
+        yield from map(self.product, use.streams)
+        if use.variation:
+            yield self.variation()
+        if use.losses or use.streams:
+            yield self.adam()
+        if use.muon and use.layers > 0:
+            yield self.muon()
 
     def tolerance(self, precision: str) -> float:
         return TOLERANCE[precision] * max(1, len(self.layers) / 5)
 
-    def picture(self, order: int) -> bool:
+    def picture(self, order: int) -> _Check:
         """The streams without gradients, which are fp32."""
         with jt.no_grad():
             ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
-            ours = [stream.numpy() for stream in ours]
-        exact = streams(self.layers, self.omega_0, self.points, self.scale)
-        return all(close(a, b, self.tolerance("fp32")) for a, b in zip(ours, exact))
 
-    def loss(self, order: int) -> bool:
-        ours, loss_of = self.squared_error(order)
-        return self.right(ours, loss_of)
+        def right(*ours):
+            exact = streams(self.layers, self.omega_0, self.points, self.scale)
+            return all(close(a, b, self.tolerance("fp32")) for a, b in zip(ours, exact))
 
-    def squared_error(self, order: int):
-        """The engine's, of a batch of listed points, and the exact one as a function of layers."""
-        supervised = (slice(0, 1), slice(1, 3), slice(3, 4))[order]
-        shape, pixels = (9, 12), np.arange(3, 3 + 3 * POINTS)
+        return _Check(ours, right, f"its streams of order {order} are wrong")
+
+    def loss(self, order: int) -> _Check:
+        otherwise = f"its squared error of order {order} or the gradient of that is wrong"
+        return self.differentiable(*self.squared_error(order), otherwise)
+
+    def _store(self, order: int) -> tuple[Points, DevicePoints]:
+        """Three times as many listed points as a batch has, with targets for a loss."""
+        pixels = np.arange(3, 3 + 3 * POINTS)
         values = self._uniform(1, (len(pixels), 2 if order == 1 else 1, self.use.channels))
         values = values.astype(np.float32)
         if self.use.compact:  # as those of a picture of 8 bits
             values = np.rint(127.5 * values + 127.5) / np.float32(127.5) - 1
-        points = Points(shape, values, pixels)
+        points = Points((9, 12), values, pixels)
+        return points, DevicePoints(points)
+
+    def squared_error(self, order: int):
+        """The engine's, of a batch, and the exact one as a function of layers."""
+        supervised = (slice(0, 1), slice(1, 3), slice(3, 4))[order]
+        points, on_device = self.stored[order]
         selection = Selection(0, POINTS, steps=3, key=12345, place=1)
         indices = selection.indices()
         coordinates = points.coordinates[indices].astype(np.float64)
@@ -139,10 +158,10 @@ class _Trial:
             exact = streams(layers, self.omega_0, coordinates, self.scale)[supervised]
             return ((np.stack(exact, axis=1) - target) ** 2).mean()
 
-        batch = self.engine.gather(DevicePoints(points), selection)
+        batch = self.engine.gather(on_device, selection)
         return self.engine.squared_error(self.network, batch, order, self.scale), loss_of
 
-    def product(self, order: int) -> bool:
+    def product(self, order: int) -> _Check:
         """The gradient of a random combination of all streams."""
         count = (1, 3, 4)[order]
         factors = [self._uniform(1, (POINTS, self.use.channels)) for _ in range(count)]
@@ -153,9 +172,14 @@ class _Trial:
 
         ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
         vars = [jt.array(factor.astype(np.float32)) for factor in factors]
-        return self.gradient(sum((a * b).sum() for a, b in zip(vars, ours)), loss_of)
+        gradient = jt.grad(sum((a * b).sum() for a, b in zip(vars, ours)), self.network.flat)
 
-    def variation(self) -> bool:
+        def right(gradient):
+            return self.right_gradient(gradient, loss_of)
+
+        return _Check([gradient], right, f"the gradient of its streams of order {order} is wrong")
+
+    def variation(self) -> _Check:
         """With tensors that are positive definite, as those of a picture are, added to a loss."""
         a, b, c = (self._uniform(1, (4, 5)) for _ in range(3))
         field = np.stack([a**2 + 1, a * b, b**2 + c**2], axis=2).astype(np.float32)
@@ -174,17 +198,21 @@ class _Trial:
         ours = self.engine.variation(
             self.network, points, jt.array(field), SMALLEST, 3.0, self.scale, plus
         )
-        return self.right(ours, loss_of)
+        return self.differentiable(ours, loss_of, "its variation or the gradient of that is wrong")
 
-    def right(self, ours, loss_of) -> bool:
-        """Whether a loss and its gradient are those of a function of layers."""
-        value, expected = ours.numpy(), loss_of(self.layers)
-        right = close(value, np.full_like(value, expected), self.tolerance(self.use.precision))
-        return right and self.gradient(ours, loss_of)
+    def differentiable(self, loss, loss_of, otherwise: str) -> _Check:
+        """A loss and its gradient, which are to be those of a function of layers."""
 
-    def gradient(self, loss, loss_of, step: float = 1e-6) -> bool:
+        def right(value, gradient):
+            expected = np.full_like(value, loss_of(self.layers))
+            close_to_it = close(value, expected, self.tolerance(self.use.precision))
+            return close_to_it and self.right_gradient(gradient, loss_of)
+
+        return _Check([loss, jt.grad(loss, self.network.flat)], right, otherwise)
+
+    def right_gradient(self, gradient, loss_of, step: float = 1e-6) -> bool:
         """Compare it layer by layer, along itself and a random direction, by differences."""
-        gradient = jt.grad(loss, self.network.flat).numpy().astype(np.float64)
+        gradient = gradient.astype(np.float64)
         start = 0
         for depth, (weight, bias) in enumerate(self.layers):
             ours = gradient[start : start + weight.size + bias.size]
@@ -205,20 +233,18 @@ class _Trial:
                 return False
         return True
 
-    def adam(self) -> bool:
+    def adam(self) -> _Check:
         """A step from random moments, long enough to show in the parameters."""
         flat, gradient, mean, square = arrays = self._state(self.network.flat.shape[0])
         ours = self.engine.adam(*_vars(arrays), ADAM)
-        return self._alike(ours, adam_step(flat, gradient, mean, square))
 
-    def orthogonal(self) -> bool:
-        """Two matrices of the size that the network has, or, if that is large, of a like one."""
-        matrices = self._uniform(1, (2, self._matrix_width(), self._matrix_width()))
-        ours = self.engine.orthogonalize(jt.array(matrices.astype(np.float32))).numpy()
-        return close(ours, orthogonalized(matrices), TOLERANCE["fp32"])
+        def right(*ours):
+            return _alike(ours, adam_step(flat, gradient, mean, square))
 
-    def muon(self) -> bool:
-        """A step of a network with two such matrices."""
+        return _Check(ours, right, "its step of Adam is wrong")
+
+    def muon(self) -> _Check:
+        """A step of a network with two hidden matrices, of the width that it has or a like one."""
         n = self._matrix_width()
         shape = _shape(n, 2, self.use.channels)
         sizes = [3 * n, n * n, n, n * n, n, self.use.channels * (n + 1)]
@@ -227,22 +253,22 @@ class _Trial:
         parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
         hidden = np.concatenate([parts[1], parts[3]])
         others = np.delete(np.arange(sum(sizes)), hidden)
+        vars = _vars([flat, gradient, average, mean[others], square[others]])
+        network = SimpleNamespace(**shape, flat=vars[0])
+        ours = self.engine.muon(network, *vars[1:], ADAM, MUON)
 
-        slopes = gradient[hidden].reshape(2, n, n)
-        new_average = MUON.momentum * average + slopes
-        direction = orthogonalized(MUON.momentum * new_average + slopes)
-        new_flat = flat.copy()
-        new_flat[hidden] -= MUON.matrix_rate * direction.ravel()
-        new_flat[others], *moments = adam_step(*(array[others] for array in arrays))
+        def right(new_flat, *moments):
+            slopes = gradient[hidden].reshape(2, n, n)
+            new_average = MUON.momentum * average + slopes
+            direction = orthogonalized(MUON.momentum * new_average + slopes)
+            expected = flat.copy()
+            expected[hidden] -= MUON.matrix_rate * direction.ravel()
+            expected[others], *rest = adam_step(*(array[others] for array in arrays))
+            # Only the direction, which moves the parameters, is of products of that precision.
+            close_to_it = close(new_flat, expected, TOLERANCE[self.use.precision])
+            return close_to_it and _alike(moments, (new_average, *rest))
 
-        flat, gradient, average, mean, square = _vars(
-            [flat, gradient, average, mean[others], square[others]]
-        )
-        network = SimpleNamespace(**shape, flat=flat)
-        ours = self.engine.muon(network, gradient, average, mean, square, ADAM, MUON)
-        # Only the direction, which moves the parameters, is of products of that precision.
-        right = close(ours[0].numpy(), new_flat, TOLERANCE[self.use.precision])
-        return right and self._alike(ours[1:], (new_average, *moments))
+        return _Check(ours, right, "its step of Muon is wrong")
 
     def _matrix_width(self) -> int:
         return self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
@@ -251,10 +277,6 @@ class _Trial:
         """Parameters, gradient and Adam's moments, each (n,)."""
         flat, gradient, mean, square = (self._uniform(1, n) for _ in range(4))
         return flat, gradient, mean, np.abs(square)
-
-    def _alike(self, ours, expected) -> bool:
-        pairs = zip(ours, expected)
-        return all(close(one.numpy(), other, TOLERANCE["fp32"]) for one, other in pairs)
 
 
 def streams(layers, omega_0, points, scale):
@@ -290,6 +312,11 @@ def orthogonalized(matrices):
 def close(ours, exact, tolerance: float) -> bool:
     """Whether they differ by no more than a share of the largest; NaN is not close."""
     return bool(np.abs(ours - exact).max() <= tolerance * np.abs(exact).max())
+
+
+def _alike(ours, expected) -> bool:
+    """Whether float32 results are close to what they should be, one by one."""
+    return all(close(one, other, TOLERANCE["fp32"]) for one, other in zip(ours, expected))
 
 
 def _vars(arrays) -> list:

@@ -634,7 +634,7 @@ NO_OPENMP = "log\n\x1b[31mfatal error: omp.h: No such file\x1b[m\nmore log"
     [
         ("streams", failing(RuntimeError(NO_OPENMP)), "(fatal error: omp.h: No such file)"),
         ("squared_error", failing(RuntimeError(NO_OPENMP)), "omp.h"),
-        ("orthogonalize", failing(AssertionError()), "(AssertionError)"),
+        ("muon", failing(AssertionError()), "(AssertionError)"),
         ("streams", failing(OSError("no such library")), "no such library"),
         ("streams", broken("streams", lambda x: 1.01 * x), "streams of order 0 are wrong"),
         ("streams", broken("streams", lambda x: x / 0), "streams of order 0 are wrong"),
@@ -650,7 +650,6 @@ NO_OPENMP = "log\n\x1b[31mfatal error: omp.h: No such file\x1b[m\nmore log"
             "error of order 0 or the gradient of that is wrong",
         ),
         ("variation", broken("variation", lambda x: 1.01 * x), "its variation or the gradient"),
-        ("orthogonalize", broken("orthogonalize", lambda x: -x), "orthogonalised"),
         ("adam", broken("adam", lambda x: 1.01 * x), "its step of Adam is wrong"),
         ("muon", broken("muon", lambda x: 1.01 * x), "its step of Muon is wrong"),
     ],
@@ -667,6 +666,13 @@ def test_an_engine_that_fails_is_replaced_with_one_sentence(
     assert out == ""
 
 
+def test_a_trial_asks_for_everything_before_anything_runs():
+    """What runs at the same time is compiled at the same time."""
+    checks = list(trial._Trial(Fused(), EVERYTHING).checks())
+    assert len(checks) == 9
+    assert {result.location() for check in checks for result in check.results} == {"none"}
+
+
 @pytest.mark.parametrize("compact", [True, False])
 def test_the_targets_of_a_trial_are_stored_as_a_runs(monkeypatch, compact):
     """On a GPU other kernels read others."""
@@ -677,7 +683,7 @@ def test_the_targets_of_a_trial_are_stored_as_a_runs(monkeypatch, compact):
 
 
 def test_what_is_not_used_is_not_tried(monkeypatch):
-    for method in ("squared_error", "adam", "muon", "orthogonalize"):
+    for method in ("squared_error", "adam", "muon"):
         monkeypatch.setattr(Fused, method, failing(RuntimeError("unused")))
     assert engine.get_engine("fused", "fp32", Use(losses=())) == Fused("fp32")
     assert engine.get_engine("fused") is reference
