@@ -54,7 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     An option that has no effect in this run is bad too (``relevance.is_effective``).
 
     ``input_path`` is a list of files and folders. ``points``, ``batch_points``, ``omega_first`` and
-    the tuned ``lr`` are None by default: they depend on the picture's size and the number of steps
+    the tuned rates are None by default: they depend on the picture's size and the number of steps
     (``recipes``).
 
     For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
@@ -330,7 +330,8 @@ def _add_optimization(group):
         default=argparse.SUPPRESS,
         metavar="RATE",
         help="learning rate of Muon, with --optimizer muon (default: 0.005; tuned: 0.008 for "
-        "inpaint, 0.006 and 0.01 for edit and poisson with exact derivatives)",
+        "inpaint, 0.006 and 0.01 for edit and poisson with exact derivatives; less in more than "
+        "5000 steps)",
     )
     group.add_argument(
         "--schedule",

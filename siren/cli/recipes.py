@@ -14,13 +14,13 @@ from siren.memory import needs_whole_grid
 class Recipe:
     """Settings by the names of main.py's options; the defaults are the course report's.
 
-    ``lr`` None is for ``fill_in`` to set.
+    ``lr`` and ``muon_lr`` None are for ``fill_in`` to set.
     """
 
     epochs: int = 1000
     optimizer: str = "adam"
     lr: float | None = 1e-4
-    muon_lr: float = 5e-3
+    muon_lr: float | None = 5e-3
     schedule: str = "constant"
     operator: str = "forward"
     residual_norm: str = "operator"
@@ -31,14 +31,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sizing:
-    """How a recipe follows the size of the picture.
+    """How a recipe follows the size of the picture and the number of steps.
 
     omega_first  frequency of the first layer for 256 x 256 pixels
     batches      the least number of batches in a pass
+    muon_lr      Muon's rate in a training that is not ``LONG``
     """
 
     omega_first: float
     batches: int
+    muon_lr: float
 
 
 _REPORT = Recipe(), None
@@ -46,6 +48,7 @@ _TUNED = Recipe(
     epochs=50,
     optimizer="muon",
     lr=None,
+    muon_lr=None,
     schedule="linear",
     operator="fd",
     residual_norm="pixel",
@@ -54,23 +57,23 @@ _TUNED = Recipe(
 _TUNED_FOR = {
     # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
     "inpaint": (
-        replace(_TUNED, epochs=200, muon_lr=8e-3, prior="structure", omega_0=10.0),
-        Sizing(omega_first=10, batches=1),
+        replace(_TUNED, epochs=200, prior="structure", omega_0=10.0),
+        Sizing(omega_first=10, batches=1, muon_lr=8e-3),
     ),
     # Exact derivatives weigh high frequencies more, and a pass is a single step.
     "exact edit": (
-        replace(_TUNED, epochs=200, muon_lr=6e-3, omega_0=15.0),
-        Sizing(omega_first=45, batches=1),
+        replace(_TUNED, epochs=200, omega_0=15.0),
+        Sizing(omega_first=45, batches=1, muon_lr=6e-3),
     ),
     "exact poisson": (
-        replace(_TUNED, epochs=200, muon_lr=1e-2, omega_0=8.0),
-        Sizing(omega_first=30, batches=1),
+        replace(_TUNED, epochs=200, omega_0=8.0),
+        Sizing(omega_first=30, batches=1, muon_lr=1e-2),
     ),
 }
 
 NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
-ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on it falls
+ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on rates fall
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 
 
@@ -87,7 +90,7 @@ def _choose(name: str, task: str, operator: str | None) -> tuple[Recipe, Sizing 
     if name == "report":
         return _REPORT
     kind = f"exact {task}" if operator in EXACT else task
-    default = _TUNED, Sizing(omega_first=100, batches=4)
+    default = _TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3)
     return _TUNED_FOR.get(kind, _TUNED_FOR.get(task, default))
 
 
@@ -100,7 +103,7 @@ def default_points(pixels: int) -> int:
 
 
 def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
-    """Set ``omega_first``, ``batch_points`` and ``lr``, which depend on the size, where None.
+    """Set ``omega_first``, ``batch_points`` and both rates, which depend on the size, where None.
 
     shape   (height, width) of the picture
     points  the number of training points
@@ -111,8 +114,9 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
-    Adam's rate is divided by the number of steps beyond 5000: its steps have a constant size, and
-    in tens of thousands of them the frequencies of the first layer would drift away.
+    Rates fall with the number of steps beyond 5000. Adam's is divided by it: its steps have a
+    constant size, and in tens of thousands of them the frequencies of the first layer would drift
+    away. Muon's falls by a fifth in ten times as many.
     """
     _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
@@ -124,6 +128,8 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     if options.batch_points is None and not whole_grid:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
+    steps = options.epochs * -(-points // (options.batch_points or points))
     if options.lr is None:
-        steps = options.epochs * -(-points // (options.batch_points or points))
         options.lr = ADAM_RATE * min(1, LONG / steps)
+    if options.muon_lr is None:
+        options.muon_lr = sizing.muon_lr * min(1, LONG / steps) ** 0.1

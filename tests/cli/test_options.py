@@ -384,20 +384,23 @@ def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "rate"),
+    ("arguments", "rate", "muon_rate"),
     [
-        ("--epochs 50", 1e-3),
-        ("--epochs 1250", 1e-3),  # 5000 steps
-        ("--epochs 5000", 2.5e-4),
-        ("--epochs 5000 --lr 0.002", 2e-3),
-        ("--epochs 1250 --batch_points 4096", 2.5e-4),
-        ("--epochs 10000 --task inpaint --points 5000", 5e-4),
+        ("--epochs 50", 1e-3, 5e-3),
+        ("--epochs 1250", 1e-3, 5e-3),  # 5000 steps
+        ("--epochs 5000", 2.5e-4, 4.35e-3),
+        ("--epochs 5000 --lr 0.002", 2e-3, 4.35e-3),
+        ("--epochs 5000 --muon_lr 0.002", 2.5e-4, 2e-3),
+        ("--epochs 1250 --batch_points 4096", 2.5e-4, 4.35e-3),
+        ("--epochs 10000 --task inpaint --points 5000", 5e-4, 7.46e-3),
+        ("--task poisson --operator forward", 1e-3, 1e-2),
     ],
 )
-def test_the_tuned_rate_of_adam_falls_with_the_steps_of_a_long_training(arguments, rate):
+def test_tuned_rates_fall_with_the_steps_of_a_long_training(arguments, rate, muon_rate):
     options = parse(["--recipe", "tuned", *arguments.split()])
     fill_in(options, (256, 256), options.points or 65536)
     assert options.lr == pytest.approx(rate)
-    options = parse(["--epochs", "100000"])
+    assert options.muon_lr == pytest.approx(muon_rate, rel=1e-3)
+    options = parse(["--optimizer", "muon", "--epochs", "100000"])
     fill_in(options, (256, 256), 65536)
-    assert options.lr == 1e-4
+    assert (options.lr, options.muon_lr) == (1e-4, 5e-3)
