@@ -121,7 +121,7 @@ class Fused:
             "weight": weight,
         }
         call = (
-            "variation(in0_p, siren::gpu::RandomPoints(data, in1_p), int64_t(data[\"count\"]), "
+            'variation(in0_p, siren::gpu::RandomPoints(data, in1_p), int64_t(data["count"]), '
             'float(data["smallest"]), data["weight"], '
             f"{{out0_p, out1_p, {'in2_p, in3_p' if added else 'nullptr, nullptr'}}})"
         )
@@ -181,7 +181,7 @@ class Fused:
             f"siren::Muon(data, {_POLYNOMIALS}).step({{in0_p, in1_p, in2_p, in3_p}}, "
             "{out0_p, out1_p, out2_p}, in4_p, out3_p, in0->num);",
             {**adam_numbers._asdict(), **numbers._asdict(), **place},
-            header=f'#define SIREN_PRECISION {self.precision.capitalize()}\n'
+            header=f"#define SIREN_PRECISION {self.precision.capitalize()}\n"
             '#include "cuda/optimizer.h"',
         )
         return new_flat, new_average, new_mean, new_square
@@ -332,17 +332,14 @@ def _pass_header(numbers, precision) -> str:
 def _code(shapes, inputs, source, numbers, header=""):
     """Run one of the kernels as a Jittor operation with float32 outputs.
 
-    ``header`` is for a GPU; a CPU's kernels have one for all.
+    ``header`` is for a GPU; a CPU's kernels have one for all. The operation has no source for the
+    other device: Jittor would tell those of different headers apart, and compile what is one kernel
+    on a CPU several times at once, into the same file.
     """
-    outputs = jt.code(
-        shapes,
-        [FLOAT32] * len(shapes),
-        inputs,
-        cpu_header='#include "cpu/binding.h"',
-        cpu_src=source,
-        cuda_header=header,
-        cuda_src=source,
-        data=numbers,
-    )
+    if jt.flags.use_cuda:
+        sources = {"cuda_header": header, "cuda_src": source}
+    else:
+        sources = {"cpu_header": '#include "cpu/binding.h"', "cpu_src": source}
+    outputs = jt.code(shapes, [FLOAT32] * len(shapes), inputs, **sources, data=numbers)
     outputs[0].compile_options = _COMPILER_OPTIONS
     return outputs

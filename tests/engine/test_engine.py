@@ -269,9 +269,7 @@ def float64(layers):
 
 
 QUICK = 12
-CASES = [
-    seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.soak) for seed in range(24)
-]
+CASES = [seed if seed < QUICK else pytest.param(seed, marks=pytest.mark.soak) for seed in range(24)]
 GPU_SEEDS = 0, 1, 2, 18, 7, 20  # the latter three are 300 wide
 STARS = (0, 256, 1), (1, 256, 1), (2, 256, 1), (2, 200, 3), (2, 300, 1), (2, 64, 5)
 STARS_IN_HALF = [("fp16", *case) for case in STARS]
@@ -664,6 +662,17 @@ def test_an_engine_that_fails_is_replaced_with_one_sentence(
     assert reason in line
     assert "--engine reference" in line
     assert out == ""
+
+
+def test_an_operation_has_the_source_of_its_device_alone(monkeypatch):
+    """With that of a GPU, Jittor would compile a CPU's kernel for each order, at the same time."""
+    made, code = [], jt.code
+    monkeypatch.setattr(
+        jt, "code", lambda *args, **named: made.append(named) or code(*args, **named)
+    )
+    list(trial._Trial(Fused(), EVERYTHING).checks())
+    assert len(made) > 5
+    assert {name for named in made for name in named} == {"data", "cpu_header", "cpu_src"}
 
 
 def test_a_trial_asks_for_everything_before_anything_runs():
