@@ -93,8 +93,8 @@ struct MuonArguments {
                 muon.start + matrix * layer() + int64_t(row) * muon.width,
                 (size_t(matrix) * muon.width + row) * muon.width};
     }
-    // The blocks that have no panel; with clusters there are some for step_adam().
-    __device__ int first_spare_block() const { return clustered ? muon.count * panels() : 0; }
+    // From which block on they take Adam's step: with clusters, those that have no panel.
+    __device__ int first_adam_block() const { return clustered ? muon.count * panels() : 0; }
 };
 
 // A block's shared memory: a square of the right operand, and two panels that are left operands.
@@ -161,7 +161,7 @@ __device__ void step_adam(const MuonArguments<Piece>& m) {
     const float scale = float(1 / adam.correction), least = float(adam.eps), rate = float(adam.rate);
     const int64_t start = m.muon.start, biases = int64_t(m.muon.count) * m.muon.width, layer = m.layer();
     const int64_t others = m.parameters - m.muon.count * (layer - m.muon.width);
-    const int first = m.first_spare_block();
+    const int first = m.first_adam_block();
     for (int64_t i = (int(blockIdx.x) - first) * muon_threads + int(threadIdx.x); i >= 0 && i < others;
          i += int64_t(gridDim.x - first) * muon_threads) {
         int64_t at = i;
