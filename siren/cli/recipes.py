@@ -114,9 +114,9 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
-    Rates fall with the number of steps beyond 5000. Adam's is divided by it: its steps have a
-    constant size, and in tens of thousands of them the frequencies of the first layer would drift
-    away. Muon's falls by a fifth in ten times as many.
+    Rates, of three digits, fall with the number of steps beyond 5000. Adam's is divided by it: its
+    steps have a constant size, and in tens of thousands of them the frequencies of the first layer
+    would drift away. Muon's falls by a fifth in ten times as many.
     """
     _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
@@ -129,7 +129,12 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
     steps = options.epochs * -(-points // (options.batch_points or points))
+    share = min(1, LONG / steps)
     if options.lr is None:
-        options.lr = ADAM_RATE * min(1, LONG / steps)
+        options.lr = _three_digits(ADAM_RATE * share)
     if options.muon_lr is None:
-        options.muon_lr = sizing.muon_lr * min(1, LONG / steps) ** 0.1
+        options.muon_lr = _three_digits(sizing.muon_lr * share**0.1)
+
+
+def _three_digits(rate: float) -> float:
+    return float(f"{rate:.3g}")
