@@ -103,7 +103,9 @@ def default_points(pixels: int) -> int:
 
 
 def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
-    """Set ``omega_first``, ``batch_points`` and both rates, which depend on the size, where None.
+    """Set ``omega_first``, ``batch_points`` and both rates where None.
+
+    They depend on the picture's size, the rates through the number of steps.
 
     shape   (height, width) of the picture
     points  the number of training points

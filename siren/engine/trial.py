@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -173,11 +174,8 @@ class _Trial:
         ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
         vars = [jt.array(factor.astype(np.float32)) for factor in factors]
         gradient = jt.grad(sum((a * b).sum() for a, b in zip(vars, ours)), self.network.flat)
-
-        def right(gradient):
-            return self.right_gradient(gradient, loss_of)
-
-        return _Check([gradient], right, f"the gradient of its streams of order {order} is wrong")
+        otherwise = f"the gradient of its streams of order {order} is wrong"
+        return _Check([gradient], partial(self.right_gradient, loss_of=loss_of), otherwise)
 
     def variation(self) -> _Check:
         """With tensors that are positive definite, as those of a picture are, added to a loss."""

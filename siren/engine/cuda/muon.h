@@ -52,7 +52,7 @@ __device__ constexpr int place_in_panel(int row, int column) {
 
 // 16 rows of a matrix, and where their first elements are.
 struct Panel {
-    int matrix, number;     // which one of the matrix it is
+    int number, matrix;     // among those of all matrices, and of which it is
     int rows;               // that are there
     size_t in_squares;      // in matrices of 16 bits
     int64_t in_parameters;  // among parameters and their gradient
@@ -84,10 +84,10 @@ struct MuonArguments {
     __device__ size_t square(int matrix, int row, int column) const {
         return ((size_t(matrix) * squares() + row) * squares() + column) * muon_block * muon_block;
     }
-    __device__ Panel panel(int i) const {
-        const int matrix = i / panels(), number = i % panels(), row = number * panel_rows;
-        return {matrix,
-                number,
+    __device__ Panel panel(int number) const {
+        const int matrix = number / panels(), row = number % panels() * panel_rows;
+        return {number,
+                matrix,
                 max(0, min(panel_rows, muon.width - row)),
                 square(matrix, row / muon_block, 0) + place_in_square(row % muon_block, 0),
                 muon.start + matrix * layer() + int64_t(row) * muon.width,
@@ -222,10 +222,10 @@ __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel)
             sum += double(direction) * direction;
         });
     }
-    store_sum_over_block(sum, m.direction_sums + panel.matrix * m.panels() + panel.number);
+    store_sum_over_block(sum, m.direction_sums + panel.number);
 }
 
-// X at the start.
+// X at the start. The sum over panels is asked for after a section has been, so that both are waited for together.
 template <class Piece>
 __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& panel) {
     const int width = m.muon.width;
@@ -467,10 +467,10 @@ __device__ void multiply_again(const MuonArguments<Piece>& m, MuonStorage<Piece>
             sum += double(own.x) * own_y.x + double(own.y) * own_y.y;
         });
     }
-    if (iteration == 0) store_sum_over_block(sum, m.trace_sums + panel.matrix * m.panels() + panel.number);
+    if (iteration == 0) store_sum_over_block(sum, m.trace_sums + panel.number);
 }
 
-// The first iteration's end.
+// The first iteration's end. Operands are asked for before the sum over panels, as in scale_direction().
 template <class Piece>
 __device__ void finish_first(const MuonArguments<Piece>& m, const Panel& panel, const Piece* x, Piece* next) {
     const bool last = m.iterations == 1;
