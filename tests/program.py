@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,8 @@ needs_mpirun = pytest.mark.skipif(
     not (shutil.which("mpirun") and shutil.which("mpicc")),
     reason="needs mpirun and mpicc (Debian: openmpi-bin, libopenmpi-dev)",
 )
-# As main.py, but before the given epoch, of all that it trains, it pauses as with Ctrl-Z.
+# As main.py, but before the given epoch, of all that it trains, it pauses as with Ctrl-Z. A signal
+# that arrives in the pause may reach any thread, so that it is handled a step or two after it.
 PAUSING = """
 import itertools, os, signal, sys
 sys.path.insert(0, sys.argv.pop(1))
@@ -64,6 +66,15 @@ def run(*arguments, cwd=ROOT):
         cwd=cwd,
         timeout=600,
     )
+
+
+def wait_for(condition):
+    """Wait for some minutes until it is true; raises an AssertionError if that does not happen."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it does not happen")
 
 
 @contextlib.contextmanager

@@ -5,12 +5,11 @@ import os
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from program import PAUSING, begin, call, needs_mpirun
+from program import PAUSING, begin, call, needs_mpirun, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = needs_mpirun
@@ -162,14 +161,6 @@ def state(pid):
         return "X"
 
 
-def wait_until(condition):
-    """Look for some minutes; the assertion that follows tells the outcome."""
-    for _ in range(3000):
-        if condition():
-            break
-        time.sleep(0.1)
-
-
 def begun(tmp_path, folder):
     """Two processes, of which the second one pauses in the middle; (mpirun, their numbers)."""
     process = start(tmp_path, *[[*INPAINT, folder]] * 2, pauses=(-1, 5))
@@ -178,7 +169,7 @@ def begun(tmp_path, folder):
     def pauses():
         return (folder / "state.npz").exists() and state(number.read_text()) == "T"
 
-    wait_until(lambda: pauses() or process.poll() is not None)
+    wait_for(lambda: pauses() or process.poll() is not None)
     assert process.poll() is None, process.communicate()
     return process, [int((tmp_path / f"pid-{rank}").read_text()) for rank in (0, 1)]
 
@@ -206,8 +197,7 @@ def test_a_run_ends_with_any_of_its_processes_and_goes_on(tmp_path, whole, numbe
     if number != signal.SIGKILL:  # which does not wait for it
         os.kill(pids[1], signal.SIGCONT)
     status, _, err = finish(process)
-    wait_until(lambda: all(state(pid) in "ZX" for pid in pids))  # mpirun does not
-    assert all(state(pid) in "ZX" for pid in pids)
+    wait_for(lambda: all(state(pid) in "ZX" for pid in pids))  # mpirun does not
     if number == signal.SIGKILL:
         assert status not in (0, None)
         assert "signal 9" in err

@@ -166,7 +166,8 @@ def test_all_are_run_though_each_diverges(photos, tmp_path):
     assert [row["status"] for row in summary(tmp_path / "o")] == ["diverged"] * 3
 
 
-MANY = [*SMALL, "--epochs", 60]
+EPOCHS = 300
+MANY = [*SMALL, "--epochs", EPOCHS]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +185,7 @@ def whole(tmp_path_factory):
 def test_an_interrupted_call_resumes_where_it_was(photos, whole, tmp_path, number):
     folder = tmp_path / "interrupted"
     many = [*MANY, "--input_path", photos, "--output_dir", folder]
-    with paused(61 + 20, *many) as process:  # in the second picture
+    with paused(EPOCHS + 1 + 20, *many) as process:  # in the second picture
         ended = go_on(process, number)
     assert ended.returncode == 130
     assert "1 of 3 not begun; --resume goes on" in ended.stderr

@@ -5,14 +5,13 @@ import csv
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import program
 import pytest
 from PIL import Image
-from program import needs_mpirun
+from program import needs_mpirun, wait_for
 
 from siren.cli import errors
 from siren.runtime import processes
@@ -170,14 +169,6 @@ def rank_1(mpirun):
         pid for pid in children(rank) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
     )
     return rank, worker
-
-
-def wait_for(condition):
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it does not happen")
 
 
 def begun(photos, folder):
