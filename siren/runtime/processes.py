@@ -125,6 +125,7 @@ def leave_mpirun(device: str) -> None:
 
     They never communicate through MPI, and Jittor does not begin with it. They keep their number of
     threads, but may run, and compile, on all processors. Their GPU is the only one that they see.
+    If there is none, rank 0 alone still looks for one, and says why.
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
     user = user_environment()
@@ -134,6 +135,8 @@ def leave_mpirun(device: str) -> None:
         visible = user.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(gpu) for gpu in range(cuda.gpus)]
         alone["CUDA_VISIBLE_DEVICES"] = names[local_rank() % cuda.gpus]
+    if device == "auto" and not cuda.gpus and rank() > 0:
+        alone.setdefault("nvcc_path", "")
     os.environ.clear()
     os.environ.update(alone)
     _unbind()

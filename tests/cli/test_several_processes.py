@@ -238,29 +238,42 @@ def test_all_end_together(photos, tmp_path, whole, how):
 # ---- without mpirun -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("visible", "local_rank", "expected"),
-    [(None, "1", "1"), (None, "2", "0"), ("5,7", "1", "7"), ("GPU-ab,GPU-cd", "2", "GPU-ab")],
-)
-def test_each_process_sees_its_own_gpu(monkeypatch, visible, local_rank, expected):
+@contextlib.contextmanager
+def without_mpirun(monkeypatch, rank, cuda):
+    """One of three processes, on a machine with ``cuda``, after it has left mpirun."""
     before = dict(os.environ)
-    monkeypatch.setattr(processes, "find_cuda", lambda: Cuda(nvcc="nvcc", gpus=2))
-    for name, value in (("SIZE", "3"), ("RANK", local_rank), ("LOCAL_SIZE", "3")):
-        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", value)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_RANK", local_rank)
+    monkeypatch.setattr(processes, "find_cuda", lambda: cuda)
+    for name, value in (("SIZE", 3), ("RANK", rank), ("LOCAL_SIZE", 3), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
     monkeypatch.delenv("device_id", raising=False)
+    monkeypatch.delenv("nvcc_path", raising=False)
+    try:
+        processes.leave_mpirun("auto")
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.mark.parametrize(
+    ("visible", "rank", "expected"),
+    [(None, 1, "1"), (None, 2, "0"), ("5,7", 1, "7"), ("GPU-ab,GPU-cd", 2, "GPU-ab")],
+)
+def test_each_process_sees_its_own_gpu(monkeypatch, visible, rank, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    try:
-        processes.leave_mpirun("auto")
+    with without_mpirun(monkeypatch, rank, Cuda(nvcc="nvcc", gpus=2)):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
         assert int(os.environ["OMP_NUM_THREADS"]) >= 1
         assert (processes.rank(), processes.world_size()) == (0, 1)
         assert not processes.under_mpirun()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+
+
+@pytest.mark.parametrize(("rank", "looks"), [(0, True), (1, False), (2, False)])
+def test_one_process_looks_for_a_gpu_where_there_is_none(monkeypatch, rank, looks):
+    with without_mpirun(monkeypatch, rank, Cuda(reason="there is none")):
+        assert ("nvcc_path" not in os.environ) == looks
 
 
 def test_a_single_process_speaks_at_once(monkeypatch):
