@@ -22,7 +22,7 @@ _PRIOR_POINTS = 17000  # that many points of a loss of values take as long as a 
 _MUON, _STEP = 5e-3, 1e-3  # seconds of Muon, and of anything else, in every step on a CPU
 _AROUND = 3.0  # seconds before and after each training
 # The time of an epoch does not depend on these, and the number of epochs is accounted for.
-_UNCOUNTED = ("epochs", "seed", "input_path", "ot_image_path", "precision")
+_UNCOUNTED = ("epochs", "seed", "lr", "muon_lr", "input_path", "ot_image_path", "precision")
 
 
 def by_last_run(options: argparse.Namespace) -> float | None:
