@@ -68,6 +68,8 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
         sentence = sentence or "interrupted before training; nothing was written"
         notify(f"{subject}{sentence}")
         return INTERRUPTION
+    elif isinstance(error, ModuleNotFoundError) and runtime.missing_package(error.name):
+        sentence = runtime.missing_package(error.name)
     elif memory.is_out_of_memory(error):
         sentence = "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
     elif not isinstance(error, (Failure, runtime.RuntimeProblem)):

@@ -66,7 +66,7 @@ def read_network(path: Path) -> SavedNetwork:
         layers = _checked_layers(lists["weight"], lists["bias"])
         omega_0, shape = float(arrays["omega_0"]), tuple(arrays["shape"].tolist())
         bits = int(arrays.get("bits", 8))  # older files lack it
-        if not 0 < omega_0 < np.finfo(np.float32).max:
+        if not 0 < omega_0 < float(np.finfo(np.float32).max):
             raise FormatError(f"its omega_0 is {omega_0:g}; it must be above 0")
         if not all(1 < n < 1 << 20 for n in shape):
             raise FormatError(f"its shape is {shape}; no picture has that")

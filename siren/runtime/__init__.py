@@ -10,6 +10,7 @@ device. Variables that the user has set win over ours.
 from siren.runtime.child import run_interruptibly
 from siren.runtime.compilation import Compilation
 from siren.runtime.device import start
+from siren.runtime.install import missing_package
 from siren.runtime.machine import Environment, describe
 from siren.runtime.paths import shell_safe
 from siren.runtime.problem import RuntimeProblem
@@ -21,6 +22,7 @@ __all__ = [
     "Environment",
     "RuntimeProblem",
     "describe",
+    "missing_package",
     "prepare",
     "rank",
     "run_interruptibly",

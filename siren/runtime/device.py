@@ -10,11 +10,12 @@ from siren.runtime.environment import check_variables, user_environment
 from siren.runtime.handlers import restore_signals
 from siren.runtime.jittor_cache import check_cache
 from siren.runtime.jittor_import import import_jittor
+from siren.runtime.numpy_trial import check_arrays
 from siren.runtime.paths import private_folder
 from siren.runtime.problem import RuntimeProblem, describe_error
-from siren.runtime.processes import all_processors, check_processes, notify_once, world_size
+from siren.runtime.processes import all_processors, check_processes, notify_once, rank, world_size
 from siren.runtime.settings import prepare
-from siren.runtime.toolchain import check_compiler, check_numpy, check_python
+from siren.runtime.toolchain import check_compiler, check_numpy, check_packages, check_python
 
 
 def start(device: str = "auto", verbose: bool = False) -> str:
@@ -49,6 +50,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
     if world_size() > 1:
         with all_processors():
             jit.start_threads(jt)
+    if rank() == 0:
+        check_arrays()
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
         raise RuntimeProblem(
@@ -68,6 +71,7 @@ def _check_machine() -> None:
     check_python()
     check_variables()
     check_processes()
+    check_packages()
     check_numpy()
     check_compiler()
     check_cache()

@@ -3,13 +3,14 @@
 Jittor compiles each operator when it first meets it. Most of that time goes into headers, the same
 ones for every operator, and into a Python script (``asm_tuner.py``) that replaces stores of large
 operators by ones that bypass the cache, which gains nothing measurable. Here the headers are
-compiled once on a machine, and the script is left out. The flags stay as they are.
+compiled once on a machine, and the script is left out. The flags stay as they are, but for FLAGS.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,10 @@ from pathlib import Path
 
 HEADER = Path(__file__).with_name("jit.h")
 SCRIPT = Path(__file__).with_name("jit.sh")  # a copy of it is used: Jittor records its path
+# With -Ofast, g++ takes square roots and quotients from approximate reciprocals, and the root of a
+# subnormal number is -inf or NaN unless the processor takes such numbers for zero. A library that
+# g++ 12 or older has linked sees to that; from g++ 13 on none does.
+FLAGS = ["-mno-recip"] if platform.machine() == "x86_64" else []
 FOLDER = "siren-jit"  # in Jittor's cache; the precompiled header takes 66 MB
 
 
@@ -35,7 +40,8 @@ def accelerate(jittor) -> None:
         if not script.exists() or script.read_text() != SCRIPT.read_text():
             shutil.copy(SCRIPT, script)
         jittor.flags.python_path = (
-            f'sh "{script}" --python="{jittor.flags.python_path}" --header="{header}"'
+            f'sh "{script}" --python="{jittor.flags.python_path}" --header="{header}" '
+            f'--flags="{" ".join(FLAGS)}"'
         )
 
 
@@ -49,7 +55,7 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
     compiled = header.with_name(header.name + ".gch")
     options = [f for f in shlex.split(flags) if not f.startswith(("-l", "-L", "-Wl,", "-shared"))]
     # What Jittor adds for every operator
-    command = [compiler, *options, "-fopenmp", "-Ofast", "-DJIT=1", "-DJIT_cpu=1"]
+    command = [compiler, *options, *FLAGS, "-fopenmp", "-Ofast", "-DJIT=1", "-DJIT_cpu=1"]
     content = f"{HEADER.read_text()}// {shlex.join(command)}\n"
     if compiled.exists() and header.exists() and header.read_text() == content:
         return

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from pathlib import Path
 
 from siren.runtime.child import run_interruptibly
@@ -17,6 +18,7 @@ from siren.runtime.compilation import Compilation
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
 from siren.runtime.handlers import default_sigterm, load_without_handlers
+from siren.runtime.install import missing_package
 from siren.runtime.paths import digest, is_shell_safe
 from siren.runtime.problem import (
     RuntimeProblem,
@@ -79,7 +81,9 @@ def load_jittor() -> None:
 
     os.path.realpath = realpath
     try:
-        import jittor  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of a Python newer than Jittor
+            import jittor  # noqa: F401
     except BaseException:
         if "jittor_core" in sys.modules:  # whose threads would abort the process at its end
             sys.modules["jittor_core"].cleanup()
@@ -207,8 +211,6 @@ def _as_runtime_problem(verbose: bool):
     except Exception as error:
         if verbose:
             traceback.print_exc(file=sys.stderr)
-        if isinstance(error, ModuleNotFoundError) and error.name in ("jittor", "jittor_utils"):
-            raise RuntimeProblem(
-                "Jittor is missing; pip install -r requirements.txt provides it."
-            ) from error
+        if isinstance(error, ModuleNotFoundError) and missing_package(error.name):
+            raise RuntimeProblem(missing_package(error.name)) from error
         raise RuntimeProblem(f"Jittor cannot be imported: {describe_error(error)}") from error

@@ -7,16 +7,13 @@ import sys
 
 from siren.runtime.cuda import Cuda, find_cuda
 from siren.runtime.environment import publish, user_environment
+from siren.runtime.headers import CUDA_FOLDER, jittor_folder, write_headers
 from siren.runtime.jittor_cache import home_setting
-from siren.runtime.paths import shell_safe
+from siren.runtime.patches import patch_jittor
+from siren.runtime.paths import digest, shell_safe
 from siren.runtime.problem import RuntimeProblem
 from siren.runtime.processes import process_settings, under_mpirun
-from siren.runtime.toolchain import (
-    compiler_setting,
-    original_header,
-    python_config_setting,
-    write_corrected_header,
-)
+from siren.runtime.toolchain import compiler_setting, python_config_setting
 
 _DEFAULTS = {
     "use_mkl": "0",  # oneDNN, cuTT, CUTLASS and NCCL would be downloaded
@@ -31,11 +28,9 @@ _DEFAULTS = {
     # By default an array goes to the GPU by two copies that wait for all that the GPU has to do.
     "use_cuda_host_allocator": "0",
     "gdb_path": "",  # by default Jittor asks gdb for its version at every start
-    # By default Jittor names its cache after the git branch of the folder around the environment,
-    # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our
-    # own name also separates us from programs that use Jittor with other compiler settings.
-    "cache_name": "siren",
 }
+# g++ 16 draws uniform numbers in another way, so that a seed would give another network.
+_OLD_UNIFORM = "-D_GLIBCXX_USE_OLD_GENERATE_CANONICAL"
 
 
 def prepare(device: str = "auto", verbose: bool = False) -> None:
@@ -50,6 +45,7 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     """
     if "jittor" in sys.modules:
         return
+    patch_jittor()
     _or_empty(_use_shell_safe_paths)
     user = user_environment()
     cuda = find_cuda() if device != "cpu" else Cuda()
@@ -61,13 +57,15 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     settings.update(_or_empty(process_settings, cuda))
     settings.update(_or_empty(compiler_setting))
     settings.update(_or_empty(python_config_setting))
-    cuda_13 = _or_empty(_cuda_13_settings, user, cuda)
-    if cuda_13:
-        # Jittor ends the process when compiler flags change, so these get a cache of their own.
-        settings["cache_name"] = "siren_cuda13"
+    compilation = _or_empty(_compiler_settings, user, cuda)
+    # By default Jittor names its cache after the git branch of the folder around the environment,
+    # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our
+    # own name also separates us from programs that use Jittor with other compiler settings: it ends
+    # the process when these change.
+    settings["cache_name"] = f"siren-{digest(compilation.get('cc_flags', ''))}"
     settings = {name: value for name, value in settings.items() if name not in user}
     # These override the user's values, but contain them.
-    publish({**settings, **cuda_13, **_or_empty(home_setting)})
+    publish({**settings, **compilation, **_or_empty(home_setting)})
 
 
 def _or_empty(collect, *arguments) -> dict[str, str]:
@@ -78,18 +76,17 @@ def _or_empty(collect, *arguments) -> dict[str, str]:
         return {}
 
 
-def _cuda_13_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
-    """The settings that make Jittor compile with a header that CUDA 13 accepts."""
-    if cuda.version < 13000:
-        return {}
-    include = f'-I"{write_corrected_header().parent}"'
-    # For cuBLAS and others, Jittor passes the folder of the original header before these flags. But
-    # g++ and nvcc search a folder that is named in CPLUS_INCLUDE_PATH too only after all others.
-    folders = [shell_safe(original_header().parent), user.get("CPLUS_INCLUDE_PATH", "")]
-    return {
-        "cc_flags": f"{user.get('cc_flags', '')} {include}".strip(),
-        "CPLUS_INCLUDE_PATH": os.pathsep.join(filter(None, folders)),
-    }
+def _compiler_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
+    """The settings that make Jittor compile with the corrected headers."""
+    flags = [user.get("cc_flags", ""), f'-I"{write_headers()}"', _OLD_UNIFORM]
+    settings = {"cc_flags": " ".join(filter(None, flags))}
+    if cuda.version >= 13000:
+        # For cuBLAS and others, Jittor passes the folder of the original helper_cuda.h before these
+        # flags. But g++ and nvcc search a folder that is named in CPLUS_INCLUDE_PATH too only after
+        # all others.
+        folders = [shell_safe(jittor_folder() / CUDA_FOLDER), user.get("CPLUS_INCLUDE_PATH", "")]
+        settings["CPLUS_INCLUDE_PATH"] = os.pathsep.join(filter(None, folders))
+    return settings
 
 
 def _use_shell_safe_paths() -> dict[str, str]:

@@ -1,11 +1,10 @@
-"""The interpreter, NumPy, the C++ compiler and the headers that Jittor compiles with."""
+"""The interpreter, NumPy and the C++ compiler that Jittor needs."""
 
 from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -13,31 +12,38 @@ import sysconfig
 from pathlib import Path
 
 from siren.runtime.environment import user_environment
-from siren.runtime.paths import digest, make_private, private_folder, shell_safe, write_file
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.install import PACKAGES, missing_package
+from siren.runtime.paths import digest, private_folder, shell_safe, write_file
+from siren.runtime.problem import RuntimeProblem, describe_error
 
 
 def check_python() -> None:
-    """Raise RuntimeProblem for a version of Python that Jittor does not support."""
-    if not (3, 9) <= sys.version_info[:2] <= (3, 12):
-        version = ".".join(map(str, sys.version_info[:2]))
+    """Raise RuntimeProblem for a Python that Jittor does not support."""
+    version = ".".join(map(str, sys.version_info[:2]))
+    if not (3, 9) <= sys.version_info[:2] <= (3, 14):
         raise RuntimeProblem(
-            f"Jittor 1.3.11 needs Python 3.9 to 3.12, and this is Python {version}."
+            f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}."
         )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise RuntimeProblem(
+            f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
+            f"build of Python {version}; use the usual build."
+        )
+
+
+def check_packages() -> None:
+    """Raise RuntimeProblem if a package is missing."""
+    for module in (*PACKAGES, "jittor"):
+        if importlib.util.find_spec(module) is None:
+            raise RuntimeProblem(missing_package(module))
 
 
 def check_numpy() -> None:
-    """Raise RuntimeProblem if NumPy is missing, or has a version whose arrays Jittor misreads."""
+    """Raise RuntimeProblem if NumPy cannot be imported."""
     try:
         import numpy as np
     except ImportError as error:
-        raise RuntimeProblem('NumPy is missing; pip install "numpy<2" provides it.') from error
-    if int(np.__version__.split(".")[0]) >= 2:
-        # Jittor assumes the array layout of NumPy 1, and silently reads garbage from NumPy 2.
-        raise RuntimeProblem(
-            f"Jittor computes wrong values with NumPy {np.__version__}; "
-            'pip install "numpy<2" repairs this.'
-        )
+        raise RuntimeProblem(f"NumPy cannot be imported: {describe_error(error)}") from error
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # computed and cached now, before Jittor's kernels disable subnormals
 
@@ -101,56 +107,3 @@ def write_python_config() -> Path:
         "esac\n"
     )
     return write_file(private_folder() / f"python-config-{digest(script)}", script, mode=0o700)
-
-
-def corrected_helper_header(text: str) -> str:
-    """Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
-
-    ``cudaDeviceProp`` lost ``clockRate`` and ``computeMode``; ``cudaDeviceGetAttribute`` has had
-    both since CUDA 5. The device is the one whose properties the code has read last.
-    """
-    attribute = {"clockRate": "cudaDevAttrClockRate", "computeMode": "cudaDevAttrComputeMode"}
-    pattern = re.compile(
-        r"cudaGetDeviceProperties\(&deviceProp,\s*(?P<device>\w+)\)"
-        r"|deviceProp\.(?P<field>clockRate|computeMode)\b"
-    )
-    matches = list(pattern.finditer(text))
-    if not any(match["field"] for match in matches):
-        return text
-    pieces, end, device = [], 0, "0"
-    for match in matches:
-        device = match["device"] or device
-        pieces.append(text[end : match.start()])
-        pieces.append(
-            f"sirenDeviceAttribute({attribute[match['field']]}, {device})"
-            if match["field"]
-            else match[0]
-        )
-        end = match.end()
-    text = "".join([*pieces, text[end:]])
-    function = (
-        "inline int sirenDeviceAttribute(cudaDeviceAttr attribute, int device) {\n"
-        "  int value = 0;\n"
-        "  cudaDeviceGetAttribute(&value, attribute, device);\n"
-        "  return value;\n"
-        "}\n\n"
-    )
-    user = text.rindex("\ninline ", 0, text.index("sirenDeviceAttribute(")) + 1
-    return text[:user] + function + text[user:]
-
-
-def original_header() -> Path:
-    """The ``helper_cuda.h`` of the installed Jittor."""
-    package = importlib.util.find_spec("jittor")
-    if package is None:
-        raise FileNotFoundError("jittor")
-    return Path(package.submodule_search_locations[0], "extern", "cuda", "inc", "helper_cuda.h")
-
-
-def write_corrected_header() -> Path:
-    """Write the corrected ``helper_cuda.h`` to our own folder; the package is not changed."""
-    header = corrected_helper_header(original_header().read_text(encoding="utf8"))
-    folder = private_folder() / f"include-{digest(header)}"
-    if not make_private(folder):
-        raise RuntimeProblem(f"{folder} can be written by other users; remove it.")
-    return write_file(folder / "helper_cuda.h", header)

@@ -225,7 +225,8 @@ def compiled(tmp_path_factory):
         lanes, _, feature = INSTRUCTION_SETS[name]
         if compilers[name] is None:
             pytest.skip(f"this processor has no {feature}")
-        assert compilers[name].wait() == 0
+        said, _ = compilers[name].communicate()
+        assert (compilers[name].returncode, said) == (0, "")  # and no warning either
         library = ctypes.CDLL(str(folder / f"{name}.so"))
         if lanes is not None:
             assert library.vector_lanes() == lanes
@@ -241,8 +242,9 @@ def compile_kernels(library, name):
     _, flags, feature = INSTRUCTION_SETS[name]
     if feature not in Path("/proc/cpuinfo").read_text():
         return None
-    command = ["g++", *JITTORS_FLAGS, *flags, f"-I{ROOT / 'siren' / 'engine'}"]
-    return subprocess.Popen([*command, str(FOLDER / "kernels.cc"), "-o", str(library)])
+    command = ["g++", "-Wall", *JITTORS_FLAGS, *flags, f"-I{ROOT / 'siren' / 'engine'}"]
+    command += [str(FOLDER / "kernels.cc"), "-o", str(library)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def random_case(seed):

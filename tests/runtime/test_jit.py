@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import jittor
+import numpy as np
 import pytest
 
 from siren import runtime
@@ -25,15 +26,20 @@ def tools(tmp_path):
 def called(tools, tool="asm_tuner.py"):
     """What jit.sh has called, as a list."""
     command = ["sh", jit.SCRIPT, f"--python={tools}/python", f"--header={tools}/jit.h"]
-    command += [f"/jittor/utils/{tool}", f"--cc_path={tools}/compiler", f"{tools}/a_op.cc"]
+    command += [
+        "--flags=-mthis -mthat",
+        f"/jittor/utils/{tool}",
+        f"--cc_path={tools}/compiler",
+        f"{tools}/a_op.cc",
+    ]
     subprocess.run([*command, "-O2", "-Ia b", "-o", "a_op.so"], check=True)
     return (tools / "called").read_text().split("|")[:-1]
 
 
 def test_an_operator_is_compiled_with_the_header(tools):
     assert called(tools) == [
-        *("compiler", "-DJIT=1", "-DJIT_cpu=1", "-include", f"{tools}/jit.h"),
-        *(f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
+        *("compiler", "-mthis", "-mthat", "-DJIT=1", "-DJIT_cpu=1"),
+        *("-include", f"{tools}/jit.h", f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
     ]
 
 
@@ -56,12 +62,19 @@ def test_the_header_is_precompiled_and_fits_jittors_flags(tmp_path):
     """-H marks a precompiled header with an exclamation mark, one that does not fit with an x."""
     runtime.start("cpu")
     words = shlex.split(jittor.flags.python_path)
-    header = words[-1].removeprefix("--header=")
+    header, flags = words[-2].removeprefix("--header="), words[-1].removeprefix("--flags=")
     assert words[0] == "sh" and Path(header + ".gch").exists()
     source = tmp_path / "a.cc"
     source.write_text('#define JIT 1\n#define JIT_cpu 1\n#include "var.h"\n#include "op.h"\n')
     command = [jittor.flags.cc_path, "-DJIT=1", "-DJIT_cpu=1", "-include", header, str(source)]
-    command += [*shlex.split(jittor.flags.cc_flags), "-fopenmp", "-Ofast", "-H", "-fsyntax-only"]
+    command += [
+        *shlex.split(jittor.flags.cc_flags),
+        "-fopenmp",
+        "-Ofast",
+        "-H",
+        "-fsyntax-only",
+        *flags.split(),
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"! {header}.gch" in result.stderr
@@ -71,3 +84,11 @@ def test_a_header_that_does_not_compile_leaves_nothing(tmp_path):
     header = tmp_path / "folder" / "jit.h"
     jit.precompile(header, jittor.flags.cc_path, "-I/nowhere")
     assert list(header.parent.iterdir()) == []
+
+
+def test_the_root_of_a_subnormal_number_is_a_number():
+    tiny = jittor.array(np.full(100, 1e-41, np.float32))
+    roots = jittor.sqrt(tiny).numpy()
+    assert ((roots >= 0) & (roots <= 4e-21)).all()  # 0 where subnormal numbers are taken for it
+    quotients = (tiny / jittor.array(np.full(100, 2e-41, np.float32) + 1)).numpy()
+    assert ((quotients >= 0) & (quotients <= 2e-41)).all()

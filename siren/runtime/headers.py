@@ -1,0 +1,149 @@
+"""Corrected copies of headers of Jittor 1.3.11, for NumPy 2, g++ 16 and CUDA 13.
+
+The installed package is not changed. The copies lie in a private folder, which stands before
+Jittor's own folders on the include path of everything that Jittor compiles. They are made from the
+installed headers: one in which a text to be replaced does not occur exactly once, as in a later
+Jittor that needs no correction, is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import re
+from functools import partial
+from pathlib import Path
+
+from siren.runtime.paths import digest, make_private, private_folder, write_file
+from siren.runtime.problem import RuntimeProblem
+
+# NumPy 2 has the size of an element at another place of a descriptor, and PyArray_CopyInto at
+# another place of its table of functions. PyArray_CastScalarToCtype reads all of a descriptor
+# there, and Jittor passes one of which only the type is set.
+_NUMPY_HEADER = [
+    (
+        "inline int64 PyArray_Size(",
+        """\
+inline bool is_numpy_1() {
+    return ((unsigned (*)())PyArray_API[0])() < 0x02000000; // PyArray_GetNDArrayCVersion
+}
+
+inline int64 item_size(PyArrayDescr_Proxy* descr) {
+    struct NumPy2 {
+        PyObject_HEAD
+        PyObject* typeobj;
+        char kind, type, byteorder, former_flags;
+        int type_num;
+        unsigned long long flags;
+        Py_ssize_t elsize;
+    };
+    return is_numpy_1() ? descr->elsize : ((NumPy2*)descr)->elsize;
+}
+
+inline int64 PyArray_Size(""",
+    ),
+    ("size *= arr->descr->elsize;", "size *= item_size(arr->descr);"),
+    (
+        "void numpy_init();",
+        """\
+void numpy_init();
+
+inline int copy_into(PyObject* to, PyObject* from) {
+    return ((int (*)(PyObject*, PyObject*))PyArray_API[is_numpy_1() ? 82 : 50])(to, from);
+}
+
+inline void cast_scalar(PyObject* scalar, void* to, PyArrayDescr_Proxy* type) {
+    auto descr_from_type = (PyArrayDescr_Proxy* (*)(int))PyArray_API[45];
+    auto descr = descr_from_type(type->type_num);
+    PyArray_CastScalarToCtype(scalar, to, descr);
+    Py_DECREF((PyObject*)descr);
+}
+
+#define PyArray_CopyInto(to, from) copy_into(to, from)
+#define PyArray_CastScalarToCtype(scalar, to, type) cast_scalar(scalar, to, type)""",
+    ),
+]
+_TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
+_STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
+
+
+def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
+    """``text`` after all ``replacements`` (before, after); unchanged if one does not fit."""
+    if any(text.count(before) != 1 for before, _ in replacements):
+        return text
+    for before, after in replacements:
+        text = text.replace(before, after)
+    return text
+
+
+def corrected_helper_header(text: str) -> str:
+    """Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
+
+    ``cudaDeviceProp`` lost ``clockRate`` and ``computeMode``; ``cudaDeviceGetAttribute`` has had
+    both since CUDA 5. The device is the one whose properties the code has read last.
+    """
+    attribute = {"clockRate": "cudaDevAttrClockRate", "computeMode": "cudaDevAttrComputeMode"}
+    pattern = re.compile(
+        r"cudaGetDeviceProperties\(&deviceProp,\s*(?P<device>\w+)\)"
+        r"|deviceProp\.(?P<field>clockRate|computeMode)\b"
+    )
+    matches = list(pattern.finditer(text))
+    if not any(match["field"] for match in matches):
+        return text
+    pieces, end, device = [], 0, "0"
+    for match in matches:
+        device = match["device"] or device
+        pieces.append(text[end : match.start()])
+        pieces.append(
+            f"sirenDeviceAttribute({attribute[match['field']]}, {device})"
+            if match["field"]
+            else match[0]
+        )
+        end = match.end()
+    text = "".join([*pieces, text[end:]])
+    function = (
+        "inline int sirenDeviceAttribute(cudaDeviceAttr attribute, int device) {\n"
+        "  int value = 0;\n"
+        "  cudaDeviceGetAttribute(&value, attribute, device);\n"
+        "  return value;\n"
+        "}\n\n"
+    )
+    user = text.rindex("\ninline ", 0, text.index("sirenDeviceAttribute(")) + 1
+    return text[:user] + function + text[user:]
+
+
+CUDA_FOLDER = "extern/cuda/inc"
+_HEADERS = [  # (folder of Jittor, name in it, correction)
+    ("src", "pyjt/numpy.h", partial(replaced_once, replacements=_NUMPY_HEADER)),
+    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
+    ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
+    # and for members in the code of templates that are not used.
+    ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
+    (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
+]
+
+
+def jittor_folder() -> Path:
+    """The folder of the installed Jittor; raises FileNotFoundError."""
+    package = importlib.util.find_spec("jittor")
+    if package is None:
+        raise FileNotFoundError("jittor")
+    return Path(package.submodule_search_locations[0])
+
+
+def write_headers() -> Path:
+    """Write the corrected headers; returns their folder, whose name is a digest of them."""
+    copies = {}
+    for folder, name, correct in _HEADERS:
+        with contextlib.suppress(FileNotFoundError):
+            original = (jittor_folder() / folder / name).read_text(encoding="utf8")
+            copy = correct(original)
+            if copy != original:
+                copies[name] = copy
+    target = private_folder() / f"include-{digest(''.join(copies.values()))}"
+    for each in {target, *((target / name).parent for name in copies)}:
+        if not make_private(each):
+            raise RuntimeProblem(f"{each} can be written by other users; remove it.")
+    for name, copy in copies.items():
+        write_file(target / name, copy)
+    return target

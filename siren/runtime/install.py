@@ -1,0 +1,206 @@
+"""Installs the packages that an environment lacks, and moves none that it has to another version.
+
+run.sh runs this file with the environment's interpreter, before there is any package:
+
+    python siren/runtime/install.py requirements.txt
+
+In ``.venv``, which run.sh has created, packages that are too old are replaced. In an environment of
+the user, that is refused in a sentence with the command that does it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# Without its dependencies, of which numpy<2 is not needed (headers.py); requirements.txt has the
+# others.
+JITTOR = "jittor==1.3.11.0"
+PACKAGES = {  # by the module that is imported
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "PIL": "pillow",
+    "tqdm": "tqdm",
+    "astunparse": "astunparse",
+}
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:(?:>=|==)([0-9.]+))?")
+_OWN = ".venv"
+
+# What tells whether a package works: SciPy, for instance, may be too old for NumPy.
+_TRIAL = """
+import importlib, sys
+for module in ("numpy.linalg", "scipy.linalg", "PIL.Image", "tqdm", "astunparse"):
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        message = str(error).strip().splitlines() or [""]
+        sys.exit(f"{module.split('.')[0]}\\n{type(error).__name__}: {message[-1]}")
+"""
+
+
+class Refusal(Exception):
+    """Something that the user has to decide or to mend; the message is a sentence."""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A line of a requirements file.
+
+    text     as pip takes it
+    name     of the package, normalized
+    minimum  the version that it has to have at least, as numbers; () if any will do
+    """
+
+    text: str
+    name: str
+    minimum: tuple[int, ...]
+
+
+def missing_package(module: str) -> str:
+    """The sentence for an import that has failed; "" if ``module`` is none that is required."""
+    name = module.partition(".")[0]
+    if name in ("jittor", "jittor_utils"):
+        return f"Jittor is missing; pip install --no-deps {JITTOR} provides it."
+    if name in PACKAGES:
+        package = PACKAGES[name]
+        return f"The package {package} is missing; pip install -r requirements.txt provides it."
+    return ""
+
+
+def parse(line: str) -> Requirement | None:
+    """The requirement in a line; None in a comment or an empty line."""
+    text = line.partition("#")[0].strip()
+    if not text:
+        return None
+    name, version = _REQUIREMENT.fullmatch(text).groups()
+    return Requirement(text, _normalized(name), _numbers(version or ""))
+
+
+def install(file: Path) -> None:
+    """Install what ``file`` names, and Jittor, unless it is there; raises Refusal."""
+    lines = file.read_text(encoding="utf8").splitlines()
+    required = [requirement for requirement in map(parse, lines) if requirement]
+    jittor = parse(JITTOR)
+    unsuitable = [each for each in [*required, jittor] if not _is_there(each, _installed())]
+    own = Path(sys.prefix).name == _OWN and Path(sys.prefix).parent == Path(__file__).parents[2]
+    if not own:
+        _refuse_to_replace([each for each in unsuitable if each.name in _installed()])
+    others = [each for each in unsuitable if each != jittor]
+    if others:
+        _run_installer(others, pinned={} if own else _installed())
+    if jittor in unsuitable:
+        _run_installer([jittor], pinned={}, options=["--no-deps"])
+    _try()
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", re.match(r"[0-9.]*", version)[0])))
+
+
+def _installed() -> dict[str, str]:
+    """The versions of all installed packages, by name."""
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name, version = distribution.metadata["Name"], distribution.version
+        if name and version:
+            found.setdefault(_normalized(name), version)  # the first on the path is imported
+    return found
+
+
+def _is_there(requirement: Requirement, installed: dict[str, str]) -> bool:
+    """Whether a package is installed, and not too old; a newer one than named is left alone."""
+    version = installed.get(requirement.name)
+    return version is not None and _numbers(version) >= requirement.minimum
+
+
+def _refuse_to_replace(requirements: list[Requirement]) -> None:
+    for requirement in requirements:
+        option = "--no-deps " if requirement.text == JITTOR else ""
+        raise Refusal(
+            f"{sys.prefix} has {requirement.name} {_installed()[requirement.name]}, but "
+            f"{requirement.text} is needed; to replace it: "
+            f"{_install_command()} {option}{shlex.quote(requirement.text)}"
+        )
+
+
+def _run_installer(
+    requirements: list[Requirement], pinned: dict[str, str], options: list[str] | None = None
+) -> None:
+    """Install ``requirements`` without changing the versions of the packages in ``pinned``."""
+    with tempfile.TemporaryDirectory() as folder:
+        constraints = Path(folder, "constraints.txt")
+        lines = [f"{name}=={version}" for name, version in pinned.items() if _is_pep_440(version)]
+        constraints.write_text("\n".join(lines), encoding="utf8")
+        texts = [requirement.text for requirement in requirements]
+        command = [*_installer(), "-c", str(constraints), *(options or []), *texts]
+        print(f"Installing {', '.join(texts)} into {sys.prefix} ...", file=sys.stderr, flush=True)
+        if subprocess.run(command).returncode:
+            kept = ", without other versions of what is there," if pinned else ""
+            raise Refusal(f"installing {', '.join(texts)}{kept} failed; the reason is above.")
+
+
+def _installer() -> list[str]:
+    """The start of an installing command: pip's; uv's where there is no pip."""
+    pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    pip += ["--no-warn-conflicts"]
+    if importlib.util.find_spec("pip"):
+        return pip
+    uv = shutil.which("uv")
+    if uv:
+        return [uv, "pip", "install", "-q", "--python", sys.executable]
+    raise Refusal(
+        f"{sys.prefix} has no pip, and there is no uv here; "
+        f"{shlex.quote(sys.executable)} -m ensurepip adds pip."
+    )
+
+
+def _install_command() -> str:
+    """The start of what a person types to install something."""
+    python = shlex.quote(sys.executable)
+    if importlib.util.find_spec("pip"):
+        return f"{python} -m pip install"
+    return f"uv pip install --python {python}"
+
+
+def _is_pep_440(version: str) -> bool:
+    """Whether pip can read a version: some old packages have other ones."""
+    suffix = r"((a|b|rc|\.post|\.dev)[0-9]+)*(\+[\w.]+)?"
+    return bool(re.fullmatch(rf"[0-9]+(\.[0-9]+)*{suffix}", version))
+
+
+def _try() -> None:
+    """Raise Refusal for the first package that cannot be imported."""
+    trial = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True)
+    if trial.returncode:
+        module, reason = trial.stderr.strip().splitlines()[-2:]
+        package = PACKAGES[module]
+        raise Refusal(
+            f"{package} {_installed().get(package, '')} does not work in {sys.prefix} ({reason}); "
+            f"to replace it: {_install_command()} --upgrade {package}"
+        )
+
+
+def main() -> int:
+    """Install what the file named on the command line asks for; returns the exit status."""
+    try:
+        install(Path(sys.argv[1]))
+    except Refusal as refusal:
+        print(f"run.sh: {refusal}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
