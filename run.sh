@@ -32,11 +32,13 @@ fail() { # fail STATUS SENTENCE
 
 # ---- the environment ---------------------------------------------------------------------------
 
+supported="Python 3.9 to 3.14, but not the free-threaded build"
 inspect='import os, sys, sysconfig
 from importlib.util import find_spec
 folders = [sysconfig.get_path(name) for name in ("include", "platinclude")]
+fits = (3, 9) <= sys.version_info[:2] <= (3, 14) and not sysconfig.get_config_var("Py_GIL_DISABLED")
 print("%d.%d" % sys.version_info[:2],
-      "fits" if (3, 9) <= sys.version_info[:2] <= (3, 12) else "-",
+      "fits" if fits else "-",
       "headers" if any(os.path.exists(os.path.join(f, "Python.h")) for f in folders) else "-",
       "venv" if find_spec("ensurepip") else "-")'
 
@@ -44,11 +46,20 @@ facts() { # facts PYTHON: prints "3.11 fits headers venv", with - for no; fails 
   "$1" -c "$inspect" 2>/dev/null # a pyenv shim can exist without running
 }
 
-find_python() { # sets python to an interpreter for a new environment
-  for python in python3.12 python3.11 python3.10 python3.9 python3 python; do
-    [[ "$(facts "$python")" != *fits* ]] || return 0
+find_python() { # sets python to the newest interpreter that has all it needs, or else that fits
+  local candidate known score best=0
+  for candidate in python3.{14,13,12,11,10,9} python3 python; do
+    known="$(facts "$candidate" || true)"
+    [[ "$known" == *fits* ]] || continue
+    score="${known%% *}"
+    score="${score#3.}"
+    [[ "$known" != *"headers venv" ]] || ((score += 100))
+    if ((score > best)); then
+      best="$score"
+      python="$candidate"
+    fi
   done
-  fail 1 "Jittor needs Python 3.9 to 3.12, and none is installed here; install one (python3.12)."
+  ((best)) || fail 1 "Jittor needs $supported, and there is none here; install the package python3."
 }
 
 check_system() { # check_system FACTS: fails without the compiler and headers that Jittor needs
@@ -85,25 +96,21 @@ install the package python${known%% *}-venv."
     return
   fi
   known="$(facts "$python" || true)"
-  [[ "$known" == *fits* ]] || fail 1 "Jittor needs Python 3.9 to 3.12, which $python is not; \
+  [[ "$known" == *fits* ]] || fail 1 "Jittor needs $supported, which $python is not; \
 $([[ "$environment" == "$own" ]] && echo "remove .venv" || echo "deactivate that environment") \
 and try again."
   check_system "$known"
 }
 
-install() { # install FILE: the first time, and after every change of that requirements file
-  local stamp="$environment/.siren-${1//\//-}"
-  if [[ -x "$python" && -f "$stamp" && "$(<"$stamp")" == "$(<"$root/$1")" ]]; then
+install() { # install FILE: the first time, and after every change of what is required
+  local stamp="$environment/.siren-${1//\//-}" wanted
+  wanted="$(cat "$root/$1" "$root/siren/runtime/install.py")"
+  if [[ -x "$python" && -f "$stamp" && "$(<"$stamp")" == "$wanted" ]]; then
     return
   fi
   prepare_environment
-  echo "Installing $1 into $environment ..." >&2
-  "$python" -m pip --version >/dev/null 2>&1 || "$python" -m ensurepip >/dev/null 2>&1 ||
-    fail 1 "$environment has no pip; install it there."
-  "$python" -m pip install -qq --disable-pip-version-check \
-    -r "$root/$1" -c "$root/requirements.txt" ||
-    fail 1 "installing $1 into $environment failed; the reason is above."
-  cp "$root/$1" "$stamp"
+  "$python" "$root/siren/runtime/install.py" "$root/$1" || exit 1
+  { echo "$wanted" >"$stamp"; } 2>/dev/null || true # an environment that this user cannot write
 }
 
 # ---- the commands ------------------------------------------------------------------------------
