@@ -15,7 +15,7 @@ Every score is a line of JSON in the --output file, and runs that are in it alre
 repeated. Methods may run on different machines: --merge prints the tables of several such files.
 
     python benchmarks/inpainting.py --output ours.jsonl --methods siren thin_plate biharmonic
-    peers/bin/python benchmarks/inpainting.py --output prior.jsonl --methods deep_image_prior
+    python benchmarks/inpainting.py --output prior.jsonl --methods deep_image_prior
     python benchmarks/inpainting.py --merge ours.jsonl prior.jsonl
 """
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Times one training step of this program against plain Jittor, PyTorch and JAX, on CPU or GPU.
 
-Run it with the program's own Python. Every engine works in a process of its own, because Jittor
-needs NumPy 1 and the peers NumPy 2; they take turns, a second at a time and only one of them at
-once, so that a noisy machine is noisy for all of them. All start from the same weights, and their
-losses are compared: the time of a wrong computation is worth nothing.
+Every engine works in a process of its own. They take turns, a second at a time and only one of them
+at once, so that a noisy machine is noisy for all. All start from the same weights, and their losses
+are compared: the time of a wrong computation is worth nothing. Engines that are not installed are
+left out.
 
 This process talks to its workers (``speed.py --worker ENGINE``) in lines of JSON:
 
@@ -424,19 +424,14 @@ class Worker:
     def __init__(self, engine: str, case: Case, options):
         self.result = Result(engine, case)
         self.log = tempfile.TemporaryFile("w+", encoding="utf8")  # noqa: SIM115
-        python = options.peers if engine in PEERS else sys.executable
-        try:
-            self.process = subprocess.Popen(
-                [python, __file__, "--worker", engine],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self.log,
-                env=environment(options),
-                text=True,
-            )
-        except OSError as error:
-            self.process = None
-            self.result.error = f"{python} does not start ({error.strerror})"
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", engine],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            env=environment(options),
+            text=True,
+        )
 
     def ask(self, **request) -> None:
         """Send a request and note the answer in ``result``; nothing more after an error."""
@@ -746,13 +741,6 @@ def parse() -> argparse.Namespace:
         description="Time one training step (loss, gradient, Adam) of a SIREN of "
         "2-256-256-256-256-C units (--width) by this program's fused engine and by its peers, in "
         "turns and on the same threads or the same GPU."
-    )
-    parser.add_argument(
-        "--peers",
-        metavar="PYTHON",
-        default=sys.executable,
-        help="interpreter that has requirements.txt installed (PyTorch, JAX); default: this one. "
-        "Peers that it lacks are left out",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, metavar="N", help="default: all this may use")
