@@ -19,6 +19,7 @@ _PRELUDE = """\
 import sys
 sys.path[:] = {path!r}
 import ctypes, os, runpy, signal
+os.environ["siren_progress"] = "1"  # this process's output is read (headers.py)
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
     if os.getppid() != {parent}:

@@ -1,4 +1,4 @@
-"""Corrected copies of headers of Jittor 1.3.11, for NumPy 2, g++ 16 and CUDA 13.
+"""Corrected copies of headers of Jittor 1.3.11, for NumPy 2, g++ 16, CUDA 13 and quiet logs.
 
 The installed package is not changed. The copies lie in a private folder, which stands before
 Jittor's own folders on the include path of everything that Jittor compiles. They are made from the
@@ -65,6 +65,28 @@ inline void cast_scalar(PyObject* scalar, void* to, PyArrayDescr_Proxy* type) {
 ]
 _TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
 _STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
+# The compiler of operators writes its progress to the standard error stream, log or no log. A
+# parent process that reads it says so by a variable (child.py).
+_PARALLEL_COMPILER_HEADER = [
+    (
+        '#include "common.h"',
+        """\
+#include "common.h"
+#include <cstdlib>
+#include <cstring>
+#include <iostream>
+
+namespace std {
+inline ostream& jittor_progress() {
+    static ostream nowhere(nullptr);
+    const char* silent = getenv("log_silent");
+    const bool shown = getenv("siren_progress") || !silent || strcmp(silent, "1");
+    return shown ? cerr : nowhere;
+}
+}
+#define cerr jittor_progress()""",
+    )
+]
 
 
 def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
@@ -119,6 +141,7 @@ _HEADERS = [  # (folder of Jittor, name in it, correction)
     ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
     # and for members in the code of templates that are not used.
     ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
+    ("src", "parallel_compiler.h", partial(replaced_once, replacements=_PARALLEL_COMPILER_HEADER)),
     (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
 ]
 

@@ -51,14 +51,15 @@ def start_threads(jittor) -> None:
 
 
 def precompile(header: Path, compiler: str, flags: str) -> None:
-    """Write ``header`` and its precompiled form, unless they are there and up to date."""
-    compiled = header.with_name(header.name + ".gch")
+    """Write ``header`` and its precompiled form, unless they are there, up to date and whole."""
+    compiled, size = header.with_name(header.name + ".gch"), header.with_name(header.name + ".size")
     options = [f for f in shlex.split(flags) if not f.startswith(("-l", "-L", "-Wl,", "-shared"))]
     # What Jittor adds for every operator
     command = [compiler, *options, *FLAGS, "-fopenmp", "-Ofast", "-DJIT=1", "-DJIT_cpu=1"]
     content = f"{HEADER.read_text()}// {shlex.join(command)}\n"
-    if compiled.exists() and header.exists() and header.read_text() == content:
-        return
+    with contextlib.suppress(OSError):
+        if header.read_text() == content and size.read_text() == str(compiled.stat().st_size):
+            return
     header.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=header.parent))
     try:
@@ -69,5 +70,6 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
         if subprocess.run(command, stdout=nowhere, stderr=nowhere).returncode == 0:
             os.replace(folder / header.name, header)
             os.replace(folder / compiled.name, compiled)
+            size.write_text(str(compiled.stat().st_size))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

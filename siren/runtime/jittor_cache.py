@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import struct
 import tempfile
+from pathlib import Path
 
 from siren.runtime.environment import user_environment
 from siren.runtime.paths import create_folder, home, is_shell_safe, shell_safe
@@ -46,6 +49,30 @@ def _check_writable(name: str, folder: str) -> None:
             f"Jittor keeps what it compiles in {cache}, which cannot be written "
             f"({error.strerror or error}); set {name} to a folder that can."
         ) from error
+
+
+def remove_damaged(cache_path: str) -> None:
+    """Remove compiled libraries that end too early, as after a full disk or a power failure.
+
+    Jittor loads whatever has a record (``.key``), and a library that ends too early crashes it, or
+    makes it hang. Without its record a library is compiled again.
+    """
+    for library in Path(cache_path).rglob("*.so"):
+        record = library.with_name(library.name + ".key")
+        with contextlib.suppress(OSError):
+            if record.exists() and not _is_complete(library):
+                record.unlink()
+                library.unlink()
+
+
+def _is_complete(library: Path) -> bool:
+    """Whether a 64-bit ELF file is as long as its header says: the table of sections comes last."""
+    with open(library, "rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False
+    start, size, count = struct.unpack_from("<Q10xHH", header, 40)
+    return library.stat().st_size >= start + size * count
 
 
 def _jittor_home() -> tuple[str, str | None]:

@@ -19,6 +19,7 @@ from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
 from siren.runtime.handlers import default_sigterm, load_without_handlers
 from siren.runtime.install import missing_package
+from siren.runtime.jittor_cache import remove_damaged
 from siren.runtime.paths import digest, is_shell_safe
 from siren.runtime.problem import (
     RuntimeProblem,
@@ -51,6 +52,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     """
     with _as_runtime_problem(verbose):
         import jittor_utils
+    remove_damaged(jittor_utils.cache_path)
     if under_mpirun() and not _core_exists(jittor_utils.cache_path):
         # In this process: mpirun forwards the compiler's output and ends all processes itself.
         notify_once(_prepare_compilation(jittor_utils.cache_path))

@@ -1,9 +1,11 @@
-"""Lets the Python of Jittor 1.3.11 run on Python 3.13 and 3.14; nothing of the package is changed.
+"""Changes modules of Jittor 1.3.11 while they are imported; nothing of the package is changed.
 
 - Two of its functions ``exec`` an import and look for the module in ``locals()``, where it is no
   longer from Python 3.13 on (PEP 667). They find it in ``sys.modules`` instead.
 - Its compiling workers must be forks, which Python 3.14 does not start by default: they inherit a
   lock from the process that starts them, and what ``core.accelerate`` has replaced.
+- Whoever imports it, its operators are compiled by ``jit.sh``, so that none of them switches
+  subnormal numbers off.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import multiprocessing
 import sys
 from importlib.machinery import PathFinder
 
-_PATCHED = ("jittor_utils", "jittor.compiler")
+from siren.runtime.jit import accelerate
+
+_PATCHED = ("jittor_utils", "jittor.compiler", "jittor")
 
 
 class _Finder:
@@ -26,10 +30,13 @@ class _Finder:
             execute = spec.loader.exec_module
 
             def execute_patched(module):
-                module.locals = lambda: sys.modules
+                if name != "jittor":
+                    module.locals = lambda: sys.modules
                 execute(module)
                 if name == "jittor_utils":
                     module.Pool = multiprocessing.get_context("fork").Pool
+                elif name == "jittor":
+                    accelerate(module)
 
             spec.loader.exec_module = execute_patched
         return spec

@@ -8,6 +8,7 @@ import sys
 from siren.runtime.cuda import Cuda, find_cuda
 from siren.runtime.environment import publish, user_environment
 from siren.runtime.headers import CUDA_FOLDER, jittor_folder, write_headers
+from siren.runtime.jit import SCRIPT
 from siren.runtime.jittor_cache import home_setting
 from siren.runtime.patches import patch_jittor
 from siren.runtime.paths import digest, shell_safe
@@ -29,8 +30,6 @@ _DEFAULTS = {
     "use_cuda_host_allocator": "0",
     "gdb_path": "",  # by default Jittor asks gdb for its version at every start
 }
-# g++ 16 draws uniform numbers in another way, so that a seed would give another network.
-_OLD_UNIFORM = "-D_GLIBCXX_USE_OLD_GENERATE_CANONICAL"
 
 
 def prepare(device: str = "auto", verbose: bool = False) -> None:
@@ -62,7 +61,8 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our
     # own name also separates us from programs that use Jittor with other compiler settings: it ends
     # the process when these change.
-    settings["cache_name"] = f"siren-{digest(compilation.get('cc_flags', ''))}"
+    compiled_by = compilation.get("cc_flags", "") + SCRIPT.read_text()
+    settings["cache_name"] = f"siren-{digest(compiled_by)}"
     settings = {name: value for name, value in settings.items() if name not in user}
     # These override the user's values, but contain them.
     publish({**settings, **compilation, **_or_empty(home_setting)})
@@ -78,8 +78,7 @@ def _or_empty(collect, *arguments) -> dict[str, str]:
 
 def _compiler_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
     """The settings that make Jittor compile with the corrected headers."""
-    flags = [user.get("cc_flags", ""), f'-I"{write_headers()}"', _OLD_UNIFORM]
-    settings = {"cc_flags": " ".join(filter(None, flags))}
+    settings = {"cc_flags": f'{user.get("cc_flags", "")} -I"{write_headers()}"'.strip()}
     if cuda.version >= 13000:
         # For cuBLAS and others, Jittor passes the folder of the original helper_cuda.h before these
         # flags. But g++ and nvcc search a folder that is named in CPLUS_INCLUDE_PATH too only after

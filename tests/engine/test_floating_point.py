@@ -1,0 +1,64 @@
+"""The processor's floating-point state is handed back as it was found, in every thread."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# What happens in the process, one after the other; after each, subnormal numbers have to survive in
+# the main thread, a thread that is older than everything, a new one, and a forked process.
+CODE = """
+import os, queue, threading
+import numpy as np
+
+def survives():
+    return float((np.array([5e-324]) * 1.0)[0]) == 5e-324 and float(
+        (np.array([1e-45], np.float32) * np.float32(1))[0]) != 0
+
+asked, answered = queue.Queue(), queue.Queue()
+def old():
+    while asked.get():
+        answered.put(survives())
+threading.Thread(target=old, daemon=True).start()
+
+def check(stage):
+    asked.put(True)
+    results = [survives(), answered.get()]
+    new = threading.Thread(target=lambda: results.append(survives()))
+    new.start()
+    new.join()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if survives() else 1)
+    results.append(os.waitpid(child, 0)[1] == 0)
+    print(stage, *results, flush=True)
+
+check("at the start")
+import siren, jittor as jt
+check("after the import")
+network = siren.Siren(hidden_features=32)
+image = np.random.default_rng(0).uniform(-1, 1, (16, 16, 1)).astype(np.float32)
+task = siren.Poisson(image, "forward") if ENGINE == "fused" else siren.Fit(image)
+engine = siren.get_engine(ENGINE)
+siren.train(network, task, engine, 3, siren.Adam([network.flat], 1e-3))
+check("after training")
+(jt.array(np.ones(4, np.float32)).sin() * 3 + 1).numpy()
+check("after an operation of Jittor")
+"""
+
+
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_subnormal_numbers_survive(engine):
+    done = subprocess.run(
+        [sys.executable, "-c", f"ENGINE = {engine!r}\n{CODE}"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    assert [line.split(" True")[0].split(" False")[0] for line in lines] == [
+        "at the start", "after the import", "after training", "after an operation of Jittor"
+    ]  # fmt: skip
+    assert not any("False" in line for line in lines), done.stdout
