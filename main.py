@@ -66,6 +66,8 @@ def run(options: argparse.Namespace, stop: signals.Stop):
     if runtime.rank() > 0:
         return experiment(options, settings, [], None, stop)
     pictures = [inputs.read_inputs(options)]
+    for note in pictures[0].notes:
+        print(note, flush=True)
     with output_folder(options, inputs.paths(options).values()) as lock:
         finished = report_finished_run(options, pictures[0])
         if finished:
@@ -119,17 +121,15 @@ def experiment(options: argparse.Namespace, settings: dict, pictures: list, lock
 
 def make_network(options: argparse.Namespace):
     """The SIREN to train; ``--seed`` determines its initial weights."""
-    import jittor
-
     from siren.network import Siren
 
-    jittor.set_global_seed(options.seed, different_seed_for_mpi=False)
     return Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,
         hidden_layers=options.hidden_layers,
         omega_0=options.omega_0,
         omega_first=options.omega_first,
+        seed=options.seed,
     )
 
 

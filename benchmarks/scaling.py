@@ -37,15 +37,12 @@ class Training:
     """This program's steps on a picture of noise, as ``siren/training/loop.py`` does them."""
 
     def __init__(self, height: int, width: int, hidden_features: int, device: str):
-        import jittor as jt
-
         from siren.engine import get_engine
         from siren.network import Siren
         from siren.tasks.fit import Fit
         from siren.training.gradient import Gradient
         from siren.training.optimizer import Adam
 
-        jt.set_global_seed(0, different_seed_for_mpi=False)
         self.network = Siren(hidden_features=hidden_features)
         engine = get_engine("fused", "fp32" if device == "cpu" else "fp16")
         self.optimizer = Adam([self.network.flat], 1e-4)

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import jittor as jt
 import numpy as np
-from jittor import init, nn, sin
+from jittor import nn, sin
+
+from siren import seeds
 
 
 class Sine(nn.Module):
@@ -42,8 +44,8 @@ class Siren(nn.Module):
 
     Weights are drawn as in section 3.2 and supplement 1.5 of the paper: U(-1/in, 1/in) in the first
     layer, U(-sqrt(6/in)/omega_0, sqrt(6/in)/omega_0) in every later one, the output layer included.
-    Biases keep Jittor's ``nn.Linear`` default U(-1/sqrt(in), 1/sqrt(in)).
-    ``jittor.set_global_seed`` makes the draw repeatable.
+    Biases are U(-1/sqrt(in), 1/sqrt(in)), as of Jittor's ``nn.Linear``. The draw depends on
+    ``seed`` (at least 0) alone (``siren.seeds``).
 
     ``omega_first``, by default ``omega_0``, is the frequency of the first layer at the start: its
     initial weights and biases are multiplied by omega_first / omega_0.
@@ -68,6 +70,7 @@ class Siren(nn.Module):
         hidden_layers: int = 3,
         omega_0: float = 30.0,
         omega_first: float | None = None,
+        seed: int = 0,
     ):
         omega_first = omega_0 if omega_first is None else omega_first
         _check_arguments(out_features, in_features, hidden_features, hidden_layers)
@@ -78,14 +81,12 @@ class Siren(nn.Module):
         self.omega_0 = omega_0
         self.sine = Sine(omega_0)
         self.widths = [in_features] + [hidden_features] * (hidden_layers + 1) + [out_features]
-        layers = []
-        linears = [nn.Linear(*pair) for pair in zip(self.widths, self.widths[1:])]
-        for depth, linear in enumerate(linears):
-            fan_in = linear.in_features
+        random, layers = seeds.generator(seed, seeds.WEIGHTS), []
+        for depth, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:])):
             bound = 1 / fan_in if depth == 0 else math.sqrt(6 / fan_in) / omega_0
-            init.uniform_(linear.weight, -bound, bound)
-            factor = np.float32(omega_first / omega_0 if depth == 0 else 1)
-            layers.append((factor * linear.weight.numpy(), factor * linear.bias.numpy()))
+            factor = omega_first / omega_0 if depth == 0 else 1
+            weight = factor * random.uniform(-bound, bound, (fan_out, fan_in))
+            layers.append((weight, factor * random.uniform(-1, 1, fan_out) / math.sqrt(fan_in)))
         self.flat = jt.array(flatten(layers))
 
     @property

@@ -35,7 +35,6 @@ def test_grid_is_row_major_and_includes_both_ends():
     ],
 )
 def test_every_layer_is_drawn_uniformly_within_its_bound(settings, widths):
-    jt.set_global_seed(3)
     omega_0 = settings.get("omega_0", 30.0)
     layers = layers_of(Siren(**settings))
     assert [weight.shape[1] for weight, _ in layers] + [layers[-1][0].shape[0]] == widths
@@ -97,8 +96,7 @@ def test_muon_moves_the_hidden_matrices_of_any_network(in_features, hidden_layer
 
 def test_seed_repeats_the_draw():
     def draw(seed):
-        jt.set_global_seed(seed)
-        return layers_of(Siren(hidden_features=16))[1][0]
+        return layers_of(Siren(hidden_features=16, seed=seed))[1][0]
 
     assert np.array_equal(draw(5), draw(5))
     assert not np.array_equal(draw(5), draw(6))
@@ -106,7 +104,6 @@ def test_seed_repeats_the_draw():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_forward_pass_agrees_with_float64(channels):
-    jt.set_global_seed(0)
     network = Siren(out_features=channels, hidden_features=64)
     points = grid(17, 9)
     expected = value(layers_of(network), 30.0, points.astype(np.float64))
@@ -122,7 +119,6 @@ def test_activations_are_distributed_as_the_paper_derives(hidden_layers):
 
     The theorem leaves biases out, so they are left out of the variance.
     """
-    jt.set_global_seed(1)
     network = Siren(hidden_features=256, hidden_layers=hidden_layers)
     h = grid(64, 64).astype(np.float64)
     for depth, (weight, bias) in enumerate(layers_of(network)[:-1]):
@@ -134,9 +130,8 @@ def test_activations_are_distributed_as_the_paper_derives(hidden_layers):
 
 
 def test_it_is_a_module_as_jittor_knows_them(tmp_path):
-    jt.set_global_seed(0)
     network = Siren(out_features=3, hidden_features=8, hidden_layers=2)
-    other = Siren(out_features=3, hidden_features=8, hidden_layers=2)
+    other = Siren(out_features=3, hidden_features=8, hidden_layers=2, seed=1)
     names = [f"layers.{depth}.{kind}" for depth in range(4) for kind in ("weight", "bias")]
     assert list(network.state_dict()) == [name for name, _ in network.named_parameters()] == names
     for (name, var), array in zip(
@@ -164,7 +159,6 @@ def test_it_is_a_module_as_jittor_knows_them(tmp_path):
 
 
 def test_an_optimiser_of_jittors_trains_it():
-    jt.set_global_seed(0)
     network = Siren(hidden_features=16, hidden_layers=1)
     x = jt.array(np.random.default_rng(0).uniform(-1, 1, (64, 2)).astype(np.float32))
     target = (x[:, :1] * 0.5).stop_grad()

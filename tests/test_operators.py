@@ -121,7 +121,6 @@ def test_autograd_against_analytic_derivatives():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_forward_and_autograd_agree_with_each_other_and_with_float64(channels):
-    jt.set_global_seed(channels)
     network = Siren(out_features=channels, hidden_features=64)
     points = grid(*SHAPE)
     scale = spacing(*SHAPE)
@@ -143,7 +142,6 @@ def test_forward_and_autograd_agree_with_each_other_and_with_float64(channels):
 @pytest.mark.parametrize("order", [1, 2])
 def test_the_operators_of_a_grid_agree(order):
     """On a smooth network, and finite differences inside the border."""
-    jt.set_global_seed(2)
     network = Siren(out_features=2, hidden_features=32, hidden_layers=1, omega_0=4.0)
     shape = (65, 97)
     x = jt.array(grid(*shape))
@@ -165,7 +163,6 @@ def test_the_operators_of_a_grid_agree(order):
 
 def test_finite_differences_of_a_smooth_network_approach_its_derivatives():
     """On a fine grid all three operators see the same function."""
-    jt.set_global_seed(4)
     network = Siren(hidden_features=32, hidden_layers=1, omega_0=5.0)
     shape = (65, 97)
     x = jt.array(grid(*shape))
@@ -200,7 +197,6 @@ def test_sobel_is_scikit_images():
 @pytest.mark.parametrize("order", [1, 2])
 def test_gradient_of_the_loss_in_the_parameters(operator, order):
     """Against the loss in float64, along one random direction in every weight and bias."""
-    jt.set_global_seed(order)
     rng = np.random.default_rng(order)
     network = Siren(out_features=2, hidden_features=16, hidden_layers=2)
     points = grid(*SHAPE)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from siren import losses, solvers
+from siren import losses, seeds, solvers
 from siren.coordinates import grid
 from siren.pictures import Picture
 from siren.samples import Points
@@ -37,7 +39,7 @@ class Inpaint:
         missing: np.ndarray | None = None,
     ):
         height, width, channels = image.shape
-        random = np.random.default_rng(seed)
+        random = seeds.generator(seed, seeds.PIXELS)
         if missing is None:
             chosen = random.choice(height * width, points, replace=False)
         else:
@@ -81,7 +83,7 @@ class Inpaint:
         points = grid(height, width)[self.given_mask.ravel()]
         values = self.reference[self.given_mask]
         return [
-            (method, solvers.interpolate(points, values, height, width, method))
+            (method, partial(solvers.interpolate, points, values, height, width, method))
             for method in solvers.INTERPOLATIONS
         ]
 

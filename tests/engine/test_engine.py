@@ -535,7 +535,6 @@ def test_losses_of_stored_points_on_a_gpu(on_gpu, precision, order, width, chann
     [pytest.param(0, marks=pytest.mark.soak), pytest.param(1, marks=pytest.mark.soak), 2],
 )
 def test_both_engines_are_interchangeable_in_any_loss(order):
-    jt.set_global_seed(order)
     rng = np.random.default_rng(order)
     network = Siren(out_features=3, hidden_features=40, hidden_layers=2)
     shape = (9, 12)
@@ -566,7 +565,6 @@ def test_both_engines_are_interchangeable_in_any_loss(order):
 
 def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     def run(module):
-        jt.set_global_seed(5)
         network = Siren(hidden_features=48)
         task = Fit(read_image(data / "camera.png", 1, (32, 40)))
         optimizer = Muon(network, module, lr=2e-3, adam_lr=1e-3)

@@ -140,7 +140,6 @@ import siren
 siren.start("cpu")
 import jittor as jt, numpy as np
 rng = np.random.default_rng(0)
-jt.set_global_seed(0)
 network, engine = siren.Siren(hidden_features=130), siren.get_engine("fused")
 muon, adam = siren.Muon(network, engine, 0.1, 0.1), siren.Adam([network.flat], 0.1, engine=engine)
 for _ in range(3):

@@ -50,7 +50,6 @@ def test_muon_is_orthogonalised_nesterov_momentum_and_adam_on_the_rest(
     engine, width, layers, channels
 ):
     """Three steps against float64 NumPy."""
-    jt.set_global_seed(2)
     rng = np.random.default_rng(2)
     network = Siren(channels, hidden_features=width, hidden_layers=layers)
     start = network.flat.numpy().astype(np.float64)
@@ -100,7 +99,6 @@ def test_muon_without_hidden_matrices_is_adam():
 @pytest.mark.parametrize("kind", ["adam", "muon"])
 def test_a_restored_optimizer_goes_on_bit_for_bit(engine, kind):
     def make():
-        jt.set_global_seed(1)
         network = Siren(hidden_features=40, hidden_layers=2)
         if kind == "muon":
             return network, Muon(network, engine, 0.01, 0.001)

@@ -1,6 +1,5 @@
 import math
 
-import jittor as jt
 import numpy as np
 import pytest
 from numpy_siren import layers_of, relative_error, value
@@ -22,7 +21,6 @@ def train(network, task, engine, epochs, learning_rate):
 
 
 def test_the_best_epoch_is_chosen_by_held_out_pixels(data):
-    jt.set_global_seed(0)
     image = read_image(data / "camera.png", 1, (24, 24))
     task = Inpaint(image, points=200, seed=0, hold_out=0.25)
     network = Siren(hidden_features=64)
@@ -37,7 +35,6 @@ def test_the_best_epoch_is_chosen_by_held_out_pixels(data):
 
 @pytest.fixture
 def fit(data):
-    jt.set_global_seed(0)
     return Siren(hidden_features=32), Fit(read_image(data / "camera.png", 1, (16, 20)))
 
 
@@ -61,7 +58,6 @@ def test_training_learns_and_keeps_the_best(fit):
 
 def test_training_repeats_with_the_seed(data):
     def run():
-        jt.set_global_seed(3)
         network = Siren(hidden_features=16)
         task = Fit(read_image(data / "camera.png", 1, (16, 20)))
         train(network, task, reference, 5, 1e-3)
@@ -146,7 +142,6 @@ def test_evaluation_in_pieces_is_the_whole(fit, monkeypatch):
 )
 def test_a_laplacian_leaves_the_outputs_bias_alone(operator, norm):
     """It does not carry the mean, and Adam would follow the sign of mere rounding."""
-    jt.set_global_seed(4)
     image = np.random.default_rng(4).uniform(-1, 1, (12, 10, 3)).astype(np.float32)
     network = Siren(3, hidden_features=16, hidden_layers=1, omega_0=10)
     start = network.flat.numpy().copy()
