@@ -11,7 +11,7 @@ import jittor as jt
 import numpy as np
 from scipy.fft import dct
 
-from siren import cosine
+from siren import cosine, sums
 from siren.operators import Forward, fd_divergence
 
 NORMS = ("operator", "energy", "pixel")
@@ -47,6 +47,19 @@ def residual_loss(predicted, target, order: int, operator, norm):
     return norm(operator.differentiate(predicted, order) - target)
 
 
+def residual_and_pixel_loss(predicted, target, order: int, operator, norm):
+    """``residual_loss``, plus the mean of |u - pixel|^2 over the pixels that are supervised.
+
+    ``predicted`` ends with the network's values u, and ``target`` with two more: (n, 1, channels)
+    pixels, and 1 where these are supervised, 0 elsewhere. Both means are over all pixels.
+    """
+    values, pixels, supervised = predicted[:, -1], target[:, -2], target[:, -1]
+    if not operator.on_grid:
+        predicted = predicted[:, :-1]
+    loss = residual_loss(predicted, target[:, :-2], order, operator, norm)
+    return loss + sums.mean(supervised * (values - pixels).sqr())
+
+
 def is_pointwise(operator, norm) -> bool:
     """Whether the loss is a mean over points, which any subset of them can estimate."""
     return norm.pointwise and not operator.on_grid
@@ -65,7 +78,7 @@ class OperatorNorm:
 
     def __call__(self, residual):
         """The norm of a Var (n, K, channels)."""
-        return residual.sqr().mean()
+        return sums.mean(residual.sqr())
 
 
 class _SpectralNorm:
@@ -86,7 +99,7 @@ class _SpectralNorm:
 
     def _mean_square(self, spectra):
         """The norm, given the spectra (height, width) of the channels."""
-        losses = [(self.weight * spectrum).sqr().mean() for spectrum in spectra]
+        losses = [sums.mean((self.weight * spectrum).sqr()) for spectrum in spectra]
         return sum(losses) / len(losses)
 
 
