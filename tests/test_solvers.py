@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,14 @@ from scipy.ndimage import laplace
 
 from siren.images import read_image
 from siren.metrics import psnr
-from siren.solvers import INTERPOLATIONS, _divergence, interpolate, solve_gradient, solve_poisson
+from siren.solvers import (
+    INTERPOLATIONS,
+    Degenerate,
+    _divergence,
+    interpolate,
+    solve_gradient,
+    solve_poisson,
+)
 
 DATA = Path(__file__).parents[1] / "data"
 SHAPES = [(1, 1, 1), (1, 6, 2), (5, 1, 1), (2, 2, 3), (4, 7, 1), (6, 5, 3)]
@@ -240,3 +248,72 @@ def test_interpolation_errors():
     for bad in (np.zeros((2, 1)), np.zeros(3)):
         with pytest.raises(ValueError, match="values are"):
             interpolate(points, bad, 4, 4, "nearest")
+
+
+# Degenerate sets of points
+
+
+def lattice(rows, columns):
+    """The points (row, column) of a 33 x 40 grid, in [-1, 1]."""
+    rows, columns = np.broadcast_arrays(rows, columns)
+    return np.stack([rows.ravel() / 16 - 1, columns.ravel() / 19.5 - 1], 1)
+
+
+ROWS, COLUMNS = np.mgrid[:33, :40]
+DEGENERATE = {
+    "one point": lattice([7], [9]),
+    "two points": lattice([7, 20], [9, 30]),
+    "three on one line": lattice([0, 10, 20], [0, 10, 20]),
+    "one row": lattice(5, np.arange(40)),
+    "a diagonal": lattice(np.arange(33), np.arange(33)),
+    "two rows": lattice(ROWS[[4, 30]], COLUMNS[[4, 30]]),
+    "two neighbouring rows": lattice(ROWS[4:6], COLUMNS[4:6]),
+    "every 16th row": lattice(ROWS[::16], COLUMNS[::16]),
+    "a frame": lattice(*np.nonzero((ROWS % 32 == 0) | (COLUMNS % 39 == 0))),
+    "one point many times": lattice([7] * 50, [9] * 50),
+    "three points many times": lattice([7, 7, 20] * 20, [9, 30, 9] * 20),
+    "all but one": np.delete(lattice(ROWS, COLUMNS), 500, 0),
+    "all": lattice(ROWS, COLUMNS),
+}
+
+
+@pytest.mark.parametrize("method", INTERPOLATIONS)
+@pytest.mark.parametrize("points", DEGENERATE)
+@pytest.mark.filterwarnings("ignore::siren.solvers.Degenerate")
+def test_degenerate_points_are_filled_in(points, method):
+    points = DEGENERATE[points]
+    positions = np.rint((points + 1) / 2 * (32, 39)).astype(int)
+    truth = 0.1 * ROWS - 0.05 * COLUMNS + 1  # linear, but for "nearest" exact inside of the hull
+    values = truth[tuple(positions.T)][:, None]
+    filled = interpolate(points, values, 33, 40, method)[..., 0]
+    assert np.isfinite(filled).all()
+    np.testing.assert_allclose(filled[tuple(positions.T)], values[:, 0], atol=1e-4)
+    assert truth.min() - 1e-3 <= filled.min() and filled.max() <= truth.max() + 1e-3
+
+
+def test_two_rows_are_joined_linearly_where_no_spline_is_determined():
+    points = DEGENERATE["two rows"]
+    values = np.random.default_rng(0).normal(size=(len(points), 1))
+    with pytest.warns(Degenerate, match="nearly on one line.*linear is taken there"):
+        filled = interpolate(points, values, 33, 40, "thin_plate")
+    linear = interpolate(points, values, 33, 40, "linear")
+    near = slice(5, 9), slice(15, 25)  # where the 32 nearest points are in one row
+    np.testing.assert_allclose(filled[near], linear[near], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "cubic", "thin_plate"])
+def test_points_on_one_line_are_told(method):
+    points = DEGENERATE["a diagonal"]
+    values = np.arange(33.0)[:, None]
+    with pytest.warns(Degenerate, match=f"{method} needs given pixels that are not all on one"):
+        filled = interpolate(points, values, 33, 40, method)
+    np.testing.assert_array_equal(filled, interpolate(points, values, 33, 40, "nearest"))
+
+
+def test_of_points_at_one_place_the_first_counts():
+    points = np.concatenate([DEGENERATE["every 16th row"]] * 2)
+    values = np.repeat([[1.0], [-1.0]], len(points) // 2, 0)
+    for method in INTERPOLATIONS:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Degenerate)
+            np.testing.assert_allclose(interpolate(points, values, 33, 40, method), 1, atol=1e-6)

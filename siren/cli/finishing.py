@@ -42,6 +42,10 @@ def finish(
     facts = {"options": json_options(options), "inputs": origin.fingerprint}
     change = Change(options.output_dir)
     try:
+        with Change(options.output_dir) as unscored:
+            results.write_unscored(unscored, lock, facts, origin.bits, task, network, result)
+            with signals.deferred():
+                unscored.commit()
         with change:
             saved = results.write_results(
                 change, lock, facts, origin.bits, task, network, engine, result, preview
@@ -108,6 +112,8 @@ def _print_scores(options: argparse.Namespace, task, result, saved: results.Save
     print(f"output: {saved.score}{note}; loss {best.loss:.3e} at epoch {best.epoch}")
     for name, score in saved.baselines.items():
         print(f"{name}: {score}")
+    for note in saved.notes:
+        print(note)
     print(f"written to {display_path(options.output_dir)}", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from siren.output.panel import draw_result
 from siren.output.record import remove_leftovers
 from siren.output.report import METRICS, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
+from siren.solvers import Degenerate
 from siren.training.evaluation import predict_derivatives, predict_image
 
 
@@ -42,11 +44,13 @@ class Saved:
 
     score      of the network
     baselines  scores of classical methods, by name
+    notes      sentences: which of these did something else than their name says, or failed
     problems   errors while pictures were made; these pictures are missing
     """
 
     score: Score = Score()
     baselines: dict[str, Score] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     problems: list[Exception] = field(default_factory=list)
 
     def attempt(self, make: Callable, *arguments: Any) -> Any:
@@ -56,6 +60,21 @@ class Saved:
         except Exception as error:
             self.problems.append(error)
             return None
+
+
+def write_unscored(
+    change: Change, lock: Lock, facts: dict, bits: int, task, network, result
+) -> None:
+    """Write into ``change`` what a training leaves before it is scored and drawn.
+
+    If scoring ends the process, this is what there is: a run that counts as interrupted. Arguments
+    and errors as of ``write_results``.
+    """
+    change.write(NETWORK, encode_network(network, task.reference.shape[:2], bits))
+    change.write("history.csv", encode_history(result.history))
+    metrics = _metrics(facts, task, result, Saved(), change.digests)
+    change.write(METRICS, encode_json({**metrics, "ended": "interrupted"}))
+    remove_leftovers(change, lock)
 
 
 def write_results(
@@ -115,14 +134,31 @@ def _score(task, image: np.ndarray) -> Score:
     )
 
 
+def _make_baselines(saved: Saved, task) -> dict[str, np.ndarray]:
+    """Pictures of the classical methods that work, by name; scores and notes go to ``saved``."""
+    pictures = {}
+    for name, make in task.baselines():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", Degenerate)
+            try:
+                pictures[name] = make()
+                saved.baselines[name] = _score(task, pictures[name])
+            except Exception as error:  # of a library; a training is worth more than a comparison
+                pictures.pop(name, None)
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                saved.notes.append(f"{name} is left out, since it failed ({reason[:100]})")
+        saved.notes += [str(warning.message) for warning in caught]
+    return pictures
+
+
 def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
-    """The content of panel.png, with the best classical method; sets ``saved.baselines``."""
-    baselines = task.baselines()
-    saved.baselines = {name: _score(task, image) for name, image in baselines}
+    """The content of panel.png, with the best classical method."""
+    pictures = _make_baselines(saved, task)
     others = [
-        Picture(f"classical, {name.replace('_', '-')}: {saved.baselines[name].psnr:.2f} dB", image)
-        for name, image in sorted(baselines, key=lambda item: saved.baselines[item[0]].psnr)
-        if image is not task.reference  # the task's own pictures include it
+        Picture(f"classical, {name.replace('_', '-')}: {score.psnr:.2f} dB", pictures[name])
+        for name, score in sorted(saved.baselines.items(), key=lambda item: item[1].psnr)
+        if pictures[name] is not task.reference  # the task's own pictures include it
     ]
     caption = f"output: {saved.score}{scored_pixels_note(task)}"
     return encode_png(draw_result(task, output, caption, others[-1:]))
@@ -149,6 +185,7 @@ def _metrics(facts: dict, task, result, saved: Saved, digests: dict[str, str]) -
         "loss": result.best.loss,
         **dataclasses.asdict(saved.score),
         "baselines": {name: dataclasses.asdict(score) for name, score in saved.baselines.items()},
+        "notes": saved.notes,
         "scored": task.scored_as,
         "seconds": result.history[-1].seconds,
         "seconds_first_epoch": result.history[0].seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,6 +22,8 @@ class Task(Protocol):
     held_out        given points that are not trained on and choose the best epoch, or None
     pointwise       whether the loss is a mean over points, which any subset can estimate; if not,
                     it is ``residual_loss`` of what ``predict`` gives on the whole grid
+    determines_mean whether the loss of the whole grid determines the mean of the picture; only
+                    where ``pointwise`` is false
     prior           one of ``siren.priors``, added to the loss, or None
     random          the NumPy generator that the prior draws from, or None
     panel_pictures  left side of the panel: the inputs, and what the network is trained on
@@ -33,6 +36,7 @@ class Task(Protocol):
     points: Points
     held_out: Points | None
     pointwise: bool
+    determines_mean: bool
     prior: Any
     random: np.random.Generator | None
     panel_pictures: list[Picture]
@@ -53,8 +57,8 @@ class Task(Protocol):
         """The loss of the whole grid, of ``predicted`` at all ``points``; not if pointwise."""
         ...
 
-    def baselines(self) -> list[tuple[str, np.ndarray]]:
-        """(name, picture) of each classical method, applied to the same data."""
+    def baselines(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
+        """(name, function that makes the picture) of each classical method, on the same data."""
         ...
 
     def restore(self, output: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:

@@ -51,8 +51,11 @@ class Poisson(DerivativeTask):
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""
-        solution = solvers.solve_poisson(operators.fd_laplacian(self.reference))
-        return [("direct", self.restore(solution))]
+
+        def solve():
+            return self.restore(solvers.solve_poisson(operators.fd_laplacian(self.reference)))
+
+        return [("direct", solve)]
 
     def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
         """Restore the mean, which a Laplacian does not determine."""
