@@ -121,13 +121,17 @@ class Forward:
     def __init__(self, shape):
         self.scale = spacing(*shape)
 
-    def predict(self, network, coordinates, order: int, engine, border: bool = False):
+    def predict(
+        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
+    ):
         """Gradient (order 1) or Laplacian (2) at ``coordinates``: a Var (n, 2 or 1, channels).
 
-        With ``border`` the gradient comes before the Laplacian: (n, 3, channels).
+        With ``border`` the gradient comes before the Laplacian: (n, 3, channels). With ``values``
+        the network's values come last, one more.
         """
         streams = engine.streams(network, coordinates, order, self.scale)
-        return jt.stack(streams[1:] if order == 1 or border else streams[3:], dim=1)
+        wanted = streams[1:] if order == 1 or border else streams[3:]
+        return jt.stack([*wanted, streams[0]] if values else wanted, dim=1)
 
     def differentiate(self, predicted, order: int):
         """``predicted`` itself, which is the derivative already."""
@@ -137,14 +141,16 @@ class Forward:
 class Autograd(Forward):
     """As ``Forward``, by ``jittor.grad``."""
 
-    def predict(self, network, coordinates, order: int, engine, border: bool = False):
+    def predict(
+        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
+    ):
         """As ``Forward.predict``."""
         points = coordinates.clone().start_grad()
-        gradient = list(autograd_gradient(network, points, self.scale))
-        if order == 1:
-            return jt.stack(gradient, dim=1)
-        laplacian = [autograd_divergence(*gradient, points, self.scale)]
-        return jt.stack(gradient + laplacian if border else laplacian, dim=1)
+        wanted = gradient = list(autograd_gradient(network, points, self.scale))
+        if order == 2:
+            laplacian = [autograd_divergence(*gradient, points, self.scale)]
+            wanted = gradient + laplacian if border else laplacian
+        return jt.stack([*wanted, network(points)] if values else wanted, dim=1)
 
 
 class FiniteDifferences:
@@ -155,7 +161,9 @@ class FiniteDifferences:
     def __init__(self, shape):
         self.shape = shape
 
-    def predict(self, network, coordinates, order: int, engine, border: bool = False):
+    def predict(
+        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
+    ):
         """The network's values (n, 1, channels), which ``differentiate`` takes."""
         return jt.stack(engine.streams(network, coordinates, 0), dim=1)
 

@@ -79,3 +79,19 @@ def absolute_error(
     if largest is None:
         largest = float(error.max())
     return (2 * error / max(largest, 1e-12) - 1).astype(np.float32), largest
+
+
+def translate(array: np.ndarray, offset: tuple[int, int], fill=None) -> np.ndarray:
+    """``array`` (height, width, ...) translated by (rows, columns).
+
+    Pixels from outside are ``fill``; None: copies of the nearest pixel.
+    """
+    height, width = array.shape[:2]
+    rows, columns = (np.arange(n) - by for n, by in zip((height, width), offset))
+    result = array[np.clip(rows, 0, height - 1)[:, None], np.clip(columns, 0, width - 1)]
+    if fill is not None:
+        inside = (rows == np.clip(rows, 0, height - 1))[:, None] & (
+            columns == np.clip(columns, 0, width - 1)
+        )
+        result = np.where(inside, result, fill)
+    return result

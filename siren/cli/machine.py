@@ -92,7 +92,13 @@ def _use(options: argparse.Namespace) -> Use:
         channels=options.channels,
         omega_0=options.omega_0,
         muon=options.optimizer == "muon",
-        **functions(options.task, options.operator, options.residual_norm, options.prior),
+        **functions(
+            options.task,
+            options.operator,
+            options.residual_norm,
+            options.prior,
+            options.mask_path is not None,
+        ),
     )
 
 

@@ -66,9 +66,16 @@ class Use:
 
 
 def functions(
-    task: str, operator: str = "forward", residual_norm: str = "operator", prior: str = "none"
+    task: str,
+    operator: str = "forward",
+    residual_norm: str = "operator",
+    prior: str = "none",
+    mask: bool = False,
 ) -> dict:
-    """What a ``Use`` says of the engine's functions, given main.py's options."""
+    """What a ``Use`` says of the engine's functions, given main.py's options.
+
+    ``mask`` is whether there is one.
+    """
     order = {"edit": 1, "poisson": 2}.get(task, 0)
     losses: tuple[int, ...] = ()
     streams: tuple[int, ...] = ()
@@ -78,7 +85,7 @@ def functions(
         losses = (0,)
     elif operator == "fd":
         streams = (0,)
-    elif operator == "forward" and residual_norm == "operator":
+    elif operator == "forward" and residual_norm == "operator" and not mask:
         losses = (order,)
     elif operator == "forward":
         streams = (order,)

@@ -27,9 +27,10 @@ class Gradient:
     derivative is propagated back through the network. A batch skips this last part at the points
     that it leaves out.
 
-    A loss of the whole grid is one of derivatives, which the output layer's bias does not change. A
-    mask makes the gradient with respect to that bias exactly 0: Adam, which normalises gradients,
-    would turn mere rounding errors into full steps.
+    A loss of the whole grid is one of derivatives, which the output layer's bias does not change,
+    unless it supervises pixels too (``task.determines_mean``). A mask makes the gradient with
+    respect to that bias exactly 0: Adam, which normalises gradients, would turn mere rounding
+    errors into full steps.
     """
 
     def __init__(self, network, task, engine, batches: Batches | None = None):
@@ -42,7 +43,7 @@ class Gradient:
         self.prior_share = distributed.share(PRIOR_POINTS)
         self.points = DevicePoints(task.points, self.share)
         self.target = self.full_batch = self.mask = None
-        if not task.pointwise:
+        if not (task.pointwise or task.determines_mean):
             mask = np.ones(network.flat.shape, np.float32)
             mask[-network.out_features :] = 0
             self.mask = jt.array(mask).stop_grad()

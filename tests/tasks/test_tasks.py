@@ -7,10 +7,10 @@ from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
-from siren.pictures import absolute_error, magnitude, signed
+from siren.pictures import absolute_error, magnitude, signed, translate
 from siren.priors import StructureVariation, TotalVariation
 from siren.samples import Batch
-from siren.tasks.edit import Edit, blend_fields, translate
+from siren.tasks.edit import Edit, blend_fields
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
@@ -138,7 +138,6 @@ def test_edit_target_of_the_exact_operators_is_sobel(two_images):
 @pytest.mark.parametrize("operator", operators.OPERATORS)
 def test_colour_losses_are_the_mean_over_channels(data, operator):
     """A three-channel network of three gray ones has the mean of their losses."""
-    jt.set_global_seed(0)
     image = read_image(data / "astronaut.jpg", 3, (12, 16))
     network = Siren(out_features=3, hidden_features=16, hidden_layers=1)
     gray = Siren(out_features=1, hidden_features=16, hidden_layers=1)
@@ -232,7 +231,6 @@ def test_norms_of_the_edit_residual(two_images, norm):
 @pytest.mark.parametrize("order", [1, 2])
 def test_gradient_through_the_pixel_norm(operator, order):
     """Against central differences of the loss itself along a random direction."""
-    jt.set_global_seed(order)
     rng = np.random.default_rng(order)
     shape = (7, 10)
     network = Siren(out_features=2, hidden_features=16, hidden_layers=1, omega_0=8.0)
@@ -404,13 +402,14 @@ def test_baselines(two_images):
     image, other = two_images
     assert Fit(image).baselines() == []
     ((_, direct),) = Poisson(image, "forward").baselines()
-    np.testing.assert_allclose(direct, image, atol=1e-4)
+    np.testing.assert_allclose(direct(), image, atol=1e-4)
     task = Edit(image, other, "forward", "mixed", 0.5)
-    assert task.baselines()[0][1] is task.reference
+    assert task.baselines()[0][1]() is task.reference
     task = Inpaint(image, 100, seed=0, hold_out=0.1)
     assert len(task.points.coordinates) + len(task.held_out.coordinates) == 100
     assert not set(map(tuple, task.points.coordinates)) & set(map(tuple, task.held_out.coordinates))
-    for _, filled in task.baselines():
+    for _, fill in task.baselines():
+        filled = fill()
         np.testing.assert_allclose(filled[task.given_mask], image[task.given_mask], atol=1e-3)
 
 
@@ -440,7 +439,8 @@ def test_inpaint_with_a_mask_fills_in_what_is_missing(two_images):
     assert len(task.points.coordinates) == count - int(0.1 * count)
     assert len(task.held_out.coordinates) == int(0.1 * count)
     assert (task.masked_image[~missing] == image[~missing]).all()
-    for _, filled in task.baselines():
+    for _, fill in task.baselines():
+        filled = fill()
         np.testing.assert_allclose(filled[~missing], image[~missing], atol=1e-5)
 
 
@@ -450,37 +450,3 @@ def test_moving_a_picture():
     assert translate(array, (1, -2), -1).tolist() == [[-1] * 4, [2, 3, -1, -1], [6, 7, -1, -1]]
     assert translate(array, (1, -2)).tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
     assert translate(array, (9, 9), 0).tolist() == np.zeros((3, 4)).tolist()
-
-
-def test_cloning_a_region_of_the_image_itself_changes_nothing(two_images):
-    image, other = two_images
-    region = np.zeros(image.shape[:2], bool)
-    region[4:11, 3:9] = True
-    for blend in ("mixed", "average"):
-        task = Edit(image, image, "fd", blend, 0.0, region=region)
-        np.testing.assert_allclose(task.reference, image, atol=1e-5)
-        assert loss(task, Painted(image)) < 1e-10
-    # pure cloning: inside the region the composite has the other's gradient, outside the image's
-    task = Edit(image, other, "fd", "average", 0.0, region=region)
-    exact = Edit(image, other, "fd", "average", 0.0)
-    inside = task.points.target.reshape(*image.shape[:2], 2, -1)[region]
-    assert (inside == exact.points.target.reshape(*image.shape[:2], 2, -1)[region]).all()
-    own = Edit(image, image, "fd", "average", 0.0)
-    outside = task.points.target.reshape(*image.shape[:2], 2, -1)[~region]
-    assert (outside == own.points.target.reshape(*image.shape[:2], 2, -1)[~region]).all()
-    difference = (task.reference - image)[~region].mean(0)
-    np.testing.assert_allclose(difference, 0, atol=1e-5)
-    np.testing.assert_allclose(task.restore(task.reference + 0.4), task.reference, atol=1e-5)
-
-
-def test_an_offset_moves_the_region_and_its_image(two_images):
-    image, other = two_images
-    region = np.zeros(image.shape[:2], bool)
-    region[4:8, 3:7] = True
-    task = Edit(image, other, "fd", "average", 0.0, region=region, offset=(3, -2))
-    assert (~task.outside).sum() == 16
-    assert (~task.outside)[7:11, 1:5].all()
-    gradients = task.points.target.reshape(*image.shape[:2], 2, -1)
-    rows, columns = operators.fd_gradient(other)
-    np.testing.assert_allclose(gradients[7:10, 1:4, 0], rows[4:7, 3:6], atol=1e-6)
-    np.testing.assert_allclose(gradients[7:10, 1:4, 1], columns[4:7, 3:6], atol=1e-6)
