@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
 
 from siren import tiff
 from siren.files import write_bytes
@@ -60,7 +61,17 @@ class NotANumber(ValueError):
     """An image in memory has NaN values, which no picture file can store."""
 
 
-def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+class Notice(UserWarning):
+    """A picture is used otherwise than its author may expect; one sentence says how."""
+
+
+def read_image(
+    path: str | Path,
+    channels: int,
+    size: tuple[int, int] | None = None,
+    given: np.ndarray | None = None,
+    pure: np.ndarray | None = None,
+) -> np.ndarray:
     """Read the picture at `path`: upright, opaque and, with a `size`, resized.
 
     It reads PNG, JPEG, WebP, BMP, PPM, the first frame of a GIF and the first page of a TIFF, in
@@ -77,6 +88,8 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
         channels: 1 for luma (ITU-R BT.601, as Pillow's mode "L"), 3 for RGB (gray is replicated).
         size: (height, width) to resize to with an antialiasing bicubic filter, or None. An 8-bit
             picture is resized in 8 bits, so that a PNG can represent the result exactly.
+        given: bool, of the file's height and width: pixels that others must not leak into.
+        pure: bool, of `size`: pixels of the result that are made of `given` pixels alone.
 
     Returns:
         float32 array (height, width, channels) in [-1, 1].
@@ -106,10 +119,7 @@ def read_image(path: str | Path, channels: int, size: tuple[int, int] | None = N
                 parts = [parts[0].convert("L")]
         if orientation in _UPRIGHT:
             parts = [part.transpose(_UPRIGHT[orientation]) for part in parts]
-        if size is not None and parts[0].size != (size[1], size[0]):
-            side = size[1], size[0]
-            parts = [part.resize(side, Image.Resampling.BICUBIC) for part in parts]
-        pixels = _as_array(parts, channels)
+        pixels = _resized(parts, channels, size, given, pure)
 
     np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
     pixels /= np.float32(127.5)
@@ -128,6 +138,78 @@ def _as_array(parts: list[Image.Image], channels: int) -> np.ndarray:
         for channel, part in enumerate(parts):
             pixels[..., channel] = part
     return pixels
+
+
+def _resized(parts: list[Image.Image], channels: int, size, given, pure) -> np.ndarray:
+    """The pixels of `_as_array(parts, channels)` at `size`; arguments as of `read_image`."""
+    if size is None or parts[0].size == (size[1], size[0]):
+        return _as_array(parts, channels)
+    side = size[1], size[0]
+    scaled = [part.resize(side, Image.Resampling.BICUBIC) for part in parts]
+    pixels = _as_array(scaled, channels)
+    if given is not None:
+        _purify(pixels, _as_array(parts, channels), given, pure)
+        if parts[0].mode != "F":
+            np.rint(pixels, out=pixels)
+    return pixels
+
+
+def _purify(scaled: np.ndarray, pixels: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
+    """Make the `pure` ones of the `scaled` pixels anew where others than `given` ones touch them.
+
+    The filter's weights at the other pixels are left out and the rest is renormalised. Where that
+    leaves little of the bicubic filter, whose weights have both signs, the triangle filter is used.
+    """
+    size = scaled.shape[:2]
+    reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
+    near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
+    centres = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
+    touched = pure & near[np.ix_(*centres)]
+    weights = given.astype(np.float32)
+    bicubic = resize(weights, size)
+    triangle = resize(weights, size, Image.Resampling.BILINEAR)
+    for channel in range(scaled.shape[2]):
+        product = weights * pixels[..., channel]
+        sharp = touched & (bicubic > 0.5)
+        scaled[sharp, channel] = resize(product, size)[sharp] / bicubic[sharp]
+        soft = touched & ~sharp
+        smooth = resize(product, size, Image.Resampling.BILINEAR)
+        scaled[soft, channel] = smooth[soft] / triangle[soft]
+
+
+def resize(
+    values: np.ndarray, size: tuple[int, int], kernel: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """float32 `values` (height, width) resized to `size`, with an antialiasing filter."""
+    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), kernel))
+
+
+def read_values(path: str | Path) -> tuple[np.ndarray, float, np.ndarray | None]:
+    """The numbers of a picture, upright: (values, white, alpha).
+
+    `values` are float32 (height, width, 1 or 3) as they stand in the file, where `white` is white;
+    `alpha` is None or (height, width) in 0..1, not applied to the values. Colours have 8 bits.
+    Raises ImageError as `read_image`.
+    """
+    with _open_picture(path) as picture:
+        if tiff.has_wrong_byte_order(picture):
+            _set_raw_mode(picture, _raw_mode(picture).replace("B", "N"))
+        picture.load()
+        upright = _UPRIGHT.get(_orientation(picture))
+        if upright is not None:
+            picture = picture.transpose(upright)
+        if picture.mode.startswith("I") or picture.mode == "F":
+            values = np.asarray(picture, np.float32)
+            white = 65535.0 if picture.mode != "F" else 1.0 if values.max() <= 1 else 255.0
+            if tiff.white_is_zero(picture):
+                values = white - values
+            return values[..., None], white, None
+        gray = picture.mode in ("1", "L", "LA")
+        if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+            bands = np.asarray(picture.convert("RGBA"), np.float32)
+            return bands[..., : 1 if gray else 3], 255.0, bands[..., 3] / 255
+        values = np.asarray(picture.convert("L" if gray else "RGB"), np.float32)
+        return values.reshape(*values.shape[:2], -1), 255.0, None
 
 
 def bit_depth(path: str | Path) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from siren import images
+from siren import images, masks
 from siren.cli import recipes
 from siren.cli.errors import Problem
-from siren.text import printable
+from siren.pictures import translate
 from siren.training.checkpoint import fingerprint
 
 
@@ -23,12 +25,14 @@ class Inputs:
     other  the second image of edit, of the same shape, or None
     mask   (height, width) bool, or None
     bits   8 or 16: the depth of the inputs, and so of the results
+    notes  sentences: what was used otherwise than one may expect
     """
 
     image: np.ndarray
     other: np.ndarray | None
     mask: np.ndarray | None
     bits: int
+    notes: list[str]
 
     def fingerprint(self) -> str:
         """A hash of all pictures."""
@@ -61,44 +65,85 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
 
     Options that depend on the picture's size are set where they are unset.
     """
-    image, bits = _read(options, "input_path", options.channels)
-    size = image.shape[:2]
-    mask = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", images.Notice)
+        with _blaming("input_path"):
+            native = images.image_size(options.input_path)
+            size = images.fit_size(*native, options.sidelength, options.aspect)
+        if options.task == "edit":
+            image, bits = _read(options, "input_path", size)
+            other, mask, other_bits = _read_with_mask(options, "ot_image_path", size)
+            bits = max(bits, other_bits)
+        else:
+            image, mask, bits = _read_with_mask(options, "input_path", size)
+            other = None
+    _fill_in(options, size, mask)
+    notes = [str(each.message) for each in caught if issubclass(each.category, images.Notice)]
+    return Inputs(image, other, mask, bits, list(dict.fromkeys(notes)))
+
+
+def _fill_in(options: argparse.Namespace, size: tuple[int, int], mask) -> None:
+    """Set the options that depend on the pictures where they are unset. Raises Problem."""
     points = size[0] * size[1]
-    if options.mask_path is not None:
-        mask = _read(options, "mask_path", 1, size)[0][..., 0] > 0
-        if mask.all() or not mask.any():
-            shade = "white" if mask.all() else "black"
-            raise Problem(
-                f"--mask_path {printable(str(options.mask_path))} is {shade} everywhere; "
-                "give one that is white in some places and black in others"
-            )
-    elif options.task == "inpaint":
-        if options.points is None:
-            options.points = recipes.default_points(points)
-        if options.points >= points:
-            raise Problem(
-                f"--points {options.points} leaves none of the {points} pixels to fill in; "
-                "give fewer, or a larger --sidelength"
-            )
     if options.task == "inpaint":
+        if mask is None:
+            if options.points is None:
+                options.points = recipes.default_points(points)
+            if options.points >= points:
+                raise Problem(
+                    f"--points {options.points} leaves none of the {points} pixels to fill in; "
+                    "give fewer, or a larger --sidelength"
+                )
         given = options.points if mask is None else int((~mask).sum())
         points = given - int(options.hold_out * given)
+    elif mask is not None and not translate(mask, tuple(options.offset), False).any():
+        rows, columns = options.offset
+        raise Problem(
+            f"--offset {rows} {columns} moves all of the region of --mask_path beyond the picture "
+            f"of {size[0]} x {size[1]} pixels; give a smaller one"
+        )
     recipes.fill_in(options, size, points)
-    other = None
-    if options.task == "edit":
-        other, other_bits = _read(options, "ot_image_path", options.channels, size)
-        bits = max(bits, other_bits)
-    return Inputs(image, other, mask, bits)
 
 
-def _read(options, option: str, channels: int, size=None) -> tuple[np.ndarray, int]:
-    """(picture, its depth in bits); ``size`` defaults to that of ``--sidelength``."""
+def _read_with_mask(options, option: str, size) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """(picture, mask if there is one, depth in bits), at ``size``.
+
+    Both are scaled together. Pixels that the mask leaves in inpainting, or takes in cloning, are
+    made of such pixels alone.
+    """
+    if options.mask_path is None:
+        picture, bits = _read(options, option, size)
+        return picture, None, bits
+    name = repr(str(options.mask_path))
+    with _blaming(option):
+        native = images.image_size(getattr(options, option))
+    with _blaming("mask_path"):
+        drawn = masks.fit_mask(masks.read_mask(options.mask_path), native)
+        mask = masks.scale_mask(drawn, size, name)
+    if mask.all() or not mask.any():
+        raise Problem(
+            f"--mask_path {name} is {'white' if mask.all() else 'black'} everywhere at "
+            f"{size[0]} x {size[1]} pixels, where a pixel is white if more than "
+            f"{masks.SHARE:.0%} of it is; give a larger --sidelength or another mask"
+        )
+    wanted = (drawn, mask) if options.task == "edit" else (~drawn, ~mask)
+    picture, bits = _read(options, option, size, *wanted)
+    return picture, mask, bits
+
+
+def _read(options, option: str, size, given=None, pure=None) -> tuple[np.ndarray, int]:
+    """(picture at ``size``, its depth in bits); ``given`` and ``pure`` as of ``read_image``."""
     path = getattr(options, option)
+    with _blaming(option):
+        picture = images.read_image(path, options.channels, size, given, pure)
+        return picture, images.bit_depth(path)
+
+
+@contextlib.contextmanager
+def _blaming(option: str):
+    """Errors of pictures become Problems that name the ``option``."""
     try:
-        if size is None:
-            size = images.fit_size(*images.image_size(path), options.sidelength, options.aspect)
-        return images.read_image(path, channels, size), images.bit_depth(path)
+        yield
     except images.ImageError as error:
         raise Problem(f"--{option}: {error}") from error
 

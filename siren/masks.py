@@ -1,0 +1,174 @@
+"""Masks: what of a picture is missing, or is to be cloned.
+
+In memory a mask is a bool array (height, width), True where the file is white. People draw masks
+in many ways, so that ``read_mask`` also takes the value 1 of 0 and 1, strokes of a colour on black,
+and shapes that exist only in the alpha channel. What could be meant in two ways is refused.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from siren import images
+
+#: A pixel of a scaled mask is True if more than this share of it is.
+SHARE = 0.1
+_COLOURED = 48  # of 255: from this difference between its channels, a pixel has a colour
+_ONE_HUE = 40  # degrees: hues this far from the mean are still the same colour
+
+
+def read_mask(path: str | Path) -> np.ndarray:
+    """The mask at ``path``: bool (height, width), upright.
+
+    True is white: more than half of the largest value that the file can hold. Besides, it is
+
+    - the larger one of two gray values, if the smaller one is 0 (told by ``images.Notice``),
+    - the other one of two colours, if one is black,
+    - whatever has a colour, if that is one hue on black,
+    - what is opaque, if that is all white or of one hue and the rest is transparent.
+
+    Raises ``images.ImageError``, with the reason, if it is none of these, if all of it would be
+    True or all False, or as ``images.read_image`` does.
+    """
+    name = repr(str(path))
+    values, white, alpha = images.read_values(path)
+    if alpha is not None and not (alpha > 0.5).all():
+        mask = _visible(name, values / white, alpha > 0.5)
+    elif values.shape[2] == 1:
+        mask = _of_gray(name, values[..., 0], white)
+    else:
+        mask = _of_colours(name, values * (255 / white))
+    if mask.all() or not mask.any():
+        raise images.ImageError(
+            f"{name} has values from {values.min():g} to {values.max():g} of {white:g}, which is "
+            f"{'white' if mask.all() else 'black'} everywhere; "
+            "give one that is white in some places and black in others"
+        )
+    return mask
+
+
+def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The mask of a picture that is transparent in places; ``values`` are in 0..1."""
+    if not visible.any():
+        raise images.ImageError(
+            f"{name} is transparent everywhere; draw the mask in white on black"
+        )
+    seen = values[visible]
+    light = seen.max(1) > 0.5
+    if not light.all():
+        what = "black shapes" if not light.any() else "light, dark and transparent places"
+        raise images.ImageError(
+            f"{name} has {what} on a transparent ground, so that it is unclear which are meant; "
+            "draw the mask in white on black, without transparency"
+        )
+    if not (_is_gray(255 * seen) or _has_one_hue(255 * seen)):
+        raise images.ImageError(
+            f"{name} has several colours; draw the mask in white on black, without transparency"
+        )
+    return visible
+
+
+def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
+    levels = np.unique(values)
+    if len(levels) == 2 and levels[0] == 0 and levels[1] <= white / 2:
+        warnings.warn(
+            f"{name} holds nothing but 0 and {levels[1]:g} of {white:g}, "
+            f"so {levels[1]:g} is taken for white",
+            images.Notice,
+            stacklevel=3,
+        )
+        return values > 0
+    labels = len(levels) in (3, 4) and 0 < levels[1] <= white / 16  # 0, 1 and 255, say
+    if (levels[-1] <= white / 2 and levels[-1] > 0) or labels:
+        described = (
+            " and ".join(f"{level:g}" for level in levels)
+            if len(levels) <= 4
+            else f"{levels[0]:g} to {levels[-1]:g}"
+        )
+        raise images.ImageError(
+            f"the largest value of {name} is {levels[-1]:g} of {white:g}, and it holds "
+            f"{described}, so that it is unclear what is white; draw the mask in white on black"
+        )
+    between = ((values > white / 8) & (values < 7 / 8 * white)).mean()
+    if between > 0.3:
+        warnings.warn(
+            f"{between:.0%} of {name} is neither black nor white; what is lighter than half of it "
+            "is taken for white",
+            images.Notice,
+            stacklevel=3,
+        )
+    return values > white / 2
+
+
+def _of_colours(name: str, values: np.ndarray) -> np.ndarray:
+    """The mask of an opaque picture in colour, whose ``values`` are in 0..255."""
+    pixels = values.reshape(-1, 3)
+    if _is_gray(pixels):
+        return _of_gray(name, np.rint(pixels @ np.array([0.299, 0.587, 0.114])), 255.0).reshape(
+            values.shape[:2]
+        )
+    colours = np.unique(pixels[:: max(1, len(pixels) // 100000)], axis=0)
+    black = (pixels == 0).all(1)
+    if black.any() and len(colours) <= 2 and len(np.unique(pixels, axis=0)) == 2:
+        return ~black.reshape(values.shape[:2])
+    light = pixels.max(1) > 127.5
+    if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
+        raise images.ImageError(
+            f"{name} is coloured in such a way that it is unclear what is meant; "
+            "draw the mask in white on black"
+        )
+    return light.reshape(values.shape[:2])
+
+
+def _chroma(pixels: np.ndarray) -> np.ndarray:
+    return pixels.max(1) - pixels.min(1)
+
+
+def _is_gray(pixels: np.ndarray) -> bool:
+    """Whether pixels (n, 1 or 3) in 0..255 are gray, but for the noise of JPEG."""
+    return bool((_chroma(pixels) < _COLOURED).all())
+
+
+def _has_one_hue(pixels: np.ndarray) -> bool:
+    """Whether pixels (n, 3) in 0..255 all have about the same colour, and none is white or gray."""
+    if pixels.shape[1] == 1 or not len(pixels) or (_chroma(pixels) < _COLOURED).any():
+        return False
+    # Hue is the angle of a pixel around the gray axis.
+    red, green, blue = pixels.T
+    around = (red - (green + blue) / 2) + 1j * np.sqrt(0.75) * (green - blue)
+    around /= abs(around)
+    away = np.angle(around / around.mean(), deg=True)
+    return bool(abs(around.mean()) > 0.5 and (abs(away) < _ONE_HUE).all())
+
+
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``mask`` on the pixels of a picture of another size, each taking the nearest of its own."""
+    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, mask.shape)]
+    return mask[np.ix_(*places)]
+
+
+def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
+    """``mask`` scaled to ``size``: True where more than ``SHARE`` of a pixel is.
+
+    Shapes of which nothing is left are told by ``images.Notice``, with ``name``.
+    """
+    if mask.shape == tuple(size):
+        return mask
+    shares = images.resize(mask.astype(np.float32), size, Image.Resampling.BOX)
+    scaled = shares > SHARE + 1e-5
+    shapes, count = ndimage.label(mask, np.ones((3, 3)))
+    left = np.unique(shapes[mask & fit_mask(scaled, mask.shape)])
+    if len(left) < count:
+        warnings.warn(
+            f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
+            f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
+            "a larger --sidelength keeps them",
+            images.Notice,
+            stacklevel=2,
+        )
+    return scaled
