@@ -71,15 +71,30 @@ check_system() { # check_system FACTS: fails without the compiler and headers th
 package ${missing[0]}${missing[1]:+ and the package ${missing[1]}}; please install it."
 }
 
-choose_environment() { # sets environment (a folder) and python
+choose_environment() { # sets environment (a folder), variable (that names it) and python
   if [[ -n "${VIRTUAL_ENV:-}" ]]; then
-    environment="$VIRTUAL_ENV"
+    environment="$VIRTUAL_ENV" variable=VIRTUAL_ENV
   elif [[ -n "${CONDA_PREFIX:-}" && "${CONDA_DEFAULT_ENV:-}" != base ]]; then
-    environment="$CONDA_PREFIX"
+    environment="$CONDA_PREFIX" variable=CONDA_PREFIX
   else
-    environment="$root/.venv"
+    environment="$root/.venv" variable=
   fi
   python="$environment/bin/python"
+}
+
+check_environment() { # fails if the active environment is gone, or what is left of it does not run
+  local what
+  if [[ ! -d "$environment" ]]; then
+    what="is gone"
+  elif [[ ! -x "$python" ]]; then
+    what="has no Python any more ($python)"
+  elif ! "$python" -c "" 2>/dev/null; then
+    what="has a Python that does not run ($python)"
+  else
+    return 0
+  fi
+  fail 1 "the environment $environment, which the variable $variable names, $what; deactivate it, \
+or unset $variable, and try again."
 }
 
 prepare_environment() { # checks the machine, and creates .venv if it is used and missing
@@ -95,6 +110,7 @@ install the package python${known%% *}-venv."
     python="$own/bin/python"
     return
   fi
+  check_environment
   known="$(facts "$python" || true)"
   [[ "$known" == *fits* ]] || fail 1 "Jittor needs $supported, which $python is not; \
 $([[ "$environment" == "$own" ]] && echo "remove .venv" || echo "deactivate that environment") \
@@ -114,6 +130,21 @@ install() { # install FILE: the first time, and after every change of what is re
 }
 
 # ---- the commands ------------------------------------------------------------------------------
+
+check_agreement() { # check_agreement WORD OPTION VALUE ARGUMENT ...: WORD means OPTION VALUE
+  local word="$1" option="$2" value="$3" given
+  shift 3
+  while (($#)); do
+    given="$value"
+    case "$1" in
+      "$option") given="${2-$value}" ;;
+      "$option="*) given="${1#*=}" ;;
+    esac
+    [[ "$given" == "$value" ]] ||
+      fail 2 "\"$word\" and $option $given contradict each other; leave one of them out."
+    shift
+  done
+}
 
 compare() { # compare TASK OPTION ...: both recipes in their usual folders
   local task="$1" option
@@ -138,7 +169,11 @@ case "$command" in
     usage
     exit
     ;;
-  fit | poisson | edit | inpaint | test) shift ;;
+  fit | poisson | edit | inpaint)
+    shift
+    check_agreement "$command" --task "$command" "$@"
+    ;;
+  test) shift ;;
   compare)
     shift
     task=fit
@@ -155,6 +190,7 @@ case "$command" in
   tuned)
     command=all
     shift
+    check_agreement tuned --recipe tuned "$@"
     set -- --recipe tuned "$@"
     ;;
   *) fail 2 "there is no task \"$command\"; choose fit, poisson, edit, inpaint, tuned, compare, test or help." ;;

@@ -115,6 +115,38 @@ def test_tuned_is_a_recipe_of_all_tasks(ready):
     assert ready.run("tuned", "--points", "9")[1] == [f"{ALL} --recipe tuned --points 9"]
 
 
+@pytest.mark.parametrize(
+    "arguments, option",
+    [
+        ("fit --task poisson", "--task poisson"),
+        ("poisson --epochs 9 --task=fit", "--task fit"),
+        ("edit --task edit --task all", "--task all"),
+        ("tuned --recipe report", "--recipe report"),
+        ("tuned --points 9 --recipe=report", "--recipe report"),
+    ],
+)
+def test_a_word_that_an_option_contradicts_is_refused(ready, arguments, option):
+    result, ran, _ = ready.run(*arguments.split())
+    assert result.returncode == 2 and not ran
+    (line,) = result.stderr.splitlines()
+    assert f'"{arguments.split()[0]}" and {option} contradict' in line
+
+
+@pytest.mark.parametrize(
+    "arguments, given",
+    [
+        ("fit --task fit --task=fit", "--task fit --task fit --task=fit"),
+        ("fit --recipe report", "--task fit --recipe report"),
+        ("fit --recipe tuned", "--task fit --recipe tuned"),
+        ("tuned --recipe tuned", f"{ALL} --recipe tuned --recipe tuned"),
+        ("tuned --task fit", f"{ALL} --recipe tuned --task fit"),
+        ("fit --task", "--task fit --task"),  # which the program refuses
+    ],
+)
+def test_what_agrees_or_says_something_else_is_handed_on(ready, arguments, given):
+    assert ready.run(*arguments.split())[1] == [given]
+
+
 def test_compare_runs_both_recipes_and_draws_them(ready):
     result, ran, _ = ready.run("compare", "edit", "--epochs", "9")
     assert result.returncode == 0
@@ -268,6 +300,45 @@ def test_an_active_environment_of_another_version_is_refused(clone, minor):
     assert len(result.stderr.splitlines()) == 1
     assert "deactivate" in result.stderr
     assert not ran and not installed
+
+
+@pytest.mark.parametrize(
+    "variables", [{"VIRTUAL_ENV": "env"}, {"CONDA_PREFIX": "env", "CONDA_DEFAULT_ENV": "siren"}]
+)
+@pytest.mark.parametrize(
+    "left, words",
+    [
+        ("nothing", "is gone"),
+        ("a folder", "has no Python any more"),
+        ("a link to nowhere", "has no Python any more"),
+        ("a Python that does not run", "does not run"),
+    ],
+)
+def test_an_active_environment_that_is_gone_is_told_as_that(clone, variables, left, words):
+    name = next(iter(variables))
+    python = clone.folder / "env" / "bin" / "python"
+    if left != "nothing":
+        python.parent.mkdir(parents=True)
+    if left == "a link to nowhere":
+        python.symlink_to("/nowhere/python3")
+    if left == "a Python that does not run":
+        clone.add("../env/bin/python", "#!/bin/sh\nexit 127\n")
+    clone.add_python("python3")
+    result, ran, installed = clone.run("fit", **{**variables, name: str(clone.folder / "env")})
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert f"{clone.folder}/env" in line and words in line and f"unset {name}" in line
+    assert "3.9" not in line
+    assert not ran and not installed
+
+
+def test_an_active_environment_of_this_clone_that_is_gone_is_made_again(ready):
+    shutil.rmtree(ready.folder / ".venv")
+    result, ran, _ = ready.run("fit", VIRTUAL_ENV=str(ready.folder / ".venv"))
+    assert result.stderr == f"Creating .venv with Python {sys.version_info.major}." + (
+        f"{sys.version_info.minor} ...\n"
+    )
+    assert ran == ["--task fit"]
 
 
 def test_a_missing_compiler_is_named_before_anything_is_installed(clone):
