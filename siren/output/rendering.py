@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from fractions import Fraction
 
 import numpy as np
 from tqdm import tqdm
@@ -18,11 +20,14 @@ SAMPLE = 256  # pixels per side of a small view, which sets the scale of the der
 def view_shape(shape, crop, sidelength: int) -> tuple[int, int]:
     """(height, width) of a view of ``crop`` whose longer side has ``sidelength`` pixels.
 
-    ``shape`` is the (height, width) that the network was trained at; pixels stay square.
+    ``shape`` is the (height, width) that the network was trained at. Pixels stay square: the first
+    and the last of a side lie on its ends, so that n pixels make n - 1 steps, and the numbers of
+    steps are to each other as the sides are in steps of the training. Halves are rounded up.
     """
-    row_0, column_0, row_1, column_1 = crop
-    sides = (row_1 - row_0) * shape[0], (column_1 - column_0) * shape[1]
-    return tuple(max(2, round(sidelength * side / max(sides))) for side in sides)
+    row_0, column_0, row_1, column_1 = map(Fraction, crop)
+    sides = (row_1 - row_0) * (shape[0] - 1), (column_1 - column_0) * (shape[1] - 1)
+    steps = [(sidelength - 1) * side / max(sides) for side in sides]
+    return tuple(max(2, math.floor(n + Fraction(1, 2)) + 1) for n in steps)
 
 
 def render(network, engine, shape, crop=FULL_VIEW, bits: int = 8) -> np.ndarray:

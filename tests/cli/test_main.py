@@ -23,6 +23,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from siren.coordinates import grid, spacing
 from siren.images import read_image, write_png
+from siren.output.rendering import view_shape
 
 SMALL = ["--sidelength", "24", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
 
@@ -357,11 +358,39 @@ def test_rendering_at_the_size_of_training_is_the_trainings_picture(trained, tmp
 def test_a_crop_is_a_part_of_the_whole(trained, tmp_path):
     whole = render(trained, tmp_path, "--sidelength", 121)
     part = render(trained, tmp_path, "--sidelength", 61, "--crop", 0, -1, 1, 0)
-    assert whole.shape == (81, 121)
-    assert part.shape == (41, 61)
-    assert (part == whole[40:, :61]).all()
+    assert whole.shape == (79, 121)
+    assert part.shape == (40, 61)
+    assert (part == whole[39:, :61]).all()
     thin = render(trained, tmp_path, "--sidelength", 60, "--crop", -0.5, -1, -0.3, 1)
-    assert thin.shape == (4, 60)
+    assert thin.shape == (5, 60)
+
+
+FULL = (-1, -1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "trained_at, crop, side, drawn",
+    [
+        ((40, 96), FULL, 191, (79, 191)),  # twice the steps
+        ((96, 40), FULL, 191, (191, 79)),
+        ((64, 64), FULL, 37, (37, 37)),
+        ((40, 96), FULL, 96, (40, 96)),
+        ((40, 96), FULL, 48, (20, 48)),  # 47 steps * 39 / 95 are 19.3
+        ((40, 96), FULL, 16384, (6727, 16384)),
+        ((8, 16384), FULL, 16, (2, 16)),
+        ((9, 17), FULL, 12, (7, 12)),  # 5.5 steps
+        ((9, 17), FULL, 10, (6, 10)),  # 4.5 steps
+        ((41, 97), (-1, -1, 0, 0), 49, (21, 49)),
+        ((41, 97), (-1, -1, 1, 0), 49, (41, 49)),
+        ((41, 97), (-1, -1, 1, -0.5), 81, (81, 49)),
+    ],
+)
+def test_the_pixels_of_a_drawn_picture_are_square(trained_at, crop, side, drawn):
+    assert view_shape(trained_at, crop, side) == drawn
+
+
+def test_a_network_that_is_drawn_at_a_side_has_the_size_that_it_says(trained, tmp_path):
+    assert render(trained, tmp_path, "--sidelength", 47).shape == (31, 47)  # twice 15 and 23 steps
 
 
 def test_rendered_derivatives_are_the_networks(trained, tmp_path):
