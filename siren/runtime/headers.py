@@ -1,9 +1,10 @@
-"""Corrected copies of headers of Jittor 1.3.11, for NumPy 2, g++ 16, CUDA 13 and quiet logs.
+"""Corrected copies of files of Jittor 1.3.11, for NumPy 2, g++ 16, CUDA 13 and quiet logs.
 
 The installed package is not changed. The copies lie in a private folder, which stands before
-Jittor's own folders on the include path of everything that Jittor compiles. They are made from the
-installed headers: one in which a text to be replaced does not occur exactly once, as in a later
-Jittor that needs no correction, is left out.
+Jittor's own folders on the include path of everything that Jittor compiles. A source file is
+compiled in place of Jittor's (patches.py). The copies are made from the installed files: one in
+which a text to be replaced does not occur exactly once, as in a later Jittor that needs no
+correction, is left out.
 """
 
 from __future__ import annotations
@@ -67,25 +68,15 @@ _TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
 _STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
 # The compiler of operators writes its progress to the standard error stream, log or no log. A
 # parent process that reads it says so by a variable (child.py).
-_PARALLEL_COMPILER_HEADER = [
+_PARALLEL_COMPILER = [
     (
-        '#include "common.h"',
+        "bool change_line = false;",
         """\
-#include "common.h"
-#include <cstdlib>
-#include <cstring>
-#include <iostream>
-
-namespace std {
-inline ostream& jittor_progress() {
-    static ostream nowhere(nullptr);
+bool change_line = false;
     const char* silent = getenv("log_silent");
-    const bool shown = getenv("siren_progress") || !silent || strcmp(silent, "1");
-    return shown ? cerr : nowhere;
-}
-}
-#define cerr jittor_progress()""",
-    )
+    const bool shown = getenv("siren_progress") || !silent || string(silent) != "1";""",
+    ),
+    ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
 ]
 
 
@@ -135,13 +126,14 @@ def corrected_helper_header(text: str) -> str:
 
 
 CUDA_FOLDER = "extern/cuda/inc"
-_HEADERS = [  # (folder of Jittor, name in it, correction)
+_SOURCE = "parallel_compiler.cc"
+_FILES = [  # (folder of Jittor, name in it, correction)
     ("src", "pyjt/numpy.h", partial(replaced_once, replacements=_NUMPY_HEADER)),
     # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
     ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
     # and for members in the code of templates that are not used.
     ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
-    ("src", "parallel_compiler.h", partial(replaced_once, replacements=_PARALLEL_COMPILER_HEADER)),
+    ("src", _SOURCE, partial(replaced_once, replacements=_PARALLEL_COMPILER)),
     (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
 ]
 
@@ -155,9 +147,9 @@ def jittor_folder() -> Path:
 
 
 def write_headers() -> Path:
-    """Write the corrected headers; returns their folder, whose name is a digest of them."""
+    """Write the corrected files; returns their folder, whose name is a digest of them."""
     copies = {}
-    for folder, name, correct in _HEADERS:
+    for folder, name, correct in _FILES:
         with contextlib.suppress(FileNotFoundError):
             original = (jittor_folder() / folder / name).read_text(encoding="utf8")
             copy = correct(original)
@@ -170,3 +162,15 @@ def write_headers() -> Path:
     for name, copy in copies.items():
         write_file(target / name, copy)
     return target
+
+
+def with_corrected_source(command: str) -> str:
+    """A ``command`` that compiles a file of Jittor's core, with the corrected copy if there is one.
+
+    The copy includes Jittor's headers, which lie on the include path, as the original does.
+    """
+    pattern = rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"'
+    if not re.search(pattern, command):
+        return command
+    copy = write_headers() / _SOURCE
+    return re.sub(pattern, lambda _: f'"{copy}"', command) if copy.exists() else command

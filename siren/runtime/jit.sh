@@ -7,20 +7,20 @@ python="${1#--python=}" header="${2#--header=}" flags="${3#--flags=}" tuner="$4"
 shift 4
 
 compile() { # compile --cc_path=COMPILER SOURCE OPTION ...
-  compiler="${1#--cc_path=}" source="$2" object="$header.$$.o" before=
+  compiler="${1#--cc_path=}" source="$2" object="$header.$$.o" output= part="$header.$$.part" before=
   shift 2
-  trap 'rm -f "$object"' EXIT
+  trap 'rm -f "$object" "$part"' EXIT
   "$compiler" $flags -DJIT=1 -DJIT_cpu=1 ${included:+-include "$header"} "$source" "$@" -c -o "$object" || return
   for option; do
     shift
     if [ "$before" = -o ]; then
       output="$option"
-      option="$output.part"
+      option="$part"
     fi
     [ "$option" = -Ofast ] || set -- "$@" "$option"
     before="$option"
   done
-  "$compiler" "$object" "$@" && mv "$output.part" "$output"
+  "$compiler" "$object" "$@" && mv "$part" "$output"
 }
 
 case "$tuner" in

@@ -6,6 +6,8 @@
   lock from the process that starts them, and what ``core.accelerate`` has replaced.
 - Whoever imports it, its operators are compiled by ``jit.sh``, so that none of them switches
   subnormal numbers off.
+
+And it compiles the corrected copy of a source file in place of its own (headers.py).
 """
 
 from __future__ import annotations
@@ -14,9 +16,19 @@ import multiprocessing
 import sys
 from importlib.machinery import PathFinder
 
+from siren.runtime.headers import with_corrected_source
 from siren.runtime.jit import accelerate
 
 _PATCHED = ("jittor_utils", "jittor.compiler", "jittor")
+
+
+def compile_corrected(job: list[str]) -> bool:
+    """Compile one file as Jittor does, or the corrected copy of it.
+
+    job   [command, path of the cache, path of Jittor]
+    """
+    command, *paths = job
+    return sys.modules["jittor_utils"].do_compile_itself([with_corrected_source(command), *paths])
 
 
 class _Finder:
@@ -35,6 +47,8 @@ class _Finder:
                 execute(module)
                 if name == "jittor_utils":
                     module.Pool = multiprocessing.get_context("fork").Pool
+                    module.do_compile_itself = module.do_compile
+                    module.do_compile = compile_corrected
                 elif name == "jittor":
                     accelerate(module)
 

@@ -1,4 +1,4 @@
-"""Corrected headers of Jittor, and arrays that go through them."""
+"""Corrected files of Jittor, and arrays that go through them."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ JITTORS = Path(importlib.util.find_spec("jittor").submodule_search_locations[0])
 
 def fake_jittor(monkeypatch, folder, change=lambda name, text: text):
     """An installed Jittor of which there are only the headers, after ``change``."""
-    for place, name, _ in headers._HEADERS:
+    for place, name, _ in headers._FILES:
         text = change(name, (JITTORS / place / name).read_text())
         if text is not None:
             target = folder / place / name
@@ -97,6 +97,22 @@ def test_places_in_numpys_table_are_those_of_its_header():
     others = {name: int(place) for name, place in others.items() if name in table}
     assert len(others) >= 4
     assert {name: table[name] for name in others} == others
+
+
+def test_progress_is_written_only_where_it_is_read_or_the_log_is_on(monkeypatch):
+    copy = headers.write_headers() / "parallel_compiler.cc"
+    assert "if (shown && diff > 2e9) {" in copy.read_text()
+    original = f'"g++" "{JITTORS}/src/parallel_compiler.cc" -O2 -c -o "a.o"'
+    assert headers.with_corrected_source(original) == f'"g++" "{copy}" -O2 -c -o "a.o"'
+    other = f'"g++" "{JITTORS}/src/executor.cc" -O2 -c -o "a.o"'
+    assert headers.with_corrected_source(other) == other
+    monkeypatch.setattr(headers, "_FILES", [])  # of a later Jittor, which needs no correction
+    assert headers.with_corrected_source(original) == original
+
+
+def test_jittors_core_has_the_corrected_source():
+    core = Path(sys.modules["jittor_core"].__file__).read_bytes()
+    assert b"siren_progress" in core
 
 
 # ---- arrays -----------------------------------------------------------------------------------

@@ -11,12 +11,22 @@ import pytest
 from siren import runtime
 from siren.runtime import jit
 
+TOOL = """#!/bin/sh
+printf "%s|" {name} "$@" >> "{folder}/called"
+echo >> "{folder}/called"
+for word; do
+  [ "$before" = -o ] && output="$word"
+  before="$word"
+done
+echo {name} > "$output"
+"""
+
 
 @pytest.fixture
 def tools(tmp_path):
-    """A compiler, a Python and a header that leave behind how they were called."""
+    """A compiler, a Python and a header that leave behind how they were called, and an output."""
     for name in ("compiler", "python"):
-        (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s|" {name} "$@" > "{tmp_path}/called"\n')
+        (tmp_path / name).write_text(TOOL.format(name=name, folder=tmp_path))
         (tmp_path / name).chmod(0o755)
     (tmp_path / "jit.h.gch").write_text("")
     (tmp_path / "a_op.cc").write_text("int a;")
@@ -24,7 +34,7 @@ def tools(tmp_path):
 
 
 def called(tools, tool="asm_tuner.py"):
-    """What jit.sh has called, as a list."""
+    """What jit.sh has called, a list for each call."""
     command = ["sh", jit.SCRIPT, f"--python={tools}/python", f"--header={tools}/jit.h"]
     command += [
         "--flags=-mthis -mthat",
@@ -32,15 +42,34 @@ def called(tools, tool="asm_tuner.py"):
         f"--cc_path={tools}/compiler",
         f"{tools}/a_op.cc",
     ]
-    subprocess.run([*command, "-O2", "-Ia b", "-o", "a_op.so"], check=True)
-    return (tools / "called").read_text().split("|")[:-1]
+    options = ["-O2", "-Ofast", "-Ia b", "-o", "a_op.so"]
+    subprocess.run([*command, *options], check=True, cwd=tools)
+    return [line.split("|")[:-1] for line in (tools / "called").read_text().splitlines()]
 
 
-def test_an_operator_is_compiled_with_the_header(tools):
-    assert called(tools) == [
-        *("compiler", "-mthis", "-mthat", "-DJIT=1", "-DJIT_cpu=1"),
-        *("-include", f"{tools}/jit.h", f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
+def test_an_operator_is_compiled_with_the_header_and_linked_without_ofast(tools):
+    compiled, linked = called(tools)
+    header, source = f"{tools}/jit.h", f"{tools}/a_op.cc"
+    assert compiled[:-3] == [
+        *("compiler", "-mthis", "-mthat", "-DJIT=1", "-DJIT_cpu=1", "-include", header, source),
+        *("-O2", "-Ofast", "-Ia b", "-o", "a_op.so"),
     ]
+    assert compiled[-3:-1] == ["-c", "-o"]  # the last one holds
+    assert linked == ["compiler", compiled[-1], "-O2", "-Ia b", "-o", linked[-1]]
+    assert linked[-1].endswith(".part")
+    assert (tools / "a_op.so").read_text() == "compiler\n"
+    assert not list(tools.glob("*.o")) and not list(tools.glob("*.part"))
+
+
+@pytest.mark.parametrize("step", ["-c *", "*.part*"])
+def test_a_failure_leaves_no_half_of_a_library(tools, step):
+    """As when the disk is full, or when the compiler is killed, in either step."""
+    path = tools / "compiler"
+    path.write_text(path.read_text() + f'case " $* " in *" "{step}) exit 1 ;; esac\n')
+    calls = called(tools)
+    assert [call[0] for call in calls] == ["compiler"] * len(calls[:-1]) + ["python"]
+    assert (tools / "a_op.so").read_text() == "python\n"  # Jittor's own tool has made it
+    assert not list(tools.glob("*.o")) and not list(tools.glob("*.part"))
 
 
 @pytest.mark.parametrize("reason", ["no header", "a compiler that fails", "another tool"])
@@ -53,8 +82,10 @@ def test_what_needs_jittors_own_tool_gets_it(tools, reason):
     else:
         tool = "dlink_compiler.py"
     assert called(tools, tool) == [
-        *("python", f"/jittor/utils/{tool}", f"--cc_path={tools}/compiler"),
-        *(f"{tools}/a_op.cc", "-O2", "-Ia b", "-o", "a_op.so"),
+        [
+            *("python", f"/jittor/utils/{tool}", f"--cc_path={tools}/compiler"),
+            *(f"{tools}/a_op.cc", "-O2", "-Ofast", "-Ia b", "-o", "a_op.so"),
+        ]
     ]
 
 
