@@ -413,8 +413,8 @@ def _add_course(group):
         "--resume",
         action="store_true",
         default=argparse.SUPPRESS,
-        help="continue the interrupted run in --output_dir; the other options must be those of "
-        "that run; with several images, finished ones are skipped",
+        help="continue the interrupted run in --output_dir, or begin one if there is none; the "
+        "other options must be those of that run; with several images, finished ones are skipped",
     )
     group.add_argument(
         "--seed",

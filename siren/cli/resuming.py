@@ -1,4 +1,7 @@
-"""``--resume``: continue from the state of an interrupted run; without it, rename that state."""
+"""``--resume``: continue from the state of an interrupted run, or begin one if there is none.
+
+Without it, rename that state.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ from siren.cli.errors import Problem
 from siren.cli.identity import display_path, identity
 from siren.npz import FormatError
 from siren.samples import steps_per_pass
+from siren.text import printable
 from siren.training.checkpoint import Checkpoint, StateError
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):
-    """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from.
+    """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from, if any.
 
     Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
     """
@@ -23,7 +27,10 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
     checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:
-        _load(checkpoint, options, task, batches, network, optimizer)
+        if distributed.any_true(root and checkpoint.exists()):
+            _load(checkpoint, options, task, batches, network, optimizer)
+        elif root:  # as in the first run of a batch system, which always passes --resume
+            print(f"--resume begins a new run: {printable(checkpoint.absence())}", flush=True)
     elif root:
         renamed = checkpoint.set_aside()
         if renamed is not None:

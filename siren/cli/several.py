@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
 from siren import runtime
@@ -129,20 +130,17 @@ def run_checked(
 def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run.
 
-    ``files`` are all files that the call reads. ``options.resume`` stays true only if there is an
-    interrupted run: the others begin anew.
+    ``files`` are all files that the call reads.
     """
     pictures = inputs.read_inputs(options)
-    if options.output_dir.is_dir():
+    if os.path.isdir(options.output_dir):  # Path.is_dir may raise
         with output_folder(options, files):  # which clears up after a killed run
             pass
     else:
         check_folder(options, files)
     if not options.resume:
         return None
-    outcome = finished_outcome(options, pictures)
-    options.resume = Checkpoint(options.output_dir, {}).exists()
-    return outcome
+    return finished_outcome(options, pictures)
 
 
 def finished_outcome(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:

@@ -134,14 +134,18 @@ class Checkpoint:
         """Whether there is a state file, of this run or another."""
         return os.path.lexists(self.path)
 
+    def absence(self) -> str:
+        """What to say if there is no state file: that, and which renamed one could be continued."""
+        renamed = sorted(self.folder.glob("state-*.npz"))
+        hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
+        return f"there is no interrupted run in {self.folder}{hint}"
+
     def content(self) -> bytes:
         """The bytes of the state file; StateError if it cannot be read."""
         try:
             return read_file(self.path)
         except FileNotFoundError:
-            renamed = sorted(self.folder.glob("state-*.npz"))
-            hint = f"; to continue {renamed[-1].name}, rename it {NAME}" if renamed else ""
-            raise StateError(f"there is no interrupted run in {self.folder}{hint}") from None
+            raise StateError(self.absence()) from None
         except OSError as error:
             raise StateError(f"{self.path} cannot be read ({error.strerror or error})") from error
         except FormatError as error:

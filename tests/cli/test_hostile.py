@@ -323,8 +323,9 @@ def test_a_state_is_kept_where_resume_is_forgotten(tmp_path, monkeypatch):
     (tmp_path / "metrics.json").unlink()
     for name in ("output.png", "reference.png", "panel.png", "history.csv", "network.npz"):
         (tmp_path / name).unlink()
-    called = call(*SMALL, "--epochs", 20, "--output_dir", tmp_path, "--resume")
-    one_sentence(called, 2, "state-1.npz")
+    called = train(tmp_path, "--epochs", 20, "--resume")
+    assert "to continue state-1.npz, rename it state.npz" in called.stdout
+    assert (tmp_path / "state-1.npz").read_bytes() == state
     (tmp_path / "state-1.npz").rename(tmp_path / "state.npz")
     assert "resumed at epoch 3" in train(tmp_path, "--epochs", 20, "--resume").stdout
 

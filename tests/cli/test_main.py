@@ -539,9 +539,33 @@ def test_an_interrupted_run_resumes_to_the_same_network(tmp_path):
     again = call(*many, folder, "--resume")
     assert "nothing is left to resume" in again.stdout
     assert again.returncode == 0
-    nothing = call(*many, tmp_path / "nothing", "--resume")
-    assert "there is no interrupted run" in nothing.stderr
-    assert nothing.returncode == 2
+
+
+def test_resuming_where_there_is_nothing_begins_and_says_so(tmp_path):
+    folders = [tmp_path / "fresh", tmp_path / "empty"]
+    folders[1].mkdir()
+    for folder in folders:
+        begun = call(*SMALL, "--output_dir", folder, "--resume")
+        assert begun.returncode == 0, begun.stderr
+        assert (
+            f"--resume begins a new run: there is no interrupted run in {folder}\n" in begun.stdout
+        )
+        assert (folder / "network.npz").exists()
+    again = call(*SMALL, "--output_dir", folder, "--resume")
+    assert again.returncode == 0
+    assert "nothing is left to resume" in again.stdout and "begins" not in again.stdout
+    before = (folder / "network.npz").read_bytes()
+    other = call(*SMALL, "--output_dir", folder, "--resume", "--lr", "0.5")
+    assert other.returncode == 2
+    assert "--lr 0.5 is not that of the earlier run" in other.stderr
+    assert (folder / "network.npz").read_bytes() == before
+
+
+def test_resuming_leaves_alone_what_is_not_of_this_program(tmp_path):
+    (tmp_path / "output.png").write_bytes(b"mine")
+    refused = call(*SMALL, "--output_dir", tmp_path, "--resume")
+    assert refused.returncode == 2 and "output.png" in refused.stderr
+    assert (tmp_path / "output.png").read_bytes() == b"mine"
 
 
 def test_a_preview_while_it_trains(tmp_path):

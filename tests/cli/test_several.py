@@ -203,6 +203,7 @@ def test_an_interrupted_call_resumes_where_it_was(photos, whole, tmp_path, numbe
     again = run(*many, "--resume")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("resumed at epoch") == 1
+    assert again.stdout.count("--resume begins a new run") == 1
     assert (folder / "a" / "network.npz").stat().st_mtime_ns == finished
     assert [row["status"] for row in summary(folder)] == ["finished"] * 3
     for name in "abc":
