@@ -24,6 +24,7 @@ def main() -> int:
     with safe_streams(), signals.raising_interrupt():
         try:
             options = parse(sys.argv[1:])
+            runtime.check_launcher()
             if runtime.rank() > 0:  # rank 0 alone prints
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
             status = dispatch(options)

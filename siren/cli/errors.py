@@ -62,7 +62,7 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
     except for bad input.
     """
     status, sentence = FAILED, str(error)
-    if isinstance(error, Problem):
+    if isinstance(error, (Problem, runtime.SettingProblem)):
         status = BAD_INPUT
     elif isinstance(error, (Interrupted, KeyboardInterrupt)):
         sentence = sentence or "interrupted before training; nothing was written"

@@ -13,14 +13,16 @@ from siren.runtime.device import start
 from siren.runtime.install import missing_package
 from siren.runtime.machine import Environment, describe
 from siren.runtime.paths import shell_safe
-from siren.runtime.problem import RuntimeProblem
-from siren.runtime.processes import rank, under_mpirun, world_size
+from siren.runtime.problem import RuntimeProblem, SettingProblem
+from siren.runtime.processes import check_launcher, rank, under_mpirun, world_size
 from siren.runtime.settings import prepare
 
 __all__ = [
     "Compilation",
     "Environment",
     "RuntimeProblem",
+    "SettingProblem",
+    "check_launcher",
     "describe",
     "missing_package",
     "prepare",

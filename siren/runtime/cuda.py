@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import glob
 import os
 import platform
 import re
@@ -86,14 +87,15 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
 def _jittor_toolkits() -> list[str]:
     """Folders of the toolkits that ``python -m jittor_utils.install_cuda`` has installed."""
     home = os.environ.get("JITTOR_HOME") or os.path.expanduser("~")
-    return sorted(map(str, Path(home, ".cache", "jittor", "jtcuda").glob("cuda*_linux")))
+    folder = os.path.join(glob.escape(home), ".cache", "jittor", "jtcuda")
+    return sorted(glob.glob(os.path.join(folder, "cuda*_linux")))  # Path.glob may raise
 
 
 def _missing_from_toolkit(nvcc: str) -> str:
     """The first file that Jittor needs of the toolkit of ``nvcc`` and cannot find; "" if none."""
     root, libraries = toolkit_folders(nvcc)
     target = root / "targets" / f"{platform.machine()}-linux"
-    if not (libraries / "libcudart.so").exists():
+    if not os.path.exists(libraries / "libcudart.so"):
         return f"{libraries / 'libcudart.so'}"
     if not _toolkit_version(nvcc):
         return f"{root / 'include' / 'cuda_runtime_api.h'}"
@@ -106,9 +108,9 @@ def _missing_from_toolkit(nvcc: str) -> str:
             Path(f"/usr/lib/{platform.machine()}-linux-gnu"),
             Path("/usr/lib"),
         ]
-        if not any((folder / f"{name}.h").is_file() for folder in headers):
+        if not any(os.path.isfile(folder / f"{name}.h") for folder in headers):
             return f"{name}.h"
-        if not any((folder / f"lib{name}.so").is_file() for folder in folders):
+        if not any(os.path.isfile(folder / f"lib{name}.so") for folder in folders):
             return f"lib{name}.so"
     return ""
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.problem import SettingProblem
 
 # In this variable publish() stores, as JSON, {variable: [value before, value set]}, so that a
 # second call and a child process can distinguish our settings from the user's.
@@ -54,13 +54,13 @@ def check_variables() -> None:
     user = user_environment()
     for name, meaning in _INTEGERS.items():
         if name in user and not re.fullmatch(r"0|-?[1-9][0-9]{0,8}", user[name]):
-            raise RuntimeProblem(
+            raise SettingProblem(
                 f"The variable {name} is {user[name]!r}, but must be {meaning}; correct it or "
                 "unset it."
             )
     threads = user.get("OMP_NUM_THREADS", "1")  # OpenMP takes a list, one number for each level
     if not re.fullmatch(r"\s*[1-9][0-9]{0,3}\s*(,\s*[1-9][0-9]{0,3}\s*)*", threads):
-        raise RuntimeProblem(
+        raise SettingProblem(
             f"The variable OMP_NUM_THREADS is {threads!r}, but must be a number of threads from 1 "
             "to 9999; correct it or unset it."
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from siren.runtime.environment import user_environment
 from siren.runtime.paths import create_folder, home, is_shell_safe, shell_safe
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.problem import RuntimeProblem, SettingProblem
 
 
 def home_setting() -> dict[str, str]:
@@ -24,14 +24,14 @@ def home_setting() -> dict[str, str]:
 
 
 def check_cache() -> None:
-    """Raise RuntimeProblem if Jittor cannot write its cache."""
+    """Raise SettingProblem if Jittor cannot write its cache."""
     _check_writable("the variable HOME", home())
     name, folder = _jittor_home()
     if folder is None:
         return
     folder = folder and os.path.abspath(folder)
     if not is_shell_safe(folder):
-        raise RuntimeProblem(
+        raise SettingProblem(
             f"{name} is {folder!r}, but Jittor cannot work in a folder of such a name; choose one "
             "of letters, digits, dots, hyphens and underscores."
         )
@@ -45,7 +45,7 @@ def _check_writable(name: str, folder: str) -> None:
         with tempfile.TemporaryFile(dir=cache) as file:
             file.write(b"0")
     except OSError as error:
-        raise RuntimeProblem(
+        raise SettingProblem(
             f"Jittor keeps what it compiles in {cache}, which cannot be written "
             f"({error.strerror or error}); set {name} to a folder that can."
         ) from error

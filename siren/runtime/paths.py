@@ -21,14 +21,14 @@ import tempfile
 from pathlib import Path
 
 from siren.runtime.environment import user_environment
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.problem import RuntimeProblem, SettingProblem
 
 # Stricter than a shell: a comma or a colon would end the name in -Wl,-rpath,FOLDER.
 _SHELL_SAFE = re.compile(r"[\w./+=@%-]+", re.ASCII)
 
 
 def home() -> str:
-    """The user's home folder, absolute; raises RuntimeProblem if there is none."""
+    """The user's home folder, absolute; raises SettingProblem if there is none."""
     folder = user_environment().get("HOME")
     if not folder:
         import pwd
@@ -36,11 +36,17 @@ def home() -> str:
         try:
             folder = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:
-            raise RuntimeProblem(
+            raise SettingProblem(
                 "The variable HOME is not set and this user has no home folder; set HOME to a "
                 "folder that can be written."
             ) from None
-    return os.path.abspath(folder)
+    try:
+        return os.path.abspath(folder)
+    except OSError:  # the current folder is gone
+        raise SettingProblem(
+            f"The variable HOME is {folder!r}, a path from a folder that is gone; set HOME to a "
+            "folder that can be written."
+        ) from None
 
 
 def shell_safe(path: str | os.PathLike, folder: str = "") -> str:

@@ -10,6 +10,10 @@ class RuntimeProblem(RuntimeError):
     """Jittor or the device cannot be used; the message is a sentence for the user."""
 
 
+class SettingProblem(RuntimeProblem):
+    """The same because of a variable that the user has set, or of how the program was started."""
+
+
 def notify(sentence: str) -> None:
     """Print a line on stderr."""
     print(sentence, file=sys.stderr, flush=True)

@@ -16,9 +16,22 @@ from pathlib import Path
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
 from siren.runtime.environment import user_environment
 from siren.runtime.paths import digest, make_private, private_folder, write_link
-from siren.runtime.problem import RuntimeProblem, notify
+from siren.runtime.problem import RuntimeProblem, SettingProblem, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
+
+# What others that start several processes set in each, and the greatest value in a process that is
+# alone. In a job of Slurm, the shell of salloc and the script of sbatch have SLURM_NTASKS, but not
+# SLURM_STEP_NUM_TASKS, and their SLURM_PROCID is 0 or not set.
+_OF_OTHERS = [
+    ("srun", "SLURM_STEP_NUM_TASKS", 1),
+    ("srun", "SLURM_PROCID", 0),
+    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_SIZE", 1),
+    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_RANK", 0),
+    ("the mpirun of MPICH or Intel MPI", "PMI_SIZE", 1),
+    ("the mpirun of MPICH or Intel MPI", "PMI_RANK", 0),
+    ("a program that uses PMIx", "PMIX_RANK", 0),
+]
 
 
 def under_mpirun() -> bool:
@@ -52,19 +65,45 @@ def local_rank() -> int:
     return _number("LOCAL_RANK", 0, 0, local_size() - 1) if under_mpirun() else 0
 
 
+def check_launcher() -> None:
+    """Raise SettingProblem if this is one of several processes that Open MPI has not started.
+
+    They could not work together, and each would train alone and write the same files.
+    """
+    if under_mpirun():
+        return
+    user = user_environment()
+    signs = [
+        (who, name)
+        for who, name, alone in _OF_OTHERS
+        if re.fullmatch(r"[0-9]{1,6}", user.get(name, "")) and int(user[name]) > alone
+    ]
+    if "SLURM_PTY_PORT" in user and user.get("SLURM_PROCID") == "0":
+        # The first process of srun --pty: a shell, most likely, and the others have no terminal.
+        signs = [(who, name) for who, name in signs if who != "srun"]
+    if signs:
+        values = " and ".join(f"{name} is {user[name]}" for _, name in signs)
+        raise SettingProblem(
+            f"This is one of several processes of {signs[0][0]} ({values}), and only those that "
+            "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
+            f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
+        )
+
+
 def check_processes() -> None:
     """Raise RuntimeProblem if this process cannot work together with the others."""
+    check_launcher()
     if not under_mpirun():
         return
     rank(), local_rank()  # raise RuntimeProblem if their variables are invalid
     user = user_environment()
     if world_size() > 1 and f"{_PREFIX}RANK" not in user:
-        raise RuntimeProblem(
+        raise SettingProblem(
             f"The variable {_PREFIX}SIZE is set and {_PREFIX}RANK is not; start the program with "
             f"mpirun, or unset {_PREFIX}SIZE."
         )
     if user.get("use_mpi", "1") != "1":
-        raise RuntimeProblem(
+        raise SettingProblem(
             "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
         )
     if not shutil.which(user.get("mpicc_path") or "mpicc"):
@@ -129,7 +168,12 @@ def leave_mpirun(device: str) -> None:
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
     user = user_environment()
-    alone = {name: value for name, value in user.items() if not name.startswith(_PREFIX)}
+    others = {name for _, name, _ in _OF_OTHERS}  # mpirun may have used srun on other machines
+    alone = {
+        name: value
+        for name, value in user.items()
+        if not name.startswith(_PREFIX) and name not in others
+    }
     alone = {**process_settings(Cuda()), **alone}
     if cuda.gpus > 1 and "device_id" not in user:
         visible = user.get("CUDA_VISIBLE_DEVICES")
@@ -155,11 +199,11 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
         for folder in (package and package.submodule_search_locations) or []:
             places.append((Path(folder, "include"), Path(folder, "lib")))
     for include, folder in places:
-        if not (include / "nccl.h").is_file():
+        if not os.path.isfile(include / "nccl.h"):
             continue
-        if (folder / "libnccl.so").is_file():
+        if os.path.isfile(folder / "libnccl.so"):
             return str(include), str(folder)
-        if (folder / "libnccl.so.2").is_file():  # Jittor needs it under the name libnccl.so
+        if os.path.isfile(folder / "libnccl.so.2"):  # Jittor needs it under the name libnccl.so
             link_folder = private_folder() / f"nccl-{digest(str(folder))}"
             if make_private(link_folder):
                 write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
@@ -172,7 +216,7 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
     if low <= number <= high:
         return number
-    raise RuntimeProblem(
+    raise SettingProblem(
         f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set (it should be a "
         f"number from {low}{f' to {high}' if high < 999_999 else ''}); start the program with "
         "mpirun, or unset all variables that begin with OMPI_."

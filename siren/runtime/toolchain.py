@@ -14,7 +14,7 @@ from pathlib import Path
 from siren.runtime.environment import user_environment
 from siren.runtime.install import PACKAGES, missing_package
 from siren.runtime.paths import digest, private_folder, shell_safe, write_file
-from siren.runtime.problem import RuntimeProblem, describe_error
+from siren.runtime.problem import RuntimeProblem, SettingProblem, describe_error
 
 
 def check_python() -> None:
@@ -54,7 +54,7 @@ def check_compiler() -> None:
     compiler = user.get("cc_path") or _default_compiler()
     if not shutil.which(compiler):
         if "cc_path" in user:
-            raise RuntimeProblem(f"cc_path is set to {compiler!r}, which is not a program.")
+            raise SettingProblem(f"cc_path is set to {compiler!r}, which is not a program.")
         raise RuntimeProblem(
             f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
             "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."

@@ -1,8 +1,10 @@
 """siren.runtime: each trap of an ``import jittor`` is set up in a process of its own."""
 
 import contextlib
+import ctypes
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -891,6 +893,154 @@ def test_what_jittor_remembers_wrongly_is_named(tmp_path, content):
     memory.parent.mkdir(parents=True)
     memory.write_text(content)
     assert str(memory) in problem_of_start(HOME=str(tmp_path))
+
+
+@contextlib.contextmanager
+def closed_folder(folder):
+    """A folder that nobody may enter, in which there is a home."""
+    (folder / "home").mkdir(parents=True)
+    folder.chmod(0)
+    try:
+        yield folder
+    finally:
+        folder.chmod(0o700)
+
+
+def without_privileges():
+    """Before a program starts: root may enter closed folders no more than others."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP
+
+
+def main_without_privileges(*arguments, **variables):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *map(str, arguments)],
+        env={**user_environment(), **variables},
+        capture_output=True,
+        text=True,
+        preexec_fn=without_privileges,
+    )
+
+
+@pytest.mark.parametrize("place", ["", "home", "home/new"])
+@pytest.mark.parametrize("name", ["HOME", "JITTOR_HOME", "XDG_CACHE_HOME"])
+def test_a_folder_that_may_not_be_entered(tmp_path, name, place):
+    with closed_folder(tmp_path / "closed") as folder:
+        variables = {"HOME": str(tmp_path), name: str(folder / place)}
+        helped = main_without_privileges("--help", **variables)
+        assert (helped.returncode, helped.stderr) == (0, "")
+        if name == "XDG_CACHE_HOME":  # which Jittor does not ask for
+            return
+        run = main_without_privileges("--epochs", 1, "--output_dir", tmp_path / "o", **variables)
+        assert run.returncode == 2
+        (line,) = run.stderr.splitlines()
+        assert f"{folder / place}/.cache/jittor" in line and f"set the variable {name} to" in line
+
+
+def test_a_home_that_can_only_be_read(tmp_path):
+    home = tmp_path / "home"
+    home.mkdir(mode=0o500)
+    run = main_without_privileges("--output_dir", tmp_path / "o", HOME=str(home))
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1 and str(home) in run.stderr
+
+
+def test_a_home_beside_a_folder_that_is_gone(tmp_path):
+    code = """
+        import os, tempfile
+        from siren import runtime
+        folder = tempfile.mkdtemp()
+        os.chdir(folder)
+        os.rmdir(folder)
+        os.environ["HOME"] = "here"
+        runtime.prepare()
+        try:
+            runtime.start("cpu")
+        except runtime.SettingProblem as problem:
+            print(problem)
+    """
+    assert "HOME is 'here'" in run_python(code).stdout
+
+
+# What starts several processes, and what it leaves in the environment of one of them
+LAUNCHED = [  # (variables, who has started several; None if nobody, or Open MPI)
+    ({}, None),
+    ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"}, None),  # a shell of salloc
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, None),  # a script of sbatch
+    ({"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),  # srun -n 1
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_PTY_PORT": "9"}, None),  # a shell
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0"}, "srun"),
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, "srun"),
+    ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_PTY_PORT": "9"}, "srun"),
+    ({"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2", "PMI_RANK": "0"}, "srun"),  # --mpi=pmi2
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "srun"),
+    ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "MPICH"),
+    ({"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2"}, "MPICH"),
+    ({"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
+    ({"MV2_COMM_WORLD_SIZE": "8", "MV2_COMM_WORLD_RANK": "0", "PMI_SIZE": "8"}, "MVAPICH"),
+    ({"PMIX_RANK": "1"}, "PMIx"),
+    ({"PMIX_RANK": "0"}, None),  # of how many, it does not say
+    ({"PMI_SIZE": "two", "SLURM_STEP_NUM_TASKS": "", "SLURM_PROCID": "-1"}, None),
+    ({"OMPI_COMM_WORLD_SIZE": "1", "PMIX_RANK": "0"}, None),
+    (
+        {  # Open MPI's mpirun in a job of Slurm, by whose srun it reaches the other machines
+            "OMPI_COMM_WORLD_SIZE": "4",
+            "OMPI_COMM_WORLD_RANK": "3",
+            "PMIX_RANK": "3",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_PROCID": "1",
+        },
+        None,
+    ),
+]
+
+
+@pytest.fixture
+def clean(monkeypatch):
+    """Of this environment, nothing that tells how a process was started."""
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "PMI_", "PMIX_", "MV2_", "OMPI_")):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("variables, who", LAUNCHED)
+def test_several_processes_that_are_not_open_mpis_are_refused(clean, variables, who):
+    for name, value in variables.items():
+        clean.setenv(name, value)
+    if who is None:
+        processes.check_launcher()
+        return
+    with pytest.raises(runtime.SettingProblem, match=who) as caught:
+        processes.check_launcher()
+    assert "Open MPI's mpirun" in str(caught.value)
+    unset = re.search(r"unset (.*) to train alone", str(caught.value))[1]
+    for name in unset.split(" and "):
+        clean.delenv(name)
+    processes.check_launcher()  # what the sentence proposes is enough
+
+
+def test_a_process_that_has_left_mpirun_is_alone_in_slurm_too(clean):
+    process_of(clean, 1, 2)
+    for name in ("PMIX_RANK", "SLURM_PROCID"):
+        clean.setenv(name, "1")
+    clean.setenv("SLURM_STEP_NUM_TASKS", "2")
+    clean.setattr(os, "environ", dict(os.environ))  # leave_mpirun changes it for good
+    clean.setattr(processes, "_unbind", lambda: None)
+    processes.leave_mpirun("cpu")
+    assert not processes.under_mpirun()
+    processes.check_launcher()
+
+
+def test_the_program_refuses_them_before_it_reads_or_writes(tmp_path):
+    for arguments in ([], ["--task", "render", "--network_path", "/no/such"]):
+        run = main_without_privileges(
+            *arguments, "--output_dir", tmp_path / "o", PMI_SIZE="2", PMI_RANK="1"
+        )
+        assert run.returncode == 2
+        (line,) = run.stderr.splitlines()
+        assert "PMI_SIZE is 2" in line and "mpirun -np" in line
+    assert not (tmp_path / "o").exists()
 
 
 def test_importing_the_package_raises_nothing_whatever_is_set():
