@@ -13,6 +13,8 @@ from siren.runtime.environment import user_environment
 from siren.runtime.paths import create_folder, home, is_shell_safe, shell_safe
 from siren.runtime.problem import RuntimeProblem, SettingProblem
 
+STAMP = "siren-compiled-"  # the beginning of a file's name: the core is compiled for some settings
+
 
 def home_setting() -> dict[str, str]:
     """HOME as a link to the same folder, if a shell would split its path; else nothing.
@@ -52,27 +54,40 @@ def _check_writable(name: str, folder: str) -> None:
 
 
 def remove_damaged(cache_path: str) -> None:
-    """Remove compiled libraries that end too early, as after a full disk or a power failure.
+    """Remove compiled files that end too early, as after a full disk or a power failure.
 
-    Jittor loads whatever has a record (``.key``), and a library that ends too early crashes it, or
-    makes it hang. Without its record a library is compiled again.
+    Jittor uses whatever has a record (``.key``, and ``.md5`` for one file). A library that ends too
+    early crashes it or makes it hang, an object file cannot be linked, and a record that ends too
+    early makes it rebuild a library that it has loaded. Without its record a file is compiled
+    again: an operator when it is needed, all else by a child process, as at the first start.
     """
-    for library in Path(cache_path).rglob("*.so"):
-        record = library.with_name(library.name + ".key")
+    cache = Path(cache_path)
+    for compiled in [*cache.rglob("*.so"), *cache.rglob("*.o")]:
+        record = compiled.with_name(compiled.name + ".key")
+        if compiled.name == "data.o":
+            record = compiled.with_suffix(".md5")
         with contextlib.suppress(OSError):
-            if record.exists() and not _is_complete(library):
+            if record.exists() and not (_is_complete(compiled) and _is_complete_record(record)):
                 record.unlink()
-                library.unlink()
+                compiled.unlink()
+                if "jit" not in compiled.relative_to(cache).parts:  # the folder of operators
+                    for stamp in cache.glob(f"{STAMP}*"):
+                        stamp.unlink()
 
 
-def _is_complete(library: Path) -> bool:
+def _is_complete(compiled: Path) -> bool:
     """Whether a 64-bit ELF file is as long as its header says: the table of sections comes last."""
-    with open(library, "rb") as file:
+    with open(compiled, "rb") as file:
         header = file.read(64)
     if len(header) < 64 or header[:4] != b"\x7fELF":
         return False
     start, size, count = struct.unpack_from("<Q10xHH", header, 40)
-    return library.stat().st_size >= start + size * count
+    return compiled.stat().st_size >= start + size * count
+
+
+def _is_complete_record(record: Path) -> bool:
+    """Whether the lines of a record, a command and the hashes of files, are whole."""
+    return record.suffix != ".key" or record.read_bytes().endswith(b"\n")
 
 
 def _jittor_home() -> tuple[str, str | None]:

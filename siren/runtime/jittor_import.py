@@ -19,7 +19,7 @@ from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
 from siren.runtime.handlers import default_sigterm, load_without_handlers
 from siren.runtime.install import missing_package
-from siren.runtime.jittor_cache import remove_damaged
+from siren.runtime.jittor_cache import STAMP, remove_damaged
 from siren.runtime.paths import digest, is_shell_safe
 from siren.runtime.problem import (
     RuntimeProblem,
@@ -52,7 +52,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     """
     with _as_runtime_problem(verbose):
         import jittor_utils
-    remove_damaged(jittor_utils.cache_path)
+    _remove_damaged(jittor_utils.cache_path)
     if under_mpirun() and not _core_exists(jittor_utils.cache_path):
         # In this process: mpirun forwards the compiler's output and ends all processes itself.
         notify_once(_prepare_compilation(jittor_utils.cache_path))
@@ -115,7 +115,16 @@ def _stamp(cache_path: str) -> Path:
     """The file whose existence says that the core is compiled for the present settings."""
     cuda = find_cuda() if setting("nvcc_path") else None
     settings = [os.environ.get(name) for name in _COMPILED_BY]
-    return Path(cache_path, f"siren-compiled-{digest(json.dumps([settings, str(cuda)]))}")
+    return Path(cache_path, f"{STAMP}{digest(json.dumps([settings, str(cuda)]))}")
+
+
+def _remove_damaged(cache_path: str) -> None:
+    """Remove damaged files of the cache, unless a process is compiling: its files grow."""
+    from jittor_utils import lock
+
+    with contextlib.suppress(OSError), open(lock.lock_path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        remove_damaged(cache_path)
 
 
 def _prepare_compilation(cache_path: str) -> str:
