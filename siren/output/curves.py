@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 
 
 def draw_curves(history) -> bytes | None:
@@ -11,6 +12,8 @@ def draw_curves(history) -> bytes | None:
     Any error is caught: even the import can fail, for example after a notebook has set
     ``MPLBACKEND``.
     """
+    # It would warn of a folder for its settings that cannot be written, though it does without.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
         from matplotlib.figure import Figure
 
