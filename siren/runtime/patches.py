@@ -47,7 +47,7 @@ class _Finder:
                 execute(module)
                 if name == "jittor_utils":
                     module.Pool = multiprocessing.get_context("fork").Pool
-                    module.do_compile_itself = module.do_compile
+                    module.do_compile_itself = getattr(module, "do_compile", None)
                     module.do_compile = compile_corrected
                 elif name == "jittor":
                     accelerate(module)
