@@ -67,8 +67,6 @@ def run(options: argparse.Namespace, stop: signals.Stop):
     if runtime.rank() > 0:
         return experiment(options, settings, [], None, stop)
     pictures = [inputs.read_inputs(options)]
-    for note in pictures[0].notes:
-        print(note, flush=True)
     with output_folder(options, inputs.paths(options).values()) as lock:
         finished = report_finished_run(options, pictures[0])
         if finished:

@@ -14,6 +14,8 @@ _NAMES = {
     "Batches": "siren.samples",
     "Edit": "siren.tasks.edit",
     "Fit": "siren.tasks.fit",
+    "ImageError": "siren.images",
+    "ImageWarning": "siren.images",
     "Inpaint": "siren.tasks.inpaint",
     "Muon": "siren.training.optimizer",
     "Poisson": "siren.tasks.poisson",

@@ -8,37 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import io
-import logging
-import os
-import re
-import stat
+import math
 import struct
-import sys
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-from scipy import ndimage
+from PIL import Image
 
-from siren import tiff
+from siren import decoding
+from siren.checks import refuse_masked
+from siren.depth import ImageWarning, Samples, UnknownWhite, to_shades
 from siren.files import write_bytes
-from siren.text import printable
+from siren.opening import MAX_PIXELS, ImageError, quoted
+from siren.pages import frames_left_out, open_picture
+from siren.resizing import scaled
 
-#: Larger pictures are refused after reading the header, before their pixels take memory.
-MAX_PIXELS = 2**28
+__all__ = [
+    "MAX_PIXELS",
+    "MIN_SIDE",
+    "ImageError",
+    "ImageWarning",
+    "NotANumber",
+    "UnknownWhite",
+    "bit_depth",
+    "compact",
+    "content_hash",
+    "encode_png",
+    "fit_size",
+    "image_size",
+    "quoted",
+    "read_image",
+    "read_samples",
+    "to_integers",
+    "to_uint8",
+    "write_png",
+]
+
 #: The least number of pixels per side of a picture, after resizing.
 MIN_SIDE = 8
-
-# Listed because Pillow would otherwise also try formats that start other programs (EPS).
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-_READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
-
-# Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
-_RAW_16_BIT = re.compile(r"(RGBA?|LA);16([LBN])")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {  # the transposition that undoes each EXIF orientation; 1 is upright already
@@ -53,173 +62,128 @@ _UPRIGHT = {  # the transposition that undoes each EXIF orientation; 1 is uprigh
 _SIDEWAYS = (5, 6, 7, 8)  # the orientations that swap height and width
 
 
-class ImageError(ValueError):
-    """A picture cannot be used; the message is one sentence that says why."""
-
-
 class NotANumber(ValueError):
     """An image in memory has NaN values, which no picture file can store."""
-
-
-class Notice(UserWarning):
-    """A picture is used otherwise than its author may expect; one sentence says how."""
 
 
 def read_image(
     path: str | Path,
     channels: int,
     size: tuple[int, int] | None = None,
+    range: tuple[float, float] | None = None,
     given: np.ndarray | None = None,
     pure: np.ndarray | None = None,
 ) -> np.ndarray:
     """Read the picture at `path`: upright, opaque and, with a `size`, resized.
 
-    It reads PNG, JPEG, WebP, BMP, PPM, the first frame of a GIF and the first page of a TIFF, in
-    every colour mode that Pillow knows. EXIF orientation is applied; transparent pixels are
-    composited on white.
+    It reads PNG, JPEG, WebP, BMP, PPM, GIF and TIFF, of which the first frame or full page, where
+    Pillow reads them exactly. EXIF orientation is applied; transparency is composited on white.
 
-    White is 255 in 8-bit pictures and 65535 in 16-bit ones, which keep their precision (except PPM
-    in colour, which is read at 8 bits). A floating-point TIFF does not define its white: it is
-    assumed to be 1 if no value exceeds 2, and 255 otherwise; values beyond black or white are
-    clipped.
+    White is the largest number of the file's depth, such as 255, 4095 or 65535. Pictures of more
+    than 8 bits keep their precision. Floating-point numbers do not define their white: it is 1 if
+    all are in 0..1, and 255 if all are in 0..255 and the largest is 128 or more. Others, signed
+    integers and integers of 32 bits need a `range`.
 
     Args:
         path: an existing regular file.
         channels: 1 for luma (ITU-R BT.601, as Pillow's mode "L"), 3 for RGB (gray is replicated).
         size: (height, width) to resize to with an antialiasing bicubic filter, or None. An 8-bit
             picture is resized in 8 bits, so that a PNG can represent the result exactly.
+        range: (low, high), numbers of the file that become black and white, or white and black in
+            a TIFF in which 0 is white; numbers beyond are clipped. None: as above.
         given: bool, of the file's height and width: pixels that others must not leak into.
         pure: bool, of `size`: pixels of the result that are made of `given` pixels alone.
 
     Returns:
         float32 array (height, width, channels) in [-1, 1].
 
+    Warns:
+        ImageWarning: more pages or frames, pixels beyond `range`, or too dark for the file's bits.
+
     Raises:
-        ImageError: the file is missing, empty, damaged, too large or not a picture.
+        ImageError: the file is missing, empty, damaged, too large, transparent everywhere, not
+            finite or cannot be read exactly; UnknownWhite: it needs a `range`.
 
     """
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels!r}")
     if size is not None and min(size) < 1:
         raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
-    with _open_picture(path) as picture:
-        raw_mode = _raw_mode(picture)
-        is_colour_16_bit = _RAW_16_BIT.fullmatch(raw_mode)
-        if tiff.has_wrong_byte_order(picture):
-            _set_raw_mode(picture, raw_mode.replace("B", "N"))
-        picture.load()
+    range = None if range is None else _checked_range(range)
+    with open_picture(path) as (picture, told):
+        told += frames_left_out(path)
+        parts = _read_parts(picture, path, channels, range, told)
         orientation = _orientation(picture)
-        if picture.mode.startswith("I") or picture.mode == "F":
-            parts = [_high_depth_gray(picture, path)]
-        elif is_colour_16_bit:
-            parts = _colour_16_bit(picture, path, channels)
-        else:
-            parts = [_opaque_rgb(picture)]
-            if channels == 1:
-                parts = [parts[0].convert("L")]
         if orientation in _UPRIGHT:
             parts = [part.transpose(_UPRIGHT[orientation]) for part in parts]
-        pixels = _resized(parts, channels, size, given, pure)
+        pixels = scaled(parts, channels, size, given, pure)
 
+    for warning in told:
+        warnings.warn(warning, stacklevel=2)
     np.clip(pixels, 0, 255, out=pixels)  # bicubic overshoots in floating point, not in 8 bits
     pixels /= np.float32(127.5)
     pixels -= 1
     return pixels
 
 
-def _as_array(parts: list[Image.Image], channels: int) -> np.ndarray:
-    """One picture, or one per channel, as float32 (height, width, channels)."""
-    width, height = parts[0].size
-    pixels = np.empty((height, width, channels), np.float32)  # the only copy: it may be large
-    if len(parts) == 1:
-        values = np.asarray(parts[0])
-        pixels[...] = values if values.ndim == 3 else values[..., None]
-    else:
-        for channel, part in enumerate(parts):
-            pixels[..., channel] = part
-    return pixels
+def _read_parts(picture, path, channels: int, limits, told: list) -> list[Image.Image]:
+    """An open picture with white at 255: in one part, or one part per channel.
 
-
-def _resized(parts: list[Image.Image], channels: int, size, given, pure) -> np.ndarray:
-    """The pixels of `_as_array(parts, channels)` at `size`; arguments as of `read_image`."""
-    if size is None or parts[0].size == (size[1], size[0]):
-        return _as_array(parts, channels)
-    side = size[1], size[0]
-    scaled = [part.resize(side, Image.Resampling.BICUBIC) for part in parts]
-    pixels = _as_array(scaled, channels)
-    if given is not None:
-        _purify(pixels, _as_array(parts, channels), given, pure)
-        if parts[0].mode != "F":
-            np.rint(pixels, out=pixels)
-    return pixels
-
-
-def _purify(scaled: np.ndarray, pixels: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
-    """Make the `pure` ones of the `scaled` pixels anew where others than `given` ones touch them.
-
-    The filter's weights at the other pixels are left out and the rest is renormalised. Where that
-    leaves little of the bicubic filter, whose weights have both signs, the triangle filter is used.
+    8-bit pictures become one of mode "L" or "RGB", all others become parts of mode "F".
     """
-    size = scaled.shape[:2]
-    reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
-    near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
-    centres = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
-    touched = pure & near[np.ix_(*centres)]
-    weights = given.astype(np.float32)
-    bicubic = resize(weights, size)
-    triangle = resize(weights, size, Image.Resampling.BILINEAR)
-    for channel in range(scaled.shape[2]):
-        product = weights * pixels[..., channel]
-        sharp = touched & (bicubic > 0.5)
-        scaled[sharp, channel] = resize(product, size)[sharp] / bicubic[sharp]
-        soft = touched & ~sharp
-        smooth = resize(product, size, Image.Resampling.BILINEAR)
-        scaled[soft, channel] = smooth[soft] / triangle[soft]
+    if limits is None and decoding.has_8_bits(picture):
+        part = decoding.read_8_bits(picture, path)
+        return [part.convert("L") if channels == 1 else part]
+    samples = decoding.read_samples(picture, path)
+    shades = to_shades(samples, quoted(path), limits, told)
+    if channels == 1 and shades.shape[2] == 3:
+        shades = shades @ np.float32([[0.299], [0.587], [0.114]])
+    return [Image.fromarray(shade) for shade in np.moveaxis(shades, 2, 0)]
 
 
-def resize(
-    values: np.ndarray, size: tuple[int, int], kernel: Image.Resampling = Image.Resampling.BICUBIC
-) -> np.ndarray:
-    """float32 `values` (height, width) resized to `size`, with an antialiasing filter."""
-    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), kernel))
+def _checked_range(limits) -> tuple[float, float]:
+    """``limits`` as two finite numbers, the first below the second. Raises ValueError."""
+    try:
+        low, high = map(float, limits)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"a range is two finite numbers, the lower one first, not {limits!r}")
+    return low, high
 
 
-def read_values(path: str | Path) -> tuple[np.ndarray, float, np.ndarray | None]:
-    """The numbers of a picture, upright: (values, white, alpha).
+def read_samples(path: str | Path) -> tuple[Samples, list[ImageWarning]]:
+    """The numbers of the file at `path`, upright, and what is said about other pages or frames.
 
-    `values` are float32 (height, width, 1 or 3) as they stand in the file, where `white` is white;
-    `alpha` is None or (height, width) in 0..1, not applied to the values. Colours have 8 bits.
     Raises ImageError as `read_image`.
     """
-    with _open_picture(path) as picture:
-        if tiff.has_wrong_byte_order(picture):
-            _set_raw_mode(picture, _raw_mode(picture).replace("B", "N"))
-        picture.load()
-        upright = _UPRIGHT.get(_orientation(picture))
-        if upright is not None:
-            picture = picture.transpose(upright)
-        if picture.mode.startswith("I") or picture.mode == "F":
-            values = np.asarray(picture, np.float32)
-            white = 65535.0 if picture.mode != "F" else 1.0 if values.max() <= 1 else 255.0
-            if tiff.white_is_zero(picture):
-                values = white - values
-            return values[..., None], white, None
-        gray = picture.mode in ("1", "L", "LA")
-        if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-            bands = np.asarray(picture.convert("RGBA"), np.float32)
-            return bands[..., : 1 if gray else 3], 255.0, bands[..., 3] / 255
-        values = np.asarray(picture.convert("L" if gray else "RGB"), np.float32)
-        return values.reshape(*values.shape[:2], -1), 255.0, None
+    with open_picture(path) as (picture, told):
+        told += frames_left_out(path)
+        samples = decoding.read_samples(picture, path)
+        orientation = _orientation(picture)
+    samples.colour = _upright(samples.colour, orientation)
+    if samples.alpha is not None:
+        samples.alpha = _upright(samples.alpha, orientation)
+    return samples, told
 
 
-def bit_depth(path: str | Path) -> int:
-    """Bits per value of the picture at `path`: 8, or 16 if it has more than 8.
+def _upright(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (height, width, ...) transposed as `_UPRIGHT` says."""
+    if orientation in _SIDEWAYS:
+        array = array.swapaxes(0, 1)
+    rows = -1 if orientation in (3, 4, 7, 8) else 1
+    columns = -1 if orientation in (2, 3, 6, 7) else 1
+    return array[::rows, ::columns]
+
+
+def bit_depth(path: str | Path, range: tuple[float, float] | None = None) -> int:
+    """8 if 256 levels hold what `read_image` returns for `path` and `range`; otherwise 16.
 
     Raises ImageError if the header cannot be read.
     """
-    with _open_picture(path) as picture:
-        gray = picture.mode.startswith("I") or picture.mode == "F"
-        return 16 if gray or _RAW_16_BIT.fullmatch(_raw_mode(picture)) else 8
+    with open_picture(path) as (picture, _):
+        whole = range is None or tuple(range) == (0, 255)
+        return 8 if whole and decoding.has_8_bits(picture) else 16
 
 
 def compact(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -252,7 +216,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
     TIFF, where Pillow's version decides whether the size in the header is upright already.
     """
-    with _open_picture(path) as picture:
+    with open_picture(path) as (picture, _):
         if picture.format in ("PNG", "TIFF"):
             picture.load()
         width, height = picture.size
@@ -265,7 +229,7 @@ def content_hash(path: str | Path) -> str:
     Raises ImageError if its header is not that of a picture; the pixels are not checked.
     """
     digest = hashlib.sha256()
-    with _open_picture(path), open(path, "rb") as file:
+    with open_picture(path), open(path, "rb") as file:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
@@ -310,8 +274,9 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
     """Map [-1, 1] to 0..255 (8 bits, uint8) or 0..65535 (16 bits, uint16); same shape.
 
     Values are clipped and rounded to nearest. This inverts `read_image` exactly for pictures of as
-    many bits. Raises NotANumber for NaN.
+    many bits. Raises NotANumber for NaN, and TypeError for a masked array.
     """
+    refuse_masked(image, "the image")
     image = np.asarray(image)
     if np.isnan(image).any():
         raise NotANumber("the image holds values that are not numbers (NaN)")
@@ -343,6 +308,7 @@ def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
         bits: 8 or 16 per value of the file; only for images in [-1, 1].
 
     """
+    refuse_masked(image, "the image")
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
@@ -372,123 +338,6 @@ def _png_16_bit(pixels: np.ndarray) -> bytes:
     return b"".join(parts)
 
 
-@contextmanager
-def _open_picture(path: str | Path) -> Iterator[Image.Image]:
-    """Open the picture at `path` and check its header; errors in the context become ImageErrors."""
-    name = repr(str(path))  # one printable line, whatever the name is
-    _check_file(path, name)
-    try:
-        with (
-            _limit_pixels(),
-            _suppress_messages(),
-            open(path, "rb") as file,
-            Image.open(file, "r", _FORMATS) as picture,
-        ):
-            if min(picture.size) < 1:
-                raise ImageError(f"{name} is a picture without pixels")
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            _refuse_tiff(name, tiff.misread_kind(picture))
-            yield picture
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        with _suppress_messages():
-            _refuse_tiff(name, tiff.unknown_kind(path))
-        raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except MemoryError as error:
-        raise ImageError(f"{name} does not fit into memory; make it smaller") from error
-    except Exception as error:  # on damaged files Pillow raises nearly anything
-        _raise_if_from_system(error, name)
-        reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
-        raise ImageError(f"{name} cannot be read; it may be damaged ({reason})") from error
-
-
-def _refuse_tiff(name: str, kind: str) -> None:
-    """Raise ImageError if ``kind``, which describes the unreadable feature of a TIFF, is not ""."""
-    if kind:
-        raise ImageError(
-            f"{name} is a TIFF with {kind}, which cannot be read; save it as a PNG of 8 or 16 bits"
-        )
-
-
-def _check_file(path: str | Path, name: str) -> None:
-    """Raise ImageError unless there is a regular file with content at ``path``.
-
-    This is checked before opening, which would block forever on a pipe.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        _raise_if_from_system(error, name)
-        raise ImageError(f"{name} cannot be read, it is not a valid name ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name} is a folder; name a picture in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name} is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{name} is empty")
-
-
-def _raise_if_from_system(error: Exception, name: str) -> None:
-    """Raise ImageError if ``error`` comes from the operating system, not from Pillow."""
-    if isinstance(error, FileNotFoundError):
-        raise ImageError(f"{name} does not exist") from error
-    if isinstance(error, PermissionError):
-        raise ImageError(
-            f"{name} may not be read; change its permissions or those of its folder"
-        ) from error
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror.lower()
-        raise ImageError(f"{name} cannot be read: {reason}; name another file") from error
-
-
-@contextmanager
-def _suppress_messages() -> Iterator[None]:
-    """Suppress the messages of Pillow and its libraries about the content of a file.
-
-    Pillow warns and logs; libtiff and its JPEG decoder write to the standard error descriptor.
-    """
-    logger = logging.getLogger("PIL")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings(), _silent_stderr():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def _limit_pixels() -> Iterator[None]:
-    """Have Pillow refuse a picture above `MAX_PIXELS`; it raises at twice its own limit."""
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
-
-
-@contextmanager
-def _silent_stderr() -> Iterator[None]:
-    try:
-        stderr = os.dup(2)
-    except OSError:  # already closed
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
-
-
 def _orientation(picture: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if there is none or it is invalid."""
     try:
@@ -496,90 +345,3 @@ def _orientation(picture: Image.Image) -> int:
         return orientation if orientation in _UPRIGHT else 1
     except Exception:  # a picture whose EXIF block is broken is still a picture
         return 1
-
-
-def _raw_mode(picture: Image.Image) -> str:
-    """The raw mode by which Pillow will unpack the pixels of a picture that is not loaded yet."""
-    arguments = picture.tile[0][3] if picture.tile else ""
-    return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-
-
-def _set_raw_mode(picture: Image.Image, raw_mode: str) -> None:
-    """Have Pillow unpack the pixels by ``raw_mode`` when it loads them."""
-    for number, tile in enumerate(picture.tile):
-        arguments = (raw_mode, *tile[3][1:]) if isinstance(tile[3], tuple) else raw_mode
-        if hasattr(tile, "_replace"):  # a named tuple since Pillow 11
-            picture.tile[number] = tile._replace(args=arguments)
-        else:
-            picture.tile[number] = (*tile[:3], arguments)
-
-
-def _colour_16_bit(picture: Image.Image, path: str | Path, channels: int) -> list[Image.Image]:
-    """The channels of a 16-bit colour (or transparent gray) picture, as `_high_depth_gray`.
-
-    `picture` is loaded and has the high byte of each value, which is all that Pillow reads. The
-    file is read again with the byte order reversed, which gives the low bytes.
-    """
-    with _open_picture(path) as reopened:
-        kind, order = _RAW_16_BIT.fullmatch(_raw_mode(reopened)).groups()
-        if order == "N":
-            order = sys.byteorder[0].upper()
-        reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
-        if kind == "LA":  # Pillow knows only one order of it; read its bytes as four channels
-            reverse = "RGBA"
-        _set_raw_mode(reopened, reverse)
-        reopened.load()
-        low = np.asarray(reopened)
-    if kind == "LA":
-        values = low[..., ::2] * np.float32(256) + low[..., 1::2]
-    else:
-        values = np.asarray(picture) * np.float32(256) + low
-    transparent = picture.info.get("transparency")  # of a PNG: the one transparent colour
-    if isinstance(transparent, tuple) and len(transparent) == values.shape[2]:
-        values[(values == transparent).all(axis=2)] = 65535
-    if values.shape[2] in (2, 4):
-        alpha = values[..., -1:] / np.float32(65535)
-        values = values[..., :-1] * alpha + 65535 * (1 - alpha)
-    if channels == 1 and values.shape[2] == 3:
-        values = values @ np.float32([[0.299], [0.587], [0.114]])
-    values *= np.float32(255 / 65535)
-    return [Image.fromarray(values[..., i]) for i in range(values.shape[2])]
-
-
-def _opaque_rgb(picture: Image.Image) -> Image.Image:
-    """Any 8-bit (or 1-bit) picture as RGB; transparent pixels are composited on white."""
-    if picture.mode == "LAB":
-        from PIL import ImageCms  # an optional part of Pillow, for a rare mode
-
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
-    if picture.mode in ("LA", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
-
-
-def _high_depth_gray(picture: Image.Image, path: str | Path) -> Image.Image:
-    """A 16-bit, 32-bit or floating-point gray picture as mode "F" with white at 255."""
-    values = np.array(picture, dtype=np.float64)
-    low, high = values.min(), values.max()  # the comparisons below reject NaN and infinity too
-    if picture.mode == "F":
-        white = 1.0 if high <= 2 else 255.0
-        if not (-2 * white <= low and high <= 2 * white):
-            raise ImageError(
-                f"{str(path)!r} has floating-point values from {low:g} to {high:g}; "
-                "scale them to 0..1 or 0..255"
-            )
-    else:
-        white = 65535.0
-        if low < 0 or high > white:  # only in 32-bit TIFFs, whose white is unknown
-            raise ImageError(
-                f"{str(path)!r} has integer values outside 0..65535; convert it to 8 or 16 bits"
-            )
-        transparent = picture.info.get("transparency")  # of a PNG: the one transparent value
-        if isinstance(transparent, int):
-            values[values == transparent] = white
-    if tiff.white_is_zero(picture):
-        values = white - values
-    return Image.fromarray(np.clip(values * (255 / white), 0, 255).astype(np.float32))

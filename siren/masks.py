@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from siren import images
+from siren import images, resizing
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1
@@ -27,7 +27,7 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     True is white: more than half of the largest value that the file can hold. Besides, it is
 
-    - the larger one of two gray values, if the smaller one is 0 (told by ``images.Notice``),
+    - the larger one of two gray values, if the smaller one is 0 (told by ``images.ImageWarning``),
     - the other one of two colours, if one is black,
     - whatever has a colour, if that is one hue on black,
     - what is opaque, if that is all white or of one hue and the rest is transparent.
@@ -35,21 +35,36 @@ def read_mask(path: str | Path) -> np.ndarray:
     Raises ``images.ImageError``, with the reason, if it is none of these, if all of it would be
     True or all False, or as ``images.read_image`` does.
     """
-    name = repr(str(path))
-    values, white, alpha = images.read_values(path)
-    if alpha is not None and not (alpha > 0.5).all():
-        mask = _visible(name, values / white, alpha > 0.5)
+    name = images.quoted(path)
+    samples, told = images.read_samples(path)
+    for warning in told:
+        warnings.warn(warning, stacklevel=2)
+    values, white = samples.colour.astype(np.float32), _white(samples)
+    if samples.inverted:
+        values = white - values
+    if samples.alpha is not None and not (samples.alpha > 0.5).all():
+        mask = _visible(name, values / white, samples.alpha > 0.5)
     elif values.shape[2] == 1:
         mask = _of_gray(name, values[..., 0], white)
     else:
         mask = _of_colours(name, values * (255 / white))
     if mask.all() or not mask.any():
         raise images.ImageError(
-            f"{name} has values from {values.min():g} to {values.max():g} of {white:g}, which is "
-            f"{'white' if mask.all() else 'black'} everywhere; "
+            f"{name} is {'white' if mask.all() else 'black'} everywhere (its values go from "
+            f"{values.min():g} to {values.max():g}, of {white:g}); "
             "give one that is white in some places and black in others"
         )
     return mask
+
+
+def _white(samples) -> float:
+    """White of the ``Samples`` of a mask; where the file does not say, the usual numbers."""
+    kind = samples.colour.dtype
+    if samples.white is not None:
+        return float(samples.white)
+    if np.issubdtype(kind, np.integer):
+        return float(np.iinfo(kind).max)
+    return 1.0 if samples.colour.max() <= 1 else 255.0
 
 
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -79,7 +94,7 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         warnings.warn(
             f"{name} holds nothing but 0 and {levels[1]:g} of {white:g}, "
             f"so {levels[1]:g} is taken for white",
-            images.Notice,
+            images.ImageWarning,
             stacklevel=3,
         )
         return values > 0
@@ -99,7 +114,7 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         warnings.warn(
             f"{between:.0%} of {name} is neither black nor white; what is lighter than half of it "
             "is taken for white",
-            images.Notice,
+            images.ImageWarning,
             stacklevel=3,
         )
     return values > white / 2
@@ -155,11 +170,11 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
     """``mask`` scaled to ``size``: True where more than ``SHARE`` of a pixel is.
 
-    Shapes of which nothing is left are told by ``images.Notice``, with ``name``.
+    Shapes of which nothing is left are told by ``images.ImageWarning``, with ``name``.
     """
     if mask.shape == tuple(size):
         return mask
-    shares = images.resize(mask.astype(np.float32), size, Image.Resampling.BOX)
+    shares = resizing.resize(mask.astype(np.float32), size, Image.Resampling.BOX)
     scaled = shares > SHARE + 1e-5
     shapes, count = ndimage.label(mask, np.ones((3, 3)))
     left = np.unique(shapes[mask & fit_mask(scaled, mask.shape)])
@@ -168,7 +183,7 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
             f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
             f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
             "a larger --sidelength keeps them",
-            images.Notice,
+            images.ImageWarning,
             stacklevel=2,
         )
     return scaled

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from siren.checks import refuse_masked
+
 PERCENTILE = 99.5  # of the absolute values becomes full scale: a few edges exceed all others by far
 
 
@@ -23,13 +25,22 @@ class Picture:
 
 
 def gradient_picture(rows: np.ndarray, columns: np.ndarray, caption="|gradient|") -> Picture:
-    """The ``magnitude`` of a gradient (height, width, channels), with its scale."""
+    """The ``magnitude`` of a gradient (height, width, channels), with its scale.
+
+    Raises TypeError for masked arrays.
+    """
+    refuse_masked(rows, "rows")
+    refuse_masked(columns, "columns")
     image, largest = magnitude(rows, columns)
     return Picture(caption, image, ("0", f"{largest:.2g} or more"))
 
 
 def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
-    """A ``signed`` picture of a Laplacian (height, width, channels), with its scale."""
+    """A ``signed`` picture of a Laplacian (height, width, channels), with its scale.
+
+    Raises TypeError for a masked array.
+    """
+    refuse_masked(laplacian, "laplacian")
     image, largest = signed(laplacian)
     return Picture(caption, image, (f"{-largest:.2g} or less", f"{largest:.2g} or more"))
 
@@ -37,7 +48,12 @@ def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
 def error_picture(
     output: np.ndarray, reference: np.ndarray, caption="|error|", largest: float | None = None
 ) -> Picture:
-    """The ``absolute_error`` of ``output`` (height, width, channels), with its scale."""
+    """The ``absolute_error`` of ``output`` (height, width, channels), with its scale.
+
+    Raises TypeError for masked arrays.
+    """
+    refuse_masked(output, "output")
+    refuse_masked(reference, "reference")
     image, largest = absolute_error(output, reference, largest)
     return Picture(caption, image, ("0", f"{largest:.2g}"))
 

@@ -13,9 +13,10 @@ import pytest
 import tifffile  # comes with scikit-image
 from PIL import Image, PngImagePlugin
 
-from siren import images
+from siren import images, opening
 from siren.images import (
     ImageError,
+    ImageWarning,
     bit_depth,
     fit_size,
     image_size,
@@ -274,22 +275,6 @@ def test_floating_point_tiffs(save):
     np.testing.assert_allclose(
         read_image(save(ramp * 255, "bytes.tif"), 1)[:, :, 0], 2 * ramp - 1, atol=1e-6
     )
-    overshoot = read_image(save(ramp * 1.2 - 0.1, "overshoot.tif"), 1)
-    np.testing.assert_allclose(overshoot[:, :, 0], np.clip(2.4 * ramp - 1.2, -1, 1), atol=1e-6)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 70000, -600])
-def test_floating_point_without_a_white_is_refused(save, bad):
-    values = np.full((4, 4), 0.5, np.float32)
-    values[1, 2] = bad
-    with pytest.raises(ImageError, match=r"floating-point values .*scale them"):
-        read_image(save(values, "p.tif"), 1)
-
-
-@pytest.mark.parametrize("bad", [-1, 65536])
-def test_integers_beyond_16_bits_are_refused(save, bad):
-    with pytest.raises(ImageError, match=r"integer values .*convert it"):
-        read_image(save(np.array([[0, bad]], np.int32), "p.tif"), 1)
 
 
 SHADES = np.linspace(0, 1, 12 * 10).reshape(12, 10)
@@ -348,7 +333,8 @@ def test_32_bit_tiffs_of_both_byte_orders(tmp_path, order, how, kind):
     white = 65535 if kind == np.int32 else 1
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, (SHADES * white).astype(kind), byteorder=order, **how)
-    np.testing.assert_allclose(read_image(path, 1)[..., 0], SHADES * 2 - 1, atol=1e-4)
+    image = read_image(path, 1, range=(0, white))
+    np.testing.assert_allclose(image[..., 0], SHADES * 2 - 1, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "white"), [(np.uint8, 255), (np.uint16, 65535), (np.float32, 1)])
@@ -505,7 +491,7 @@ def test_what_the_system_refuses(tmp_path, monkeypatch, number, wording):
     def failing(path):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(images.os, "stat", failing)
+    monkeypatch.setattr(opening.os, "stat", failing)
     with pytest.raises(ImageError, match=wording):
         read_image(tmp_path / "p.png", 1)
 
@@ -516,7 +502,7 @@ def test_no_permission(save, colour, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images, "open", refuse, raising=False)
+    monkeypatch.setattr(opening, "open", refuse, raising=False)
     refused(path, "may not be read")
 
 
@@ -691,6 +677,7 @@ def test_any_bytes_give_a_picture_or_an_image_error(tmp_path, colour, capfd, cap
     read = refused = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ImageWarning)
         for sample in _samples(colour):
             for case in range(110):
                 mutated = _with_valid_checksums(_mutated(sample, random))

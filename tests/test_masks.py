@@ -80,7 +80,7 @@ def test_what_is_drawn_is_what_is_meant(save, picture, name):
 @pytest.mark.parametrize("value", [1, 7, 100])
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_two_values_are_black_and_white_and_told(save, value, kind):
-    with pytest.warns(images.Notice, match=f"0 and {value} of {np.iinfo(kind).max}"):
+    with pytest.warns(images.ImageWarning, match=f"0 and {value} of {np.iinfo(kind).max}"):
         mask = masks.read_mask(save((value * U8).astype(kind)))
     np.testing.assert_array_equal(mask, SHAPE)
 
@@ -94,17 +94,17 @@ def test_soft_edges_are_cut_at_half(save):
 
 def test_a_photograph_is_used_but_told(save):
     ramp = np.tile(np.uint8(np.arange(0, 256, 4)), (40, 1))
-    with pytest.warns(images.Notice, match="neither black nor white"):
+    with pytest.warns(images.ImageWarning, match="neither black nor white"):
         np.testing.assert_array_equal(masks.read_mask(save(ramp)), ramp > 127)
 
 
 @pytest.mark.parametrize(
     ("picture", "reason"),
     [
-        (0 * U8, "0 to 0 of 255.*black everywhere"),
-        (0 * U8 + 255, "255 to 255 of 255.*white everywhere"),
+        (0 * U8, "black everywhere .*from 0 to 0, of 255"),
+        (0 * U8 + 255, "white everywhere .*from 255 to 255, of 255"),
         (0 * U8 + 1, "largest value of .* is 1 of 255"),
-        (128 + 127 * U8, "128 to 255 of 255.*white everywhere"),
+        (128 + 127 * U8, "white everywhere .*from 128 to 255, of 255"),
         (U8 + (np.arange(60) > 20).astype(np.uint8), "largest value of .* is 2 of 255"),
         (U8 + 254 * np.roll(U8, 20, 0), "0 and 1 and 254"),
         (np.uint8(soft(100.0)), "largest value of .* is [0-9]* of 255, and it holds 0 to"),
@@ -148,12 +148,12 @@ def test_a_hole_never_leaks_into_what_is_given(save, kind, size, depth):
     results = []
     for content in (0, white):
         path = save(np.where(drawn, depth(content), picture))
-        image = images.read_image(path, 1, size, ~drawn, ~mask)[..., 0]
+        image = images.read_image(path, 1, size, given=~drawn, pure=~mask)[..., 0]
         results.append(image)
         np.testing.assert_array_equal(image[mask], images.read_image(path, 1, size)[..., 0][mask])
     np.testing.assert_array_equal(results[0][~mask], results[1][~mask])
     flat = save(np.where(drawn, depth(white), depth(128)))
-    image = images.read_image(flat, 3, size, ~drawn, ~mask)[~mask]
+    image = images.read_image(flat, 3, size, given=~drawn, pure=~mask)[~mask]
     np.testing.assert_allclose(image, 128 / (white / 2) - 1, atol=1e-6)
 
 
@@ -161,7 +161,7 @@ def test_given_pixels_far_from_a_hole_are_those_of_plain_scaling(save):
     drawn = hole("square", 180, 220)
     path = save(np.random.default_rng(3).integers(0, 256, (180, 220, 3)).astype(np.uint8))
     mask = masks.scale_mask(drawn, (45, 55))
-    image = images.read_image(path, 3, (45, 55), ~drawn, ~mask)
+    image = images.read_image(path, 3, (45, 55), given=~drawn, pure=~mask)
     far = ~ndimage.binary_dilation(mask, iterations=4)
     np.testing.assert_array_equal(image[far], images.read_image(path, 3, (45, 55))[far])
     assert images.compact(image)[0].dtype == np.uint8
@@ -172,7 +172,7 @@ def test_a_scaled_pixel_is_true_if_more_than_a_tenth_of_it_is(factor):
     drawn = np.random.default_rng(4).random((40, 60)) < 0.1
     blocks = drawn.reshape(40 // factor, factor, 60 // factor, factor).mean((1, 3))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", images.Notice)
+        warnings.simplefilter("ignore", images.ImageWarning)
         scaled = masks.scale_mask(drawn, blocks.shape)
     np.testing.assert_array_equal(scaled, blocks > 0.1 + 1e-6)
 
@@ -180,7 +180,8 @@ def test_a_scaled_pixel_is_true_if_more_than_a_tenth_of_it_is(factor):
 def test_shapes_that_vanish_are_told(save):
     drawn = hole("square", 400, 400)
     drawn[5:7, 5:7] = drawn[30, 200:300] = True
-    with pytest.warns(images.Notice, match="2 of the 3 white shapes of 'm.png' .* at 20 x 20"):
+    told = "2 of the 3 white shapes of 'm.png' .* at 20 x 20"
+    with pytest.warns(images.ImageWarning, match=told):
         scaled = masks.scale_mask(drawn, (20, 20), "'m.png'")
     assert scaled.any()
     with warnings.catch_warnings():

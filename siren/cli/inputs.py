@@ -14,7 +14,10 @@ from siren import images, masks
 from siren.cli import recipes
 from siren.cli.errors import Problem
 from siren.pictures import translate
+from siren.text import printable
 from siren.training.checkpoint import fingerprint
+
+_told: set[str] = set()  # what has been printed about the files
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,12 @@ class Inputs:
     other  the second image of edit, of the same shape, or None
     mask   (height, width) bool, or None
     bits   8 or 16: the depth of the inputs, and so of the results
-    notes  sentences: what was used otherwise than one may expect
     """
 
     image: np.ndarray
     other: np.ndarray | None
     mask: np.ndarray | None
     bits: int
-    notes: list[str]
 
     def fingerprint(self) -> str:
         """A hash of all pictures."""
@@ -65,21 +66,18 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
 
     Options that depend on the picture's size are set where they are unset.
     """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", images.Notice)
-        with _blaming("input_path"):
-            native = images.image_size(options.input_path)
-            size = images.fit_size(*native, options.sidelength, options.aspect)
-        if options.task == "edit":
-            image, bits = _read(options, "input_path", size)
-            other, mask, other_bits = _read_with_mask(options, "ot_image_path", size)
-            bits = max(bits, other_bits)
-        else:
-            image, mask, bits = _read_with_mask(options, "input_path", size)
-            other = None
+    with _blaming("input_path"):
+        native = images.image_size(options.input_path)
+        size = images.fit_size(*native, options.sidelength, options.aspect)
+    other = None
+    if options.task == "edit":
+        image, bits = _read(options, "input_path", size)
+        other, mask, other_bits = _read_with_mask(options, "ot_image_path", size)
+        bits = max(bits, other_bits)
+    else:
+        image, mask, bits = _read_with_mask(options, "input_path", size)
     _fill_in(options, size, mask)
-    notes = [str(each.message) for each in caught if issubclass(each.category, images.Notice)]
-    return Inputs(image, other, mask, bits, list(dict.fromkeys(notes)))
+    return Inputs(image, other, mask, bits)
 
 
 def _fill_in(options: argparse.Namespace, size: tuple[int, int], mask) -> None:
@@ -114,7 +112,7 @@ def _read_with_mask(options, option: str, size) -> tuple[np.ndarray, np.ndarray 
     if options.mask_path is None:
         picture, bits = _read(options, option, size)
         return picture, None, bits
-    name = repr(str(options.mask_path))
+    name = images.quoted(options.mask_path)
     with _blaming(option):
         native = images.image_size(getattr(options, option))
     with _blaming("mask_path"):
@@ -135,17 +133,33 @@ def _read(options, option: str, size, given=None, pure=None) -> tuple[np.ndarray
     """(picture at ``size``, its depth in bits); ``given`` and ``pure`` as of ``read_image``."""
     path = getattr(options, option)
     with _blaming(option):
-        picture = images.read_image(path, options.channels, size, given, pure)
-        return picture, images.bit_depth(path)
+        picture = images.read_image(path, options.channels, size, options.range, given, pure)
+        return picture, images.bit_depth(path, options.range)
 
 
 @contextlib.contextmanager
 def _blaming(option: str):
-    """Errors of pictures become Problems that name the ``option``."""
+    """Errors of pictures become Problems that name the ``option``; warnings are printed.
+
+    Each warning is printed once, although several pictures are read twice. Masks have no --range.
+    """
+    is_mask = option == "mask_path"
     try:
-        yield
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", images.ImageWarning)
+            yield
+    except images.UnknownWhite as error:
+        advice = "; save it as a PNG of 8 bits" if is_mask else ""
+        raise Problem(f"--{option}: {error.fact if is_mask else error}{advice}") from error
     except images.ImageError as error:
         raise Problem(f"--{option}: {error}") from error
+    for warning in caught:
+        message = warning.message
+        sentence = f"--{option}: {message.fact if is_mask else message}"
+        if sentence not in _told:
+            _told.add(sentence)
+            print(printable(sentence), flush=True)
 
 
 def make_batches(options: argparse.Namespace, count: int):

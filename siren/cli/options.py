@@ -21,6 +21,7 @@ DEFAULT_INPAINT = "flower.jpg"
 DEFAULT_OTHER = "rocket.jpg"
 UNLISTED_DEFAULTS = {  # argparse does not know these; help texts describe them in words
     "mask_path": None,
+    "range": None,
     "points": None,
     "batch_points": None,
     "omega_first": None,
@@ -83,6 +84,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
         runs[position] = fill_defaults(effective, common_defaults, options.task)
         _check_crop(parser, options.crop)
+        _check_range(parser, options.range)
     return runs[0] if task != ALL else _all_experiments(runs, explicit)
 
 
@@ -103,6 +105,12 @@ def _check_crop(parser: Parser, crop: tuple[float, ...]) -> None:
             f"argument --crop: {given} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 "
             f"must exceed COL0, by at least {MIN_CROP:g}"
         )
+
+
+def _check_range(parser: Parser, limits: tuple[float, float] | None) -> None:
+    if limits is not None and limits[0] >= limits[1]:
+        low, high = (f"{value:.9g}" for value in limits)
+        parser.error(f"argument --range: {low} is not below {high}; give the lower number first")
 
 
 def no_effect_message(name: str, tasks: tuple[str, ...]) -> str:
@@ -135,6 +143,8 @@ def fill_defaults(explicit: dict, common_defaults: dict, task: str) -> argparse.
         "task": task,
     }
     options.update(crop=tuple(options["crop"]), offset=tuple(options["offset"]))
+    if options["range"] is not None:
+        options["range"] = tuple(options["range"])
     if options["prior_weight"] is None:
         options["prior_weight"] = recipes.PRIOR_WEIGHTS.get(options["prior"])
     return argparse.Namespace(**options)
@@ -280,6 +290,16 @@ def _add_image(group):
         choices=("square", "keep"),
         default="square",
         help="square: both sides have --sidelength pixels; keep: only the longer side has them",
+    )
+    group.add_argument(
+        "--range",
+        type=number(-1e30, 1e30),
+        nargs=2,
+        default=argparse.SUPPRESS,
+        metavar=("LOW", "HIGH"),
+        help="black and white of the images, not of the mask, in the numbers of their files, such "
+        "as 0 4095; values beyond are clipped (default: 0 and the largest number of the file's "
+        "depth; floating-point, signed and 32-bit files may need it)",
     )
     group.add_argument(
         "--points",

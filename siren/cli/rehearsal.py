@@ -85,6 +85,7 @@ def _shrink(options: argparse.Namespace, folder: Path, bits: int, side: int) -> 
         write_png(options.mask_path, mask)
     options.output_dir = folder / "output"
     options.sidelength, options.aspect, options.offset = side, "square", (0, 0)
+    options.range = None
     options.points = options.points and side * side // 4
     options.batch_points = options.batch_points and side * side // 8
     options.preview_every = min(options.preview_every, 1)

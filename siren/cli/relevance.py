@@ -51,6 +51,7 @@ SCOPES = {
     "channels": _TRAINING,
     "sidelength": _ALL,
     "aspect": _TRAINING,
+    "range": _TRAINING,
     "points": Scope(("inpaint",), "without --mask_path", lambda options: options.mask_path is None),
     "epochs": _TRAINING,
     "batch_points": _TRAINING,

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from siren import notebook
+from siren.checks import refuse_masked
 from siren.output.panel import draw_panel
 from siren.pictures import Picture
 
@@ -19,7 +20,7 @@ def show(*images: np.ndarray | Picture, captions=()) -> Image.Image | None:
     captions  of the arrays, in their order: none, or one for each
 
     Returns None in a notebook; elsewhere a PIL picture, for its own ``show`` and ``save``. Raises
-    ValueError for anything else than such images.
+    ValueError for anything else than such images, and TypeError for a masked array.
     """
     captions = [captions] if isinstance(captions, str) else list(captions)
     arrays = sum(not isinstance(image, Picture) for image in images)
@@ -41,6 +42,7 @@ def show(*images: np.ndarray | Picture, captions=()) -> Image.Image | None:
 
 def _as_image(array) -> np.ndarray:
     """``array`` with a last axis of channels; ValueError if it is not an image in [-1, 1]."""
+    refuse_masked(array, "an image")
     image = np.asarray(array)
     if image.ndim == 2:
         image = image[..., None]

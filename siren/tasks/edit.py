@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from siren import cosine, losses, operators, solvers
+from siren.checks import checked_image, checked_mask
 from siren.pictures import Picture, gradient_picture, translate
 from siren.samples import Points
 from siren.tasks import match_mean, select
@@ -36,7 +37,8 @@ class Edit(DerivativeTask):
     ``clone_field`` gives (``solvers.solve_inside``). With exact derivatives the network learns the
     field, and outside of the region the pixels besides.
 
-    Raises ValueError if nothing is left of the region after the shift.
+    Raises ValueError if nothing is left of the region after the shift; ``checks`` has the errors
+    for arrays that are no images or masks.
     """
 
     scored = None
@@ -55,7 +57,11 @@ class Edit(DerivativeTask):
         region: np.ndarray | None = None,
         offset: tuple[int, int] = (0, 0),
     ):
+        image = checked_image(image)
+        other = checked_image(other, "other", image.shape)
         height, width, channels = image.shape
+        if region is not None:
+            region = checked_mask(region, "region", (height, width))
         super().__init__((height, width), operator, residual_norm, pixels=region is not None)
         given = "given: the larger gradient" if blend == "mixed" else "given: the average gradient"
         if region is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from siren import losses
+from siren.checks import checked_image
 from siren.pictures import Picture
 from siren.samples import Points
 
@@ -12,6 +13,7 @@ from siren.samples import Points
 class Fit:
     """Pixel mean squared error on every pixel of ``image`` (height, width, channels).
 
+    ``image`` is float in [-1, 1] (``checks.checked_image`` has the errors for anything else).
     ``prior``, one of ``siren.priors`` or None, is added to the loss; it helps with noisy images.
     """
 
@@ -22,6 +24,7 @@ class Fit:
     derivatives = 0
 
     def __init__(self, image: np.ndarray, prior=None):
+        image = checked_image(image)
         height, width, channels = image.shape
         self.reference = image
         self.prior = prior

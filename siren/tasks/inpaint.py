@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from siren import losses, seeds, solvers
+from siren.checks import checked_image, checked_mask
 from siren.coordinates import grid
 from siren.pictures import Picture
 from siren.samples import Points
@@ -23,6 +24,8 @@ class Inpaint:
               epoch
     missing   None, or a bool mask (height, width) of the pixels to fill in, neither all true nor
               all false; ``points`` is then ignored
+
+    The image is float in [-1, 1]; ``checks`` has the errors for anything else.
     """
 
     scored_as = "the pixels not given, against the image"
@@ -38,7 +41,10 @@ class Inpaint:
         hold_out: float = 0.0,
         missing: np.ndarray | None = None,
     ):
+        image = checked_image(image)
         height, width, channels = image.shape
+        if missing is not None:
+            missing = checked_mask(missing, "missing", (height, width))
         random = seeds.generator(seed, seeds.PIXELS)
         if missing is None:
             chosen = random.choice(height * width, points, replace=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from siren import cosine, losses, operators, solvers
+from siren.checks import checked_image
 from siren.pictures import Picture, laplacian_picture
 from siren.samples import Points
 from siren.tasks import match_mean, select
@@ -14,7 +15,8 @@ from siren.tasks.derivatives import DerivativeTask
 class Poisson(DerivativeTask):
     """Mean squared error of the Laplacian, in pixel units, on every pixel of ``image``.
 
-    ``image`` is (height, width, channels). ``operator``, one of ``operators.OPERATORS``, computes
+    ``image`` is (height, width, channels), float in [-1, 1]; for anything else
+    ``checks.checked_image`` has the errors. ``operator``, one of ``operators.OPERATORS``, computes
     the network's Laplacian, and ``residual_norm``, one of ``losses.NORMS``, measures its error.
     The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
 
@@ -29,6 +31,7 @@ class Poisson(DerivativeTask):
     derivatives = order = 2
 
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
+        image = checked_image(image)
         height, width, channels = image.shape
         laplacian = operators.fd_laplacian(image)
         super().__init__((height, width), operator, residual_norm)

@@ -614,11 +614,22 @@ def test_masks_from_the_command_line(mask, tmp_path):
         (["--task", "fit", "--mask_path", "a.png"], "--mask_path is for --task inpaint"),
         (["--task", "edit", "--offset", "1", "2"], "--offset is for --task edit with"),
         (["--task", "inpaint", "--mask_path", "nothing.png"], "--mask_path: 'nothing.png' does"),
-        (["--task", "inpaint", "--mask_path", "white.png"], "white.png is white everywhere"),
+        (["--task", "inpaint", "--mask_path", "white.png"], "'white.png' is white everywhere"),
+        (
+            ["--task", "edit", "--mask_path", "dot.png", "--offset", "300", "0"],
+            "--offset 300 0 moves all of the region",
+        ),
+        (
+            ["--task", "edit", "--mask_path", "dot.png", "--sidelength", "8"],
+            "'dot.png' is black everywhere at 8 x 8 pixels",
+        ),
     ],
 )
 def test_wrong_masks(arguments, reason, tmp_path, monkeypatch):
     Image.new("L", (9, 9), 255).save(tmp_path / "white.png")
+    dot = Image.new("L", (200, 200), 0)
+    dot.putpixel((100, 100), 255)
+    dot.save(tmp_path / "dot.png")
     monkeypatch.chdir(tmp_path)
     result = call(*arguments)
     assert result.returncode == 2

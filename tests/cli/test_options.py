@@ -46,6 +46,7 @@ SAMPLES = {  # a value for each option, which may be its default
     "channels": "1",
     "sidelength": "256",
     "aspect": "square",
+    "range": "0 4095",
     "points": "5000",
     "epochs": "1000",
     "batch_points": "9",

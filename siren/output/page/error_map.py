@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from siren.images import ImageError, encode_png, read_image
+from siren.images import ImageError, ImageWarning, encode_png, read_image
 from siren.output.page.picture_size import picture_size
 from siren.pictures import absolute_error
 
@@ -38,7 +39,9 @@ def draw_error_map(output: Path, reference: Path, channels: int) -> ErrorMap | N
     if size is None or size != picture_size(reference) or size[0] * size[1] > MAX_PIXELS:
         return None
     try:
-        pictures = [read_image(path, channels) for path in (output, reference)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImageWarning)  # a result may be dark
+            pictures = [read_image(path, channels) for path in (output, reference)]
     except (ImageError, MemoryError):
         return None
     if pictures[0].shape != pictures[1].shape:  # one was replaced just now

@@ -1,0 +1,562 @@
+"""What the numbers of a picture file mean: depth, white, range, pages, transparency.
+
+Every file is compared with the array that was written into it, or refused by name.
+"""
+
+import itertools
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from siren.images import (
+    ImageError,
+    ImageWarning,
+    UnknownWhite,
+    bit_depth,
+    image_size,
+    read_image,
+    to_uint8,
+)
+
+HEIGHT, WIDTH = 9, 13
+RANDOM = np.random.default_rng(5)
+DEEP = RANDOM.integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
+SHALLOW = (DEEP >> 8).astype(np.uint8)
+GRAY = DEEP[..., 0]
+
+
+def shares(path, channels=1, **how):
+    """The picture with black at 0 and white at 1; a warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return (read_image(path, channels, **how).astype(np.float64) + 1) / 2
+
+
+def told(path, channels=1, **how):
+    """(the picture as ``shares``, the one thing that was warned of)."""
+    with pytest.warns(ImageWarning) as caught:
+        image = read_image(path, channels, **how)
+    (warning,) = caught
+    return (image.astype(np.float64) + 1) / 2, str(warning.message)
+
+
+def refused(path, wording, **how):
+    with pytest.raises(ImageError, match=wording) as caught:
+        read_image(path, 1, **how)
+    message = str(caught.value)
+    assert "\n" not in message and "damaged" not in message and repr(str(path)) in message
+    return message
+
+
+def same(image, expected, atol=1e-6):
+    expected = np.asarray(expected, np.float64)
+    expected = expected if expected.ndim == 3 else expected[..., None]
+    np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), atol=atol)
+
+
+def pack(values, bits):
+    """Rows of numbers of any number of bits, each row padded to whole bytes."""
+    rows = np.asarray(values, np.int64)
+    planes = (rows[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)
+    return b"".join(np.packbits(row.ravel()).tobytes() for row in planes)
+
+
+def tiff(path, pixels, bits, order="<", samples=1, colour=1, zipped=False, **tags):
+    """A TIFF of one strip, by the book; ``tags`` are numbers or lists, by ``t`` and their number.
+
+    ``pixels`` are bytes, or a list of them for separate planes.
+    """
+    strips = pixels if isinstance(pixels, list) else [pixels]
+    strips = [zlib.compress(strip) if zipped else strip for strip in strips]
+    entries = {256: WIDTH, 257: HEIGHT, 258: [bits] * samples, 259: 8 if zipped else 1}
+    entries |= {262: colour, 277: samples, 278: HEIGHT, 284: 1 if len(strips) == 1 else 2}
+    entries |= {int(name[1:]): value for name, value in tags.items()}
+    entries[273] = [8 + sum(map(len, strips[:i])) for i in range(len(strips))]
+    entries[279] = list(map(len, strips))
+    body = b"".join(strips)
+    directory = struct.pack(f"{order}H", len(entries))
+    after, beyond = 8 + len(body) + 2 + 12 * len(entries) + 4, b""
+    for tag, value in sorted(entries.items()):
+        values = value if isinstance(value, list) else [value]
+        data = struct.pack(f"{order}{len(values)}{'I' if tag in (273, 279) else 'H'}", *values)
+        kind = 4 if tag in (273, 279) else 3
+        directory += struct.pack(f"{order}HHI", tag, kind, len(values))
+        if len(data) <= 4:
+            directory += data.ljust(4, b"\0")
+        else:
+            directory += struct.pack(f"{order}I", after + len(beyond))
+            beyond += data
+    magic = b"II" if order == "<" else b"MM"
+    header = magic + struct.pack(f"{order}HI", 42, 8 + len(body))
+    path.write_bytes(header + body + directory + bytes(4) + beyond)
+    return path
+
+
+def png(path, width, depth, colour_type, rows, *chunks):
+    """A PNG, by the book: ``rows`` are bytes, ``chunks`` (type, data)."""
+    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
+    content = zlib.compress(b"".join(b"\0" + row for row in rows))
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), *chunks, (b"IDAT", content), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + kind + body
+        data += struct.pack(">I", zlib.crc32(kind + body))
+    path.write_bytes(data)
+    return path
+
+
+# ---- depth ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_twelve_packed_bits_have_their_own_white(tmp_path, zipped):
+    values = GRAY >> 4
+    path = tiff(tmp_path / "p.tif", pack(values, 12), 12, zipped=zipped)
+    same(shares(path), values / 4095)
+    assert bit_depth(path) == 16
+    low, high = int(values.min()), int(values.max())
+    same(shares(path, range=(low, high)), (values - float(low)) / (high - low))
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_other_packed_depths_are_refused_by_name(tmp_path, bits, order):
+    if (bits, order) == (12, "<"):
+        return
+    path = tiff(tmp_path / "p.tif", pack(GRAY >> (16 - bits), bits), bits, order)
+    refused(path, f"1 unsigned integer value of {bits} bits a pixel")
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("colour", [0, 1])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_few_bits(tmp_path, bits, colour, zipped):
+    white = 2**bits - 1
+    values = GRAY >> (16 - bits)
+    path = tiff(tmp_path / "p.tif", pack(values, bits), bits, colour=colour, zipped=zipped)
+    expected = values / white
+    same(shares(path), expected if colour else 1 - expected)
+    same(shares(path, range=(0, white)), expected if colour else 1 - expected)
+    assert bit_depth(path) == 8
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("extra", [None, 0, 1, 2, "ink"])
+def test_16_bits_are_16_with_every_extra_sample(tmp_path, order, zipped, extra):
+    values = RANDOM.integers(0, 65536, (HEIGHT, WIDTH, 4)).astype(np.uint16)
+    if extra is None:
+        values = values[..., :3]
+    alpha = values[..., 3:] / 65535
+    if extra == 1:
+        values[..., :3] = values[..., :3] * alpha
+    tags = {"t338": extra} if extra in (0, 1, 2) else {}
+    path = tiff(
+        tmp_path / "p.tif", values.astype(f"{order}u2").tobytes(), 16, order, values.shape[2],
+        5 if extra == "ink" else 2, zipped, **tags,
+    )  # fmt: skip
+    expected = values[..., :3] / 65535
+    if extra == "ink":
+        expected = (1 - expected) * (1 - alpha)
+    elif extra == 1:
+        expected = expected + 1 - alpha
+    elif extra == 2:
+        expected = expected * alpha + 1 - alpha
+    same(shares(path, 3), expected)
+    assert bit_depth(path) == 16
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("colour", [1, 2])
+def test_8_bits_multiplied_by_their_opacity(tmp_path, zipped, colour):
+    values = RANDOM.integers(0, 256, (HEIGHT, WIDTH, 4 if colour == 2 else 2)).astype(np.uint8)
+    values[..., :-1] = values[..., :-1] * (values[..., -1:] / 255)
+    pixels = values.tobytes()
+    how = {"samples": values.shape[2], "colour": colour, "zipped": zipped, "t338": 1}
+    path = tiff(tmp_path / "p.tif", pixels, 8, **how)
+    expected = values[..., :-1] / 255 + 1 - values[..., -1:] / 255
+    same(shares(path, 3), expected)
+    same(shares(path, 3, range=(0, 255)), expected)
+
+
+@pytest.mark.parametrize(("samples", "extra"), [(3, None), (4, 2), (4, 1), (4, 0), (4, None)])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_separate_planes_are_exact_or_refused(tmp_path, samples, extra, zipped, bits):
+    values = RANDOM.integers(0, 2**bits, (HEIGHT, WIDTH, samples))
+    planes = [values[..., i].astype(f"<u{bits // 8}").tobytes() for i in range(samples)]
+    tags = {} if extra is None else {"t338": extra}
+    path = tiff(tmp_path / "p.tif", planes, bits, "<", samples, 2, zipped, **tags)
+    if bits == 8 and (samples, extra) in ((3, None), (4, 2)):
+        share = values / 255
+        alpha = share[..., 3:] if samples == 4 else 1
+        same(shares(path, 3), share[..., :3] * alpha + 1 - alpha, 0.5 / 255 + 1e-6)
+    else:
+        refused(path, "planes")
+
+
+def test_colour_at_a_lower_resolution_without_compression(tmp_path):
+    path = tiff(tmp_path / "p.tif", bytes(HEIGHT * WIDTH * 3), 8, samples=3, colour=6)
+    refused(path, "YCbCr")
+
+
+@pytest.mark.parametrize("maxval", [1, 15, 100, 200, 255, 256, 1023, 4095, 40000, 65535])
+@pytest.mark.parametrize("kind", ["P2", "P3", "P5", "P6"])
+def test_pgm_and_ppm_of_any_depth(tmp_path, maxval, kind):
+    values = RANDOM.integers(0, maxval + 1, (HEIGHT, WIDTH, 3 if kind in ("P3", "P6") else 1))
+    header = f"{kind}\n# made by hand\n{WIDTH} {HEIGHT}\n{maxval}\n".encode()
+    if kind in ("P2", "P3"):
+        body = b"# and\n" + " \n".join(map(str, values.ravel())).encode()
+    else:
+        body = values.astype(">u2" if maxval > 255 else "u1").tobytes()
+    path = tmp_path / "p.ppm"
+    path.write_bytes(header + body)
+    same(shares(path, 3), values / maxval)
+    assert bit_depth(path) == (8 if 255 % maxval == 0 else 16)
+    same(shares(path, 3, range=(0, maxval)), values / maxval)
+    path.write_bytes(header + body[: len(body) // 2])
+    with pytest.raises(ImageError):
+        read_image(path, 1)
+
+
+def test_ppm_with_a_number_above_its_white(tmp_path):
+    path = tmp_path / "p.pgm"
+    path.write_bytes(b"P5 2 1 100\n" + bytes([7, 101]))
+    with pytest.raises(ImageError, match="not within 0 and 100"):
+        read_image(path, 1)
+
+
+def test_palettes(tmp_path):
+    indices, colours = SHALLOW[..., 0], RANDOM.integers(0, 256, (256, 3))
+    wide = RANDOM.integers(0, 65536, (256, 3))
+    for palette, white in ((colours * 257, 65535), (colours, 255), (wide, 65535)):
+        columns = palette.T.ravel().tolist()
+        path = tiff(tmp_path / "p.tif", indices.tobytes(), 8, colour=3, t320=columns)
+        same(shares(path, 3), palette[indices] / white)
+        assert bit_depth(path) == (16 if palette is wide else 8)
+
+
+# ---- white and range --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(-1, 1), (0, 2.5), (0, 500), (-0.1, 1), (0, 127), (0, 256), (0, 1.001)]
+)
+def test_floating_point_of_unknown_white(tmp_path, low, high):
+    values = np.linspace(low, high, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, values)
+    message = refused(path, f"from {low:g} to {high:g}")
+    assert "--range LOW HIGH" in message
+    same(shares(path, range=(low, high)), (values - low) / (high - low), 1e-5)
+
+
+@pytest.mark.parametrize("high", [1, 128, 255, 0.5])
+def test_floating_point_of_known_white(tmp_path, high):
+    values = np.linspace(0, high, HEIGHT * WIDTH, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    path = tmp_path / "p.tif"
+    for photometric in ("minisblack", "miniswhite"):
+        tifffile.imwrite(path, values, photometric=photometric)
+        expected = values / (1 if high <= 1 else 255)
+        same(shares(path), expected if photometric == "minisblack" else 1 - expected)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_not_a_number_is_called_so_and_counted(tmp_path, bad):
+    values = np.full((HEIGHT, WIDTH), 0.5, np.float32)
+    values[1, 2] = values[3, 4] = bad
+    tifffile.imwrite(tmp_path / "p.tif", values)
+    for how in ({}, {"range": (0, 1)}):
+        refused(tmp_path / "p.tif", "has 2 of 117 pixels that are not a finite number", **how)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("kind", ["i2", "i4", "u4", "f4"])
+def test_range_of_every_kind(tmp_path, order, zipped, kind):
+    values = RANDOM.integers(0, 65536, (HEIGHT, WIDTH)) * (65537 if kind == "u4" else 1)
+    values = values - (32768 if kind[0] == "i" else 0)
+    low, high = int(values.min()), int(values.max())
+    pixels = values.astype(f"{order}{kind}").tobytes()
+    number = {"i": 2, "u": 1, "f": 3}[kind[0]]
+    bits = 8 * int(kind[1])
+    path = tiff(tmp_path / "p.tif", pixels, bits, order, zipped=zipped, t339=number)
+    if (kind, order) == ("u4", ">"):
+        refused(path, "unsigned integer value of 32 bits")
+        return
+    with pytest.raises(UnknownWhite, match=f"from {low} to {high}.*--range"):
+        read_image(path, 1)
+    same(shares(path, range=(low, high)), (values - low) / (high - low))
+
+
+def test_range_in_colour_and_with_opacity(tmp_path):
+    alpha = SHALLOW[..., 0].copy()
+    alpha[0] = 0
+    colours = SHALLOW // 2 + 50
+    Image.fromarray(np.dstack([colours, alpha])).save(tmp_path / "p.png")
+    share = alpha[..., None] / 255
+    expected = (colours - 50) / 127 * share + 1 - share
+    same(shares(tmp_path / "p.png", 3, range=(50, 177)), expected)
+    assert bit_depth(tmp_path / "p.png") == bit_depth(tmp_path / "p.png", (0, 255)) == 8
+    assert bit_depth(tmp_path / "p.png", (50, 177)) == 16
+
+
+def test_clipped_pixels_are_counted(tmp_path):
+    values = np.arange(100, dtype=np.uint16).reshape(10, 10)
+    Image.fromarray(values).save(tmp_path / "p.png")
+    image, sentence = told(tmp_path / "p.png", range=(0, 87))
+    same(image, np.clip(values / 87, 0, 1))
+    assert "12 % of the pixels" in sentence and "above HIGH, 87," in sentence
+    image, sentence = told(tmp_path / "p.png", range=(25, 99))
+    same(image, np.clip((values - 25.0) / 74, 0, 1))
+    assert "25 % of the pixels" in sentence and "below LOW, 25," in sentence
+
+
+def test_range_of_a_file_whose_white_is_zero(tmp_path):
+    values = GRAY >> 8
+    tifffile.imwrite(tmp_path / "p.tif", values, photometric="miniswhite")
+    same(shares(tmp_path / "p.tif", range=(0, 255)), 1 - values / 255)
+
+
+def test_the_full_range_changes_nothing(tmp_path):
+    Image.fromarray(GRAY).save(tmp_path / "p.png")
+    Image.fromarray(SHALLOW).save(tmp_path / "q.png")
+    for name, white in (("p.png", 65535), ("q.png", 255)):
+        for size in (None, (8, 8)):
+            plain = shares(tmp_path / name, 3, size=size)
+            atol = 1e-6 if name == "p.png" or size is None else 2 / 255
+            same(shares(tmp_path / name, 3, size=size, range=(0, white)), plain, atol)
+
+
+@pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, np.inf), (np.nan, 1), (1,), 5, "ab"])
+def test_a_range_that_is_none(tmp_path, limits):
+    Image.fromarray(SHALLOW).save(tmp_path / "p.png")
+    with pytest.raises(ValueError, match="a range is two finite numbers"):
+        read_image(tmp_path / "p.png", 1, range=limits)
+
+
+def test_ink_has_no_range(tmp_path):
+    Image.fromarray(SHALLOW).convert("CMYK").save(tmp_path / "p.tif")
+    refused(tmp_path / "p.tif", "no --range", range=(0, 200))
+
+
+@pytest.mark.parametrize(("high", "white"), [(4095, 4095), (1000, 1023), (16383, 16383), (9, 255)])
+def test_few_bits_in_16_are_told(tmp_path, high, white):
+    values = (GRAY.astype(np.int64) * high // GRAY.max()).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "p.png")
+    image, sentence = told(tmp_path / "p.png")
+    same(image, values / 65535)
+    assert f"is {high} of 65535: if {white} is white, add --range 0 {white}" in sentence
+    tifffile.imwrite(tmp_path / "p.tif", values, photometric="miniswhite")
+    image, sentence = told(tmp_path / "p.tif")
+    same(image, 1 - values / 65535)
+    assert f"if {white} is black, add --range 0 {white}" in sentence
+    Image.fromarray(np.zeros_like(values)).save(tmp_path / "p.png")
+    shares(tmp_path / "p.png")
+    Image.fromarray(values + np.uint16(16384)).save(tmp_path / "p.png")
+    shares(tmp_path / "p.png")
+
+
+# ---- pages and frames -------------------------------------------------------------------------
+
+
+def test_a_thumbnail_in_front_is_skipped(tmp_path):
+    path = tmp_path / "p.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(GRAY[::3, ::3], subfiletype=1)
+        file.write(GRAY)
+        file.write(GRAY[::3, ::3], subfiletype=1)
+    same(shares(path), GRAY / 65535)
+    assert image_size(path) == (HEIGHT, WIDTH) and bit_depth(path) == 16
+
+
+def test_a_thumbnail_in_front_of_deep_colours(tmp_path):
+    path = tmp_path / "p.tif"
+    with tifffile.TiffWriter(path) as file:
+        file.write(SHALLOW[::3, ::3], subfiletype=1, photometric="rgb")
+        file.write(DEEP, photometric="rgb")
+    same(shares(path, 3), DEEP / 65535)
+    assert bit_depth(path) == 16
+
+
+def test_a_smaller_page_in_front_is_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "p.tif") as file:
+        file.write(GRAY[::3, ::3])
+        file.write(GRAY)
+    message = refused(tmp_path / "p.tif", "page 1 has 3 x 5 pixels, but whose page 2 has 9 x 13")
+    assert "file of its own" in message
+    with pytest.raises(ImageError, match="page 2"):
+        image_size(tmp_path / "p.tif")
+
+
+def test_nothing_but_a_thumbnail_is_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "p.tif", GRAY, subfiletype=1)
+    refused(tmp_path / "p.tif", "only a thumbnail")
+
+
+def test_more_pages_and_frames_are_told(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "p.tif") as file:
+        for page in (GRAY, GRAY[::-1], GRAY[::2]):
+            file.write(page, photometric="minisblack")
+    image, sentence = told(tmp_path / "p.tif")
+    same(image, GRAY / 65535)
+    assert "has 3 pages, of which only the first is used" in sentence
+    frames = [Image.fromarray(SHALLOW[..., i]).convert("RGB") for i in range(3)]
+    for name in ("p.gif", "p.webp", "p.png"):
+        how = {"lossless": True} if name == "p.webp" else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **how)
+        image, sentence = told(tmp_path / name)
+        assert "has 3 frames, of which only the first is used" in sentence
+        same(image, SHALLOW[..., 0] / 255)
+
+
+def test_pages_that_are_not_pages_of_the_file(tmp_path):
+    stack = np.stack([GRAY] * 3)
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, GRAY, description="ImageJ=1.54\nimages=3\nslices=3\n", metadata=None)
+    image, sentence = told(path)
+    same(image, GRAY / 65535)
+    assert "has 3 pages, of which only the first is used" in sentence
+    how = {"photometric": "minisblack", "volumetric": True, "tile": (3, 16, 16)}
+    tifffile.imwrite(path, stack, **how)
+    refused(path, "3 slices in one page")
+
+
+def test_a_page_that_is_a_mask_is_told(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "p.tif") as file:
+        file.write(GRAY)
+        file.write(GRAY > 30000, subfiletype=4)
+    image, sentence = told(tmp_path / "p.tif")
+    same(image, GRAY / 65535)
+    assert "has a page that masks its picture, which is not used" in sentence
+
+
+# ---- transparency -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("clear", range(4))
+def test_the_transparent_number_of_a_png_has_its_own_depth(tmp_path, bits, clear):
+    white = 2**bits - 1
+    values = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) % (white + 1)
+    clear = min(clear, white)
+    rows = [pack(row[None], bits) for row in values]
+    chunk = (b"tRNS", struct.pack(">H", clear))
+    path = png(tmp_path / "p.png", WIDTH, bits, 0, rows, chunk)
+    expected = np.where(values == clear, 1, values / white)
+    same(shares(path), expected)
+    same(shares(path, range=(0, white)), expected)
+
+
+@pytest.mark.parametrize("bits", [24, 32])
+def test_a_bmp_without_opacity_is_opaque(tmp_path, bits):
+    alpha = np.zeros((HEIGHT, WIDTH, 1), np.uint8)
+    pixels = SHALLOW[::-1, :, ::-1]
+    pixels = np.dstack([pixels, alpha]) if bits == 32 else pixels
+    rows = b"".join(row.tobytes() + bytes(-row.nbytes % 4) for row in pixels)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) if bits == 32 else bytes(16)
+    header = struct.pack(
+        "<IiiHHIIiiII", 108, WIDTH, HEIGHT, 1, bits, 3 if bits == 32 else 0, len(rows), 0, 0, 0, 0
+    )
+    header += masks + bytes(108 - len(header) - len(masks))
+    path = tmp_path / "p.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 122 + len(rows), 0, 0, 122) + header + rows)
+    same(shares(path, 3), SHALLOW / 255)
+    same(shares(path, 3, range=(0, 255)), SHALLOW / 255)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "deep"])
+def test_a_picture_of_which_nothing_is_seen_is_refused(tmp_path, mode):
+    path = tmp_path / "p.png"
+    if mode == "deep":
+        rows = [bytes(8 * WIDTH)] * HEIGHT
+        png(path, WIDTH, 16, 6, rows)
+    elif mode == "P":
+        path = tmp_path / "p.gif"
+        picture = Image.new("P", (WIDTH, HEIGHT), 3)
+        picture.putpalette(bytes(range(30)))
+        picture.save(path, transparency=3)
+    else:
+        Image.new(mode, (WIDTH, HEIGHT)).save(path)
+    for how in ({}, {"range": (0, 200)}):
+        refused(path, "transparent everywhere", **how)
+
+
+# ---- true reasons -----------------------------------------------------------------------------
+
+
+def test_what_this_pillow_cannot_decode(tmp_path):
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, SHALLOW, photometric="rgb", bigtiff=True, byteorder=">")
+    refused(path, "64-bit offsets in big-endian order")
+    for number, wording in ((34712, "number 34712"), (32809, "number 32809")):
+        tiff(path, GRAY.astype("<u2").tobytes(), 16, t259=number)
+        refused(path, f"compression {wording}")
+
+
+def test_a_codec_that_pillow_was_built_without(tmp_path, monkeypatch):
+    from siren import tiff as module
+
+    monkeypatch.setattr(module, "_can_compress", lambda name: name != "webp")
+    path = tiff(tmp_path / "p.tif", SHALLOW.tobytes(), 8, samples=3, colour=2, t259=50001)
+    refused(path, "WebP compression .this Pillow was built without it")
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "zstd", "lzma", "tiff_deflate"])
+def test_compressions_are_exact(tmp_path, compression):
+    for pixels in (GRAY, SHALLOW):
+        Image.fromarray(pixels).save(tmp_path / "p.tif", compression=compression)
+        same(shares(tmp_path / "p.tif", 3), pixels / np.iinfo(pixels.dtype).max)
+
+
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+@pytest.mark.parametrize("predictor", [False, True])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tiles_and_predictors_are_exact(tmp_path, tile, predictor, kind, order):
+    share = np.random.default_rng(2).random((40, 37))
+    values = share.astype(kind) if kind == np.float32 else (share * np.iinfo(kind).max).astype(kind)
+    how = {"tile": tile, "byteorder": order}
+    if not predictor:  # tifffile needs imagecodecs for it
+        tifffile.imwrite(tmp_path / "p.tif", values, compression="zlib", **how)
+    else:
+        bytes_ = values.astype(f"{order}{values.dtype.str[1:]}")
+        if kind == np.float32:
+            big = np.ascontiguousarray(values.astype(">f4")).view(np.uint8).reshape(40, 37, 4)
+            bytes_ = big.transpose(0, 2, 1).reshape(40, -1)
+        steps = np.diff(bytes_.astype(np.int64), axis=1, prepend=0)
+        steps = steps.astype(np.uint8 if kind == np.float32 else f"{order}{values.dtype.str[1:]}")
+        tags = {"t256": 37, "t257": 40, "t278": 40, "t317": 3 if kind == np.float32 else 2}
+        tags["t339"] = 3 if kind == np.float32 else 1
+        bits = 8 * values.dtype.itemsize
+        tiff(tmp_path / "p.tif", steps.tobytes(), bits, order, zipped=True, **tags)
+    white = 1 if kind == np.float32 else np.iinfo(kind).max
+    same(shares(tmp_path / "p.tif"), values / white)
+
+
+def test_interlaced_png_of_16_bits(tmp_path):
+    """Adam7, by the book."""
+    rows = b""
+    for y, x, dy, dx in (
+        (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+        (1, 0, 2, 1),
+    ):  # fmt: skip
+        part = DEEP[y::dy, x::dx].astype(">u2")
+        if part.size:
+            rows += b"".join(b"\0" + row.tobytes() for row in part)
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 1)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        data += struct.pack(">I", len(body)) + kind + body
+        data += struct.pack(">I", zlib.crc32(kind + body))
+    (tmp_path / "p.png").write_bytes(data)
+    same(shares(tmp_path / "p.png", 3), DEEP / 65535)
+
+
+def test_ordinary_pictures_say_nothing(data):
+    for path, channels in itertools.product(data.glob("*.[pj][np]g"), (1, 3)):
+        assert to_uint8(2 * shares(path, channels) - 1).max() > 100
