@@ -369,9 +369,8 @@ def test_every_character_can_be_printed_in_one_line():
 @pytest.mark.parametrize("task", ["inpaint", "edit"])
 def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
     colours = np.zeros((16, 16, 3), np.uint8)
-    colours[2:5] = 255, 255, 255
-    colours[6:8] = 255, 0, 0  # its red channel is white, its brightness below the middle
-    colours[10:12] = 0, 255, 255
+    colours[2:5] = 255, 0, 0  # its red channel is white, its brightness below the middle
+    colours[10:12] = 200, 0, 0
     Image.fromarray(colours).save(tmp_path / "mask.png")
     arguments = ["--task", task, "--sidelength", "16", "--mask_path", str(tmp_path / "mask.png")]
     masks = []

@@ -16,7 +16,8 @@
 namespace siren {
 
 // While it exists, its thread takes subnormal numbers for zero, which are some hundred times as slow as
-// others. Then the processor is as it was: what else runs in the process may need such numbers.
+// others. Then the processor is as it was: what else runs in the process may need such numbers. Muon is
+// without it (team.h): a matrix may come in numbers so small, before its norm divides them.
 class FlushSubnormals {
 #ifdef __SSE__
 public:

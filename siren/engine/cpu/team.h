@@ -21,15 +21,14 @@ public:
         Team team;
 #ifdef _OPENMP
 #pragma omp parallel if (threaded)
-#endif
         {
-            const FlushSubnormals mode;
-#ifdef _OPENMP
 #pragma omp single
             team.threads_ = omp_get_num_threads();
-#endif
             work(team);
         }
+#else
+        work(team);
+#endif
     }
 
     // Calls work(unit) for unit = 0 .. units-1, each in the next thread that is free; returns when
