@@ -1020,6 +1020,15 @@ def test_several_processes_that_are_not_open_mpis_are_refused(clean, variables, 
     processes.check_launcher()  # what the sentence proposes is enough
 
 
+def test_a_job_of_several_tasks_is_told_that_this_process_is_alone(clean, capsys):
+    clean.setenv("SLURM_NTASKS", "4")
+    processes.check_launcher()
+    assert "mpirun -np 4 python main.py" in capsys.readouterr().err
+    clean.setenv("SLURM_STEP_NUM_TASKS", "1")
+    processes.check_launcher()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_process_that_has_left_mpirun_is_alone_in_slurm_too(clean):
     process_of(clean, 1, 2)
     for name in ("PMIX_RANK", "SLURM_PROCID"):
