@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -124,3 +127,48 @@ def test_a_folder_where_a_result_goes(tmp_path, name):
     assert result.stdout == ""  # it was found before anything was trained
     assert (tmp_path / name).is_dir()
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+# As main.py, but one function does something else: argv has ROOT, its module, name, a statement.
+CHANGED = """
+import importlib, os, signal, sys
+root, module, name, statement = (sys.argv.pop(1) for _ in range(4))
+sys.path.insert(0, root)
+def changed(*arguments, **options):
+    exec(statement)
+setattr(importlib.import_module(module), name, changed)
+import main
+sys.exit(main.main())
+"""
+
+
+def with_change(function, statement, *arguments):
+    module, name = function.rsplit(".", 1)
+    command = [sys.executable, "-c", CHANGED, ROOT, module, name, statement, *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["siren.solvers.interpolate", "siren.metrics.ssim", "siren.output.results.draw_result"],
+)
+def test_a_crash_after_training_costs_no_network(function, tmp_path):
+    inpaint = [*FIT, "--task", "inpaint", "--points", "100", "--output_dir", tmp_path / "a"]
+    result = with_change(function, "os.kill(os.getpid(), signal.SIGKILL)", *inpaint)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert read_network(tmp_path / "a" / "network.npz").shape == (24, 24)
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["ended"] == "interrupted"
+    assert len((tmp_path / "a" / "history.csv").read_text().splitlines()) == 4
+    result = call(*inpaint)  # and the folder is still one of ours
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "a" / "metrics.json").read_text())["ended"] == "finished"
+
+
+def test_a_baseline_that_fails_is_left_out_and_told(tmp_path):
+    inpaint = [*FIT, "--task", "inpaint", "--points", "100", "--output_dir", tmp_path / "a"]
+    statement = "raise ArithmeticError('no such surface')"
+    result = with_change("siren.solvers.interpolate", statement, *inpaint)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("no such surface") == 4
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert metrics["ended"] == "finished" and (tmp_path / "a" / "panel.png").exists()
