@@ -158,7 +158,7 @@ def test_a_crash_after_training_costs_no_network(function, tmp_path):
     assert result.returncode == -signal.SIGKILL, result.stderr
     assert read_network(tmp_path / "a" / "network.npz").shape == (24, 24)
     assert json.loads((tmp_path / "a" / "metrics.json").read_text())["ended"] == "interrupted"
-    assert len((tmp_path / "a" / "history.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "a" / "history.csv").read_text().splitlines()) == 5  # and what they mean
     result = call(*inpaint)  # and the folder is still one of ours
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "a" / "metrics.json").read_text())["ended"] == "finished"

@@ -608,6 +608,20 @@ def test_masks_from_the_command_line(mask, tmp_path):
     assert options["offset"] == [3, -4]
 
 
+def test_degenerate_masks_end_no_run(tmp_path):
+    """A frame of one pixel (a k-d tree without subnormal numbers never ended), and single rows."""
+    row, column = np.indices((96, 96))
+    for name, given in (("frame", (row % 95 == 0) | (column % 95 == 0)), ("rows", row % 32 == 0)):
+        Image.fromarray(np.where(given, 0, 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        inpaint = ["--task", "inpaint", "--mask_path", tmp_path / f"{name}.png", "--epochs", "2"]
+        small = ["--sidelength", "96", "--hidden_features", "32", "--device", "cpu"]
+        result = call(*small, *inpaint, "--output_dir", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+        assert "thin_plate: PSNR" in result.stdout
+        assert ("linear is taken there" in result.stdout) == (name == "rows")
+        assert (tmp_path / name / "panel.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
