@@ -618,7 +618,7 @@ def test_degenerate_masks_end_no_run(tmp_path):
         result = call(*small, *inpaint, "--output_dir", tmp_path / name)
         assert result.returncode == 0, result.stderr
         assert "thin_plate: PSNR" in result.stdout
-        assert ("linear is taken there" in result.stdout) == (name == "rows")
+        assert "linear is taken there" in result.stdout  # along one side or row
         assert (tmp_path / name / "panel.png").exists()
 
 
