@@ -40,6 +40,8 @@ EVALUATION_ACTIVATIONS = 2  # per stream, of one layer only
 # GRID for what a loss of the whole grid adds.
 PICTURE = {"fit": 6, "inpaint": 10, "edit": 20, "poisson": 16, "render": 3}
 GRID = 16
+# Arrays (points of a step, channels) for cloning with exact derivatives: streams, residuals, slopes.
+FIELD = 30
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Run:
     points        number of training points
     batch_points  points per step; None: all
     device        "cpu" or "cuda"
+    region        whether a region is cloned
     """
 
     task: str
@@ -64,6 +67,7 @@ class Run:
     residual_norm: str = "operator"
     engine: str = "fused"
     device: str = "cpu"
+    region: bool = False
 
     @property
     def uses_kernels(self) -> bool:
@@ -242,6 +246,8 @@ def _activations(run: Run) -> int:
         per_layer, per_stream = TRAINING_ACTIVATIONS
         streams = _streams(0 if run.operator == "fd" else run.order)
         return max(total, (per_layer + per_stream * streams) * step)
+    if run.region and run.operator != "fd":
+        return max(total, FLOAT * FIELD * run.channels * _points_of_step(run))
     return total
 
 

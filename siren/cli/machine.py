@@ -57,6 +57,7 @@ def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: st
             residual_norm=options.residual_norm,
             engine=options.engine,
             device=device,
+            region=options.task == "edit" and options.mask_path is not None,
         )
     )
 
