@@ -40,7 +40,7 @@ EVALUATION_ACTIVATIONS = 2  # per stream, of one layer only
 # GRID for what a loss of the whole grid adds.
 PICTURE = {"fit": 6, "inpaint": 10, "edit": 20, "poisson": 16, "render": 3}
 GRID = 16
-# Arrays (points of a step, channels) for cloning with exact derivatives: streams, residuals, slopes.
+# Arrays (points of a step, channels) in cloning with exact derivatives: streams, residuals ....
 FIELD = 30
 
 
