@@ -20,7 +20,7 @@ from siren.runtime.cuda import Cuda
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = ["mpirun", "--oversubscribe", "-np", "2"]
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--aspect", "keep"]
-LONG = [*SMALL, "--epochs", "3000", "--preview_every", "100"]
+LONG = [*SMALL, "--epochs", "12000", "--preview_every", "100"]  # three seconds for the smallest
 SIZES = {"a": (48, 20), "b": (48, 48), "c": (48, 30)}  # width, height; b, c, a take longest
 LONGEST_FIRST = "bca"
 
