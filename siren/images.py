@@ -111,7 +111,7 @@ def read_image(
         raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
     range = None if range is None else _checked_range(range)
     with open_picture(path) as (picture, told):
-        told += frames_left_out(path)
+        told += frames_left_out(picture, path)
         parts = _read_parts(picture, path, channels, range, told)
         orientation = _orientation(picture)
         if orientation in _UPRIGHT:
@@ -158,7 +158,7 @@ def read_samples(path: str | Path) -> tuple[Samples, list[ImageWarning]]:
     Raises ImageError as `read_image`.
     """
     with open_picture(path) as (picture, told):
-        told += frames_left_out(path)
+        told += frames_left_out(picture, path)
         samples = decoding.read_samples(picture, path)
         orientation = _orientation(picture)
     samples.colour = _upright(samples.colour, orientation)

@@ -182,7 +182,7 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
         warnings.warn(
             f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
             f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
-            "a larger --sidelength keeps them",
+            "a larger picture keeps them",
             images.ImageWarning,
             stacklevel=2,
         )

@@ -29,11 +29,13 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
         yield picture, left_out
 
 
-def frames_left_out(path: str | Path) -> list[ImageWarning]:
-    """A warning if the picture at ``path`` is an animation."""
-    with open_file(path) as picture:
+def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning]:
+    """A warning if the ``picture``, open at ``path``, is an animation."""
+    if picture.format not in _ANIMATED:
+        return []
+    with open_file(path) as again:  # to count frames moves to others
         try:
-            frames = getattr(picture, "n_frames", 1) if picture.format in _ANIMATED else 1
+            frames = getattr(again, "n_frames", 1)
         except Exception:  # the first frame may be intact even so
             frames = 1
     if frames == 1:

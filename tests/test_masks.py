@@ -92,6 +92,14 @@ def test_soft_edges_are_cut_at_half(save):
     np.testing.assert_array_equal(masks.read_mask(save(with_alpha(255, alpha))), expected)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_mask_is_upright_as_a_picture_is(save, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(255 * U8, exif=exif)
+    np.testing.assert_array_equal(masks.read_mask(path), images.read_image(path, 1)[..., 0] > 0)
+
+
 def test_a_photograph_is_used_but_told(save):
     ramp = np.tile(np.uint8(np.arange(0, 256, 4)), (40, 1))
     with pytest.warns(images.ImageWarning, match="neither black nor white"):
