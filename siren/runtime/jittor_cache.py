@@ -62,33 +62,37 @@ def remove_damaged(cache_path: str) -> None:
     again: an operator when it is needed, all else by a child process, as at the first start.
     """
     cache = Path(cache_path)
-    for compiled in [*cache.rglob("*.so"), *cache.rglob("*.o")]:
-        record = compiled.with_name(compiled.name + ".key")
-        if compiled.name == "data.o":
-            record = compiled.with_suffix(".md5")
-        with contextlib.suppress(OSError):
-            if record.exists() and not (_is_complete(compiled) and _is_complete_record(record)):
-                record.unlink()
-                compiled.unlink()
-                if "jit" not in compiled.relative_to(cache).parts:  # the folder of operators
-                    for stamp in cache.glob(f"{STAMP}*"):
-                        stamp.unlink()
+    for folder, _, names in os.walk(cache):  # at every start: Path.rglob takes twice as long
+        present = set(names)
+        for name in names:
+            record = "data.md5" if name == "data.o" else f"{name}.key"
+            if not name.endswith((".so", ".o")) or record not in present:
+                continue
+            compiled, record = os.path.join(folder, name), os.path.join(folder, record)
+            with contextlib.suppress(OSError):
+                if not (_is_complete(compiled) and _is_complete_record(record)):
+                    os.unlink(record)
+                    os.unlink(compiled)
+                    if "jit" not in Path(folder).relative_to(cache).parts:  # operators' folder
+                        for stamp in cache.glob(f"{STAMP}*"):
+                            stamp.unlink()
 
 
-def _is_complete(compiled: Path) -> bool:
+def _is_complete(compiled: str) -> bool:
     """Whether a 64-bit ELF file is as long as its header says: the table of sections comes last."""
     with open(compiled, "rb") as file:
         header = file.read(64)
     if len(header) < 64 or header[:4] != b"\x7fELF":
         return False
     start, size, count = struct.unpack_from("<Q10xHH", header, 40)
-    return compiled.stat().st_size >= start + size * count
+    return os.path.getsize(compiled) >= start + size * count
 
 
-def _is_complete_record(record: Path) -> bool:
+def _is_complete_record(record: str) -> bool:
     """Whether a record is whole: lines, which are a command and the hashes of files, or one MD5."""
-    content = record.read_bytes()
-    return content.endswith(b"\n") if record.suffix == ".key" else len(content) == 32
+    with open(record, "rb") as file:
+        content = file.read()
+    return content.endswith(b"\n") if record.endswith(".key") else len(content) == 32
 
 
 def _jittor_home() -> tuple[str, str | None]:
