@@ -1,7 +1,7 @@
 // The constants that were chosen by measurement, with what was measured: milliseconds of a step of fit / gradient /
 // Laplacian at 256x256 in fp16, 256 units wide unless said otherwise, on an H100 or H200. They change speed and
 // memory, and the order of sums, but not what is computed. To measure one anew: benchmarks/kernels.cu; all that was
-// tried is in benchmarks/README.md, "Measured: the CUDA engine".
+// tried is in benchmarks/NOTES.md, "The CUDA engine".
 #pragma once
 
 #include <cstddef>
