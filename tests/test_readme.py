@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = (".", "siren", "siren/engine", "benchmarks", "data")
+FOLDERS = (".", "siren", "siren/engine", "siren/runtime", "benchmarks", "data", "findings")
 README = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf8")
     for folder in FOLDERS
-    for path in sorted((ROOT / folder).glob("README*.md"))
+    for name in ("README*.md", "NOTES.md")
+    for path in sorted((ROOT / folder).glob(name))
 }
 ENGLISH, CHINESE, PACKAGE = (
     README[name] for name in ("README.md", "README.zh-CN.md", "siren/README.md")
@@ -43,8 +44,13 @@ def test_there_are_all():
     assert {f"{folder}/README.md".removeprefix("./") for folder in FOLDERS} <= README.keys()
 
 
-def test_a_newcomer_reads_1600_words_at_most():
-    assert len(ENGLISH.split()) <= 1600
+def test_a_newcomer_reads_1000_words_at_most():
+    assert len(ENGLISH.split()) <= 1000
+
+
+def test_the_benchmarks_take_250_lines_at_most():
+    """What was tried, and why, belongs in NOTES.md beside them."""
+    assert len(README["benchmarks/README.md"].splitlines()) <= 250
 
 
 def test_the_headings_correspond():
@@ -54,7 +60,7 @@ def test_the_headings_correspond():
 def test_the_commands_are_the_same():
     blocks = [FENCED.findall(text) for text in (ENGLISH, CHINESE)]
     assert blocks[0] == blocks[1]
-    assert len(blocks[0]) > 3
+    assert len(blocks[0]) == 3
 
 
 def test_the_figures_are_the_same_section_by_section():
