@@ -14,9 +14,9 @@ if __name__ == "__main__":  # until main() takes over, Ctrl-C and SIGTERM end th
 import argparse
 
 from siren import runtime, signals
-from siren.cli.console import safe_streams
 from siren.cli.errors import let_rank_0_speak, report_error
 from siren.cli.options import parse
+from siren.text import safe_streams
 
 
 def main() -> int:

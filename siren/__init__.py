@@ -30,7 +30,7 @@ _NAMES = {
     "predict_image": "siren.training.evaluation",
     "read_image": "siren.images",
     "read_network": "siren.output.network_file",
-    "show": "siren.output.show",
+    "show": "siren.output.panel",
     "train": "siren.training.loop",
     "write_network": "siren.output.network_file",
     "write_png": "siren.images",

@@ -1,20 +1,25 @@
-"""Makes text of unknown origin (file names, arguments) safe to print."""
+"""Safe printing: no text of unknown origin (file names, arguments) and no closed pipe does harm."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import re
+import select
+import sys
 
 # C0, C1 and DEL, bidirectional controls, separators of lines and paragraphs, lone surrogates.
 _UNSAFE = re.compile(r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def printable(text: str) -> str:
+def printable(text: str, but: str = "") -> str:
     r"""``text`` as one line without control characters, which could control a terminal.
 
-    They become escapes such as ``\x1b`` and ``\n``. So do bytes of a file name that are not text,
-    which Python represents as surrogates: ``\xff``. All other Unicode stays.
+    They become escapes such as ``\x1b`` and ``\n``, except those in ``but``. So do bytes of a name
+    that are not text, which Python represents as surrogates: ``\xff``. All other Unicode stays.
     """
-    return _UNSAFE.sub(lambda match: _escape(match[0]), text)
+    return _UNSAFE.sub(lambda match: match[0] if match[0] in but else _escape(match[0]), text)
 
 
 def _escape(character: str) -> str:
@@ -22,3 +27,78 @@ def _escape(character: str) -> str:
     if 0x80 <= byte <= 0xFF:
         return f"\\x{byte:02x}"
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class Console(io.TextIOBase):
+    """A text stream on a file descriptor that never raises.
+
+    Control characters except tabs and newlines, and characters that the encoding lacks, are written
+    as escapes. After a failed write (a closed pipe, a full disk) all output is dropped.
+    """
+
+    def __init__(self, descriptor: int, encoding: str):
+        self.descriptor = descriptor
+        self.name = encoding
+        self.silent = False
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the output."""
+        return self.name
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return self.descriptor
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def isatty(self) -> bool:
+        """Whether the output goes to a terminal."""
+        return not self.silent and os.isatty(self.descriptor)
+
+    def write(self, text: str) -> int:
+        """Write ``text`` without buffering; returns its length."""
+        safe = printable(text, but="\t\n\r")
+        data = memoryview(safe.encode(self.name, errors="backslashreplace"))
+        while data and not self.silent:
+            try:
+                data = data[os.write(self.descriptor, data) :]
+            except BlockingIOError:
+                select.select([], [self.descriptor], [])
+            except OSError:
+                self.silent = True
+        return len(text)
+
+
+@contextlib.contextmanager
+def safe_streams():
+    """Within its context ``sys.stdout`` and ``sys.stderr`` are ``Console``s.
+
+    Streams that have been replaced, for example by a test, stay. Closed standard descriptors are
+    opened on /dev/null: the next opened file would otherwise get such a number, and Jittor's
+    messages would go into it.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    sys.stdout = _wrap(sys.stdout, sys.__stdout__, 1)
+    sys.stderr = _wrap(sys.stderr, sys.__stderr__, 2)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _wrap(stream, original, descriptor: int):
+    if stream is not original:
+        return stream
+    if stream is None:
+        return Console(descriptor, "utf-8")
+    with contextlib.suppress(OSError, ValueError):
+        stream.flush()
+    return Console(descriptor, stream.encoding or "utf-8")

@@ -23,6 +23,7 @@ from siren.cli.worker import POLL, Worker
 from siren.runtime.paths import digest, private_folder
 from siren.runtime.processes import leave_mpirun, local_size
 from siren.signals import Stop, end_with_parent
+from siren.wording import score_cells
 
 PATIENCE = 60  # seconds that a process waits for one which mpirun has started with it
 _ALL_HERE = 10  # seconds after the last training in which a late process may still appear
@@ -130,9 +131,10 @@ class Office:
         with self.lock:
             self.outcomes[number] = outcome
             subject = display_path(self.runs[number].input_path)
-            score = "" if outcome.psnr is None else f", PSNR {outcome.psnr:.2f} dB"
-            seconds = "" if outcome.seconds is None else f", {outcome.seconds:.1f} s"
-            print(f"{subject}: {outcome.ended}{score}{seconds} (process {rank})", flush=True)
+            psnr, _, seconds = score_cells(outcome)
+            score = f", PSNR {psnr}" if psnr else ""
+            duration = f", {seconds} s" if seconds else ""
+            print(f"{subject}: {outcome.ended}{score}{duration} (process {rank})", flush=True)
         if outcome.status == INTERRUPTED:
             self._stop()
 

@@ -19,10 +19,10 @@ from siren.cli.several import (
     run_checked,
 )
 from siren.cli.showing import update_page
-from siren.output.summary import align
 from siren.signals import Stop
 from siren.text import printable
 from siren.training.remaining import duration, followed_by
+from siren.wording import SCORE_NAMES, align, score_cells
 
 
 def run_all(options: argparse.Namespace, run: Callable) -> int:
@@ -94,15 +94,13 @@ def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
 
 def _table(experiments: list[argparse.Namespace], outcomes: list[Outcome]) -> str:
     """The scores of all experiments, and what to look at."""
-    rows = [("task", "PSNR", "SSIM", "seconds", "look at", "")]
+    rows = [("task", *SCORE_NAMES, "look at", "")]
     for options, outcome in zip(experiments, outcomes):
         folder = display_path(options.output_dir)
         rows.append(
             (
                 options.task,
-                "" if outcome.psnr is None else f"{outcome.psnr:.2f} dB",
-                "" if outcome.ssim is None else f"{outcome.ssim:.3f}",
-                "" if outcome.seconds is None else f"{outcome.seconds:.1f}",
+                *score_cells(outcome),
                 f"{folder}/panel.png" if outcome.psnr is not None else folder,
                 "" if outcome.ended == "finished" else printable(outcome.ended),
             )

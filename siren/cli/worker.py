@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 
 from siren import signals
-from siren.cli.console import safe_streams
 from siren.cli.errors import FAILED, INTERRUPTION, Outcome, notify, run_safely
 from siren.cli.identity import display_path
+from siren.text import safe_streams
 
 POLL = 0.1  # seconds between two looks at whether to stop
 _TIME_TO_END = 20  # seconds for a child that has nothing more to do

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from siren.files import open_regular, write_bytes
-from siren.images import ImageError, ImageWarning, encode_png, read_image
+from siren.images import ImageError, encode_png
 from siren.output.panel import draw_panel
-from siren.output.report import read_metrics
+from siren.output.report import read_metrics, read_result
 from siren.pictures import Picture, absolute_error, error_picture
 from siren.text import printable
+from siren.wording import decibels
 
 PANEL = "panel.png"
 _NAMES = ("output", "reference")
@@ -66,14 +66,12 @@ def _read_run(run: Path):
         raise ComparisonError(f"{run} has no results")
     channels = 3 if metrics["options"].get("channels") == 3 else 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ImageWarning)  # a result may be dark
-            output, reference = (read_image(run / f"{name}.png", channels) for name in _NAMES)
+        output, reference = (read_result(run / f"{name}.png", channels) for name in _NAMES)
     except ImageError as error:
         raise ComparisonError(f"{run}: {error}") from error
-    quality = "n/a" if metrics["psnr"] is None else f"{metrics['psnr']:.2f} dB"
     recipe = printable(str(metrics["options"].get("recipe", run.name)))
     passes, seconds = metrics.get("epochs"), metrics["seconds"] or 0
+    quality = decibels(metrics["psnr"])
     return f"{recipe}: {quality}, {passes} epochs, {seconds:.0f} s", output, reference
 
 

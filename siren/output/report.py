@@ -1,16 +1,23 @@
-"""The text files of a run: metrics.json and history.csv."""
+"""The report of a run: metrics.json, history.csv and history.png; and reading it again."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 import math
+import warnings
 from pathlib import Path
 
+import numpy as np
+
 from siren.files import open_regular
+from siren.images import ImageWarning, read_image
 
 METRICS = "metrics.json"
+HISTORY = "history.csv"
+MAX_BYTES = 1 << 24  # of a text file; there are no longer ones of this program
 
 
 def encode_json(content: dict) -> bytes:
@@ -21,27 +28,37 @@ def encode_json(content: dict) -> bytes:
 def read_json(path: Path) -> dict | None:
     """The JSON object in a regular file; None if there is none or it cannot be read."""
     try:
-        with open_regular(path) as file:
-            content = json.loads(file.read().decode("utf8"))
+        content = json.loads(_read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
 
 
 def read_metrics(folder: Path) -> dict | None:
-    """The metrics.json of a run; None if there is none, or it is not valid.
+    """The metrics.json of a run; None if there is none, or it is not as a run writes it.
 
-    Scores are floats, or None where undefined.
+    Scores, those of "baselines" too, are floats, or None where undefined. Only "options", "ended",
+    "inputs", "psnr", "ssim" and "seconds" are sure to be there; of "options" and "runtime", the
+    values may be anything.
     """
     metrics = read_json(folder / METRICS)
     if metrics is None or not is_metrics(metrics):
         return None
+    kinds = {"epochs": int, "height": int, "width": int, "scored": str, "runtime": dict}
+    if not all(isinstance(metrics.get(name, kind()), kind) for name, kind in kinds.items()):
+        return None
     try:
-        for name in ("psnr", "ssim", "seconds"):
-            metrics[name] = None if metrics[name] is None else float(metrics[name])
-    except (ValueError, TypeError, LookupError, OverflowError):
+        metrics.update({name: _score(metrics[name]) for name in ("psnr", "ssim", "seconds")})
+        for scores in metrics.get("baselines", {}).values():
+            scores.update(psnr=_score(scores["psnr"]))
+    except (AttributeError, ValueError, TypeError, LookupError, OverflowError):
         return None
     return metrics
+
+
+def _score(value) -> float | None:
+    """A number as ``encode_json`` wrote it; errors as ``float``."""
+    return None if value is None else float(value)
 
 
 def is_metrics(content: dict) -> bool:
@@ -61,6 +78,72 @@ def encode_history(history) -> bytes:
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
     return text.getvalue().encode()
+
+
+def draw_history(history) -> bytes | None:
+    """The content of history.png, curves of loss and PSNR; None without a working matplotlib.
+
+    Any error is caught: even the import can fail, for example after a notebook has set
+    ``MPLBACKEND``.
+    """
+    # It would warn of a folder for its settings that cannot be written, though it does without.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        from matplotlib.figure import Figure
+
+        return _draw_curves(Figure(figsize=(8, 4.5), layout="constrained"), history)
+    except (Exception, SystemExit):
+        return None
+
+
+def _draw_curves(figure, history) -> bytes:
+    losses = figure.subplots()
+    epochs = [state.epoch for state in history]
+    losses.plot(epochs, [state.loss for state in history], label="loss", color="tab:blue")
+    if history[0].validation is not None:
+        measured = [(s.epoch, s.validation) for s in history if s.validation is not None]
+        losses.plot(*zip(*measured), label="loss that chooses the best epoch", color="tab:cyan")
+    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
+    quality = losses.twinx()
+    measured = [(state.epoch, state.psnr) for state in history if state.psnr is not None]
+    quality.plot(*zip(*measured), label="PSNR", color="tab:orange", marker=".")
+    quality.set_ylabel("PSNR in dB")
+    figure.legend(loc="outside upper center", ncols=3)
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def read_history(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """(epoch, value) of "loss", "validation" and "psnr" in history.csv, where they are measured.
+
+    Without a valid history.csv there are none.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    try:
+        for row in csv.DictReader(io.StringIO(_read_text(folder / HISTORY))):
+            for name in ("loss", "validation", "psnr"):
+                if row.get(name):  # most epochs have no PSNR
+                    curves.setdefault(name, []).append((float(row["epoch"]), float(row[name])))
+    except (OSError, ValueError, LookupError, csv.Error):
+        return {}
+    return curves
+
+
+def read_result(path: Path, channels: int) -> np.ndarray:
+    """``read_image`` of a picture that a run has saved, which may be dark: it does not warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)
+        return read_image(path, channels)
+
+
+def _read_text(path: Path) -> str:
+    """The content of a regular file. Raises OSError, and ValueError if it is no moderate text."""
+    with open_regular(path) as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"{path} is too long")
+    return content.decode("utf8")
 
 
 def _json_safe(value):

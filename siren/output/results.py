@@ -14,14 +14,14 @@ from siren import runtime
 from siren.files import Change, Lock
 from siren.images import encode_png
 from siren.metrics import psnr, ssim
-from siren.output.curves import draw_curves
 from siren.output.network_file import NETWORK, encode_network
 from siren.output.panel import draw_result
 from siren.output.record import remove_leftovers
-from siren.output.report import METRICS, encode_history, encode_json
+from siren.output.report import METRICS, draw_history, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
 from siren.solvers import Degenerate
 from siren.training.evaluation import predict_derivatives, predict_image
+from siren.wording import decibels, similarity
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,7 @@ class Score:
 
     def __str__(self) -> str:
         """The score as it is printed."""
-        quality = "n/a" if self.psnr is None else f"{self.psnr:.2f} dB"
-        similarity = "n/a" if self.ssim is None else f"{self.ssim:.3f}"
-        return f"PSNR {quality}, SSIM {similarity}"
+        return f"PSNR {decibels(self.psnr)}, SSIM {similarity(self.ssim)}"
 
 
 @dataclass
@@ -125,7 +123,7 @@ def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
     if preview is not None and output is not None:
         yield "training.gif", preview.animation, output
         yield "preview.png", encode_png, output
-    yield "history.png", draw_curves, result.history
+    yield "history.png", draw_history, result.history
 
 
 def _score(task, image: np.ndarray) -> Score:
@@ -156,7 +154,7 @@ def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
     """The content of panel.png, with the best classical method."""
     pictures = _make_baselines(saved, task)
     others = [
-        Picture(f"classical, {name.replace('_', '-')}: {score.psnr:.2f} dB", pictures[name])
+        Picture(f"classical, {name.replace('_', '-')}: {decibels(score.psnr)}", pictures[name])
         for name, score in sorted(saved.baselines.items(), key=lambda item: item[1].psnr)
         if pictures[name] is not task.reference  # the task's own pictures include it
     ]

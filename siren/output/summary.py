@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from siren.files import open_regular, write_bytes
+from siren.wording import SCORE_NAMES, align, score_cells
 
 SUMMARY = "summary.csv"
 
@@ -30,31 +31,9 @@ _HEADER = ",".join(field.name for field in fields(Row))
 
 def format_table(rows: list[Row]) -> str:
     """The summary as text: aligned columns under their names, a line for each of ``rows``."""
-    names = ("image", "task", "PSNR", "SSIM", "seconds", "status")
-    lines = [names] + [
-        (
-            row.image,
-            row.task,
-            "" if row.psnr is None else f"{row.psnr:.2f} dB",
-            "" if row.ssim is None else f"{row.ssim:.3f}",
-            "" if row.seconds is None else f"{row.seconds:.1f}",
-            row.status,
-        )
-        for row in rows
-    ]
+    lines = [("image", "task", *SCORE_NAMES, "status")]
+    lines += [(row.image, row.task, *score_cells(row), row.status) for row in rows]
     return align(lines, right=(2, 3, 4))
-
-
-def align(lines: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
-    """The cells of ``lines`` as text in columns; those numbered in ``right`` end at their right."""
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    )
 
 
 def is_summary(path: Path) -> bool:

@@ -12,6 +12,7 @@ import jittor as jt
 from siren.notebook import is_notebook, progress_bar
 from siren.training.history import Epoch, Training
 from siren.training.remaining import duration, in_all
+from siren.wording import decibels
 
 FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
 LINE_EVERY = 100  # epochs between two progress lines where there is no bar
@@ -97,12 +98,12 @@ class Progress:
             self.psnr = epoch.psnr
         if self.bar is not None:
             left = in_all(self._left(epoch)) if epoch.epoch else ""
-            text = f"loss {epoch.loss:.3e}, PSNR {self.psnr:.2f} dB{left}"
+            text = f"loss {epoch.loss:.3e}, PSNR {decibels(self.psnr)}{left}"
             self.bar.set_postfix_str(text, False)
         elif epoch.epoch and (epoch.epoch % LINE_EVERY == 0 or epoch.epoch == self.epochs):
             print(
                 f"epoch {epoch.epoch}/{self.epochs}  loss {epoch.loss:.3e}  "
-                f"PSNR {self.psnr:.2f} dB  {duration(self._left(epoch))} left"
+                f"PSNR {decibels(self.psnr)}  {duration(self._left(epoch))} left"
                 f"{in_all(self._left(epoch))}",
                 flush=True,
             )

@@ -73,7 +73,7 @@ def test_ssim_that_is_not_defined_is_null(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes"), MemoryError(), RuntimeError("a\nb")])
-@pytest.mark.parametrize("part", ["draw_result", "_score", "encode_png", "draw_curves"])
+@pytest.mark.parametrize("part", ["draw_result", "_score", "encode_png", "draw_history"])
 def test_a_picture_that_cannot_be_made_does_not_cost_the_network(
     tmp_path, monkeypatch, part, error
 ):

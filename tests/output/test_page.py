@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import csv
 import io
 import json
 import math
@@ -24,13 +23,9 @@ from PIL import Image
 
 from siren.images import encode_png
 from siren.output.page import document, is_page, write_page
-from siren.output.page.axis import Axis
-from siren.output.page.bars import describe, draw_bars
-from siren.output.page.curves import MAX_POINTS, draw_curves
 from siren.output.page.document import GENERATOR, MAX_CARDS, draw_page
-from siren.output.page.error_map import draw_error_map
+from siren.output.page.drawings import MAX_POINTS, Axis, draw_bars, draw_curves
 from siren.output.page.markup import Markup, link, tag
-from siren.output.page.picture_size import picture_size
 from siren.output.page.runs import find_runs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -245,7 +240,7 @@ def test_hostile_names_are_text(tmp_path, name):
         {"task": HOSTILE, "recipe": HOSTILE, HOSTILE: HOSTILE, "input_path": f"/{HOSTILE}"},
         ended=HOSTILE,
         scored=HOSTILE,
-        baselines={HOSTILE: {"psnr": 3}, "\ud800": {"psnr": HOSTILE}},
+        baselines={HOSTILE: {"psnr": 3}, "\ud800": {"psnr": None}},
         runtime={HOSTILE: [HOSTILE, None, True]},
     )
     page = write(tmp_path)
@@ -298,17 +293,20 @@ ODD = (None, True, -1, math.nan, math.inf, 1e300, 10**400, "", "x", "1" * 500, [
 
 @pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:9])
 def test_metrics_may_hold_anything(tmp_path, value):
-    names = ("height", "width", "epochs", "baselines", "scored", "runtime", "points", "loss")
-    odd = dict.fromkeys((*names, "best_epoch", "files"), value)
+    """A run whose metrics.json is not as a run writes it is left out, and no other one."""
     options = dict.fromkeys(("task", "recipe", "channels", "input_path", "mask_path"), value)
-    make_run(tmp_path / "odd", options, **odd)
-    make_run(tmp_path / "baselines", baselines={"a": value, "b": {"psnr": value}})
-    for name in ("psnr", "ssim", "seconds"):
+    make_run(tmp_path / "options", options)
+    facts = dict.fromkeys(("points", "loss", "best_epoch", "files"), value)
+    make_run(tmp_path / "facts", runtime={"threads": value}, **facts)
+    for name in ("psnr", "ssim", "seconds", "height", "width", "epochs", "baselines", "scored"):
         make_run(tmp_path / name, **{name: value})
+    make_run(tmp_path / "baseline", baselines={"b": {"psnr": value}})
+    make_run(tmp_path / "runtime", runtime=value)
     deep = "[" * 900 + "]" * 900
     metrics = (make_run(tmp_path / "deep") / "metrics.json").read_text()
     (tmp_path / "deep" / "metrics.json").write_text(metrics.replace('"an abacus"', deep))
-    assert len(write(tmp_path).all("article")) >= 3
+    folders = {os.path.dirname(path) for path in write(tmp_path).files()}
+    assert folders >= {"options", "facts", "deep"}
 
 
 def points(*values):
@@ -369,68 +367,67 @@ def test_labels_are_short():
      (140.9, "exact"), (1e300, "exact"), (math.inf, "exact")],
 )  # fmt: skip
 def test_bars_of_any_score(score, words):
-    assert describe(score) == words
     drawn = draw_bars({"mine": 50.0, "theirs": score, "half": 25.0}, "mine")
+    assert drawn.split('class="number">')[2].startswith(f"{words}<")
     widths = [float(part.split("%")[0]) for part in drawn.split('width="')[1:]]
     assert widths[2] / widths[0] == pytest.approx(0.5, abs=0.01)
     assert all(0 <= width <= 100 for width in widths)
     assert widths[1] == 100 or words != "exact"
 
 
-def save(path, pixels):
-    path.write_bytes(encode_png(pixels))
-    return path
-
-
-def pixels_of(drawn):
-    content = base64.b64decode(drawn.url.removeprefix("data:image/png;base64,"))
-    return np.asarray(Image.open(io.BytesIO(content)))
+def run_with(folder, output, reference):
+    make_run(folder, {"channels": 1})
+    (folder / "output.png").write_bytes(encode_png(output))
+    (folder / "reference.png").write_bytes(encode_png(reference))
+    return find_runs(folder)[0]
 
 
 def test_an_error_map(tmp_path):
-    picture = np.zeros((20, 30, 1), np.uint8)
-    reference = save(tmp_path / "reference.png", picture)
-    picture[3, 4], picture[5, 6] = 60, 120
-    output = save(tmp_path / "output.png", picture)
-    drawn = draw_error_map(output, reference, 1)
-    assert (drawn.size, drawn.block) == ((20, 30), 1)
-    assert drawn.largest == pytest.approx(120 / 127.5)
-    map_ = pixels_of(drawn)
-    assert (map_[3, 4], map_[5, 6], map_.sum()) == (127, 255, 382)
-    assert pixels_of(draw_error_map(output, output, 1)).max() == 0
-    assert draw_error_map(output, save(tmp_path / "other.png", picture[1:]), 1) is None
-    assert draw_error_map(output, tmp_path / "missing.png", 1) is None
+    reference = np.zeros((20, 30, 1), np.uint8)
+    output = reference.copy()
+    output[3, 4], output[5, 6] = 60, 120
+    drawn = run_with(tmp_path, output, reference).error_map()
+    assert drawn.caption == f"|error|: white is {120 / 127.5:.2g}"
+    assert drawn.image.shape == (20, 30, 1)
+    assert drawn.image[[3, 5, 0], [4, 6, 0], 0] == pytest.approx([0, 1, -1], abs=1e-6)
+    assert np.unique(drawn.image).size == 3
+    assert (run_with(tmp_path, output, output).error_map().image == -1).all()
+    assert run_with(tmp_path, output, reference[1:]).error_map() is None
+    (tmp_path / "reference.png").unlink()
+    assert find_runs(tmp_path)[0].error_map() is None
 
 
 def test_an_error_map_of_a_large_picture_keeps_the_largest_error(tmp_path):
-    picture = np.zeros((1025, 300, 1), np.uint8)
-    reference = save(tmp_path / "reference.png", picture)
-    picture[1024, 299] = 255
-    drawn = draw_error_map(save(tmp_path / "output.png", picture), reference, 1)
-    assert (drawn.size, drawn.block, drawn.largest) == ((342, 100), 3, 2)
-    assert pixels_of(drawn)[-1, -1] == 255 == pixels_of(drawn).sum()
+    reference = np.zeros((1025, 300, 1), np.uint8)
+    output = reference.copy()
+    output[1024, 299] = 255
+    drawn = run_with(tmp_path, output, reference).error_map()
+    assert drawn.caption == "|error|: white is 2, the largest of 3 × 3 pixels each"
+    assert drawn.image.shape == (342, 100, 1)
+    assert drawn.image[-1, -1] == 1 and (drawn.image == -1).sum() == drawn.image.size - 1
 
 
 def test_sizes_are_read_from_headers(tmp_path):
-    for name, content in (("a.png", picture()), ("a.gif", animation())):
-        (tmp_path / name).write_bytes(content)
-        assert picture_size(tmp_path / name) == (24, 32)
-    (tmp_path / "a.png").write_bytes(picture()[:23])
-    assert picture_size(tmp_path / "a.png") is None
+    (make_run(tmp_path) / "output.png").write_bytes(picture()[:23])
+    sizes = find_runs(tmp_path)[0].sizes
+    assert "output.png" not in sizes and "network.npz" not in sizes
+    assert sizes["training.gif"] == sizes["panel.png"] == (24, 32)
 
 
 def test_history_as_a_run_writes_it(tmp_path):
-    curves = find_runs(make_run(tmp_path / "fit"))[0].curves
-    assert curves == {
+    path = make_run(tmp_path) / "history.csv"
+    assert find_runs(tmp_path)[0].curves == {
         "loss": [(i, 0.5**i) for i in range(6)],
         "psnr": [(i, 20 + i) for i in (1, 3, 5)],
     }
-    odd = [["last"], [], ["x"], [7], [8, "nan", "oops"], ["inf", 1], [9, 2, 3, 4, 5, 6]]
-    with (tmp_path / "fit" / "history.csv").open("a") as file:
-        csv.writer(file).writerows(odd)
+    with path.open("a") as file:
+        file.write("\n\n7\n8,nan,,inf\n9,2,3,4,5,6\n10,0.")
     curves = find_runs(tmp_path)[0].curves
-    assert curves["loss"][6:] == [(8, pytest.approx(math.nan, nan_ok=True)), (9, 2)]
-    assert curves["psnr"][3:] == [(9, 4)] and curves["validation"][1:] == [(9, 3)]
+    assert curves["loss"][6:] == [(8, pytest.approx(math.nan, nan_ok=True)), (9, 2), (10, 0)]
+    assert curves["psnr"][3:] == [(8, math.inf), (9, 4)] and curves["validation"] == [(9, 3)]
+    with path.open("a") as file:
+        file.write("\nlast\n9,oops")
+    assert find_runs(tmp_path)[0].curves == {}
 
 
 def command(*arguments):

@@ -1,4 +1,3 @@
-import builtins
 import io
 
 import numpy as np
@@ -7,9 +6,7 @@ from PIL import Image
 
 from siren.files import Lock
 from siren.output import preview
-from siren.output.curves import draw_curves
 from siren.output.preview import Preview
-from siren.training.history import Epoch
 
 
 def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
@@ -41,27 +38,3 @@ def test_an_animation_is_bounded_and_evenly_spaced(tmp_path, monkeypatch, count)
     assert all(max(frame.size) <= preview.MAX_SIDE for frame in ours.frames)
     levels = [frame.getpixel((0, 0))[0] for frame in ours.frames]
     assert levels == [ours.stride * i % 256 for i in range(len(levels))]
-
-
-def history(validation):
-    return [Epoch(i, 1 / (i + 1), validation, 20.0 + i if i % 2 else None, i) for i in range(6)]
-
-
-@pytest.mark.parametrize("validation", [None, 0.3])
-def test_curves_where_matplotlib_is_installed(validation):
-    pytest.importorskip("matplotlib", reason="matplotlib is not required")
-    with Image.open(io.BytesIO(draw_curves(history(validation)))) as drawn:
-        assert min(drawn.size) > 300
-
-
-@pytest.mark.parametrize("error", [ImportError, ValueError, SystemExit])
-def test_no_curves_where_matplotlib_is_missing_or_broken(monkeypatch, error):
-    real = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.startswith("matplotlib"):
-            raise error(name)
-        return real(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert draw_curves(history(None)) is None

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 import os
+import time
 from pathlib import Path
 
-from siren.output.page.card import draw_card
-from siren.output.page.markup import Markup, join, tag
-from siren.output.page.pictures import draw_thumbnail
-from siren.output.page.runs import MAX_TEXT, Run
-from siren.output.page.wording import date, number, seconds
+from siren.images import encode_png
+from siren.output.page.drawings import Points, draw_bars, draw_curves
+from siren.output.page.markup import Markup, join, link, tag
+from siren.output.page.runs import Run
 
 #: By it a page is recognised as this program's; it is within the first 1024 bytes.
 GENERATOR = '<meta name="generator" content="siren-jittor">'
 MAX_CARDS = 100  # more would make the page slow to write and to open
 MAP_PIXELS = 1 << 23  # of all error maps: for the same reason
-THUMBNAIL = 40  # CSS pixels per side
+THUMBNAIL = 40  # CSS pixels per side of a picture in the table,
+LARGE = 512  # of the slider,
+SMALL = 244  # and of the pictures beside it
+NOTHING = "–"
 
 _STYLE, _SCRIPT = (
     Markup((Path(__file__).parent / name).read_text(encoding="utf8"))
@@ -27,32 +31,45 @@ _STYLE, _SCRIPT = (
 
 def draw_page(folder: Path, runs: list[Run]) -> bytes:
     """The content of the page of ``folder``; ``runs`` are the newest first."""
-    shown = runs[:MAX_CARDS]
-    groups = _group(shown)
-    identifiers = {id(run): f"run-{i}" for i, run in enumerate(_members(groups), 1)}
-    with_map = _with_map(shown)
+    groups = _group(runs[:MAX_CARDS])
+    ordered = [run for group in groups for run in group]
+    identifiers = {run.parts: f"run-{number}" for number, run in enumerate(ordered, 1)}
+    with_map = _with_map(runs[:MAX_CARDS])
     name = os.path.basename(os.path.abspath(folder)) or "/"
-    body = [
-        _header(name, runs),
+    rows = [_row(run, identifiers[run.parts]) for run in ordered]
+    sections = [
         tag(
-            "main",
-            _table(groups, identifiers),
-            *(_section(group, identifiers, with_map) for group in groups),
-        ),
+            "section",
+            tag("h2", group[0].task, tag("small", " ", group[0].image)),
+            tag(
+                "div",
+                *(_card(run, identifiers[run.parts], run.parts in with_map) for run in group),
+                class_="cards",
+            ),
+        )
+        for group in groups
+    ]
+    body = tag(
+        "body",
+        _header(name, runs),
+        tag("main", _table(rows) if rows else None, *sections),
         tag("footer", tag("p", _explanation(len(runs)))),
         tag("script", _SCRIPT),
-    ]
-    page = tag("html", _head(name), Markup("\n"), tag("body", *body), lang="en")
+    )
+    page = tag("html", _head(name), Markup("\n"), body, lang="en")
     return f"<!DOCTYPE html>\n{page}\n".encode()
 
 
 def _head(name: str) -> Markup:
+    # All names in the page are escaped. Should one not be, it still cannot start a script.
+    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    nothing = "object-src 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'"
+    policy = f"script-src 'sha256-{digest}'; {nothing}"
     return tag(
         "head",
         tag("meta", charset="utf-8"),
         Markup(GENERATOR),
-        # All names in the page are escaped. Should one not be, it still cannot start a script.
-        tag("meta", http_equiv="Content-Security-Policy", content=_policy()),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", f"{name} · siren-jittor"),
@@ -60,10 +77,24 @@ def _head(name: str) -> Markup:
     )
 
 
-def _policy() -> str:
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    nothing = "object-src 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'"
-    return f"script-src 'sha256-{digest}'; {nothing}"
+def _header(name: str, runs: list[Run]) -> Markup:
+    count = "no runs yet" if not runs else "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    newest = f", the newest of {_date(runs[0])}" if runs else None
+    return tag(
+        "header",
+        tag("h1", "siren-jittor"),
+        tag("p", "Sine networks trained on images", class_="tagline"),
+        tag("p", count, " in ", tag("code", name), newest),
+        class_="top",
+    )
+
+
+def _explanation(count: int) -> str:
+    older = f"{count - MAX_CARDS} older runs are not shown. " if count > MAX_CARDS else ""
+    return (
+        f"{older}Pixels are in [-1, 1], so the peak of PSNR is 2. Error maps are of the saved "
+        "pictures. Every run rewrites this page."
+    )
 
 
 def _group(runs: list[Run]) -> list[list[Run]]:
@@ -74,74 +105,274 @@ def _group(runs: list[Run]) -> list[list[Run]]:
     return [sorted(group, key=lambda run: run.option("recipe")) for group in groups.values()]
 
 
-def _with_map(runs: list[Run]) -> set:
-    """The newest runs, whose error maps together take a second or two."""
+def _with_map(runs: list[Run]) -> set[tuple[str, ...]]:
+    """``parts`` of the newest runs, whose error maps together take a second or two."""
     chosen, pixels = set(), 0
     for run in runs:
-        size = run.sizes.get("output.png", (0, 0))
-        if pixels + size[0] * size[1] <= MAP_PIXELS:
-            pixels += size[0] * size[1]
-            chosen.add(id(run))
+        new = math.prod(run.sizes.get("output.png", (0, 0)))
+        if pixels + new <= MAP_PIXELS:
+            pixels += new
+            chosen.add(run.parts)
     return chosen
 
 
-def _members(groups: list[list[Run]]) -> list[Run]:
-    return [run for group in groups for run in group]
+# ---- the table ---------------------------------------------------------------------------------
 
 
-def _header(name: str, runs: list[Run]) -> Markup:
-    count = "no runs yet" if not runs else "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    newest = f", the newest of {date(runs[0])}" if runs else None
-    return tag(
-        "header",
-        tag("h1", "siren-jittor"),
-        tag("p", "Sine networks trained on images", class_="tagline"),
-        tag("p", count, " in ", tag("code", name), newest),
-        class_="top",
-    )
-
-
-def _table(groups: list[list[Run]], identifiers: dict) -> Markup | None:
-    if not groups:
-        return None
+def _table(rows: list[Markup]) -> Markup:
     classes = {"image": None, "task": "wide", "recipe": "wide"}
     classes.update(dict.fromkeys(("PSNR", "SSIM", "seconds", "passes"), "number"))
-    head = [tag("th", name, scope="col", class_=kind) for name, kind in classes.items()]
-    rows = [_row(run, identifiers[id(run)]) for run in _members(groups)]
-    table = tag(
-        "table", tag("thead", tag("tr", tag("td", class_="wide"), *head)), tag("tbody", *rows)
-    )
+    names = [tag("th", name, scope="col", class_=kind) for name, kind in classes.items()]
+    head = tag("thead", tag("tr", tag("td", class_="wide"), *names))
+    table = tag("table", head, tag("tbody", *rows))
     region = tag("div", table, class_="scroll", role="region", aria_labelledby="all", tabindex="0")
     return tag("section", tag("h2", "All runs", id="all"), region, class_="summary")
 
 
 def _row(run: Run, identifier: str) -> Markup:
-    psnr, ssim = number(run.metrics["psnr"], 2), number(run.metrics["ssim"], 3)
-    numbers = (psnr, ssim, seconds(run), number(run.metrics.get("epochs"), 0))
-    ended = run.metrics["ended"]
-    state = None if ended == "finished" else tag("span", ended[:MAX_TEXT], class_="badge")
+    square = (THUMBNAIL, THUMBNAIL)
+    shown = "output.png" in run.sizes
+    thumbnail = _image(run.url("output.png"), "", square, THUMBNAIL) if shown else None
     recipe = run.option("recipe")
     narrow = tag("small", f"{run.task} {recipe}", class_="narrow")
     return tag(
         "tr",
-        tag("td", draw_thumbnail(run, THUMBNAIL), class_="wide thumbnail"),
-        tag("th", tag("a", run.image, href=f"#{identifier}"), state, narrow, scope="row"),
+        tag("td", thumbnail, class_="wide thumbnail"),
+        tag("th", tag("a", run.image, href=f"#{identifier}"), _badge(run), narrow, scope="row"),
         tag("td", run.task, class_="wide"),
         tag("td", recipe, class_="wide"),
-        *(tag("td", text, class_="number") for text in numbers),
+        *(tag("td", text, class_="number") for text in _numbers(run)),
     )
 
 
-def _section(group: list[Run], identifiers: dict, with_map: set) -> Markup:
-    run = group[0]
-    heading = tag("h2", run.task, tag("small", join([" ", run.image])))
-    cards = (draw_card(run, identifiers[id(run)], id(run) in with_map) for run in group)
-    return tag("section", heading, tag("div", *cards, class_="cards"))
+# ---- cards -------------------------------------------------------------------------------------
 
 
-def _explanation(count: int) -> str:
-    older = f"{count - MAX_CARDS} older runs are not shown. " if count > MAX_CARDS else ""
-    return (
-        f"{older}Pixels are in [-1, 1], so the peak of PSNR is 2. Error maps are of the saved "
-        "pictures. Every run rewrites this page."
+def _card(run: Run, identifier: str, with_map: bool) -> Markup:
+    """The card of ``run``, an article with this id; ``with_map`` if its error is drawn."""
+    title = run.option("recipe") or run.task
+    folder = join([tag("code", "/".join(run.parts)), " · "]) if run.parts else None
+    scored = run.metrics.get("scored")
+    return tag(
+        "article",
+        tag("header", tag("h3", title, _badge(run)), tag("p", folder, _date(run))),
+        _scores(run),
+        tag("p", f"Scored: {scored}", class_="note") if scored else None,
+        tag(
+            "div",
+            _comparison(run),
+            tag("div", _small_pictures(run, with_map), _curves(run), _bars(run)),
+            class_="body",
+        ),
+        _panel(run),
+        _details(run),
+        _files(run),
+        class_="card",
+        id=identifier,
     )
+
+
+def _badge(run: Run) -> Markup | None:
+    ended = run.metrics["ended"]
+    return None if ended == "finished" else tag("span", ended, class_="badge")
+
+
+def _scores(run: Run) -> Markup:
+    psnr, ssim, seconds, passes = _numbers(run)
+    pixels = " × ".join(_setting(run.metrics.get(side)) for side in ("height", "width"))
+    facts = [
+        ("PSNR", psnr, " dB"),
+        ("SSIM", ssim, None),
+        ("time", seconds, " s"),
+        ("passes", passes, None),
+        ("pixels", pixels, None),
+    ]
+    cells = [
+        tag("div", tag("dt", name), tag("dd", value, unit and tag("small", unit)))
+        for name, value, unit in facts
+    ]
+    return tag("dl", *cells, class_="scores")
+
+
+def _comparison(run: Run) -> Markup | None:
+    """Output and reference; the script of the page lays them over each other, with a slider."""
+    names = {"output": "output.png", "reference": "reference.png"}
+    images = {
+        name: _picture(run, file, f"{name} of {run.task}", LARGE)
+        for name, file in names.items()
+        if file in run.sizes
+    }
+    if not images:
+        return None
+    sides = [tag("div", image, tag("span", name)) for name, image in images.items()]
+    slider = None
+    if len(images) == 2 and run.sizes["output.png"] == run.sizes["reference.png"]:
+        slider = tag(
+            "input",
+            type="range",
+            min="0",
+            max="100",
+            value="50",
+            hidden=True,
+            autocomplete="off",
+            aria_label="Border between the output, left, and the reference, right",
+        )
+    return tag("figure", tag("div", *sides, slider, class_="pair"))
+
+
+def _small_pictures(run: Run, with_map: bool) -> Markup | None:
+    """The error map, the animation, and the pictures that only some tasks have."""
+    captions = {
+        "masked.png": "The given pixels",
+        "training.gif": "The training",
+        "gradient.png": "The network’s gradient",
+        "laplacian.png": "The network’s Laplacian",
+    }
+    figures = [_error_map(run) if with_map else None]
+    for name, caption in captions.items():
+        if name in run.sizes:
+            picture, kind = _picture(run, name, caption, SMALL), None
+            if name == "training.gif":
+                picture, kind = _animation(run, picture), "animation"
+            figures.append(tag("figure", picture, tag("figcaption", caption), class_=kind))
+    return tag("div", *figures, class_="small") if any(figures) else None
+
+
+def _animation(run: Run, picture: Markup) -> Markup:
+    """``picture``, but its last frame for those who have asked their system for no motion."""
+    if "preview.png" not in run.files:
+        return picture
+    still, calm = run.url("preview.png"), "(prefers-reduced-motion: reduce)"
+    return tag("picture", tag("source", srcset=still, media=calm), picture)
+
+
+def _error_map(run: Run) -> Markup | None:
+    drawn = run.error_map()
+    if drawn is None:
+        return None
+    url = f"data:image/png;base64,{base64.b64encode(encode_png(drawn.image)).decode()}"
+    alt = "Absolute error of the output"
+    picture = _image(url, alt, drawn.image.shape[:2], SMALL, loading=None)
+    return tag("figure", picture, tag("figcaption", drawn.caption))
+
+
+def _curves(run: Run) -> Markup | None:
+    losses = {name: run.curves[name] for name in ("loss", "validation") if name in run.curves}
+    quality = {"psnr": run.curves["psnr"]} if "psnr" in run.curves else {}
+    legend = " (dashed: validation)" if "validation" in losses else ""
+    drawings = [
+        _figure(f"Loss by pass{legend}", losses, log=True),
+        _figure("PSNR by pass, in dB", quality, log=False),
+    ]
+    return tag("div", *drawings, class_="curves") if any(drawings) else None
+
+
+def _figure(caption: str, curves: dict[str, Points], log: bool) -> Markup | None:
+    if not curves:
+        return None
+    points = next(iter(curves.values()))
+    (start, first), (end, last) = points[0], points[-1]
+    words = f"{caption}, from {first:.4g} at {start:.6g} to {last:.4g} at {end:.6g}"
+    drawn = draw_curves(curves, words, log)
+    return drawn and tag("figure", tag("figcaption", caption), drawn)
+
+
+def _bars(run: Run) -> Markup | None:
+    baselines = run.metrics.get("baselines")
+    if not baselines:
+        return None
+    own = "this network"
+    others = {name.replace("_", "-"): scores["psnr"] for name, scores in baselines.items()}
+    caption = tag("figcaption", "PSNR, compared with classical methods")
+    return tag("figure", caption, draw_bars({own: run.metrics["psnr"], **others}, own))
+
+
+def _panel(run: Run) -> Markup | None:
+    """The panel, which is also the link to itself."""
+    if "panel.png" not in run.sizes:
+        return None
+    alt = "Panel: inputs, training data, output and error, with captions"
+    picture = _picture(run, "panel.png", alt, max(run.sizes["panel.png"]))
+    return tag("figure", tag("a", picture, href=run.url("panel.png")), class_="panel")
+
+
+def _details(run: Run) -> Markup:
+    metrics = run.metrics
+    names = ("points", "loss", "validation", "best_epoch", "best_by", "seconds_first_epoch")
+    lists = {
+        "Options": metrics["options"],
+        "Result": {name: metrics[name] for name in names if name in metrics},
+        "Machine": metrics.get("runtime"),
+    }
+    parts = []
+    for heading, content in lists.items():
+        if content:
+            facts = [
+                tag("div", tag("dt", name), tag("dd", _setting(value)))
+                for name, value in content.items()
+            ]
+            parts += [tag("h4", heading), tag("dl", *facts, class_="facts")]
+    return tag("details", tag("summary", "Options and machine"), *parts)
+
+
+def _files(run: Run) -> Markup:
+    items = [
+        tag(
+            "li",
+            tag("a", name, href=link(*run.parts, name)),
+            tag("small", f" {_file_size(status.st_size)}"),
+        )
+        for name, status in run.files.items()
+    ]
+    return tag("ul", *items, class_="files", aria_label="Files")
+
+
+# ---- pictures, numbers and times ---------------------------------------------------------------
+
+
+def _picture(run: Run, name: str, alt: str, side: int) -> Markup:
+    """One of ``run.sizes``, as ``_image``."""
+    return _image(run.url(name), alt, run.sizes[name], side)
+
+
+def _image(url: str, alt: str, size: tuple[int, int], side: int, loading="lazy") -> Markup:
+    """A picture of ``size`` (height, width) whose longer side becomes ``side`` CSS pixels."""
+    height, width = (max(1, round(length * side / max(size))) for length in size)
+    # Enlarged so much, its pixels should be sharp.
+    kind = "pixels" if 2 * max(size) <= side else None
+    return tag("img", src=url, alt=alt, height=height, width=width, loading=loading, class_=kind)
+
+
+def _numbers(run: Run) -> list[str]:
+    """PSNR, SSIM, seconds and passes, without units."""
+    psnr, ssim, seconds = (run.metrics[name] for name in ("psnr", "ssim", "seconds"))
+    decimals = 1 if seconds is not None and seconds < 100 else 0
+    scores = [_number(psnr, 2), _number(ssim, 3), _number(seconds, decimals)]
+    return [*scores, _setting(run.metrics.get("epochs"))]
+
+
+def _number(value: float | None, decimals: int) -> str:
+    if value is None or not value > -math.inf:  # NaN too
+        return NOTHING
+    return "∞" if value == math.inf else f"{value:.{decimals}f}"
+
+
+def _setting(value) -> str:
+    """The value of an option, or of another fact, as a person would write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return " ".join(_setting(item) for item in value if not isinstance(item, list))
+    return str(value) if isinstance(value, (str, int)) else NOTHING
+
+
+def _date(run: Run) -> str:
+    """When the run ended, in local time."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
+
+
+def _file_size(count: int) -> str:
+    """A number of bytes in decimal units."""
+    return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"

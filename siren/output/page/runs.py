@@ -1,34 +1,35 @@
-"""The runs below a folder, and what their text files say. Any of these files may hold anything."""
+"""The runs below a folder, and what is in their files; a damaged or missing file is left out."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import hashlib
-import io
 import math
 import os
 import stat
-from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-from siren.files import open_regular
-from siren.output.page.picture_size import picture_size
-from siren.output.report import METRICS, read_metrics
+import numpy as np
+
+from siren.opening import ImageError, open_file
+from siren.output.page.markup import link
+from siren.output.report import METRICS, read_history, read_metrics, read_result
+from siren.pictures import Picture, absolute_error
 
 MAX_DEPTH = 3  # folders below the first one
 MAX_FOLDERS = 5000  # in case that somebody has a page made of their home
-MAX_BYTES = 1 << 24  # of a text file
-MAX_TEXT = 300  # characters of a name or an option
+MAX_PIXELS, MAX_BYTES = 1 << 24, 1 << 27  # of a picture; larger ones are only linked
+MAX_ERROR_PIXELS = 1 << 22  # of a picture; the error maps of larger ones take too long
+MAX_ERROR_SIDE = 512  # pixels of an error map
 
 #: Files of a run in the order in which they are listed.
 NAMES = (
     "panel.png", "output.png", "reference.png", "masked.png", "gradient.png", "laplacian.png",
     "preview.png", "training.gif", "history.png", "history.csv", "network.npz", METRICS,
 )  # fmt: skip
-
-Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Run:
     def option(self, name: str) -> str:
         """An option as text; "" if it is not known, or not a text or number."""
         value = self.metrics["options"].get(name)
-        return str(value)[:MAX_TEXT] if isinstance(value, (str, int, float)) else ""
+        return str(value) if isinstance(value, (str, int, float)) else ""
 
     @property
     def task(self) -> str:
@@ -69,36 +70,53 @@ class Run:
         """The regular files of ``NAMES`` that exist."""
         found = {}
         for name in NAMES:
-            try:
+            with contextlib.suppress(OSError):
                 status = os.stat(self.folder / name)
-            except (OSError, ValueError):
-                continue
-            if stat.S_ISREG(status.st_mode) and status.st_size:
-                found[name] = status
+                if stat.S_ISREG(status.st_mode) and status.st_size:
+                    found[name] = status
         return found
 
     @cached_property
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """(height, width) of those of ``files`` that are pictures."""
-        sizes = {name: picture_size(self.folder / name) for name in self.files}
-        return {name: size for name, size in sizes.items() if size is not None}
-
-    def version(self, name: str) -> str:
-        """A short text that is another one when the file called ``name`` has changed."""
-        status = self.files[name]
-        return hashlib.sha256(f"{status.st_mtime_ns} {status.st_size}".encode()).hexdigest()[:8]
+        """(height, width) of those of ``files`` that are pictures which the page can show."""
+        found = {}
+        for name, status in self.files.items():
+            if name.endswith((".png", ".gif")) and status.st_size <= MAX_BYTES:
+                with contextlib.suppress(ImageError), open_file(self.folder / name) as picture:
+                    if picture.width * picture.height <= MAX_PIXELS:
+                        found[name] = picture.height, picture.width
+        return found
 
     @cached_property
-    def curves(self) -> dict[str, Points]:
-        """The columns "loss", "validation" and "psnr" of history.csv; empty if it is damaged."""
+    def curves(self) -> dict[str, list[tuple[float, float]]]:
+        """(epoch, value) of "loss", "validation" and "psnr" in history.csv."""
+        return read_history(self.folder)
+
+    def error_map(self) -> Picture | None:
+        """The absolute error of the output; None unless both pictures have one moderate size.
+
+        Each pixel of a smaller map shows the largest error of a square of pixels.
+        """
+        size = self.sizes.get("output.png", (0, 0))
+        if self.sizes.get("reference.png") != size or math.prod(size) > MAX_ERROR_PIXELS:
+            return None
+        channels = 1 if self.option("channels") == "1" else 3
+        paths = (self.folder / name for name in ("output.png", "reference.png"))
         try:
-            with open_regular(self.folder / "history.csv") as file:
-                content = file.read(MAX_BYTES + 1)
-            if len(content) > MAX_BYTES:
-                return {}
-            return _read_curves(content.decode("utf8", errors="replace"))
-        except (OSError, csv.Error):
-            return {}
+            error, largest = absolute_error(*(read_result(path, channels) for path in paths))
+        except ValueError:  # an ImageError; or one was replaced just now, and the shapes differ
+            return None
+        block = -(-max(size) // MAX_ERROR_SIDE)
+        for axis in (0, 1):
+            error = np.maximum.reduceat(error, np.arange(0, error.shape[axis], block), axis)
+        squares = f", the largest of {block} × {block} pixels each" if block > 1 else ""
+        return Picture(f"|error|: white is {largest:.2g}{squares}", error)
+
+    def url(self, name: str) -> str:
+        """The URL of a file; it changes with the file, so that a reload shows the new one."""
+        status = self.files[name]
+        version = hashlib.sha256(f"{status.st_mtime_ns} {status.st_size}".encode()).hexdigest()[:8]
+        return f"{link(*self.parts, name)}?v={version}"
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -106,61 +124,14 @@ def find_runs(folder: Path) -> list[Run]:
 
     Links and hidden folders are not followed.
     """
-    runs, waiting = [], deque([()])
-    for _ in range(MAX_FOLDERS):
-        if not waiting:
-            break
-        parts = waiting.popleft()
-        run = _read_run(folder.joinpath(*parts), parts)
-        if run is not None:
-            runs.append(run)
-        if len(parts) < MAX_DEPTH:
-            waiting.extend((*parts, name) for name in _folders(folder.joinpath(*parts)))
+    runs = []
+    for path, folders, _ in islice(os.walk(folder), MAX_FOLDERS):
+        parts = Path(path).relative_to(folder).parts
+        inner = [name for name in folders if not name.startswith(".")]
+        folders[:] = sorted(inner) if len(parts) < MAX_DEPTH else []
+        metrics = read_metrics(Path(path))
+        if metrics is not None:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                modified = os.stat(Path(path, METRICS)).st_mtime
+                runs.append(Run(Path(path), parts, metrics, modified))
     return sorted(runs, key=lambda run: (-run.modified, run.parts))
-
-
-def _folders(folder: Path) -> list[str]:
-    """The names of the folders in ``folder``, except hidden ones; links are none."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(
-                entry.name
-                for entry in entries
-                if not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False)
-            )
-    except OSError:
-        return []
-
-
-def _read_run(folder: Path, parts: tuple[str, ...]) -> Run | None:
-    try:
-        status = os.stat(folder / METRICS)
-        if status.st_size > MAX_BYTES:
-            return None
-        metrics = read_metrics(folder)
-    except (OSError, OverflowError, MemoryError):  # OverflowError: a score of 400 digits
-        return None
-    return None if metrics is None else Run(folder, parts, metrics, status.st_mtime)
-
-
-def _read_curves(text: str) -> dict[str, Points]:
-    reader = csv.reader(io.StringIO(text))
-    header = next(reader, [])
-    columns = [name for name in ("loss", "validation", "psnr") if name in header]
-    if "epoch" not in header:
-        return {}
-    curves: dict[str, Points] = {name: [] for name in columns}
-    for row in reader:
-        cells = dict(zip(header, row))
-        epoch = _number(cells.get("epoch", ""))
-        for name in columns if math.isfinite(epoch) else ():
-            if cells.get(name):  # most epochs have no PSNR
-                curves[name].append((epoch, _number(cells[name])))
-    return {name: points for name, points in curves.items() if points}
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

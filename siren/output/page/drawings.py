@@ -1,0 +1,207 @@
+"""What the page draws itself, as SVG: curves and bars.
+
+A drawing is as wide as its place, and its text keeps its size: positions are percentages, and only
+the curves themselves, whose strokes do not scale, are stretched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from siren.output.page.markup import Markup, join, tag
+from siren.wording import decibels
+
+MAX_POINTS = 800  # of a curve that is drawn
+EXACT = 100  # dB; from here on, two pictures differ by rounding errors only
+
+_LARGEST = 1e100  # values beyond it are not drawn
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
+_Line = list  # of (x, y) from 0 to 1, y downwards, or None where the curve is interrupted
+
+
+# ---- axes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from ``low`` to ``high``; if it is ``log``, these are decimal logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def around(cls, values: Iterable[float], log: bool = False, margin: float = 0.05):
+        """The axis of all ``values`` that can be drawn; None if none can.
+
+        ``margin`` is left free at both ends, as a share of the length.
+        """
+        values = [value for value in values if _is_drawable(value, log)]
+        if not values:
+            return None
+        low, high = min(values), max(values)
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        # A single value, up to rounding; libraries built with -Ofast turn smaller numbers into 0.
+        if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-300):
+            spread = 0.5 if log else max(1.0, 0.1 * abs(low))
+            return cls(low - spread, high + spread, log)
+        return cls(low - margin * (high - low), high + margin * (high - low), log)
+
+    def position(self, value: float) -> float | None:
+        """Where ``value`` is, from 0 to 1; None if it cannot be drawn."""
+        if not _is_drawable(value, self.log):
+            return None
+        return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """(position, label) of a few round values."""
+        return [(self.position(value), _label(value)) for value in self._round_values()]
+
+    def _round_values(self) -> list[float]:
+        if not self.log:
+            return _multiples(self.low, self.high)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        if self.high - self.low > 2.5:
+            step = math.ceil((self.high - self.low) / 5)
+            values = [10.0**decade for decade in decades if decade % step == 0]
+        elif self.high - self.low > 0.7:
+            values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        else:
+            values = _multiples(10.0**self.low, 10.0**self.high)
+        return [v for v in values if v > 0 and self.low <= math.log10(v) <= self.high]
+
+
+def _is_drawable(value: float, log: bool) -> bool:
+    lowest = 1 / _LARGEST if log else -_LARGEST
+    return lowest < value < _LARGEST
+
+
+def _multiples(low: float, high: float) -> list[float]:
+    """The two to six multiples of 1, 2 or 5 times a power of ten from ``low`` to ``high``."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= (high - low) / 5)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _label(value: float) -> str:
+    """``value`` with at most six digits; powers of ten are raised."""
+    digits, _, power = f"{value:.6g}".partition("e")
+    if not power:
+        return digits
+    raised = f"10{int(power)}"[2:].translate(_SUPERSCRIPTS)
+    return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
+
+
+# ---- curves ------------------------------------------------------------------------------------
+
+
+def draw_curves(curves: dict[str, Points], description: str, log: bool = False) -> Markup | None:
+    """A drawing of ``curves``, by the class that the style sheet knows them by.
+
+    Values that are not finite interrupt a curve. Returns None if there are no others.
+    """
+    epochs = Axis.around((x for points in curves.values() for x, _ in points), margin=0)
+    values = Axis.around((y for points in curves.values() for _, y in points), log)
+    if epochs is None or values is None:
+        return None
+    lines = {name: _line(points, epochs, values) for name, points in curves.items()}
+    return tag(
+        "svg",
+        *(_horizontal(1 - position, label) for position, label in values.ticks()),
+        *(_vertical(*tick) for tick in epochs.ticks() if not set("-.") & set(tick[1])),
+        tag(
+            "svg",
+            *(tag("path", class_=name, d=_path(_thin(line))) for name, line in lines.items()),
+            viewBox="0 0 1000 1000",
+            preserveAspectRatio="none",
+            width="100%",
+            height="100%",
+            overflow="visible",
+        ),
+        *(_end(name, line) for name, line in lines.items()),
+        class_="plot",
+        role="img",
+        aria_label=description,
+    )
+
+
+def _horizontal(position: float, label: str) -> Markup:
+    y = f"{position:.2%}"
+    line = tag("line", x1="0", x2="100%", y1=y, y2=y)
+    return join([line, tag("text", label, class_="y", x="0", y=y, dx="-8", dy="0.32em")])
+
+
+def _vertical(position: float, label: str) -> Markup:
+    return tag("text", label, class_="x", x=f"{position:.2%}", y="100%", dy="1.5em")
+
+
+def _end(name: str, line: _Line) -> Markup | None:
+    """A dot at the last value, without which a single value would be invisible."""
+    last = next((point for point in reversed(line) if point is not None), None)
+    return last and tag("circle", class_=name, cx=f"{last[0]:.2%}", cy=f"{last[1]:.2%}", r="3.5")
+
+
+def _line(points: Points, epochs: Axis, values: Axis) -> _Line:
+    positions = [(epochs.position(epoch), values.position(value)) for epoch, value in points]
+    return [None if None in position else (position[0], 1 - position[1]) for position in positions]
+
+
+def _thin(line: _Line) -> _Line:
+    """At most about ``MAX_POINTS``: the highest and the lowest of every so many."""
+    if len(line) <= MAX_POINTS:
+        return line
+    size = math.ceil(2 * len(line) / MAX_POINTS)
+    thinned: _Line = []
+    for first in range(0, len(line), size):
+        part = line[first : first + size]
+        points = [point for point in part if point is not None]
+        if points:
+            extremes = {min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])}
+            thinned += sorted(extremes)
+        if len(points) < len(part):
+            thinned.append(None)
+    return thinned
+
+
+def _path(line: _Line) -> str:
+    """The commands of an SVG path, in a square of 1000 units."""
+    commands, pen = [], "M"
+    for point in line:
+        if point is None:
+            pen = "M"
+            continue
+        commands.append(f"{pen}{1000 * point[0]:.1f} {1000 * point[1]:.1f}")
+        pen = "L"
+    return "".join(commands)
+
+
+# ---- bars --------------------------------------------------------------------------------------
+
+
+def draw_bars(scores: dict[str, float | None], own: str) -> Markup:
+    """A table of ``scores``, PSNR in dB by name, with a bar for each; ``own`` is the network's.
+
+    The highest score has the longest bar.
+    """
+    lengths = [min(score, EXACT) for score in scores.values() if score is not None and score > 0]
+    longest = max(lengths, default=1.0)
+    rows = []
+    for name, score in scores.items():
+        exact = score is not None and score >= EXACT
+        share = min(score, longest) / longest if score is not None and score > 0 else 0
+        bar = tag("rect", width=f"{share:.1%}", height="100%", rx="3")
+        rows.append(
+            tag(
+                "tr",
+                tag("th", name, scope="row"),
+                tag("td", tag("svg", bar, class_="bar", aria_hidden="true")),
+                tag("td", "exact" if exact else decibels(score), class_="number"),
+                class_="own" if name == own else "exact" if exact else None,
+            )
+        )
+    return tag("table", tag("tbody", *rows), class_="bars")
