@@ -5,15 +5,14 @@ https://chromedevtools.github.io/devtools-protocol: messages are JSON, and a zer
 
 import base64
 import contextlib
-import fcntl
 import io
 import json
 import os
 import select
 import shutil
 import signal
+import subprocess
 import tempfile
-import time
 
 from PIL import Image
 
@@ -66,27 +65,28 @@ class Browser:
         self.stack.close()
 
     def _start(self, home):
-        # High numbers, so that 3 and 4, which Chromium reads and writes, are free in the child.
-        pipes = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 20) for _ in "io" for end in os.pipe2(0)]
-        theirs_in, self.writing, self.reading, theirs_out = pipes
+        theirs_in, self.writing = os.pipe()
+        self.reading, theirs_out = os.pipe()
         rooted = ["--no-sandbox"] if os.geteuid() == 0 else []
         arguments = [self.program, *FLAGS, *rooted, f"--user-data-dir={home}", "about:blank"]
-        nothing = [(os.POSIX_SPAWN_OPEN, n, os.devnull, os.O_RDWR, 0) for n in (0, 1, 2)]
-        ours = [(os.POSIX_SPAWN_DUP2, theirs_in, 3), (os.POSIX_SPAWN_DUP2, theirs_out, 4)]
-        self.pid = os.posix_spawn(
-            self.program,
-            arguments,
-            {**os.environ, "HOME": str(home)},
-            file_actions=[*nothing, *ours],
-            setpgroup=0,
+        # Chromium reads 3 and writes 4. The higher end is used last, so it cannot be 3.
+        redirected = ["bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *arguments]
+        self.process = subprocess.Popen(
+            redirected,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(theirs_in, theirs_out),
+            start_new_session=True,
+            env={**os.environ, "HOME": home},
         )
         os.close(theirs_in)
         os.close(theirs_out)
 
     def _end(self):
         with contextlib.suppress(OSError):
-            os.killpg(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         os.close(self.reading)
         os.close(self.writing)
 
@@ -98,24 +98,19 @@ class Browser:
             message["sessionId"] = self.session
         os.write(self.writing, json.dumps(message).encode() + b"\0")
         while True:
-            answer = self._receive(time.monotonic() + TIMEOUT)
+            answer = self._receive()
             if answer.get("id") == self.count:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return answer["result"]
-
-    def wait_for(self, event):
-        """Return when the page has had an event of this name since ``goto``."""
-        while not self.named(event):
-            self._receive(time.monotonic() + TIMEOUT)
 
     def named(self, event):
         """What the events of this name said."""
         return [each["params"] for each in self.events if each["method"] == event]
 
-    def _receive(self, until):
+    def _receive(self):
         """The next message. Events are kept too."""
         while b"\0" not in self.buffer:
-            assert select.select([self.reading], [], [], until - time.monotonic())[0], "no answer"
+            assert select.select([self.reading], [], [], TIMEOUT)[0], "no answer"
             part = os.read(self.reading, 1 << 20)
             assert part, "Chromium has ended"
             self.buffer += part
@@ -129,7 +124,8 @@ class Browser:
         """Open a page, and wait until all of its pictures are there."""
         self.events.clear()
         self.call("Page.navigate", url=url)
-        self.wait_for("Page.loadEventFired")
+        while not self.named("Page.loadEventFired"):
+            self._receive()
         self.evaluate(
             "Promise.all([...document.images].map(i => { i.loading = 'eager';"
             " return i.decode().catch(() => 0) }))"
