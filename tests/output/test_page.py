@@ -134,14 +134,11 @@ def test_everything_of_a_run_is_on_its_page(tmp_path):
     assert "http" not in page.html.replace("http-equiv", "").replace("http://www.w3.org/2000", "")
 
 
-def test_an_empty_folder_has_a_page(tmp_path):
+def test_an_empty_folder_has_a_page_and_a_missing_one_none(tmp_path):
     page = write(tmp_path)
     assert "no runs yet" in page.text and not page.all("article")
     make_run(tmp_path / "fit")
     assert len(write(tmp_path).all("article")) == 1
-
-
-def test_a_folder_that_is_missing(tmp_path):
     with pytest.raises(OSError):
         write_page(tmp_path / "missing")
 

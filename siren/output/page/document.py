@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from siren.images import encode_png
-from siren.output.page.drawings import Points, draw_bars, draw_curves
+from siren.output.page.drawings import draw_bars, draw_curves
 from siren.output.page.markup import Markup, join, link, tag
 from siren.output.page.runs import Run
 
@@ -257,17 +257,16 @@ def _error_map(run: Run) -> Markup | None:
 
 
 def _curves(run: Run) -> Markup | None:
-    losses = {name: run.curves[name] for name in ("loss", "validation") if name in run.curves}
-    quality = {"psnr": run.curves["psnr"]} if "psnr" in run.curves else {}
-    legend = " (dashed: validation)" if "validation" in losses else ""
+    legend = " (dashed: validation)" if "validation" in run.curves else ""
     drawings = [
-        _figure(f"Loss by pass{legend}", losses, log=True),
-        _figure("PSNR by pass, in dB", quality, log=False),
+        _figure(run, ("loss", "validation"), f"Loss by pass{legend}", log=True),
+        _figure(run, ("psnr",), "PSNR by pass, in dB", log=False),
     ]
     return tag("div", *drawings, class_="curves") if any(drawings) else None
 
 
-def _figure(caption: str, curves: dict[str, Points], log: bool) -> Markup | None:
+def _figure(run: Run, names: tuple[str, ...], caption: str, log: bool) -> Markup | None:
+    curves = {name: run.curves[name] for name in names if name in run.curves}
     if not curves:
         return None
     points = next(iter(curves.values()))
