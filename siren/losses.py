@@ -11,10 +11,19 @@ import jittor as jt
 import numpy as np
 from scipy.fft import dct
 
-from siren import cosine, sums
+from siren import cosine
 from siren.operators import Forward, fd_divergence
 
 NORMS = ("operator", "energy", "pixel")
+
+
+def exact_mean(values):
+    """The mean of a float32 Var, a differentiable float32 Var (1,), exact for any number of values.
+
+    Jittor's own adds in one float32: the mean of 2^25 equal numbers comes out as half or less of
+    them, and that of the squares of 4096^2 normal numbers 3 % low. In float64 it is as quick.
+    """
+    return values.float64().mean().float32()
 
 
 def pixel_mse(network, batch, engine):
@@ -57,7 +66,7 @@ def residual_and_pixel_loss(predicted, target, order: int, operator, norm):
     if not operator.on_grid:
         predicted = predicted[:, :-1]
     loss = residual_loss(predicted, target[:, :-2], order, operator, norm)
-    return loss + sums.mean(supervised * (values - pixels).sqr())
+    return loss + exact_mean(supervised * (values - pixels).sqr())
 
 
 def is_pointwise(operator, norm) -> bool:
@@ -78,7 +87,7 @@ class OperatorNorm:
 
     def __call__(self, residual):
         """The norm of a Var (n, K, channels)."""
-        return sums.mean(residual.sqr())
+        return exact_mean(residual.sqr())
 
 
 class _SpectralNorm:
@@ -99,7 +108,7 @@ class _SpectralNorm:
 
     def _mean_square(self, spectra):
         """The norm, given the spectra (height, width) of the channels."""
-        losses = [sums.mean((self.weight * spectrum).sqr()) for spectrum in spectra]
+        losses = [exact_mean((self.weight * spectrum).sqr()) for spectrum in spectra]
         return sum(losses) / len(losses)
 
 

@@ -9,7 +9,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn, sin
 
-from siren import seeds
+from siren.samples import WEIGHTS, generator
 
 
 class Sine(nn.Module):
@@ -45,7 +45,7 @@ class Siren(nn.Module):
     Weights are drawn as in section 3.2 and supplement 1.5 of the paper: U(-1/in, 1/in) in the first
     layer, U(-sqrt(6/in)/omega_0, sqrt(6/in)/omega_0) in every later one, the output layer included.
     Biases are U(-1/sqrt(in), 1/sqrt(in)), as of Jittor's ``nn.Linear``. The draw depends on
-    ``seed`` (at least 0) alone (``siren.seeds``).
+    ``seed`` (at least 0) alone (``samples.generator``).
 
     ``omega_first``, by default ``omega_0``, is the frequency of the first layer at the start: its
     initial weights and biases are multiplied by omega_first / omega_0.
@@ -81,7 +81,7 @@ class Siren(nn.Module):
         self.omega_0 = omega_0
         self.sine = Sine(omega_0)
         self.widths = [in_features] + [hidden_features] * (hidden_layers + 1) + [out_features]
-        random, layers = seeds.generator(seed, seeds.WEIGHTS), []
+        random, layers = generator(seed, WEIGHTS), []
         for depth, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:])):
             bound = 1 / fan_in if depth == 0 else math.sqrt(6 / fan_in) / omega_0
             factor = omega_first / omega_0 if depth == 0 else 1

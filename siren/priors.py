@@ -11,9 +11,9 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from siren import seeds, sums
 from siren.coordinates import spacing
-from siren.samples import RandomPoints
+from siren.losses import exact_mean
+from siren.samples import PRIOR, RandomPoints, generator
 
 POINTS = 2048  # random points per step
 
@@ -25,13 +25,13 @@ class TotalVariation:
 
     def __init__(self, weight: float, seed: int):
         self.weight = weight
-        self.random = seeds.generator(seed, seeds.PRIOR)
+        self.random = generator(seed, PRIOR)
 
     def __call__(self, network, engine, share: range = range(POINTS), plus=None):
         """The term, added to ``plus``."""
         points = jt.array(_draw(self.random, share).coordinates()).stop_grad()
         _, rows, columns = engine.streams(network, points, 1)
-        term = self.weight * len(share) / POINTS * sums.mean(rows.abs() + columns.abs())
+        term = self.weight * len(share) / POINTS * exact_mean(rows.abs() + columns.abs())
         return term if plus is None else plus + term
 
 
@@ -64,7 +64,7 @@ class StructureVariation:
     def __init__(self, shape: tuple[int, int], weight: float, seed: int):
         self.scale = spacing(*shape)
         self.weight = weight
-        self.random = seeds.generator(seed, seeds.PRIOR)
+        self.random = generator(seed, PRIOR)
         self.field = jt.array(np.float32([[[1, 0, 1]]])).stop_grad()  # D of every pixel
 
     def update(self, picture: np.ndarray) -> None:

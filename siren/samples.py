@@ -1,4 +1,4 @@
-"""Training points, stored compactly, and batches of them, spread evenly."""
+"""Training points, stored compactly, batches of them, spread evenly, and all random draws."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import jittor as jt
 import numpy as np
 
 from siren.coordinates import grid
-from siren.images import compact
 
 
 class Points:
@@ -20,7 +19,7 @@ class Points:
 
     shape   (height, width) of the grid
     values  (N, K, channels) float32 targets: K supervised streams at each point. They are stored in
-            8 or 16 bits if that loses nothing (``images.compact``).
+            8 or 16 bits if that loses nothing (``compact``).
     pixels  (N,) indices of the pixels in row-major order, or None for all pixels
     """
 
@@ -63,6 +62,30 @@ class Points:
     def arrays(self) -> list[np.ndarray]:
         """The arrays that identify the points on their grid, to be hashed."""
         return [array for array in (self.values, self.levels, self.pixels) if array is not None]
+
+
+def compact(values: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """float32 ``values`` in 8 or 16 bits if that loses nothing: (codes, levels).
+
+    ``levels[codes]`` equals ``values``, bit for bit. The codes are uint8 for the pixels of an 8-bit
+    picture from ``read_image``, and uint16 for those of a 16-bit one. For anything else they are
+    the values themselves, and ``levels`` is None.
+    """
+    for kind, white in ((np.uint8, 255), (np.uint16, 65535)):
+        levels = (np.arange(white + 1) * (255 / white)).astype(np.float32)
+        levels /= np.float32(127.5)
+        levels -= 1
+        codes = np.empty(values.size, kind)
+        flat = values.reshape(-1)
+        for first in range(0, values.size, 1 << 20):  # in blocks: the picture may be large
+            block = flat[first : first + (1 << 20)]
+            block_codes = np.rint((np.clip(block, -1, 1) + 1) * np.float32(white / 2)).astype(kind)
+            if (levels[block_codes] != block).any():
+                break
+            codes[first : first + len(block)] = block_codes
+        else:
+            return codes.reshape(values.shape), levels
+    return values, None
 
 
 class Batch(NamedTuple):
@@ -257,6 +280,19 @@ class Batches:
         key, places = _draw_pass(self.seed, number, steps)
         selection = Selection(0, -(-count // steps), steps, key, places[batch])
         return selection.within(range(count))
+
+
+PIXELS, WEIGHTS, PRIOR = (), (1,), (2,)  # purposes: given pixels of inpaint, the first weights, ...
+
+
+def generator(seed: int, purpose: tuple[int, ...]) -> np.random.Generator:
+    """A PCG64 generator for ``purpose``, one of those above; ``seed`` is at least 0.
+
+    NumPy's ``SeedSequence`` spreads a seed over the whole state of a generator, so that neighboring
+    seeds have nothing in common. What is drawn depends on the seed and the purpose alone: not on
+    the device, the number of processes, or anybody's global generator.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=purpose))
 
 
 @functools.lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ FLOORS = [
     {"output"},
     {"tasks", "training"},
     {"engine"},
-    {"", "runtime"},  # the modules directly under siren/, and those that start Jittor
+    {"", "images", "runtime"},  # the modules directly under siren/, pictures, starting Jittor
 ]
 LONGEST_FUNCTION = 60  # lines
 LONGEST_MAIN = 180

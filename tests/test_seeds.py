@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy_siren import layers_of
 
-from siren import seeds
 from siren.network import Siren
-from siren.samples import Batches
+from siren.samples import PIXELS, PRIOR, WEIGHTS, Batches, generator
 
 
 @pytest.mark.parametrize("distance", [1, 2, 7])
@@ -33,8 +32,8 @@ def test_the_layers_of_one_network_have_nothing_in_common():
 
 
 def test_purposes_have_nothing_in_common():
-    purposes = (seeds.PIXELS, seeds.WEIGHTS, seeds.PRIOR)
-    drawn = [seeds.generator(3, purpose).normal(size=10**5) for purpose in purposes]
+    purposes = (PIXELS, WEIGHTS, PRIOR)
+    drawn = [generator(3, purpose).normal(size=10**5) for purpose in purposes]
     correlations = np.corrcoef(drawn)[np.triu_indices(3, 1)]
     assert abs(correlations).max() < 0.02
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from siren import images, masks
+from siren import images
 from siren.cli import recipes
 from siren.cli.errors import Problem
+from siren.images import masks
 from siren.pictures import translate
 from siren.text import printable
 from siren.training.checkpoint import fingerprint
@@ -66,16 +67,18 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
 
     Options that depend on the picture's size are set where they are unset.
     """
+    decoded = _decode(options, "input_path")
     with _blaming("input_path"):
-        native = images.image_size(options.input_path)
-        size = images.fit_size(*native, options.sidelength, options.aspect)
-    other = None
+        size = images.fit_size(*decoded.size, options.sidelength, options.aspect)
+    bits = decoded.bits
     if options.task == "edit":
-        image, bits = _read(options, "input_path", size)
-        other, mask, other_bits = _read_with_mask(options, "ot_image_path", size)
-        bits = max(bits, other_bits)
+        image = decoded.resized(size)
+        decoded = _decode(options, "ot_image_path")
+        other, mask = _resize_with_mask(options, decoded, size)
+        bits = max(bits, decoded.bits)
     else:
-        image, mask, bits = _read_with_mask(options, "input_path", size)
+        other = None
+        image, mask = _resize_with_mask(options, decoded, size)
     _fill_in(options, size, mask)
     return Inputs(image, other, mask, bits)
 
@@ -103,20 +106,17 @@ def _fill_in(options: argparse.Namespace, size: tuple[int, int], mask) -> None:
     recipes.fill_in(options, size, points)
 
 
-def _read_with_mask(options, option: str, size) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """(picture, mask if there is one, depth in bits), at ``size``.
+def _resize_with_mask(options, decoded, size) -> tuple[np.ndarray, np.ndarray | None]:
+    """(picture, mask if there is one), at ``size``.
 
     Both are scaled together. Pixels that the mask leaves in inpainting, or takes in cloning, are
     made of such pixels alone.
     """
     if options.mask_path is None:
-        picture, bits = _read(options, option, size)
-        return picture, None, bits
+        return decoded.resized(size), None
     name = images.quoted(options.mask_path)
-    with _blaming(option):
-        native = images.image_size(getattr(options, option))
     with _blaming("mask_path"):
-        drawn = masks.fit_mask(masks.read_mask(options.mask_path), native)
+        drawn = masks.fit_mask(masks.read_mask(options.mask_path), decoded.size)
         mask = masks.scale_mask(drawn, size, name)
     if mask.all() or not mask.any():
         raise Problem(
@@ -124,17 +124,17 @@ def _read_with_mask(options, option: str, size) -> tuple[np.ndarray, np.ndarray 
             f"{size[0]} x {size[1]} pixels, where a pixel is white if more than "
             f"{masks.SHARE:.0%} of it is; give a larger --sidelength or another mask"
         )
-    wanted = (drawn, mask) if options.task == "edit" else (~drawn, ~mask)
-    picture, bits = _read(options, option, size, *wanted)
-    return picture, mask, bits
+    given, pure = (drawn, mask) if options.task == "edit" else (~drawn, ~mask)
+    return decoded.resized(size, given, pure), mask
 
 
-def _read(options, option: str, size, given=None, pure=None) -> tuple[np.ndarray, int]:
-    """(picture at ``size``, its depth in bits); ``given`` and ``pure`` as of ``read_image``."""
-    path = getattr(options, option)
+def _decode(options, option: str) -> images.DecodedImage:
+    """The picture that ``option`` names."""
     with _blaming(option):
-        picture = images.read_image(path, options.channels, size, options.range, given, pure)
-        return picture, images.bit_depth(path, options.range)
+        decoded = images.decode_image(getattr(options, option), options.channels, options.range)
+        for note in decoded.notes:
+            warnings.warn(note, stacklevel=1)
+    return decoded
 
 
 @contextlib.contextmanager
@@ -150,13 +150,15 @@ def _blaming(option: str):
             warnings.simplefilter("always", images.ImageWarning)
             yield
     except images.UnknownWhite as error:
-        advice = "; save it as a PNG of 8 bits" if is_mask else ""
-        raise Problem(f"--{option}: {error.fact if is_mask else error}{advice}") from error
+        way_out = "save it as a PNG of 8 bits" if is_mask else "say so with --range LOW HIGH"
+        raise Problem(f"--{option}: {error.fact}; {way_out}") from error
     except images.ImageError as error:
         raise Problem(f"--{option}: {error}") from error
     for warning in caught:
-        message = warning.message
-        sentence = f"--{option}: {message.fact if is_mask else message}"
+        note = warning.message
+        sentence = f"--{option}: {note.fact}"
+        if note.guess and not is_mask:
+            sentence += f": {note.guess}, add --range 0 {note.white}"
         if sentence not in _told:
             _told.add(sentence)
             print(printable(sentence), flush=True)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
-from siren import sums
+from siren.losses import exact_mean
 
 # How many streams each order carries: value; value and gradient; value, gradient and Laplacian.
 STREAMS = (1, 3, 4)
@@ -111,7 +111,7 @@ def squared_error(network, batch, order, scale=(1.0, 1.0)):
 def squared_error_of_streams(computed, target, order, weight):
     """``squared_error``, given what ``streams`` has ``computed``."""
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
-    return weight * sums.mean((jt.stack(computed[supervised], dim=1) - target).sqr())
+    return weight * exact_mean((jt.stack(computed[supervised], dim=1) - target).sqr())
 
 
 def variation(
@@ -154,7 +154,7 @@ def variation_of_streams(computed, tensors, smallest, weight):
     _, rows, columns = computed
     dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
     energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
-    return weight * sums.mean((energy.mean(1) + smallest**2).sqrt())
+    return weight * exact_mean((energy.mean(1) + smallest**2).sqrt())
 
 
 def gradient(loss, network):

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from siren import losses, seeds, solvers
+from siren import losses, samples, solvers
 from siren.checks import checked_image, checked_mask
 from siren.coordinates import grid
 from siren.pictures import Picture
@@ -45,7 +45,7 @@ class Inpaint:
         height, width, channels = image.shape
         if missing is not None:
             missing = checked_mask(missing, "missing", (height, width))
-        random = seeds.generator(seed, seeds.PIXELS)
+        random = samples.generator(seed, samples.PIXELS)
         if missing is None:
             chosen = random.choice(height * width, points, replace=False)
         else:

@@ -23,7 +23,7 @@ from siren import images
 from siren.training import checkpoint
 rank = os.environ.get("OMPI_COMM_WORLD_RANK", "0")
 pathlib.Path(sys.argv.pop(2), "pid-" + rank).write_text(str(os.getpid()))
-images.read_image = images.read_image if rank == "0" else None
+images.decode_image = images.decode_image if rank == "0" else None
 checkpoint.SAVE_EVERY = -1
 """
     + PAUSING

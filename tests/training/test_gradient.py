@@ -9,10 +9,10 @@ from numpy_siren import relative_error
 from PIL import Image
 from program import call, run
 
-from siren import distributed, samples, seeds
+from siren import distributed, samples
 from siren.engine import reference
 from siren.engine.fused import Fused
-from siren.images import compact, read_image
+from siren.images import read_image
 from siren.network import Siren
 from siren.priors import TotalVariation
 from siren.samples import Batches, Points, stratified
@@ -132,14 +132,14 @@ def test_a_cycle_through_all_strata_has_the_whole_gradient(images, monkeypatch, 
     net, task = network(), KINDS[kind](*images)
     of_batch = Gradient(net, task, reference, Turn(count // size, 0))
     if task.prior is not None:
-        task.prior.random = seeds.generator(0, seeds.PRIOR)
+        task.prior.random = samples.generator(0, samples.PRIOR)
     losses, slopes = [], []
     for step in range(size):
         value, part = of_batch(step)
         losses.append(value.item())
         slopes.append(part.numpy().astype(np.float64))
         if task.prior is not None:  # the same points each time, as in the whole
-            task.prior.random = seeds.generator(0, seeds.PRIOR)
+            task.prior.random = samples.generator(0, samples.PRIOR)
     assert np.mean(losses) == pytest.approx(loss, rel=1e-5)
     assert relative_error(np.mean(slopes, 0), slope) < 1e-4
     assert relative_error(slopes[0], slope) > 1e-3  # one batch is not the whole
@@ -235,12 +235,12 @@ def test_points_are_held_compactly(data, tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, SHAPE).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
     image = read_image(tmp_path / "deep.png", 1)
-    numbers, levels = compact(image)
+    numbers, levels = samples.compact(image)
     assert numbers.dtype == np.uint16
     assert (numbers[..., 0] == deep).all()
     assert (levels[numbers] == image).all()
     values = np.float32([[0.1234567]])
-    numbers, levels = compact(values)
+    numbers, levels = samples.compact(values)
     assert levels is None
     assert numbers is values
 

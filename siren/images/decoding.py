@@ -5,67 +5,161 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops
 
-from siren import netpbm, tiff
-from siren.depth import Samples
-from siren.opening import ImageError, quoted
-from siren.pages import open_picture
+from siren.images import tiff
+from siren.images.opening import ImageError, open_picture, quoted
 
 # Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
 _DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|RGBa|CMYK|LA);16([LBN])")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
+_NETPBM_COMMENT = re.compile(rb"#[^\r\n]*")
+_ORIENTATION_TAG = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
+
+
+@dataclass
+class Samples:
+    """A picture in the numbers of its file.
+
+    colour    (height, width, 1 or 3): gray or RGB, integers or floating-point numbers of any size
+    white     the number that the file's depth makes white, such as 4095 for 12 bits; None if it
+              does not: for floating-point numbers, signed ones and those of 32 bits
+    alpha     (height, width) opacity in [0, 1], not 0 everywhere, or None for an opaque picture
+    inverted  whether white is black, and 0 is white
+    has_range whether black and white can be set: not if the file's colours were CMYK or CIELAB
+    """
+
+    colour: np.ndarray
+    white: float | None
+    alpha: np.ndarray | None = None
+    inverted: bool = False
+    has_range: bool = True
 
 
 def has_8_bits(picture: Image.Image) -> bool:
     """Whether 256 levels hold all numbers of a picture that is not loaded yet."""
-    white = netpbm.largest(picture)
+    white = _netpbm_white(picture)
     if white is not None:
         return 255 % white == 0
     if tiff.deep_palette(picture) is not None:
         return False
-    deep_gray = picture.mode.startswith("I") or picture.mode == "F"
-    return not (deep_gray or _DEEP_COLOUR.fullmatch(raw_mode(picture)))
+    return not (_is_deep_gray(picture) or _DEEP_COLOUR.fullmatch(_raw_mode(picture)))
 
 
-def read_8_bits(picture: Image.Image, path: str | Path) -> Image.Image:
-    """A picture of at most 8 bits, not loaded yet, as RGB on white paper."""
-    white = netpbm.largest(picture)
+def read_8_bits(picture: Image.Image, path: str | Path, channels: int) -> np.ndarray:
+    """A picture of at most 8 bits, not loaded yet, on white paper.
+
+    Returns uint8 (height, width, channels): luma, or RGB.
+    """
+    white = _netpbm_white(picture)
     if white is not None:
-        values = netpbm.samples(picture, path) * (255 // white)
-        return Image.fromarray(np.broadcast_to(values, (*values.shape[:2], 3)).copy())
-    load(picture)
-    return _on_paper(picture, path)
+        values = _read_netpbm(picture, path) * (255 // white)
+        rgb = Image.fromarray(np.broadcast_to(values, (*values.shape[:2], 3)).copy())
+    else:
+        _load(picture)
+        rgb = _on_paper(picture, path)
+    pixels = np.asarray(rgb.convert("L") if channels == 1 else rgb)
+    return pixels.reshape(rgb.height, rgb.width, channels)
 
 
 def read_samples(picture: Image.Image, path: str | Path) -> Samples:
     """The numbers of a picture of any depth, which is not loaded yet."""
-    white = netpbm.largest(picture)
+    white = _netpbm_white(picture)
     if white is not None:
-        return Samples(netpbm.samples(picture, path), white)
-    raw = raw_mode(picture)
+        return Samples(_read_netpbm(picture, path), white)
+    raw = _raw_mode(picture)
     if _DEEP_COLOUR.fullmatch(raw):
         return _deep_colour(picture, path)
-    load(picture)
+    _load(picture)
     palette = tiff.deep_palette(picture)
     if palette is not None:
         return Samples(palette[np.asarray(picture)], 65535)
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if _is_deep_gray(picture):
         return _deep_gray(picture, raw, path)
     return _shallow(picture, raw, path)
 
 
-def load(picture: Image.Image) -> None:
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(height, width) of the picture after ``upright``.
+
+    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
+    TIFF, where Pillow's version decides whether the size in the header is upright already.
+    """
+    if picture.format in ("PNG", "TIFF"):
+        picture.load()
+    width, height = picture.size
+    return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation of a loaded picture, 1 to 8; 1 if there is none or it is invalid."""
+    try:
+        turn = picture.getexif().get(_ORIENTATION_TAG)
+        return turn if turn in range(1, 9) else 1
+    except Exception:  # a picture whose EXIF block is broken is still a picture
+        return 1
+
+
+def upright(array: np.ndarray, turn: int) -> np.ndarray:
+    """``array`` (height, width, ...) turned as ``orientation`` says."""
+    if turn in _SIDEWAYS:
+        array = array.swapaxes(0, 1)
+    rows = -1 if turn in (3, 4, 7, 8) else 1
+    columns = -1 if turn in (2, 3, 6, 7) else 1
+    return array[::rows, ::columns]
+
+
+def _netpbm_white(picture: Image.Image) -> int | None:
+    """White in a PGM or PPM that is not loaded yet (its "maxval"); None for other pictures."""
+    if picture.format != "PPM" or picture.mode not in ("L", "I", "RGB"):
+        return None
+    decoder, _, _, arguments = picture.tile[0]
+    if decoder in ("ppm", "ppm_plain"):
+        return int(arguments[-1])
+    return 65535 if picture.mode == "I" else 255
+
+
+def _read_netpbm(picture: Image.Image, path: str | Path) -> np.ndarray:
+    """All numbers of a PGM or PPM, which Pillow would round to 8 or 16 bits.
+
+    Returns uint8 or uint16 (height, width, 1 or 3). Raises ValueError if numbers are missing or
+    larger than white.
+    """
+    white = _netpbm_white(picture)
+    decoder, _, offset, _ = picture.tile[0]
+    shape = (picture.height, picture.width, 3 if picture.mode == "RGB" else 1)
+    count = shape[0] * shape[1] * shape[2]
+    with open(path, "rb") as file:
+        file.seek(offset)
+        if decoder == "ppm_plain":
+            words = _NETPBM_COMMENT.sub(b"", file.read()).split(None, count)[:count]
+            values = np.array(words, dtype=bytes).astype(np.int64)
+        else:
+            values = np.fromfile(file, "u1" if white < 256 else ">u2", count)
+    if len(values) < count:
+        raise ValueError(f"it has {len(values)} of {count} numbers")
+    if values.min() < 0 or values.max() > white:
+        raise ValueError(f"a number is not within 0 and {white}")
+    return values.astype(np.uint8 if white < 256 else np.uint16).reshape(shape)
+
+
+def _is_deep_gray(picture: Image.Image) -> bool:
+    return picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _load(picture: Image.Image) -> None:
     """Decode the pixels, after correcting what Pillow would misunderstand."""
     if tiff.has_wrong_byte_order(picture):
-        set_raw_mode(picture, lambda raw: raw.replace("B", "N"))
+        _set_raw_mode(picture, lambda raw: raw.replace("B", "N"))
     elif tiff.is_premultiplied(picture) and picture.mode == "RGBA":
-        set_raw_mode(picture, lambda raw: raw.replace("a", "A"))  # not to divide and to round
+        _set_raw_mode(picture, lambda raw: raw.replace("a", "A"))  # not to divide and to round
     tiff.correct_palette(picture)
-    white = _white_of_gray(raw_mode(picture))
+    white = _white_of_gray(_raw_mode(picture))
     picture.load()
     transparent = picture.info.get("transparency")
     if picture.format == "PNG" and isinstance(transparent, int) and transparent <= white < 255:
@@ -79,13 +173,13 @@ def _white_of_gray(raw: str) -> int:
     return 2 ** int(bits[1]) - 1 if bits else 255
 
 
-def raw_mode(picture: Image.Image) -> str:
+def _raw_mode(picture: Image.Image) -> str:
     """The raw mode by which Pillow will unpack the pixels of a picture that is not loaded yet."""
     arguments = picture.tile[0][3] if picture.tile else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def set_raw_mode(picture: Image.Image, change: Callable[[str], str]) -> None:
+def _set_raw_mode(picture: Image.Image, change: Callable[[str], str]) -> None:
     """Have Pillow unpack the pixels by ``change(raw mode)`` when it loads them."""
     for number, tile in enumerate(picture.tile):
         arguments = tile[3]
@@ -146,17 +240,17 @@ def _deep_colour(picture: Image.Image, path: str | Path) -> Samples:
 
     Pillow reads the high byte of each number. With the byte order reversed it reads the low byte.
     """
-    kind, order = _DEEP_COLOUR.fullmatch(raw_mode(picture)).groups()
+    kind, order = _DEEP_COLOUR.fullmatch(_raw_mode(picture)).groups()
     kind = kind.replace("a", "A")
     if order == "N":
         order = sys.byteorder[0].upper()
     reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
     if kind == "LA":  # Pillow knows only one order of it; read its bytes as four channels
         reverse = "RGBA"
-    set_raw_mode(picture, lambda _: f"{kind};16{order}")
+    _set_raw_mode(picture, lambda _: f"{kind};16{order}")
     picture.load()
     with open_picture(path) as (again, _):
-        set_raw_mode(again, lambda _: reverse)
+        _set_raw_mode(again, lambda _: reverse)
         again.load()
         low = np.asarray(again)
     if kind == "LA":

@@ -14,7 +14,15 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from siren import images, resizing
+from siren.images import decoding
+from siren.images.opening import (
+    ImageError,
+    ImageWarning,
+    frames_left_out,
+    open_picture,
+    quoted,
+)
+from siren.images.resizing import resize
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1
@@ -27,18 +35,21 @@ def read_mask(path: str | Path) -> np.ndarray:
 
     True is white: more than half of the largest value that the file can hold. Besides, it is
 
-    - the larger one of two gray values, if the smaller one is 0 (told by ``images.ImageWarning``),
+    - the larger one of two gray values, if the smaller one is 0 (told by ``ImageWarning``),
     - the other one of two colours, if one is black,
     - whatever has a colour, if that is one hue on black,
     - what is opaque, if that is all white or of one hue and the rest is transparent.
 
-    Raises ``images.ImageError``, with the reason, if it is none of these, if all of it would be
-    True or all False, or as ``images.read_image`` does.
+    Raises ``ImageError``, with the reason, if it is none of these, if all of it would be
+    True or all False, or as ``read_image`` does.
     """
-    name = images.quoted(path)
-    samples, told = images.read_samples(path)
-    for warning in told:
-        warnings.warn(warning, stacklevel=2)
+    name = quoted(path)
+    with open_picture(path) as (picture, notes):
+        samples = decoding.read_samples(picture, path)
+        orientation = decoding.orientation(picture)
+        notes += frames_left_out(picture, path)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
     values, white = samples.colour.astype(np.float32), _white(samples)
     if samples.inverted:
         values = white - values
@@ -49,12 +60,12 @@ def read_mask(path: str | Path) -> np.ndarray:
     else:
         mask = _of_colours(name, values * (255 / white))
     if mask.all() or not mask.any():
-        raise images.ImageError(
+        raise ImageError(
             f"{name} is {'white' if mask.all() else 'black'} everywhere (its values go from "
             f"{values.min():g} to {values.max():g}, of {white:g}); "
             "give one that is white in some places and black in others"
         )
-    return mask
+    return decoding.upright(mask, orientation)
 
 
 def _white(samples) -> float:
@@ -70,19 +81,17 @@ def _white(samples) -> float:
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """The mask of a picture that is transparent in places; ``values`` are in 0..1."""
     if not visible.any():
-        raise images.ImageError(
-            f"{name} is transparent everywhere; draw the mask in white on black"
-        )
+        raise ImageError(f"{name} is transparent everywhere; draw the mask in white on black")
     seen = values[visible]
     light = seen.max(1) > 0.5
     if not light.all():
         what = "black shapes" if not light.any() else "light, dark and transparent places"
-        raise images.ImageError(
+        raise ImageError(
             f"{name} has {what} on a transparent ground, so that it is unclear which are meant; "
             "draw the mask in white on black, without transparency"
         )
     if not (_is_gray(255 * seen) or _has_one_hue(255 * seen)):
-        raise images.ImageError(
+        raise ImageError(
             f"{name} has several colours; draw the mask in white on black, without transparency"
         )
     return visible
@@ -94,7 +103,7 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         warnings.warn(
             f"{name} holds nothing but 0 and {levels[1]:g} of {white:g}, "
             f"so {levels[1]:g} is taken for white",
-            images.ImageWarning,
+            ImageWarning,
             stacklevel=3,
         )
         return values > 0
@@ -105,7 +114,7 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
             if len(levels) <= 4
             else f"{levels[0]:g} to {levels[-1]:g}"
         )
-        raise images.ImageError(
+        raise ImageError(
             f"the largest value of {name} is {levels[-1]:g} of {white:g}, and it holds "
             f"{described}, so that it is unclear what is white; draw the mask in white on black"
         )
@@ -114,7 +123,7 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         warnings.warn(
             f"{between:.0%} of {name} is neither black nor white; what is lighter than half of it "
             "is taken for white",
-            images.ImageWarning,
+            ImageWarning,
             stacklevel=3,
         )
     return values > white / 2
@@ -133,7 +142,7 @@ def _of_colours(name: str, values: np.ndarray) -> np.ndarray:
         return ~black.reshape(values.shape[:2])
     light = pixels.max(1) > 127.5
     if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
-        raise images.ImageError(
+        raise ImageError(
             f"{name} is coloured in such a way that it is unclear what is meant; "
             "draw the mask in white on black"
         )
@@ -170,11 +179,11 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
     """``mask`` scaled to ``size``: True where more than ``SHARE`` of a pixel is.
 
-    Shapes of which nothing is left are told by ``images.ImageWarning``, with ``name``.
+    Shapes of which nothing is left are told by ``ImageWarning``, with ``name``.
     """
     if mask.shape == tuple(size):
         return mask
-    shares = resizing.resize(mask.astype(np.float32), size, Image.Resampling.BOX)
+    shares = resize(mask.astype(np.float32), size, Image.Resampling.BOX)
     scaled = shares > SHARE + 1e-5
     shapes, count = ndimage.label(mask, np.ones((3, 3)))
     left = np.unique(shapes[mask & fit_mask(scaled, mask.shape)])
@@ -183,7 +192,7 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
             f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
             f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
             "a larger picture keeps them",
-            images.ImageWarning,
+            ImageWarning,
             stacklevel=2,
         )
     return scaled

@@ -3,74 +3,42 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from siren.opening import ImageError
+from siren.images.decoding import Samples
+from siren.images.opening import ImageError, ImageWarning
 
 _BLOCK = 1 << 20  # numbers that are converted at a time: a picture may be large
 _DARK = 4  # a picture is called dark if its largest number is less than white divided by this
-
-
-class ImageWarning(UserWarning):
-    """What of a file is not used, or may not be meant as it is read; one sentence.
-
-    fact     what is so
-    way_out  what the user may do about it; "" for nothing
-    """
-
-    def __init__(self, fact: str, way_out: str = ""):
-        super().__init__(f"{fact}: {way_out}" if way_out else fact)
-        self.fact = fact
 
 
 class UnknownWhite(ImageError):
     """A file does not say which of its numbers are black and white; ``fact`` has no way out."""
 
     def __init__(self, fact: str):
-        super().__init__(f"{fact}; say so with --range LOW HIGH (in Python: range=(LOW, HIGH))")
+        super().__init__(f"{fact}; say so with range=(LOW, HIGH)")
         self.fact = fact
 
 
-@dataclass
-class Samples:
-    """A picture in the numbers of its file.
-
-    colour    (height, width, 1 or 3): gray or RGB, integers or floating-point numbers of any size
-    white     the number that the file's depth makes white, such as 4095 for 12 bits; None if it
-              does not: for floating-point numbers, signed ones and those of 32 bits
-    alpha     (height, width) opacity in [0, 1], not 0 everywhere, or None for an opaque picture
-    inverted  whether white is black, and 0 is white
-    has_range whether black and white can be set: not if the file's colours were CMYK or CIELAB
-    """
-
-    colour: np.ndarray
-    white: float | None
-    alpha: np.ndarray | None = None
-    inverted: bool = False
-    has_range: bool = True
-
-
 def to_shades(
-    samples: Samples, name: str, limits: tuple[float, float] | None, warnings: list
+    samples: Samples, name: str, limits: tuple[float, float] | None, notes: list[ImageWarning]
 ) -> np.ndarray:
     """``samples`` on white paper, as float32 (height, width, 1 or 3) in [0, 255].
 
     ``limits`` are the numbers that become 0 and 255; None: those of the file's depth. What is lost
-    is appended to ``warnings``, as ImageWarnings. ``name`` is that of the file, quoted. Raises
-    ImageError.
+    is appended to ``notes``. ``name`` is that of the file, quoted. Raises ImageError.
     """
     _refuse_not_finite(samples.colour, name)
     if limits is None:
-        limits = 0.0, _own_white(samples, name, warnings)
+        limits = 0.0, _own_white(samples, name, notes)
     elif not samples.has_range:
         raise ImageError(
-            f"{name} has colours for which there is no --range (CMYK or CIELAB); leave it out, or "
+            f"{name} has colours for which there is no range (CMYK or CIELAB); leave it out, or "
             "save the picture as RGB"
         )
     else:
-        _tell_clipped(samples, name, limits, warnings)
+        _tell_clipped(samples, name, limits, notes)
     shades = _stretch(samples, *limits)
     if samples.alpha is not None:
         opacity = samples.alpha[..., None].astype(np.float32)
@@ -89,7 +57,7 @@ def _refuse_not_finite(colour: np.ndarray, name: str) -> None:
             )
 
 
-def _own_white(samples: Samples, name: str, warnings: list) -> float:
+def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
     """The number that is white without a range. Raises UnknownWhite."""
     low, high = samples.colour.min().item(), samples.colour.max().item()
     white = samples.white
@@ -105,12 +73,8 @@ def _own_white(samples: Samples, name: str, warnings: list) -> float:
     if samples.has_range and 0 < high < white / _DARK and not 1 < white <= 255:
         end = "black" if samples.inverted else "white"
         likely = 2 ** max(8, math.ceil(high).bit_length()) - 1 if white > 255 else high
-        warnings.append(
-            ImageWarning(
-                f"the largest value of {name} is {_figure(high)} of {_figure(white)}",
-                f"if {_figure(likely)} is {end}, add --range 0 {_figure(likely)}",
-            )
-        )
+        fact = f"the largest value of {name} is {_figure(high)} of {_figure(white)}"
+        notes.append(ImageWarning(fact, f"if {_figure(likely)} is {end}", _figure(likely)))
     return white
 
 
@@ -129,7 +93,7 @@ def _guessed_white(kind: np.dtype, low: float, high: float) -> float | None:
     return 255.0 if 128 <= high <= 255 else None
 
 
-def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], warnings: list) -> None:
+def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], notes: list) -> None:
     """Append how many visible pixels are outside ``limits``."""
     low, high = limits
     for outside, what in (
@@ -143,9 +107,8 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], warn
         if count:
             share = 100 * count / outside.size
             share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-            warnings.append(
-                ImageWarning(f"{share} % of the pixels of {name} are {what}, and are clipped")
-            )
+            fact = f"{share} % of the pixels of {name} are {what}, and are clipped"
+            notes.append(ImageWarning(fact))
 
 
 def _stretch(samples: Samples, low: float, high: float) -> np.ndarray:
