@@ -168,10 +168,15 @@ def _checked_range(limits) -> tuple[float, float]:
 def image_size(path: str | Path) -> tuple[int, int]:
     """(height, width) in pixels that `read_image(path, ...)` would return, with the same errors.
 
-    Of most formats only the header is decoded (`decoding.upright_size`).
+    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
+    TIFF, where Pillow's version decides whether the size in the header is upright already.
     """
     with open_picture(path) as (picture, _):
-        return decoding.upright_size(picture)
+        if picture.format in ("PNG", "TIFF"):
+            picture.load()
+        width, height = picture.size
+        sideways = decoding.orientation(picture) in decoding.SIDEWAYS
+    return (width, height) if sideways else (height, width)
 
 
 def content_hash(path: str | Path) -> str | None:

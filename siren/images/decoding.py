@@ -19,7 +19,7 @@ _DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|RGBa|CMYK|LA);16([LBN])")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _NETPBM_COMMENT = re.compile(rb"#[^\r\n]*")
 _ORIENTATION_TAG = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
+SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 
 
 @dataclass
@@ -69,6 +69,18 @@ def read_8_bits(picture: Image.Image, path: str | Path, channels: int) -> np.nda
 
 def read_samples(picture: Image.Image, path: str | Path) -> Samples:
     """The numbers of a picture of any depth, which is not loaded yet."""
+    samples = _read_samples(picture, path)
+    if samples.alpha is not None:
+        if samples.alpha.max() == 0:
+            raise _invisible(path)
+        if tiff.is_premultiplied(picture):
+            opacity = np.where(samples.alpha > 0, samples.alpha, np.float32(1))
+            samples.colour = samples.colour / opacity[..., None]
+    return samples
+
+
+def _read_samples(picture: Image.Image, path: str | Path) -> Samples:
+    """``read_samples``, but colours that are multiplied by their opacity stay so."""
     white = _netpbm_white(picture)
     if white is not None:
         return Samples(_read_netpbm(picture, path), white)
@@ -80,20 +92,8 @@ def read_samples(picture: Image.Image, path: str | Path) -> Samples:
     if palette is not None:
         return Samples(palette[np.asarray(picture)], 65535)
     if _is_deep_gray(picture):
-        return _deep_gray(picture, raw, path)
+        return _deep_gray(picture, raw)
     return _shallow(picture, raw, path)
-
-
-def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(height, width) of the picture after ``upright``.
-
-    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
-    TIFF, where Pillow's version decides whether the size in the header is upright already.
-    """
-    if picture.format in ("PNG", "TIFF"):
-        picture.load()
-    width, height = picture.size
-    return (width, height) if orientation(picture) in _SIDEWAYS else (height, width)
 
 
 def orientation(picture: Image.Image) -> int:
@@ -107,7 +107,7 @@ def orientation(picture: Image.Image) -> int:
 
 def upright(array: np.ndarray, turn: int) -> np.ndarray:
     """``array`` (height, width, ...) turned as ``orientation`` says."""
-    if turn in _SIDEWAYS:
+    if turn in SIDEWAYS:
         array = array.swapaxes(0, 1)
     rows = -1 if turn in (3, 4, 7, 8) else 1
     columns = -1 if turn in (2, 3, 6, 7) else 1
@@ -182,15 +182,10 @@ def _raw_mode(picture: Image.Image) -> str:
 def _set_raw_mode(picture: Image.Image, change: Callable[[str], str]) -> None:
     """Have Pillow unpack the pixels by ``change(raw mode)`` when it loads them."""
     for number, tile in enumerate(picture.tile):
-        arguments = tile[3]
-        if isinstance(arguments, tuple):
-            arguments = (change(arguments[0]), *arguments[1:])
-        else:
-            arguments = change(arguments)
-        if hasattr(tile, "_replace"):  # a named tuple since Pillow 11
-            picture.tile[number] = tile._replace(args=arguments)
-        else:
-            picture.tile[number] = (*tile[:3], arguments)
+        *place, old = tile
+        new = (change(old[0]), *old[1:]) if isinstance(old, tuple) else change(old)
+        make = getattr(tile, "_make", tuple)  # a named tuple since Pillow 11
+        picture.tile[number] = make((*place, new))
 
 
 def _on_paper(picture: Image.Image, path: str | Path) -> Image.Image:
@@ -200,36 +195,37 @@ def _on_paper(picture: Image.Image, path: str | Path) -> Image.Image:
 
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
-    if not _has_alpha(picture):
+    alpha = _alpha(picture, path)
+    if alpha is None:
         return picture.convert("RGB")
     if tiff.is_premultiplied(picture):
-        *colours, alpha = picture.split()
-        if _is_used(picture, alpha, path):
-            paper = ImageChops.invert(alpha)
-            colours = [ImageChops.add(colour, paper) for colour in colours]
-            return Image.merge("RGB", colours if len(colours) == 3 else colours * 3)
-    rgba = picture.convert("RGBA")
-    if not _is_used(picture, rgba.getchannel("A"), path):
-        return picture.convert("RGB")
+        paper = ImageChops.invert(alpha)
+        colours = [ImageChops.add(colour, paper) for colour in picture.split()[:-1]]
+        return Image.merge("RGB", colours if len(colours) == 3 else colours * 3)
     white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, rgba).convert("RGB")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
-def _has_alpha(picture: Image.Image) -> bool:
-    return picture.mode in _ALPHA_MODES or "transparency" in picture.info
-
-
-def _is_used(picture: Image.Image, alpha, path: str | Path) -> bool:
-    """Whether ``alpha`` of a loaded picture means opacity. Raises ImageError if it is 0 everywhere.
+def _alpha(picture: Image.Image, path: str | Path) -> Image.Image | None:
+    """The opacity of a loaded picture of at most 8 bits; None if it is opaque. Raises ImageError.
 
     In a BMP of 32 bits the fourth number is often 0 everywhere, and means nothing.
     """
-    highest = alpha.getextrema()[1] if isinstance(alpha, Image.Image) else alpha.max()
-    if highest > 0:
-        return True
+    if picture.mode in _ALPHA_MODES:
+        alpha = picture.getchannel(len(picture.getbands()) - 1)
+    elif "transparency" in picture.info:
+        alpha = picture.convert("RGBA").getchannel("A")
+    else:
+        return None
+    if alpha.getextrema()[1] > 0:
+        return alpha
     if picture.format == "BMP":
-        return False
-    raise ImageError(
+        return None
+    raise _invisible(path)
+
+
+def _invisible(path: str | Path) -> ImageError:
+    return ImageError(
         f"{quoted(path)} is transparent everywhere, so that nothing would be seen of it; save it "
         "without its alpha channel"
     )
@@ -242,47 +238,39 @@ def _deep_colour(picture: Image.Image, path: str | Path) -> Samples:
     """
     kind, order = _DEEP_COLOUR.fullmatch(_raw_mode(picture)).groups()
     kind = kind.replace("a", "A")
-    if order == "N":
-        order = sys.byteorder[0].upper()
-    reverse = f"{kind};16{'B' if order == 'L' else 'L'}"
-    if kind == "LA":  # Pillow knows only one order of it; read its bytes as four channels
-        reverse = "RGBA"
-    _set_raw_mode(picture, lambda _: f"{kind};16{order}")
-    picture.load()
-    with open_picture(path) as (again, _):
-        _set_raw_mode(again, lambda _: reverse)
-        again.load()
-        low = np.asarray(again)
-    if kind == "LA":
-        values = low[..., ::2].astype(np.uint16) << 8 | low[..., 1::2]
+    if kind == "LA":  # always big-endian; read its four bytes as four channels
+        _set_raw_mode(picture, lambda _: "RGBA")
+        picture.load()
+        octets = np.asarray(picture).astype(np.uint16)
+        values = octets[..., ::2] << 8 | octets[..., 1::2]
     else:
-        values = np.asarray(picture).astype(np.uint16) << 8 | low
-    if kind == "CMYK":
-        return Samples(_mix_inks(values), 65535, has_range=False)
-    return _split_alpha(values[..., :3] if kind == "RGBX" else values, picture, path)
+        if order == "N":
+            order = sys.byteorder[0].upper()
+        _set_raw_mode(picture, lambda _: f"{kind};16{order}")
+        picture.load()
+        with open_picture(path) as (again, _):
+            _set_raw_mode(again, lambda _: f"{kind};16{'B' if order == 'L' else 'L'}")
+            again.load()
+            values = np.asarray(picture).astype(np.uint16) << 8 | np.asarray(again)
+    if kind == "CMYK":  # the same formula as Pillow's in 8 bits
+        light = (65535 - values).astype(np.float32)
+        rgb = light[..., :3] * (light[..., 3:] / np.float32(65535))
+        return Samples(rgb, 65535, has_range=False)
+    if kind in ("LA", "RGBA"):
+        return Samples(values[..., :-1], 65535, values[..., -1] / np.float32(65535))
+    values = values[..., :3]
+    return Samples(values, 65535, _is_opaque(picture, values))
 
 
-def _mix_inks(values: np.ndarray) -> np.ndarray:
-    """RGB of CMYK (height, width, 4), both in 16 bits: the same formula as Pillow's in 8 bits."""
-    light = (65535 - values).astype(np.float32)
-    return light[..., :3] * (light[..., 3:] / np.float32(65535))
+def _is_opaque(picture: Image.Image, values: np.ndarray) -> np.ndarray | None:
+    """0 where ``values`` are the one transparent colour of a PNG of 16 bits, and 1 elsewhere."""
+    transparent = picture.info.get("transparency")
+    if transparent is None or np.size(transparent) != values.shape[2]:
+        return None
+    return (values != transparent).any(axis=2).astype(np.float32)
 
 
-def _split_alpha(values: np.ndarray, picture: Image.Image, path: str | Path) -> Samples:
-    """16-bit ``values`` (height, width, 1 to 4), of which the second or fourth are the opacity."""
-    alpha = None
-    transparent = picture.info.get("transparency")  # of a PNG: the one transparent colour
-    if values.shape[2] in (2, 4):
-        alpha = values[..., -1] / np.float32(65535)
-        values = values[..., :-1]
-    elif isinstance(transparent, tuple) and len(transparent) == values.shape[2]:
-        alpha = (values != transparent).any(axis=2).astype(np.float32)
-    if alpha is not None:
-        _is_used(picture, alpha, path)
-    return Samples(_divide(values, picture, alpha), 65535, alpha)
-
-
-def _deep_gray(picture: Image.Image, raw: str, path: str | Path) -> Samples:
+def _deep_gray(picture: Image.Image, raw: str) -> Samples:
     """A loaded gray picture of more than 8 bits; ``raw`` is the raw mode that it had."""
     colour = np.asarray(picture)[..., None]
     inverted = tiff.white_is_zero(picture)
@@ -294,39 +282,23 @@ def _deep_gray(picture: Image.Image, raw: str, path: str | Path) -> Samples:
     if raw.endswith("S"):
         return Samples(colour.astype(np.int16), None, inverted=inverted)
     colour = colour.astype(np.uint16)
-    alpha = None
-    transparent = picture.info.get("transparency")  # of a PNG: the one transparent number
-    if isinstance(transparent, int):
-        alpha = (colour[..., 0] != transparent).astype(np.float32)
-        _is_used(picture, alpha, path)
-    return Samples(colour, 4095 if raw == "I;12" else 65535, alpha, inverted)
+    white = 4095 if raw == "I;12" else 65535
+    return Samples(colour, white, _is_opaque(picture, colour), inverted)
 
 
 def _shallow(picture: Image.Image, raw: str, path: str | Path) -> Samples:
     """A loaded picture of at most 8 bits; ``raw`` is the raw mode that it had."""
     if picture.mode in ("CMYK", "LAB"):
         return Samples(np.asarray(_on_paper(picture, path)), 255, has_range=False)
-    alpha = None
-    if _has_alpha(picture):
-        bands = picture if picture.mode in _ALPHA_MODES else picture.convert("RGBA")
-        alpha = np.asarray(bands.getchannel(len(bands.getbands()) - 1)) / np.float32(255)
-        if not _is_used(picture, alpha, path):
-            alpha = None
-    if picture.mode == "RGBA":
-        return Samples(_divide(np.asarray(picture)[..., :3], picture, alpha), 255, alpha)
+    alpha = _alpha(picture, path)
+    alpha = None if alpha is None else np.asarray(alpha) / np.float32(255)
     if picture.mode not in ("1", "L", "LA", "La"):
-        return Samples(np.asarray(picture.convert("RGB")), 255, alpha)
+        rgb = picture if picture.mode == "RGBA" else picture.convert("RGB")
+        return Samples(np.asarray(rgb)[..., :3], 255, alpha)
     white = 1 if picture.mode == "1" else _white_of_gray(raw)
     gray = picture.getchannel(0) if alpha is not None else picture
     colour = np.asarray(gray.convert("L"))[..., None] // (255 // white)
     inverted = tiff.white_is_zero(picture)
     if inverted:  # Pillow has inverted it already
         colour = white - colour
-    return Samples(_divide(colour, picture, alpha), white, alpha, inverted)
-
-
-def _divide(colour: np.ndarray, picture: Image.Image, alpha: np.ndarray | None) -> np.ndarray:
-    """``colour``, divided by the opacity ``alpha`` if it has been multiplied by it."""
-    if alpha is None or not tiff.is_premultiplied(picture):
-        return colour
-    return colour / np.where(alpha > 0, alpha, np.float32(1))[..., None]
+    return Samples(colour, white, alpha, inverted)

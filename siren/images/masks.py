@@ -15,13 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from siren.images import decoding
-from siren.images.opening import (
-    ImageError,
-    ImageWarning,
-    frames_left_out,
-    open_picture,
-    quoted,
-)
+from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
 from siren.images.resizing import resize
 
 #: A pixel of a scaled mask is True if more than this share of it is.
@@ -46,15 +40,15 @@ def read_mask(path: str | Path) -> np.ndarray:
     name = quoted(path)
     with open_picture(path) as (picture, notes):
         samples = decoding.read_samples(picture, path)
-        orientation = decoding.orientation(picture)
+        turn = decoding.orientation(picture)
         notes += frames_left_out(picture, path)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    values, white = samples.colour.astype(np.float32), _white(samples)
+    values, white = decoding.upright(samples.colour, turn).astype(np.float32), _white(samples)
     if samples.inverted:
         values = white - values
     if samples.alpha is not None and not (samples.alpha > 0.5).all():
-        mask = _visible(name, values / white, samples.alpha > 0.5)
+        mask = _visible(name, values / white, decoding.upright(samples.alpha > 0.5, turn))
     elif values.shape[2] == 1:
         mask = _of_gray(name, values[..., 0], white)
     else:
@@ -65,7 +59,14 @@ def read_mask(path: str | Path) -> np.ndarray:
             f"{values.min():g} to {values.max():g}, of {white:g}); "
             "give one that is white in some places and black in others"
         )
-    return decoding.upright(mask, orientation)
+    return mask
+
+
+def _unclear(fact: str) -> ImageError:
+    return ImageError(
+        f"{fact}, so that it is unclear what is meant; draw the mask in white on black, without "
+        "transparency"
+    )
 
 
 def _white(samples) -> float:
@@ -81,19 +82,14 @@ def _white(samples) -> float:
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """The mask of a picture that is transparent in places; ``values`` are in 0..1."""
     if not visible.any():
-        raise ImageError(f"{name} is transparent everywhere; draw the mask in white on black")
+        raise _unclear(f"{name} is transparent everywhere")
     seen = values[visible]
     light = seen.max(1) > 0.5
     if not light.all():
         what = "black shapes" if not light.any() else "light, dark and transparent places"
-        raise ImageError(
-            f"{name} has {what} on a transparent ground, so that it is unclear which are meant; "
-            "draw the mask in white on black, without transparency"
-        )
+        raise _unclear(f"{name} has {what} on a transparent ground")
     if not (_is_gray(255 * seen) or _has_one_hue(255 * seen)):
-        raise ImageError(
-            f"{name} has several colours; draw the mask in white on black, without transparency"
-        )
+        raise _unclear(f"{name} has several colours on a transparent ground")
     return visible
 
 
@@ -114,9 +110,8 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
             if len(levels) <= 4
             else f"{levels[0]:g} to {levels[-1]:g}"
         )
-        raise ImageError(
-            f"the largest value of {name} is {levels[-1]:g} of {white:g}, and it holds "
-            f"{described}, so that it is unclear what is white; draw the mask in white on black"
+        raise _unclear(
+            f"the largest value of {name} is {levels[-1]:g} of {white:g}, and it holds {described}"
         )
     between = ((values > white / 8) & (values < 7 / 8 * white)).mean()
     if between > 0.3:
@@ -142,10 +137,7 @@ def _of_colours(name: str, values: np.ndarray) -> np.ndarray:
         return ~black.reshape(values.shape[:2])
     light = pixels.max(1) > 127.5
     if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
-        raise ImageError(
-            f"{name} is coloured in such a way that it is unclear what is meant; "
-            "draw the mask in white on black"
-        )
+        raise _unclear(f"{name} has several colours, or none of its pixels is black")
     return light.reshape(values.shape[:2])
 
 
