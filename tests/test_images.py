@@ -13,13 +13,14 @@ import pytest
 import tifffile  # comes with scikit-image
 from PIL import Image, PngImagePlugin
 
-from siren import images, opening
 from siren.images import (
     ImageError,
     ImageWarning,
-    bit_depth,
+    decode_image,
+    encode_png,
     fit_size,
     image_size,
+    opening,
     read_image,
     to_integers,
     to_uint8,
@@ -203,7 +204,7 @@ def _write_deep_png(path, values, *chunks):
 def test_deep_png_in_colour_and_with_transparency(tmp_path, channels):
     values = _deep(9, 7, channels)
     path = _write_deep_png(tmp_path / "p.png", values)
-    assert bit_depth(path) == 16
+    assert decode_image(path, 3).bits == 16
     expected = values.astype(np.float64)
     if channels in (2, 4):
         share = expected[..., -1:] / 65535
@@ -233,7 +234,7 @@ def test_deep_tiff_in_colour(tmp_path, order, how, channels):
     values[..., 3:] = 65535
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, values, photometric="rgb", byteorder=order, **how)
-    assert bit_depth(path) == 16
+    assert decode_image(path, 3).bits == 16
     np.testing.assert_array_equal(to_integers(read_image(path, 3), 16), values[..., :3])
 
 
@@ -251,13 +252,13 @@ def test_deep_colour_is_turned_and_resized_like_any_other(save, colour, tmp_path
             np.testing.assert_allclose(one, two, atol=1.5 / 127.5)
 
 
-def test_bit_depth_of_other_pictures(save, colour, tmp_path):
-    assert bit_depth(save(colour)) == bit_depth(save(colour, "p.jpg")) == 8
-    assert bit_depth(save(colour, "p.tif")) == bit_depth(save(colour[..., 0], "p.gif")) == 8
-    assert bit_depth(save(colour[..., 0].astype(np.uint16))) == 16
-    assert bit_depth(save(colour[..., 0].astype(np.float32), "f.tif")) == 16
+def test_bits_of_other_pictures(save, colour, tmp_path):
+    for name in ("p.png", "p.jpg", "p.tif", "p.gif"):
+        assert decode_image(save(colour, name), 3).bits == 8
+    assert decode_image(save(colour[..., 0].astype(np.uint16)), 3).bits == 16
+    assert decode_image(save(colour[..., 0].astype(np.float32), "f.tif"), 3).bits == 16
     with pytest.raises(ImageError, match="does not exist"):
-        bit_depth(tmp_path / "none.png")
+        decode_image(tmp_path / "none.png", 3)
 
 
 def test_resized_deep_edges_do_not_overshoot(save):
@@ -282,48 +283,28 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
 
 
 @pytest.mark.parametrize(
-    ("values", "how", "wording"),
+    ("values", "how"),
     [
-        (SHADES, {}, r"1 floating-point value of 64 bits a pixel \(gray\)"),
-        (SHADES, {"byteorder": ">"}, "1 floating-point value of 64 bits"),
-        (SHADES, {"compression": "zlib"}, "1 floating-point value of 64 bits"),
-        (SHADES, {"bigtiff": True}, "1 floating-point value of 64 bits"),
-        (SHADES.astype(np.float16), {}, "1 floating-point value of 16 bits"),
-        (SHADES.astype(np.complex64), {}, "1 complex floating-point value of 64 bits"),
-        (SHADES.astype(np.int64), {}, "1 signed integer value of 64 bits"),
-        (COLOURS, {"photometric": "rgb"}, r"3 floating-point values of 64 bits a pixel \(RGB\)"),
-        (COLOURS.astype(np.float32), {"photometric": "rgb"}, "3 floating-point values of 32 bits"),
-        (
-            COLOURS.astype(np.uint16),
-            {"photometric": "cielab", "planarconfig": "contig"},
-            r"3 unsigned integer values of 16 bits a pixel \(CIELAB\)",
-        ),
-        (
-            np.zeros((9, 8, 5), np.uint8),
-            {"photometric": "minisblack", "planarconfig": "contig"},
-            "5 unsigned integer values",
-        ),
-        (SHADES.astype(np.int8), {}, "signed integer values of 8 bits"),
-        (
-            np.zeros((3, 9, 8), np.uint16),
-            {"photometric": "rgb", "planarconfig": "separate"},
-            "16-bit colours in separate planes",
-        ),
+        (SHADES, {}),
+        (SHADES, {"byteorder": ">"}),
+        (SHADES, {"compression": "zlib"}),
+        (SHADES, {"bigtiff": True}),
+        (SHADES.astype(np.float16), {}),
+        (SHADES.astype(np.complex64), {}),
+        (SHADES.astype(np.int64), {}),
+        (SHADES.astype(np.int8), {}),
+        (COLOURS, {"photometric": "rgb"}),
+        (COLOURS.astype(np.float32), {"photometric": "rgb"}),
+        (COLOURS.astype(np.uint16), {"photometric": "cielab", "planarconfig": "contig"}),
+        (np.zeros((9, 8, 5), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}),
+        (np.zeros((3, 9, 8), np.uint16), {"photometric": "rgb", "planarconfig": "separate"}),
+        (np.zeros((9, 8, 3), np.uint8), {"photometric": "rgb", "bigtiff": True, "byteorder": ">"}),
     ],
 )
-def test_tiffs_are_refused_for_what_they_are(tmp_path, values, how, wording):
+def test_tiffs_that_are_not_read_exactly_are_refused(tmp_path, values, how):
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, values, **how)
-    refused(path, f"is a TIFF with {wording}.*, which cannot be read; save it as a PNG")
-
-
-def test_tiff_of_an_unknown_compression(tmp_path):
-    path = tmp_path / "p.tif"
-    tifffile.imwrite(path, np.zeros((9, 8), np.uint8))
-    entry = struct.pack("<HHI", 259, 3, 1)
-    jpeg_2000 = entry + struct.pack("<H", 34712)
-    path.write_bytes(path.read_bytes().replace(entry + struct.pack("<H", 1), jpeg_2000))
-    refused(path, "is a TIFF with compression number 34712, which cannot be read")
+    refused(path, "is a TIFF of a kind that cannot be read exactly.*; save it as a PNG")
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -628,7 +609,7 @@ def _samples(colour):
         picture.save(buffer, format=kind, **options)
         yield buffer.getvalue()
     values = colour.astype(np.uint16) * 200
-    yield images._png_16_bit(values)
+    yield encode_png(values)
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, values, photometric="rgb", compression="zlib")
     yield buffer.getvalue()

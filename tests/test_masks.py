@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from siren import images, masks
+from siren import images
+from siren.images import masks
+from siren.samples import compact
 
 SHAPE = np.zeros((40, 60), bool)
 SHAPE[5:15, 10:40] = True
@@ -172,7 +174,7 @@ def test_given_pixels_far_from_a_hole_are_those_of_plain_scaling(save):
     image = images.read_image(path, 3, (45, 55), given=~drawn, pure=~mask)
     far = ~ndimage.binary_dilation(mask, iterations=4)
     np.testing.assert_array_equal(image[far], images.read_image(path, 3, (45, 55))[far])
-    assert images.compact(image)[0].dtype == np.uint8
+    assert compact(image)[0].dtype == np.uint8
 
 
 @pytest.mark.parametrize("factor", [2, 4, 5])
