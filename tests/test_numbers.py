@@ -6,11 +6,12 @@ Every file is compared with the array that was written into it, or refused by na
 import itertools
 import struct
 import warnings
-import zlib
 
+import handmade
 import numpy as np
 import pytest
 import tifffile
+from handmade import pack, png
 from PIL import Image
 
 from siren.images import (
@@ -38,6 +39,10 @@ def shares(path, channels=1, **how):
         return (read_image(path, channels, **how).astype(np.float64) + 1) / 2
 
 
+def tiff(path, pixels, bits, *how, **tags):
+    return handmade.tiff(path, (HEIGHT, WIDTH), pixels, bits, *how, **tags)
+
+
 def bit_depth(path, range=None):
     return decode_image(path, 3, range).bits
 
@@ -62,56 +67,6 @@ def same(image, expected, atol=1e-6):
     expected = np.asarray(expected, np.float64)
     expected = expected if expected.ndim == 3 else expected[..., None]
     np.testing.assert_allclose(image, np.broadcast_to(expected, image.shape), atol=atol)
-
-
-def pack(values, bits):
-    """Rows of numbers of any number of bits, each row padded to whole bytes."""
-    rows = np.asarray(values, np.int64)
-    planes = (rows[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8)
-    return b"".join(np.packbits(row.ravel()).tobytes() for row in planes)
-
-
-def tiff(path, pixels, bits, order="<", samples=1, colour=1, zipped=False, **tags):
-    """A TIFF of one strip, by the book; ``tags`` are numbers or lists, by ``t`` and their number.
-
-    ``pixels`` are bytes, or a list of them for separate planes.
-    """
-    strips = pixels if isinstance(pixels, list) else [pixels]
-    strips = [zlib.compress(strip) if zipped else strip for strip in strips]
-    entries = {256: WIDTH, 257: HEIGHT, 258: [bits] * samples, 259: 8 if zipped else 1}
-    entries |= {262: colour, 277: samples, 278: HEIGHT, 284: 1 if len(strips) == 1 else 2}
-    entries |= {int(name[1:]): value for name, value in tags.items()}
-    entries[273] = [8 + sum(map(len, strips[:i])) for i in range(len(strips))]
-    entries[279] = list(map(len, strips))
-    body = b"".join(strips)
-    directory = struct.pack(f"{order}H", len(entries))
-    after, beyond = 8 + len(body) + 2 + 12 * len(entries) + 4, b""
-    for tag, value in sorted(entries.items()):
-        values = value if isinstance(value, list) else [value]
-        data = struct.pack(f"{order}{len(values)}{'I' if tag in (273, 279) else 'H'}", *values)
-        kind = 4 if tag in (273, 279) else 3
-        directory += struct.pack(f"{order}HHI", tag, kind, len(values))
-        if len(data) <= 4:
-            directory += data.ljust(4, b"\0")
-        else:
-            directory += struct.pack(f"{order}I", after + len(beyond))
-            beyond += data
-    magic = b"II" if order == "<" else b"MM"
-    header = magic + struct.pack(f"{order}HI", 42, 8 + len(body))
-    path.write_bytes(header + body + directory + bytes(4) + beyond)
-    return path
-
-
-def png(path, width, depth, colour_type, rows, *chunks):
-    """A PNG, by the book: ``rows`` are bytes, ``chunks`` (type, data)."""
-    header = struct.pack(">IIBBBBB", width, len(rows), depth, colour_type, 0, 0, 0)
-    content = zlib.compress(b"".join(b"\0" + row for row in rows))
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in ((b"IHDR", header), *chunks, (b"IDAT", content), (b"IEND", b"")):
-        data += struct.pack(">I", len(body)) + kind + body
-        data += struct.pack(">I", zlib.crc32(kind + body))
-    path.write_bytes(data)
-    return path
 
 
 # ---- depth ------------------------------------------------------------------------------------
@@ -534,21 +489,14 @@ def test_tiles_and_predictors_are_exact(tmp_path, tile, predictor, kind, order):
 
 def test_interlaced_png_of_16_bits(tmp_path):
     """Adam7, by the book."""
-    rows = b""
-    for y, x, dy, dx in (
+    starts = (
         (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
         (1, 0, 2, 1),
-    ):  # fmt: skip
-        part = DEEP[y::dy, x::dx].astype(">u2")
-        if part.size:
-            rows += b"".join(b"\0" + row.tobytes() for row in part)
-    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 1)
-    data = b"\x89PNG\r\n\x1a\n"
-    for kind, body in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        data += struct.pack(">I", len(body)) + kind + body
-        data += struct.pack(">I", zlib.crc32(kind + body))
-    (tmp_path / "p.png").write_bytes(data)
-    same(shares(tmp_path / "p.png", 3), DEEP / 65535)
+    )  # fmt: skip
+    parts = [DEEP[y::dy, x::dx].astype(">u2") for y, x, dy, dx in starts]
+    rows = [row.tobytes() for part in parts if part.size for row in part]
+    path = png(tmp_path / "p.png", WIDTH, 16, 2, rows, height=HEIGHT, interlaced=True)
+    same(shares(path, 3), DEEP / 65535)
 
 
 def test_ordinary_pictures_say_nothing(data):

@@ -65,6 +65,17 @@ def test_what_is_lost_is_said_once(options, tmp_path, capsys):
     assert "50 % of the pixels of " in line and "above HIGH, 2047.5," in line
 
 
+def test_a_picture_is_decoded_once(options, tmp_path, monkeypatch):
+    Image.fromarray((SHARE * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray((SHARE * 255).astype(np.uint8)).save(tmp_path / "b.png")
+    Image.fromarray(((SHARE > 0.5) * 255).astype(np.uint8)).save(tmp_path / "m.png")
+    opened, open_ = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda f, *how: opened.append(f.name[-5:]) or open_(f, *how))
+    given = "--task edit --input_path a.png --ot_image_path b.png --mask_path m.png"
+    inputs.read_inputs(options(given))
+    assert sorted(opened) == ["a.png", "b.png", "m.png"]
+
+
 def test_range_is_part_of_what_a_run_is(options, tmp_path):
     Image.fromarray((SHARE * 255).astype(np.uint8)).save(tmp_path / "a.png")
     settings = identity_options(options("--input_path a.png --range -1e-2 2.5"))
