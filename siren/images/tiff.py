@@ -101,8 +101,7 @@ def has_wrong_byte_order(picture: Image.Image) -> bool:
 
     That happens with 32-bit values in a compressed file: libtiff converts them.
     """
-    deep = picture.format == "TIFF" and picture.mode in ("I", "F")
-    return deep and is_compressed(picture)
+    return picture.format == "TIFF" and picture.mode in ("I", "F") and is_compressed(picture)
 
 
 def correct_palette(picture: Image.Image) -> None:
