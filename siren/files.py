@@ -26,12 +26,13 @@ class FolderInUse(Exception):
     """Another run uses the folder; the message names its process."""
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write ``path`` atomically: a temporary file, then a rename.
 
-    Raises OSError, and then leaves no temporary file.
+    ``mode`` has the new file's permissions, less the umask. Raises OSError, and then leaves no
+    temporary file.
     """
-    temporary = _write_temporary(path.parent, content)
+    temporary = _write_temporary(path.parent, content, mode)
     try:
         os.replace(temporary, path)
     except BaseException:
@@ -150,10 +151,10 @@ def _complete(folder: Path, journal) -> None:
     (folder / _JOURNAL).unlink(missing_ok=True)
 
 
-def _write_temporary(folder: Path, content: bytes) -> Path:
+def _write_temporary(folder: Path, content: bytes, mode: int = 0o666) -> Path:
     temporary = folder / f".siren-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb", opener=lambda *file: os.open(*file, mode)) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

@@ -42,7 +42,7 @@ def problem(engine, use: Use) -> str | None:
 def main(arguments: list[str]) -> int:
     """The trial in a process of its own; returns the exit status."""
     from siren.engine.fused import Fused
-    from siren.runtime.device import start
+    from siren.runtime import start
 
     use, device = Use.from_json(*arguments)
     if not use.has_kernels:

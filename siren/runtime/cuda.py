@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren.runtime.environment import user_environment
-from siren.runtime.paths import digest, private_folder, write_file
-from siren.runtime.problem import RuntimeProblem, describe_error
+from siren.runtime.paths import digest, private_folder
+from siren.runtime.problem import RuntimeProblem, describe_error, telling_line
 
 
 @dataclass(frozen=True)
@@ -171,40 +171,37 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
     So a g++ that is too new for nvcc is found in seconds, not after minutes of compiling.
     """
     programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
-    stamp = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
+    tried = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
+    name = f"nvcc-{digest(tried)}-works"
     with contextlib.suppress(OSError, RuntimeProblem):
-        if (private_folder() / f"nvcc-{digest(stamp)}-works").exists():
+        if (private_folder() / name).exists():
             return ""
-    try:
-        problem = _compile_with_nvcc(nvcc, compiler)
-    except (OSError, subprocess.SubprocessError) as error:
-        problem = describe_error(error)
+    problem = _compile_with_nvcc(nvcc, compiler)
     if problem:
         return f"{nvcc} does not work with the compiler {compiler} ({problem})"
     with contextlib.suppress(OSError, RuntimeProblem):
-        write_file(private_folder() / f"nvcc-{digest(stamp)}-works", stamp)
+        (private_folder() / name).touch()
     return ""
 
 
 def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
     """The error of compiling two includes, or ""."""
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "trial.cu")
-        source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
-        command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
-        trial = subprocess.run(
-            [*command, "-o", str(source.with_suffix(".o"))],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=300,
-        )
-    if not trial.returncode:
-        return ""
-    lines = trial.stdout.strip().splitlines()
-    errors = [line for line in lines if "error" in line] or lines or ["no message"]
-    return errors[0].strip()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "trial.cu")
+            source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
+            command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+            trial = subprocess.run(
+                [*command, "-o", str(source.with_suffix(".o"))],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=300,
+            )
+    except (OSError, subprocess.SubprocessError) as error:
+        return describe_error(error)
+    return (telling_line(trial.stdout) or "no message") if trial.returncode else ""
 
 
 def gpu_name() -> str:

@@ -1,34 +1,31 @@
-"""Imports Jittor; if its core is not compiled yet, a child process compiles it first."""
+"""Imports Jittor; if its core is not compiled yet, a child process compiles it first.
+
+Jittor's signal handlers end the process at once, on Ctrl-C and when any child process is killed.
+They are removed.
+"""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import fcntl
 import json
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
-from siren.runtime.child import run_interruptibly
-from siren.runtime.compilation import Compilation
+from siren.runtime.cache import STAMP, locked, remove_damaged
+from siren.runtime.child import Compilation, run_interruptibly
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import setting
-from siren.runtime.handlers import default_sigterm, load_without_handlers
 from siren.runtime.install import missing_package
-from siren.runtime.jittor_cache import STAMP, remove_damaged
 from siren.runtime.paths import digest, is_shell_safe
-from siren.runtime.problem import (
-    RuntimeProblem,
-    describe_error,
-    last_line,
-    strip_colours,
-)
+from siren.runtime.problem import RuntimeProblem, describe_error, strip_colours, telling_line
 from siren.runtime.processes import all_processors, notify_once, under_mpirun
-from siren.signals import deferred
+from siren.signals import deferred, in_main_thread
 
 # Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
 _COMPILED_BY = (
@@ -36,6 +33,8 @@ _COMPILED_BY = (
     *("debug", "enable_lto", "use_data_gz", "cuda_arch", "cuda_debug", "ASCEND_TOOLKIT_HOME"),
     *("use_mkl", "use_cutt", "use_cutlass", "use_nccl", "conv_opt", "CONDA_PREFIX"),
 )
+# If this variable is set, Jittor assumes a notebook and does not handle Ctrl-C.
+_NOTEBOOK = "JPY_PARENT_PID"
 
 
 def import_jittor(device: str, verbose: bool = False) -> None:
@@ -52,21 +51,25 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     """
     with _as_runtime_problem(verbose):
         import jittor_utils
-    _remove_damaged(jittor_utils.cache_path)
-    if under_mpirun() and not _core_exists(jittor_utils.cache_path):
+    remove_damaged(jittor_utils.cache_path)
+    exists = _core_exists(jittor_utils.cache_path)
+    if under_mpirun() and not exists:
         # In this process: mpirun forwards the compiler's output and ends all processes itself.
         notify_once(_prepare_compilation(jittor_utils.cache_path))
-        with _as_runtime_problem(verbose), default_sigterm(), all_processors():
-            load_without_handlers(load_jittor)
+        with _as_runtime_problem(verbose), _default_sigterm(), all_processors():
+            with _without_handlers():
+                load_jittor()
             _stop_workers(jittor_utils)
         return
     with _as_runtime_problem(verbose):
         stamp = _stamp(jittor_utils.cache_path)
-        if not under_mpirun() and not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
+        if not under_mpirun() and not (exists and stamp.exists()):
             _compile_in_child(stamp, device, verbose)
     with deferred(), _as_runtime_problem(verbose), _without_workers(jittor_utils):
-        load_without_handlers(lambda: _load_utilities(jittor_utils))
-        load_without_handlers(load_jittor)
+        with _without_handlers():
+            _load_utilities(jittor_utils)
+        with _without_handlers():
+            load_jittor()
 
 
 def load_jittor() -> None:
@@ -102,6 +105,49 @@ def _load_utilities(jittor_utils) -> None:
         jittor_utils.try_import_jit_utils_core()
 
 
+# ---- signals ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _without_handlers():
+    """Within its context Jittor installs its handlers; at the end Python's are back."""
+    notebook = os.environ.get(_NOTEBOOK)
+    os.environ[_NOTEBOOK] = notebook or "0"
+    try:
+        yield
+    finally:
+        if notebook is None:
+            del os.environ[_NOTEBOOK]
+        restore_signals()
+
+
+@contextlib.contextmanager
+def _default_sigterm():
+    """Within its context SIGTERM ends this process, and those that it forks, at once.
+
+    Jittor may end a worker immediately after forking it; if Python handled SIGTERM, the signal
+    would be lost.
+    """
+    if not in_main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def restore_signals() -> None:
+    """Reinstall the handlers that Python has registered."""
+    if not in_main_thread():
+        return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
+        handler = signal.getsignal(number)
+        if handler is not None:
+            signal.signal(number, handler)
+
+
 # ---- the compilation --------------------------------------------------------------------------
 
 
@@ -118,25 +164,11 @@ def _stamp(cache_path: str) -> Path:
     return Path(cache_path, f"{STAMP}{digest(json.dumps([settings, str(cuda)]))}")
 
 
-def _remove_damaged(cache_path: str) -> None:
-    """Remove damaged files of the cache, unless a process is compiling: its files grow."""
-    from jittor_utils import lock
-
-    with contextlib.suppress(OSError), open(lock.lock_path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_damaged(cache_path)
-
-
 def _prepare_compilation(cache_path: str) -> str:
     """Remove the remains of an interrupted compilation; returns the announcement for the user."""
-    from jittor_utils import lock
-
     expected = "a few minutes" if setting("nvcc_path") else "a minute and a half"
-    # Jittor holds this lock while it compiles; a second process waits for it inside the import.
-    with open(lock.lock_path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with locked() as alone:
+        if not alone:  # this process will wait for the other inside the import
             return (
                 f"Another process is compiling Jittor's core, {expected} in all; "
                 "waiting until it is done ..."
@@ -151,10 +183,10 @@ def _prepare_compilation(cache_path: str) -> str:
 def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
     """Import Jittor in a child process, which compiles everything that this process will need."""
     code = (
-        "from siren.runtime import core, jittor_import, prepare\n"
+        "from siren.runtime import jit, jittor_import, prepare\n"
         f"prepare({device!r}, {verbose!r})\n"
         "import jittor_utils\n"
-        "core.accelerate(jittor_utils)\n"
+        "jit.accelerate_core(jittor_utils)\n"
         "jittor_import.load_jittor()\n"
         f"open({str(stamp)!r}, 'w').close()\n"
     )
@@ -176,8 +208,7 @@ def _reason(child) -> str:
             "its compiler was killed, perhaps for lack of memory; close other programs and run the "
             "same command again, which keeps what is compiled already."
         )
-    errors = [line for line in output.splitlines() if re.search(r"\b(fatal )?error: ", line)]
-    return last_line(errors[0] if errors else output)
+    return telling_line(output) or "no message"
 
 
 @contextlib.contextmanager

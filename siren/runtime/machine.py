@@ -1,16 +1,172 @@
-"""Describes the machine, for metrics.json."""
+"""The machine: whether it has what Jittor needs, and how metrics.json describes it.
+
+Jittor needs an interpreter, packages, a C++ compiler, and a NumPy whose arrays it can read.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.machinery
+import importlib.util
 import os
 import platform
 import re
+import shlex
+import shutil
+import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+from siren.runtime.cache import check_cache
 from siren.runtime.cuda import gpu_name
+from siren.runtime.environment import user_environment
+from siren.runtime.install import JITTOR, PACKAGES, missing_package
+from siren.runtime.paths import digest, private_folder, shell_safe, write_file
+from siren.runtime.problem import RuntimeProblem, SettingProblem, describe_error
+from siren.runtime.processes import check_processes
+
+COMPILER = "g++"
+# Jittor compiles something for a single number of each of these types, and so not for the others.
+COMPUTED = ("int32", "int64", "float32", "float64")
+DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "uint32", "float16", *COMPUTED)
+_TRIED = '"numpy<2.6"'  # what this program has been tried with
+
+
+def check_machine() -> None:
+    """Raise RuntimeProblem for the first thing that is missing or unsuitable."""
+    _check_python()
+    check_processes()
+    _check_packages()
+    _check_compiler()
+    check_cache()
+    private_folder()
+
+
+def _check_python() -> None:
+    version = ".".join(map(str, sys.version_info[:2]))
+    if not (3, 9) <= sys.version_info[:2] <= (3, 14):
+        raise RuntimeProblem(
+            f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}."
+        )
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise RuntimeProblem(
+            f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
+            f"build of Python {version}; use the usual build."
+        )
+
+
+def _check_packages() -> None:
+    for module in (*PACKAGES, "jittor"):
+        if importlib.util.find_spec(module) is None:
+            raise RuntimeProblem(missing_package(module))
+    try:
+        import numpy as np
+    except ImportError as error:
+        raise RuntimeProblem(f"NumPy cannot be imported: {describe_error(error)}") from error
+    for kind in (np.float32, np.float64):
+        np.finfo(kind)  # computed and cached now, before Jittor's kernels disable subnormals
+
+
+def _check_compiler() -> None:
+    user = user_environment()
+    compiler = user.get("cc_path") or COMPILER
+    if not shutil.which(compiler):
+        if "cc_path" in user:
+            raise SettingProblem(f"cc_path is set to {compiler!r}, which is not a program.")
+        raise RuntimeProblem(
+            f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
+            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."
+        )
+    if "python_config_path" not in user and not any(
+        Path(folder, "Python.h").exists() for folder in _python_include_folders()
+    ):
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        raise RuntimeProblem(
+            f"The C headers of Python {version} (Python.h) are missing; "
+            f"install the package python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora)."
+        )
+
+
+def _python_include_folders() -> list[str]:
+    return sorted({sysconfig.get_path("include"), sysconfig.get_path("platinclude")})
+
+
+def toolchain_settings() -> dict[str, str]:
+    """The variables cc_path, if a shell would split the compiler's path, and python_config_path.
+
+    The latter is a script that describes exactly this interpreter. By default Jittor looks for
+    ``python3.X-config`` beside the interpreter and in /usr. In a virtual environment of a pyenv or
+    conda Python it finds none, or that of another Python.
+    """
+    includes = " ".join(f'-I"{shell_safe(folder)}"' for folder in _python_include_folders())
+    suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
+    script = (
+        "#!/bin/sh\n"
+        "# Written by siren/runtime: the two answers that Jittor wants of python3-config.\n"
+        'case "$1" in\n'
+        f"--includes) echo {shlex.quote(includes)} ;;\n"
+        f"--extension-suffix) echo {shlex.quote(suffix)} ;;\n"
+        "*) exit 1 ;;\n"
+        "esac\n"
+    )
+    path = private_folder() / f"python-config-{digest(script)}"
+    write_file(path, script, mode=0o700)
+    compiler = shutil.which(COMPILER) or ""
+    safe = shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
+    return {"python_config_path": str(path), **({"cc_path": safe} if safe != compiler else {})}
+
+
+def check_arrays() -> None:
+    """Try whether arrays come back from Jittor, once for each of its compilations and each NumPy.
+
+    Jittor reads NumPy's own structures in memory. Where these differ from what it was written for,
+    values are garbage, and nothing else says so. Raises RuntimeProblem.
+    """
+    import jittor as jt
+    import numpy as np
+
+    core = os.stat(sys.modules["jittor_core"].__file__)
+    key = digest(f"{np.__version__} {core.st_mtime_ns} {core.st_size}")
+    stamp = Path(jt.flags.cache_path, f"siren-arrays-{key}")
+    if stamp.exists():
+        return
+    problem = find_array_problem()
+    if problem:
+        raise RuntimeProblem(
+            f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
+            f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}"
+        )
+    stamp.touch()
+
+
+def find_array_problem() -> str:
+    """The first array that does not come back as it is, in words; "" if all do.
+
+    64-bit arrays come back as 32-bit ones, as Jittor wants it.
+    """
+    import jittor as jt
+    import numpy as np
+
+    for dtype in DTYPES:
+        block = (np.arange(2 * 3 * 4) % (2 if dtype == "bool" else 100)).astype(dtype)
+        block = block.reshape(2, 3, 4)
+        large = np.resize(block, 2**18)
+        single = np.array(3, dtype)
+        arrays = [block, block.T, block[:, ::2], block[0, 1, 2:], block[:0], large]
+        if dtype in COMPUTED:
+            arrays += [block[1, 0, :1], single, single[()]]
+        for array in arrays:
+            var = jt.array(array)
+            expected = array.reshape(array.shape or 1)  # Jittor has no arrays without axes
+            for back in (var.numpy(), np.array(var.data)):
+                if back.shape != expected.shape or not np.array_equal(back, expected):
+                    return f"{dtype} of shape {array.shape} comes back as {back.ravel()[:3]}"
+    index = jt.arange(5)[np.int64(3)].item()
+    if index != 3:
+        return f"the element of index 3 is that of index {index}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -31,13 +187,18 @@ def describe() -> Environment:
     import numpy as np
 
     device = "cuda" if jt.flags.use_cuda else "cpu"
+    cpu = cpu_fact("model name") or platform.processor() or platform.machine()
+    try:
+        threads = ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # of Jittor's kernels
+    except OSError:
+        threads = os.cpu_count() or 1
     return Environment(
         python=platform.python_version(),
         numpy=np.__version__,
         jittor=jt.__version__,
         device=device,
-        device_name=gpu_name() if device == "cuda" else _cpu_name(),
-        threads=_thread_count(),
+        device_name=gpu_name() if device == "cuda" else cpu,
+        threads=threads,
     )
 
 
@@ -49,14 +210,3 @@ def cpu_fact(name: str) -> str:
         if match:
             return match[1].strip()
     return ""
-
-
-def _cpu_name() -> str:
-    return cpu_fact("model name") or platform.processor() or platform.machine()
-
-
-def _thread_count() -> int:
-    try:
-        return ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # the OpenMP of Jittor's kernels
-    except OSError:
-        return os.cpu_count() or 1

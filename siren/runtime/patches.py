@@ -1,23 +1,195 @@
-"""Changes modules of Jittor 1.3.11 while they are imported; nothing of the package is changed.
+"""Corrections of Jittor 1.3.11, made while it is compiled and imported; its package stays as it is.
 
-- Two of its functions ``exec`` an import and look for the module in ``locals()``, where it is no
-  longer from Python 3.13 on (PEP 667). They find it in ``sys.modules`` instead.
+Copies of some of its C++ files are corrected, for NumPy 2, g++ 16, CUDA 13 and quiet logs. They lie
+in a private folder, which stands before Jittor's own folders on the include path of everything that
+it compiles; a source file is compiled in place of Jittor's. The copies are made from the installed
+files: one in which a text to be replaced does not occur exactly once, as in a later Jittor that
+needs no correction, is left out.
+
+Some of its Python modules are changed when they are imported:
+
+- Two functions ``exec`` an import and look for the module in ``locals()``, where it is no longer
+  from Python 3.13 on (PEP 667). They find it in ``sys.modules`` instead.
 - Its compiling workers must be forks, which Python 3.14 does not start by default: they inherit a
-  lock from the process that starts them, and what ``core.accelerate`` has replaced.
+  lock from the process that starts them, and what ``jit.accelerate_core`` has replaced.
 - Whoever imports it, its operators are compiled by ``jit.sh``, so that none of them switches
   subnormal numbers off.
-
-And it compiles the corrected copy of a source file in place of its own (headers.py).
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import multiprocessing
+import re
 import sys
+from functools import partial
 from importlib.machinery import PathFinder
+from pathlib import Path
 
-from siren.runtime.headers import with_corrected_source
-from siren.runtime.jit import accelerate
+from siren.runtime.jit import accelerate_operators
+from siren.runtime.paths import create_folder, digest, private_folder, write_file
+
+# ---- C++ ----
+
+# NumPy 2 has the size of an element at another place of a descriptor, and PyArray_CopyInto at
+# another place of its table of functions. PyArray_CastScalarToCtype reads all of a descriptor
+# there, and Jittor passes one of which only the type is set.
+_NUMPY_HEADER = [
+    (
+        "inline int64 PyArray_Size(",
+        """\
+inline bool is_numpy_1() {
+    return ((unsigned (*)())PyArray_API[0])() < 0x02000000; // PyArray_GetNDArrayCVersion
+}
+
+inline int64 item_size(PyArrayDescr_Proxy* descr) {
+    struct NumPy2 {
+        PyObject_HEAD
+        PyObject* typeobj;
+        char kind, type, byteorder, former_flags;
+        int type_num;
+        unsigned long long flags;
+        Py_ssize_t elsize;
+    };
+    return is_numpy_1() ? descr->elsize : ((NumPy2*)descr)->elsize;
+}
+
+inline int64 PyArray_Size(""",
+    ),
+    ("size *= arr->descr->elsize;", "size *= item_size(arr->descr);"),
+    (
+        "void numpy_init();",
+        """\
+void numpy_init();
+
+inline int copy_into(PyObject* to, PyObject* from) {
+    return ((int (*)(PyObject*, PyObject*))PyArray_API[is_numpy_1() ? 82 : 50])(to, from);
+}
+
+inline void cast_scalar(PyObject* scalar, void* to, PyArrayDescr_Proxy* type) {
+    auto descr_from_type = (PyArrayDescr_Proxy* (*)(int))PyArray_API[45];
+    auto descr = descr_from_type(type->type_num);
+    PyArray_CastScalarToCtype(scalar, to, descr);
+    Py_DECREF((PyObject*)descr);
+}
+
+#define PyArray_CopyInto(to, from) copy_into(to, from)
+#define PyArray_CastScalarToCtype(scalar, to, type) cast_scalar(scalar, to, type)""",
+    ),
+]
+_TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
+_STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
+# The compiler of operators writes its progress to the standard error stream, log or no log. A
+# parent process that reads it says so by a variable (child.py).
+_PARALLEL_COMPILER = [
+    (
+        "bool change_line = false;",
+        """\
+bool change_line = false;
+    const char* silent = getenv("log_silent");
+    const bool shown = getenv("siren_progress") || !silent || string(silent) != "1";""",
+    ),
+    ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
+]
+
+
+def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
+    """``text`` after all ``replacements`` (before, after); unchanged if one does not fit."""
+    if any(text.count(before) != 1 for before, _ in replacements):
+        return text
+    for before, after in replacements:
+        text = text.replace(before, after)
+    return text
+
+
+def corrected_helper_header(text: str) -> str:
+    """Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
+
+    ``cudaDeviceProp`` lost ``clockRate`` and ``computeMode``; ``cudaDeviceGetAttribute`` has had
+    both since CUDA 5. The device is the one whose properties the code has read last.
+    """
+    attribute = {"clockRate": "cudaDevAttrClockRate", "computeMode": "cudaDevAttrComputeMode"}
+    pattern = re.compile(
+        r"cudaGetDeviceProperties\(&deviceProp,\s*(?P<device>\w+)\)"
+        r"|deviceProp\.(?P<field>clockRate|computeMode)\b"
+    )
+    matches = list(pattern.finditer(text))
+    if not any(match["field"] for match in matches):
+        return text
+    pieces, end, device = [], 0, "0"
+    for match in matches:
+        device = match["device"] or device
+        pieces.append(text[end : match.start()])
+        pieces.append(
+            f"sirenDeviceAttribute({attribute[match['field']]}, {device})"
+            if match["field"]
+            else match[0]
+        )
+        end = match.end()
+    text = "".join([*pieces, text[end:]])
+    function = (
+        "inline int sirenDeviceAttribute(cudaDeviceAttr attribute, int device) {\n"
+        "  int value = 0;\n"
+        "  cudaDeviceGetAttribute(&value, attribute, device);\n"
+        "  return value;\n"
+        "}\n\n"
+    )
+    user = text.rindex("\ninline ", 0, text.index("sirenDeviceAttribute(")) + 1
+    return text[:user] + function + text[user:]
+
+
+CUDA_FOLDER = "extern/cuda/inc"
+_SOURCE = "parallel_compiler.cc"
+_FILES = [  # (folder of Jittor, name in it, correction)
+    ("src", "pyjt/numpy.h", partial(replaced_once, replacements=_NUMPY_HEADER)),
+    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
+    ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
+    # and for members in the code of templates that are not used.
+    ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
+    ("src", _SOURCE, partial(replaced_once, replacements=_PARALLEL_COMPILER)),
+    (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
+]
+
+
+def jittor_folder() -> Path:
+    """The folder of the installed Jittor; raises FileNotFoundError."""
+    package = importlib.util.find_spec("jittor")
+    if package is None:
+        raise FileNotFoundError("jittor")
+    return Path(package.submodule_search_locations[0])
+
+
+def write_headers() -> Path:
+    """Write the corrected files; returns their folder, whose name is a digest of them."""
+    copies = {}
+    for folder, name, correct in _FILES:
+        with contextlib.suppress(FileNotFoundError):
+            original = (jittor_folder() / folder / name).read_text(encoding="utf8")
+            copy = correct(original)
+            if copy != original:
+                copies[name] = copy
+    target = private_folder() / f"include-{digest(''.join(copies.values()))}"
+    create_folder(target)
+    for name, copy in copies.items():
+        create_folder((target / name).parent)
+        write_file(target / name, copy)
+    return target
+
+
+def with_corrected_source(command: str) -> str:
+    """A ``command`` that compiles a file of Jittor's core, with the corrected copy if there is one.
+
+    The copy includes Jittor's headers, which lie on the include path, as the original does.
+    """
+    pattern = rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"'
+    if not re.search(pattern, command):
+        return command
+    copy = write_headers() / _SOURCE
+    return re.sub(pattern, lambda _: f'"{copy}"', command) if copy.exists() else command
+
+
+# ---- Python ----
 
 _PATCHED = ("jittor_utils", "jittor.compiler", "jittor")
 
@@ -50,7 +222,7 @@ class _Finder:
                     module.do_compile_itself = getattr(module, "do_compile", None)
                     module.do_compile = compile_corrected
                 elif name == "jittor":
-                    accelerate(module)
+                    accelerate_operators(module)
 
             spec.loader.exec_module = execute_patched
         return spec

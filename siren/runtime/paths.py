@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import hashlib
 import os
 import re
 import secrets
@@ -20,6 +19,7 @@ import stat
 import tempfile
 from pathlib import Path
 
+from siren import files
 from siren.runtime.environment import user_environment
 from siren.runtime.problem import RuntimeProblem, SettingProblem
 
@@ -114,33 +114,28 @@ def _others_can_replace(folder: Path) -> bool:
     return False
 
 
-def write_file(path: Path, text: str, mode: int = 0o600) -> Path:
-    """Write a file of a private folder atomically, unless it has this text and mode already."""
-    with contextlib.suppress(OSError, ValueError):
-        if path.read_text(encoding="utf8") == text and os.lstat(path).st_mode & 0o777 == mode:
-            return path
-    handle, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf8", errors="surrogateescape") as file:
-        file.write(text)
-    os.chmod(temporary, mode)
-    os.replace(temporary, path)
-    return path
+def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file of a private folder atomically, unless it has this text already."""
+    content = text.encode("utf8", "surrogateescape")
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    files.write_bytes(path, content, mode)
 
 
-def write_link(link: Path, target: str) -> Path:
+def write_link(link: Path, target: str) -> None:
     """Make a link of a private folder point to ``target``, atomically."""
     with contextlib.suppress(OSError):
         if os.readlink(link) == target:
-            return link
+            return
     temporary = f"{link}-{secrets.token_hex(4)}"
     os.symlink(target, temporary)
     os.replace(temporary, link)  # another process may do the same
-    return link
 
 
 def digest(text: str) -> str:
-    """A short hash of a text, for file names."""
-    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
+    """The beginning of a text's digest, for file names."""
+    return files.digest(os.fsencode(text))[:12]
 
 
 def _shared_folders() -> list[Path]:

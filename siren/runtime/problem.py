@@ -19,16 +19,20 @@ def notify(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
-def last_line(text: str) -> str:
-    """The last line of a message that has words in it, without colour codes."""
-    lines = [line.strip() for line in strip_colours(text).splitlines() if re.search(r"\w", line)]
-    line = lines[-1] if lines else "no message"
+def telling_line(output: str) -> str:
+    """The line of a program's output that says most: the first error, or else the last line.
+
+    It has no colour codes. It is empty if no line has words in it.
+    """
+    lines = [line.strip() for line in strip_colours(output).splitlines() if re.search(r"\w", line)]
+    errors = [line for line in lines if re.search(r"\b(error|fatal)\s*: ", line, re.IGNORECASE)]
+    line = (errors or lines[-1:] or [""])[0]
     return line if len(line) <= 300 else line[:300] + " ..."
 
 
 def describe_error(error: BaseException) -> str:
-    """An error's type and the last line of its message."""
-    return f"{type(error).__name__}: {last_line(str(error))}"
+    """An error's type and the telling line of its message."""
+    return f"{type(error).__name__}: {telling_line(str(error)) or 'no message'}"
 
 
 def strip_colours(text: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
 from siren.runtime.environment import user_environment
-from siren.runtime.paths import digest, make_private, private_folder, write_link
+from siren.runtime.paths import create_folder, digest, private_folder, write_link
 from siren.runtime.problem import RuntimeProblem, SettingProblem, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
@@ -212,9 +212,9 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
             return str(include), str(folder)
         if os.path.isfile(folder / "libnccl.so.2"):  # Jittor needs it under the name libnccl.so
             link_folder = private_folder() / f"nccl-{digest(str(folder))}"
-            if make_private(link_folder):
-                write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
-                return str(include), str(link_folder)
+            create_folder(link_folder)
+            write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
+            return str(include), str(link_folder)
     return None
 
 

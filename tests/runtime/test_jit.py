@@ -1,7 +1,12 @@
-"""Jittor's operators are compiled with a precompiled header, or as ever where that cannot be."""
+"""How Jittor's core and operators are compiled here, and what Jittor remembers of it."""
 
+import os
 import shlex
 import subprocess
+import sys
+import sysconfig
+import textwrap
+import types
 from pathlib import Path
 
 import jittor
@@ -11,6 +16,7 @@ import pytest
 from siren import runtime
 from siren.runtime import jit
 
+ROOT = Path(__file__).resolve().parents[2]
 TOOL = """#!/bin/sh
 printf "%s|" {name} "$@" >> "{folder}/called"
 echo >> "{folder}/called"
@@ -124,3 +130,101 @@ def test_the_root_of_a_subnormal_number_is_a_number():
     assert ((roots >= 0) & (roots <= 4e-21)).all()  # 0 where subnormal numbers are taken for it
     quotients = (tiny / jittor.array(np.full(100, 2e-41, np.float32) + 1)).numpy()
     assert ((quotients >= 0) & (quotients <= 2e-41)).all()
+
+
+# ---- the core -------------------------------------------------------------------------------
+
+COMMAND = '"g++" "{0}/a.cc"  -fPIC -O2   -c -o "{0}/a.cc.o"'
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_recorded_is_the_command_of_jittor(monkeypatch, tmp_path, fails):
+    """A file that fails with our options, such as a header, is compiled without."""
+    command = COMMAND.format(tmp_path)
+    header = tmp_path / jit.CORE_FOLDER / "-O1" / "core.h"
+    header.parent.mkdir(parents=True)
+    header.with_name("core.h.gch").touch()
+    record = tmp_path / "a.cc.o.key"
+    commands = []
+
+    def cache_compile(job):
+        commands.append(job[0])
+        if fails and "--include" in job[0]:
+            raise RuntimeError("error: header")
+        record.write_text(f"{job[0]}\n# a.cc: hash\n")
+        return True
+
+    monkeypatch.setattr(jit, "_cache_compile", cache_compile, raising=False)
+    assert jit.compile_file([command, tmp_path, "jittor"])
+    assert commands[0] == f'{command} -O1 --include="{header}"'
+    assert commands[1:] == [command] * fails
+    assert record.read_text() == f"{command}\n# a.cc: hash\n"
+
+
+def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
+    (tmp_path / "b.h").write_text("int answer();\n")
+    (tmp_path / "a.cc").write_text('#include "b.h"\nint answer() { return 42; }\n')
+    (tmp_path / "obj_files").mkdir()
+    code = f"""
+        import siren
+        import jittor_utils
+        from siren.runtime import jit
+        jittor_utils.try_import_jit_utils_core()
+        jit._cache_compile = jittor_utils.do_compile
+        command = {COMMAND.format(tmp_path).replace("-O2", f'-O2 -I"{tmp_path}"')!r}
+        job = [command, {str(tmp_path)!r}, {str(tmp_path)!r}]
+        print(jit.compile_file(job), jit.compile_file(job), jittor_utils.do_compile(job))
+        open({str(tmp_path / "b.h")!r}, "a").write("// changed")
+        print(jit.compile_file(job))
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.stdout.split() == ["True", "False", "False", "True"]
+
+
+def accelerated(compiler, run_cmd=None):
+    """What there is of ``jittor_utils`` here, on a machine with much memory."""
+    utilities = types.SimpleNamespace(
+        cc_type=compiler,
+        run_cmd=run_cmd,
+        run_cmds=None,
+        do_compile=None,
+        get_total_mem=lambda: 2**60,
+    )
+    jit.accelerate_core(utilities)
+    return utilities
+
+
+def test_there_are_as_many_compilers_as_processors():
+    """However much memory there is: Jittor starts one for every 3 GiB."""
+    utilities = accelerated("clang")
+    assert utilities.get_total_mem() == len(os.sched_getaffinity(0)) * 3 * 2**30
+    assert utilities.do_compile is None  # only g++ gets other options
+
+
+@pytest.mark.parametrize(
+    ("file", "options"), [("data.cc", " -O1"), ("jit_utils_core.so", " -O0"), ("other.cc", "")]
+)
+def test_what_jittor_compiles_one_by_one_gets_options_too(file, options):
+    commands = []
+    accelerated("g++", commands.append).run_cmd(f'"g++" "/cache/{file}"')
+    assert commands == [f'"g++" "/cache/{file}"{options}']
+
+
+def test_the_header_is_compiled_for_all_files(tmp_path):
+    """With the options of the commands; a header that does not suit them is left out."""
+    includes = sysconfig.get_path("include")
+    for name in ("executor", "fused_op", "op", "var", "pyjt/py_converter", "pyjt/py_obj_holder"):
+        path = tmp_path / "good" / f"{name}.h"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    good = COMMAND.format(tmp_path).replace("-O2", f'-I"{includes}" -I"{tmp_path}/good" -O2')
+    jit.precompile_for_core([good], tmp_path / "folder")
+    assert {path.parent.name for path in (tmp_path / "folder").glob("*/*.gch")} == {"-O0", "-O1"}
+    source = tmp_path / "a.cc"
+    source.write_text("std::unordered_map<int, int> map;\n")  # declared by the header
+    options = jit._options(str(source), tmp_path / "folder")
+    subprocess.run(f"{good} {options} -Winvalid-pch -Werror", shell=True, check=True)
+    jit.precompile_for_core([COMMAND.format(tmp_path)], tmp_path / "other")
+    assert jit._options(str(source), tmp_path / "other") == " -O1"

@@ -12,21 +12,22 @@ import jittor_utils
 import numpy as np
 import pytest
 
-from siren.runtime import headers, numpy_trial
+from siren.runtime import machine, patches
 from siren.runtime.install import JITTOR
+from siren.runtime.problem import RuntimeProblem
 
 JITTORS = Path(importlib.util.find_spec("jittor").submodule_search_locations[0])
 
 
 def fake_jittor(monkeypatch, folder, change=lambda name, text: text):
     """An installed Jittor of which there are only the headers, after ``change``."""
-    for place, name, _ in headers._FILES:
+    for place, name, _ in patches._FILES:
         text = change(name, (JITTORS / place / name).read_text())
         if text is not None:
             target = folder / place / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(text)
-    monkeypatch.setattr(headers, "jittor_folder", lambda: folder)
+    monkeypatch.setattr(patches, "jittor_folder", lambda: folder)
 
 
 def names(folder):
@@ -34,7 +35,7 @@ def names(folder):
 
 
 def test_all_headers_of_this_jittor_are_corrected():
-    folder = headers.write_headers()
+    folder = patches.write_headers()
     assert names(folder) == {"pyjt/numpy.h", "types.h", "misc/stack_vector.h", "helper_cuda.h"}
     assert f'-I"{folder}"' in jt.flags.cc_flags  # and before Jittor's own folders
     assert jt.flags.cc_flags.index(str(folder)) < jt.flags.cc_flags.index(str(JITTORS / "src"))
@@ -48,19 +49,19 @@ def test_a_header_that_is_not_as_expected_is_left_alone(monkeypatch, tmp_path):
     }
     keep = lambda text: text  # noqa: E731
     fake_jittor(monkeypatch, tmp_path, lambda name, text: changes.get(name, keep)(text))
-    assert names(headers.write_headers()) == {"helper_cuda.h"}
+    assert names(patches.write_headers()) == {"helper_cuda.h"}
 
 
 def test_the_folder_is_another_for_other_headers(monkeypatch, tmp_path):
-    before = headers.write_headers()
+    before = patches.write_headers()
     fake_jittor(monkeypatch, tmp_path, lambda _, text: text + "// of a later version\n")
-    after = headers.write_headers()
+    after = patches.write_headers()
     assert after != before and names(after) == names(before)
 
 
 def test_the_corrected_header_asks_for_attributes_of_the_right_device():
-    header = (JITTORS / headers.CUDA_FOLDER / "helper_cuda.h").read_text()
-    corrected = headers.corrected_helper_header(header)
+    header = (JITTORS / patches.CUDA_FOLDER / "helper_cuda.h").read_text()
+    corrected = patches.corrected_helper_header(header)
     assert "deviceProp.clockRate" not in corrected
     assert "deviceProp.computeMode" not in corrected
     calls = [line for line in corrected.splitlines() if "sirenDeviceAttribute(cudaDevAttr" in line]
@@ -71,7 +72,7 @@ def test_the_corrected_header_asks_for_attributes_of_the_right_device():
         (False, True),
     ]
     assert corrected.index("inline int sirenDeviceAttribute(") < corrected.index(calls[0])
-    assert headers.corrected_helper_header(corrected) == corrected
+    assert patches.corrected_helper_header(corrected) == corrected
 
 
 def numpys_table():
@@ -86,7 +87,7 @@ def numpys_table():
 
 def test_places_in_numpys_table_are_those_of_its_header():
     table = numpys_table()
-    text = (headers.write_headers() / "pyjt/numpy.h").read_text()
+    text = (patches.write_headers() / "pyjt/numpy.h").read_text()
     numpy_1, numpy_2 = map(int, re.search(r"is_numpy_1\(\) \? (\d+) : (\d+)", text).groups())
     is_1 = np.__version__.startswith("1.")
     assert table["PyArray_CopyInto"] == (numpy_1 if is_1 else numpy_2)
@@ -100,14 +101,14 @@ def test_places_in_numpys_table_are_those_of_its_header():
 
 
 def test_progress_is_written_only_where_it_is_read_or_the_log_is_on(monkeypatch):
-    copy = headers.write_headers() / "parallel_compiler.cc"
+    copy = patches.write_headers() / "parallel_compiler.cc"
     assert "if (shown && diff > 2e9) {" in copy.read_text()
     original = f'"g++" "{JITTORS}/src/parallel_compiler.cc" -O2 -c -o "a.o"'
-    assert headers.with_corrected_source(original) == f'"g++" "{copy}" -O2 -c -o "a.o"'
+    assert patches.with_corrected_source(original) == f'"g++" "{copy}" -O2 -c -o "a.o"'
     other = f'"g++" "{JITTORS}/src/executor.cc" -O2 -c -o "a.o"'
-    assert headers.with_corrected_source(other) == other
-    monkeypatch.setattr(headers, "_FILES", [])  # of a later Jittor, which needs no correction
-    assert headers.with_corrected_source(original) == original
+    assert patches.with_corrected_source(other) == other
+    monkeypatch.setattr(patches, "_FILES", [])  # of a later Jittor, which needs no correction
+    assert patches.with_corrected_source(original) == original
 
 
 def test_jittors_core_has_the_corrected_source():
@@ -119,10 +120,10 @@ def test_jittors_core_has_the_corrected_source():
 
 
 def test_arrays_reach_jittor_and_come_back():
-    assert numpy_trial.find_array_problem() == ""
+    assert machine.find_array_problem() == ""
 
 
-@pytest.mark.parametrize("dtype", numpy_trial.DTYPES)
+@pytest.mark.parametrize("dtype", machine.DTYPES)
 def test_arrays_of_any_shape_are_numpys(dtype):
     random = np.random.default_rng(0)
     for shape in [(), (1,), (7,), (3, 5), (2, 3, 4), (0, 3), (1 << 18,)]:
@@ -159,18 +160,18 @@ def test_what_does_not_come_back_is_refused_with_the_way_out(monkeypatch, change
     monkeypatch.setattr(np, "__version__", "9.9")
     monkeypatch.setattr(jt, "array", broken(change))
     for _ in range(2):  # it is not remembered as a success
-        with pytest.raises(numpy_trial.RuntimeProblem, match=words) as caught:
-            numpy_trial.check_arrays()
+        with pytest.raises(RuntimeProblem, match=words) as caught:
+            machine.check_arrays()
         assert "NumPy 9.9" in str(caught.value) and JITTOR in str(caught.value)
 
 
 def test_arrays_are_tried_once_for_a_numpy(monkeypatch):
-    numpy_trial.check_arrays()
-    monkeypatch.setattr(numpy_trial, "find_array_problem", lambda: "tried again")
-    numpy_trial.check_arrays()
+    machine.check_arrays()
+    monkeypatch.setattr(machine, "find_array_problem", lambda: "tried again")
+    machine.check_arrays()
     monkeypatch.setattr(np, "__version__", "9.9")
-    with pytest.raises(numpy_trial.RuntimeProblem, match="tried again"):
-        numpy_trial.check_arrays()
+    with pytest.raises(RuntimeProblem, match="tried again"):
+        machine.check_arrays()
 
 
 # ---- Jittor's Python --------------------------------------------------------------------------

@@ -10,8 +10,7 @@ import jittor_utils
 import pytest
 from jittor_utils import lock
 
-from siren.runtime import jittor_import
-from siren.runtime.jittor_cache import STAMP, remove_damaged
+from siren.runtime.cache import STAMP, remove_damaged
 
 LIBRARY = Path(sys.modules["jit_utils_core"].__file__)  # of the core; any other is like it
 NAMES = ["jittor_core.so", "jit/an_op.so", "cu12/jittor_core.so", "obj_files/a.cc.o", "data.o"]
@@ -31,8 +30,9 @@ def object_file(tmp_path_factory):
 
 
 @pytest.fixture
-def cache(tmp_path, object_file):
+def cache(monkeypatch, tmp_path, object_file):
     """A folder with a stamp and a file of each kind, and a record of each."""
+    monkeypatch.setattr(lock, "lock_path", str(tmp_path / "lock"))
     for name in NAMES:
         compiled = tmp_path / name
         compiled.parent.mkdir(exist_ok=True)
@@ -61,27 +61,22 @@ def test_what_is_whole_stays(cache):
     assert (cache / f"{STAMP}abc").exists()
 
 
-@pytest.mark.parametrize("part", [0, 10, 64, 300, -1])
+@pytest.mark.parametrize(
+    "of_record, part",
+    [*[(False, part) for part in (0, 10, 64, 300, -1)], (True, 0), (True, 5), (True, -1)],
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_ends_too_early_goes_with_its_record(cache, name, part):
-    damaged = cache / name
+def test_what_ends_too_early_goes_with_its_record(cache, name, of_record, part):
+    compiled = cache / name
     before = content(cache)
-    cut(damaged, part)
+    cut(record_of(compiled) if of_record else compiled, part)
     remove_damaged(str(cache))
-    for path in (damaged, record_of(damaged)):
+    for path in (compiled, record_of(compiled)):
         assert not path.exists()
         del before[path.relative_to(cache)]
     assert content(cache) == before
     # Without it, a child process compiles the core and says so; an operator needs none.
     assert (cache / f"{STAMP}abc").exists() == name.startswith("jit/")
-
-
-@pytest.mark.parametrize("part", [0, 5, -1])
-@pytest.mark.parametrize("name", NAMES)
-def test_a_record_that_ends_too_early_goes_with_its_file(cache, name, part):
-    cut(record_of(cache / name), part)
-    remove_damaged(str(cache))
-    assert not (cache / name).exists() and not record_of(cache / name).exists()
 
 
 def test_text_in_place_of_a_library_goes(cache):
@@ -101,9 +96,9 @@ def test_nothing_is_removed_while_another_process_compiles(cache):
     cut(cache / "jit" / "an_op.so", 10)
     with open(lock.lock_path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        jittor_import._remove_damaged(str(cache))
+        remove_damaged(str(cache))
         assert (cache / "jit" / "an_op.so").exists()
-    jittor_import._remove_damaged(str(cache))
+    remove_damaged(str(cache))
     assert not (cache / "jit" / "an_op.so").exists()
 
 

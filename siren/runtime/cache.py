@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import struct
@@ -53,6 +54,23 @@ def _check_writable(name: str, folder: str) -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def locked():
+    """Within its context Jittor compiles nothing; its value is whether it was compiling before.
+
+    Jittor holds a lock while it compiles. Raises OSError.
+    """
+    from jittor_utils import lock
+
+    with open(lock.lock_path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def remove_damaged(cache_path: str) -> None:
     """Remove compiled files that end too early, as after a full disk or a power failure.
 
@@ -60,22 +78,30 @@ def remove_damaged(cache_path: str) -> None:
     early crashes it or makes it hang, an object file cannot be linked, and a record that ends too
     early makes it rebuild a library that it has loaded. Without its record a file is compiled
     again: an operator when it is needed, all else by a child process, as at the first start.
+
+    While a process is compiling, its files grow, and nothing is removed.
     """
-    cache = Path(cache_path)
-    for folder, _, names in os.walk(cache):  # at every start: Path.rglob takes twice as long
-        present = set(names)
-        for name in names:
-            record = "data.md5" if name == "data.o" else f"{name}.key"
-            if not name.endswith((".so", ".o")) or record not in present:
-                continue
-            compiled, record = os.path.join(folder, name), os.path.join(folder, record)
+    with contextlib.suppress(OSError), locked() as alone:
+        if not alone:
+            return
+        for compiled, record in _recorded(cache_path):
             with contextlib.suppress(OSError):
                 if not (_is_complete(compiled) and _is_complete_record(record)):
                     os.unlink(record)
                     os.unlink(compiled)
-                    if "jit" not in Path(folder).relative_to(cache).parts:  # operators' folder
-                        for stamp in cache.glob(f"{STAMP}*"):
+                    if "jit" not in Path(compiled).relative_to(cache_path).parts:  # an operator
+                        for stamp in Path(cache_path).glob(f"{STAMP}*"):
                             stamp.unlink()
+
+
+def _recorded(cache_path: str):
+    """Compiled files, each with its record."""
+    for folder, _, names in os.walk(cache_path):  # at every start: Path.rglob takes twice as long
+        present = set(names)
+        for name in names:
+            record = "data.md5" if name == "data.o" else f"{name}.key"
+            if name.endswith((".so", ".o")) and record in present:
+                yield os.path.join(folder, name), os.path.join(folder, record)
 
 
 def _is_complete(compiled: str) -> bool:
