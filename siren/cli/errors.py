@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -115,4 +114,4 @@ def let_rank_0_speak() -> None:
 
 def notify(sentence: str) -> None:
     """Print one line on stderr, after the program's name."""
-    print(f"main.py: {printable(sentence)}", file=sys.stderr, flush=True)
+    runtime.notify(f"main.py: {printable(sentence)}")

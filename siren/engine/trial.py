@@ -7,7 +7,6 @@ why not.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.use import Use
+from siren.runtime.problem import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
 POINTS = 7
@@ -36,7 +36,7 @@ def problem(engine, use: Use) -> str | None:
         engine.check_network(SimpleNamespace(**_shape(use.width, use.layers, use.channels)))
         return _Trial(engine, use).problem()
     except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
-        return _reason(error)
+        return telling_line(str(error)) or type(error).__name__
 
 
 def main(arguments: list[str]) -> int:
@@ -333,14 +333,6 @@ def _shape(width: int, layers: int, channels: int) -> dict:
         "hidden_layers": layers,
         "out_features": channels,
     }
-
-
-def _reason(error: Exception) -> str:
-    """The line of an error's message that says most."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # Jittor colours its messages
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "error" in line.lower()] or lines
-    return telling[-1][:300] if telling else type(error).__name__
 
 
 if __name__ == "__main__":

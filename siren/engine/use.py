@@ -14,6 +14,7 @@ from pathlib import Path
 
 from siren.runtime.cuda import gpu_name, load_driver
 from siren.runtime.machine import cpu_fact
+from siren.runtime.problem import telling_line
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,7 @@ def explanation(returncode: int, output: str) -> str | None:
         name = signal.Signals(-returncode).name
         reason = ", perhaps for lack of memory" if returncode == -signal.SIGKILL else ""
         return f"its trial was ended by {name}{reason}"
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else f"its trial ended with status {returncode}"
+    return telling_line(output) or f"its trial ended with status {returncode}"
 
 
 def _program(variable: str, name: str) -> list:

@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-# Without its dependencies, of which numpy<2 is not needed (headers.py); requirements.txt has the
+# Without its dependencies, of which numpy<2 is not needed (patches.py); requirements.txt has the
 # others.
 JITTOR = "jittor==1.3.11.0"
 PACKAGES = {  # by the module that is imported
