@@ -39,7 +39,7 @@ struct MuonNumbers {
           start(int64_t(data["start"])) {}
 };
 
-// Coefficients of one iteration of orthogonalisation, which takes a singular value s to a s + b s^3 + c s^5.
+// Coefficients of one iteration of orthogonalization, which takes a singular value s to a s + b s^3 + c s^5.
 struct Polynomial {
     float a, b, c;
 

@@ -9,9 +9,7 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstdint>
 
-#include "cpu/parallel.h"
 #include "cpu/vector.h"
 
 namespace siren {
@@ -23,8 +21,8 @@ inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple 
 // c[block_rows, panel] = a[block_rows, depth] b[depth, panel] + start, or without start if null. The
 // panels of a lie `stride` floats apart; depth is a multiple of `panel`. Never inlined: all registers
 // are needed for the sums. Never unrolled over a whole panel: under -Ofast GCC then regroups the sums of
-// products and spills them, and a step takes 1.3 times as long (g++ 12, AVX2). One way to begin, with or
-// without `start`: from two, all sums reach the loop through memory.
+// products and spills them, and a step takes 1.3 times as long (g++ 12, AVX2). Both begin alike, with or
+// without `start`: otherwise all sums reach the loop through memory.
 __attribute__((noinline)) inline void product_block(const float* a, size_t stride, const float* b,
                                                     const float* start, float* c, int depth) {
     alignas(sizeof(Vector)) static const float zeros[block_rows * panel] = {};
@@ -134,49 +132,6 @@ inline void pack_panel_transposed(const float* source, int rows, int columns, fl
         }
     }
     std::fill_n(destination + size_t(rows) * panel, size_t(padded_rows - rows) * panel, 0.0f);
-}
-
-// Dense row-major product c(m, n) = a(m, k) b, where b is (k, n), or (n, k) if transpose_b.
-inline void matmul(const float* a, const float* b, float* c, int m, int n, int k,
-                   bool transpose_b = false) {
-    static thread_local Workspace workspace;
-    const int rows = round_up(m, block_rows), depth = round_up(k, panel);
-    const int blocks = rows / block_rows, depth_panels = depth / panel;
-    const int panels = round_up(n, panel) / panel;
-    const size_t a_panel = size_t(rows) * panel, b_panel = size_t(depth) * panel;
-    float* const packed_b = workspace.reserve(panels * b_panel + depth_panels * a_panel);
-    float* const packed_a = packed_b + panels * b_panel;
-
-    const int64_t worthwhile = 1 << 20;  // below this many multiply-adds a thread does not pay
-    const int threads =
-        int(std::min<int64_t>(max_threads(), int64_t(m) * n * k / worthwhile + 1));
-    parallel(threads, [=](int thread) {
-        const int end = int(share(panels + depth_panels, thread + 1, threads));
-        for (int j = int(share(panels + depth_panels, thread, threads)); j < end; ++j) {
-            if (j >= panels) {
-                const int p = j - panels;
-                pack_panel(a, m, k, 1.0f, p, packed_a + p * a_panel, rows);
-            } else if (transpose_b) {
-                pack_panel_transposed(b, k, n, 1.0f, j, packed_b + j * b_panel, depth);
-            } else {
-                pack_panel(b, k, n, 1.0f, j, packed_b + j * b_panel, depth);
-            }
-        }
-    });
-    parallel(threads, [=](int thread) {
-        const int64_t units = int64_t(panels) * blocks;
-        const int64_t end = share(units, thread + 1, threads);
-        for (int64_t unit = share(units, thread, threads); unit < end; ++unit) {
-            const int j = int(unit / blocks), i = int(unit % blocks) * block_rows;
-            alignas(sizeof(Vector)) float block[block_rows * panel];
-            product_block(packed_a + i * panel, a_panel, packed_b + j * b_panel, nullptr, block,
-                          depth);
-            const int valid = std::min(panel, n - j * panel);
-            for (int r = 0; r < std::min(block_rows, m - i); ++r) {
-                std::copy_n(block + r * panel, valid, c + size_t(i + r) * n + j * panel);
-            }
-        }
-    });
 }
 
 }  // namespace siren

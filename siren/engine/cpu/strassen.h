@@ -32,8 +32,12 @@ inline ConstView quarter(const float* matrix, int rows, int columns, int p, int 
 // Is a square matrix of this width cut in quarters? Small ones do not repay the sums.
 inline bool has_quarters(int width) { return width % (2 * panel) == 0 && width >= 4 * panel; }
 
+// How a matrix enters a product on its left.
+enum class Left : bool { as_stored, transposed };
+
 // sums = four matrices of (rows / 2, columns / 2), S1 to S4 of a, or of a transposed.
-inline void left_sums(const float* a, int rows, int columns, bool transposed, float* sums) {
+inline void left_sums(const float* a, int rows, int columns, Left left, float* sums) {
+    const bool transposed = left == Left::transposed;
     const ConstView a11 = quarter(a, rows, columns, 0, 0), a22 = quarter(a, rows, columns, 1, 1);
     const ConstView a12 = quarter(a, rows, columns, transposed, !transposed);
     const ConstView a21 = quarter(a, rows, columns, !transposed, transposed);

@@ -27,7 +27,7 @@ inline float sum(Vector v) {
     return total;
 }
 
-// Hides from the optimiser where a value came from. Under -ffast-math it may otherwise reassociate
+// Hides from the optimizer where a value came from. Under -ffast-math it may otherwise reassociate
 // (x + big) - big to x, and add up the parts of a split constant that exist to be subtracted one by
 // one.
 inline Vector opaque(Vector v) {
