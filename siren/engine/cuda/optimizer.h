@@ -34,7 +34,7 @@ public:
     void step(const AdamInputs& in, const AdamOutputs& out, const float* average, float* new_average,
               int64_t parameters) const {
         gpu::MuonArguments<Piece> m{in, out, average, new_average, adam_, muon_, parameters,
-                                    gpu::GridBarrier::create(), false};
+                                    gpu::GridBarrier::create()};
         m.padded = gpu::blocks(muon_.width, gpu::muon_block) * gpu::muon_block;
         m.iterations = int(polynomials_.size());
         std::copy(polynomials_.begin(), polynomials_.end(), m.polynomials);

@@ -142,10 +142,10 @@ __global__ void __launch_bounds__(256, 1)
     const int a_row = warp_row + lane % 16, a_k = lane / 16 * 8;
     const int b_row = warp_column + lane / 16 * 8 + lane % 8, b_k = lane / 8 % 2 * 8;
     const auto load_a = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
-        ldmatrix<false>(r, &shared.stages[number % Shape::stages].a[piece][a_row + i * 16][a_k + k]);
+        ldmatrix<Load::as_stored>(r, &shared.stages[number % Shape::stages].a[piece][a_row + i * 16][a_k + k]);
     };
     const auto load_b = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
-        ldmatrix<false>(r, &shared.stages[number % Shape::stages].b[piece][b_row + pair * 16][b_k + k]);
+        ldmatrix<Load::as_stored>(r, &shared.stages[number % Shape::stages].b[piece][b_row + pair * 16][b_k + k]);
     };
     StepOperands<Piece, F> operands[2];
     // Operands are loaded a step of 16 ahead; two pieces leave no registers for that.
@@ -392,10 +392,10 @@ __global__ void __launch_bounds__(outer_threads, 1)
     const int d_k = lane / 16 * 8 + lane % 8, d_column = warp_row + lane / 8 % 2 * 8;
     const int h_k = lane % 16, h_column = warp_column + lane / 16 * 8;
     const auto load_d = [&](int number, int k, int piece, int i, uint32_t (&r)[4]) {
-        ldmatrix<true>(r, &shared.stages[number % Shape::stages].d[piece][d_k + k][d_column + i * 16]);
+        ldmatrix<Load::transposed>(r, &shared.stages[number % Shape::stages].d[piece][d_k + k][d_column + i * 16]);
     };
     const auto load_h = [&](int number, int k, int piece, int pair, uint32_t (&r)[4]) {
-        ldmatrix<true>(r, &shared.stages[number % Shape::stages].h[piece][h_k + k][h_column + pair * 16]);
+        ldmatrix<Load::transposed>(r, &shared.stages[number % Shape::stages].h[piece][h_k + k][h_column + pair * 16]);
     };
     if (Precision::pieces == 1) {  // operands are loaded a step of 16 ahead
         StepOperands<Piece, 4> operands[2];

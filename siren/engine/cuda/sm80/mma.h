@@ -25,9 +25,12 @@ __device__ inline void cp_async_wait() {
     asm volatile("cp.async.wait_group %0;\n" ::"n"(pending));
 }
 
-template <bool transposed>
+// How ldmatrix takes each matrix of 8 x 8 elements.
+enum class Load { as_stored, transposed };
+
+template <Load load>
 __device__ inline void ldmatrix(uint32_t (&r)[4], const void* row) {
-    if (transposed) {
+    if (load == Load::transposed) {
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                      : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                      : "r"(shared_address(row)));
