@@ -183,7 +183,7 @@ __device__ inline void run_chain_consumer(
             wgmma_fence();
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                wgmma<false>(accumulators, advance_descriptor(tile_descriptor, block * OfTile::block_bytes + k * 32),
+                wgmma<Major::k>(accumulators, advance_descriptor(tile_descriptor, block * OfTile::block_bytes + k * 32),
                                 advance_descriptor(weights_descriptor, state.stage * Shape::stage_bytes + k * 32),
                                 block + k > 0, Piece());
             }

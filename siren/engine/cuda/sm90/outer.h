@@ -185,8 +185,8 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
             const int offset = state.stage * Shape::stage_bytes + k * 2048;
             const uint64_t a = advance_descriptor(d_descriptor, offset), b = advance_descriptor(h_descriptor, offset);
             const bool add = last >= 0 || k > 0;
-            wgmma<true>(accumulators, a, b, add, Piece());
-            wgmma_8<true>(value_accumulators, a, value_descriptor, add, Piece());
+            wgmma<Major::mn>(accumulators, a, b, add, Piece());
+            wgmma_8<Major::mn>(value_accumulators, a, value_descriptor, add, Piece());
         }
         wgmma_commit();
         wgmma_wait<1>();

@@ -170,7 +170,10 @@ __device__ inline void fence_async_proxy() {
 // c of row r are at c ^ r % 8. Blocks start at multiples of 1024 bytes.
 constexpr int block_columns = 64;
 
-// Rows run along k, the dimension that is summed over; eight of them are 1024 bytes.
+// Along which dimension an operand's rows run: k, which is summed over, or m or n.
+enum class Major { k, mn };
+
+// Rows run along k; eight of them are 1024 bytes.
 __device__ inline uint64_t k_major_descriptor(const void* block) {
     return uint64_t(shared_address(block) & 0x3ffff) >> 4 | uint64_t(1) << 16 |
            uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
@@ -215,7 +218,7 @@ __device__ inline void wgmma_wait() {
 
 // accumulators = A B, or += A B if `add`, by a group of four warps, asynchronously: A is 64 x 16, B is 16 x 256.
 // accumulators[4 j + 2 i + k], i, k < 2, of lane l of warp w is at row 16 w + l / 4 + 8 i, column 8 j + l % 4 * 2 + k.
-// `mn_major`: both descriptors are mn_major_descriptor()s.
+// `major` says which both descriptors are.
 #define SIREN_ACCUMULATORS_4(i)                                                                                  \
     "+f"(accumulators[i]), "+f"(accumulators[i + 1]), "+f"(accumulators[i + 2]), "+f"(accumulators[i + 3])
 #define SIREN_ACCUMULATORS_16(i)                                                                                 \
@@ -235,28 +238,28 @@ __device__ inline void wgmma_wait() {
         "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"         \
         "}, %128, %129, add, 1, 1, %131, %131;\n}\n"                                                             \
         : SIREN_ACCUMULATORS_32(0), SIREN_ACCUMULATORS_32(32), SIREN_ACCUMULATORS_32(64), SIREN_ACCUMULATORS_32(96) \
-        : "l"(a), "l"(b), "r"(int(add)), "n"(int(mn_major)))
-template <bool mn_major>
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(major)))
+template <Major major>
 __device__ inline void wgmma(float (&accumulators)[128], uint64_t a, uint64_t b, bool add, __half) {
     SIREN_WGMMA_256("f16");
 }
-template <bool mn_major>
+template <Major major>
 __device__ inline void wgmma(float (&accumulators)[128], uint64_t a, uint64_t b, bool add, __nv_bfloat16) {
     SIREN_WGMMA_256("bf16");
 }
-// The same for a B of 8 columns, a small_descriptor(). `mn_major`: A is an mn_major_descriptor().
+// The same for a B of 8 columns, a small_descriptor(). `major` says which A's is.
 #define SIREN_WGMMA_8(type)                                                                                      \
     asm volatile(                                                                                                \
         "{\n.reg .pred add;\nsetp.ne.b32 add, %6, 0;\n"                                                          \
         "wgmma.mma_async.sync.aligned.m64n8k16.f32." type "." type                                               \
         " {%0, %1, %2, %3}, %4, %5, add, 1, 1, %7, 0;\n}\n"                                                      \
         : SIREN_ACCUMULATORS_4(0)                                                                                \
-        : "l"(a), "l"(b), "r"(int(add)), "n"(int(mn_major)))
-template <bool mn_major>
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(major)))
+template <Major major>
 __device__ inline void wgmma_8(float (&accumulators)[4], uint64_t a, uint64_t b, bool add, __half) {
     SIREN_WGMMA_8("f16");
 }
-template <bool mn_major>
+template <Major major>
 __device__ inline void wgmma_8(float (&accumulators)[4], uint64_t a, uint64_t b, bool add, __nv_bfloat16) {
     SIREN_WGMMA_8("bf16");
 }

@@ -3,56 +3,20 @@
 // of the next product.
 //
 // In memory, h and d of a layer are tiles, one after the other, and a tile is blocks of 64 columns as wgmma reads them
-// (ptx.h), so that bulk copies take whole blocks. x, as sine() leaves it, is kept in the order of threads.
+// (ptx.h), so that bulk copies take whole blocks. x, as sine() leaves it, is kept in the order of threads. tile_shape.h
+// says which row is whose.
 #pragma once
 
-#include "cuda/sm90/ptx.h"
 #include "cuda/gradient.h"
 #include "cuda/parameters.h"
+#include "cuda/sm90/fifth_point.h"
+#include "cuda/sm90/ptx.h"
+#include "cuda/sm90/tile_shape.h"
 #include "cuda/tuning.h"
 
 namespace siren {
 namespace gpu {
 namespace {
-
-// Which rows hold the streams of which points. With derivatives a point has four rows. Two neighbouring groups of four
-// lanes hold two rows each; they exchange half of their columns, after which each thread has all streams of one point.
-// Three streams leave the fourth row free: of every 16 rows, the free ones hold a fifth point. Four pairs of such
-// groups hold a stream of it each, and exchange them so that each pair has all streams for a quarter of the columns.
-template <class Precision, int streams>
-struct TileShape {
-    typedef typename Precision::Piece Piece;
-    static constexpr int width = column_tile, rows = 64;
-    static constexpr bool fifth = streams == 3;
-    static constexpr int points = streams == 1 ? rows : fifth ? rows / 16 * 5 : rows / 4;
-    static constexpr int points_of_warp = points / 4;
-    static constexpr int threads = 128;
-    static constexpr int block_bytes = rows * block_columns * sizeof(Piece), bytes = 4 * block_bytes;
-    static constexpr int weight_bytes = width * block_columns * sizeof(Piece);  // of 64 columns of an operand
-    static constexpr int steps = 16;  // of 16 columns, in which an epilogue takes a tile
-    static constexpr int kept = steps * threads;  // each thread's eight numbers of each step
-
-    // A thread has eight numbers of a step: of one stream, two points and four columns; or of four streams and two
-    // columns.
-    static constexpr int items = streams == 1 ? 8 : 2, columns = streams == 1 ? 4 : 2;
-    static constexpr int points_of_thread = streams == 1 ? 2 : 1;
-    __device__ static constexpr int number(int item, int stream) { return 2 * stream + item; }
-    __device__ static constexpr int column(int item) {
-        return streams == 1 ? item / 4 * 2 + item % 2 : item;
-    }
-    __device__ static constexpr int point(int item) { return streams == 1 ? item / 2 % 2 : 0; }
-
-    // Which of a warp's 16 rows has a stream of its point i, or the fifth's fourth, which is empty.
-    __device__ static constexpr int row_of_warp(int i, int stream) {
-        return streams == 1 ? i : i < 4 ? 2 * i + stream / 2 + stream % 2 * 8 : 9 + 2 * stream;
-    }
-    __device__ static constexpr int row(int point, int stream) {
-        return point / points_of_warp * 16 + row_of_warp(point % points_of_warp, stream);
-    }
-    __host__ __device__ static constexpr int tiles(int points_there) {
-        return (points_there + points - 1) / points;
-    }
-};
 
 // x as a sum of two pieces.
 template <class Piece>
@@ -88,6 +52,7 @@ class Tile {
 public:
     typedef typename Precision::Piece Piece;
     typedef TileShape<Precision, streams> Shape;
+    typedef FifthPoint<Precision, streams> Fifth;
     typedef uint4 Kept[tuning::kept_ahead];  // of a few steps
 
     // The points of a thread's numbers, and its warp's fifth.
@@ -100,15 +65,14 @@ public:
     // The barrier is the group's own.
     __device__ Tile(unsigned char* memory, int thread, int barrier)
         : thread(thread), lane(thread % 32), warp(thread / 32), memory_(memory), barrier_(barrier),
-          odd_(streams > 1 && lane & 4), pair_(lane / 8), own_column_(lane % 4 * 2 + (odd_ ? 8 : 0)) {
+          odd_(streams > 1 && lane & 4), pair_(lane / 8), own_column_(lane % 4 * 2 + (odd_ ? 8 : 0)),
+          fifth_(memory, lane, warp) {
         // This lane has the address of a row of 8 columns.
         const int matrix = lane / 8, row = lane % 8;
         const int stored_row = streams == 1 ? warp * 16 + row + matrix % 2 * 8
                                             : warp * 16 + row / 2 * 2 + matrix / 2 + matrix % 2 * 8;
         const int half = streams == 1 ? matrix / 2 : row % 2;
         stored_ = shared_address(memory) + stored_row * 128 + (half ^ stored_row % 8) * 16;
-        const int row_of_fifth = first_row_of_fifth() + 2 * matrix;
-        stored_fifth_ = shared_address(memory) + row_of_fifth * 128 + (row ^ row_of_fifth % 8) * 16;
     }
 
     __device__ void group_sync() const { named_barrier_sync(barrier_, Shape::threads); }
@@ -125,10 +89,10 @@ public:
     // A product's accumulators are of two rows of a thread, `half` 0 and 1.
     __device__ int row_of(int half) const { return warp * 16 + lane / 4 + half * 8; }
     __device__ int stream_of(int half) const {
-        return streams == 1 ? 0 : in_fifth(half) ? pair_ : odd_ * 2 + half;
+        return streams == 1 ? 0 : fifth_.has_row(half) ? pair_ : odd_ * 2 + half;
     }
     __device__ int point_of(int half) const {
-        return in_fifth(half) ? warp * Shape::points_of_warp + 4 : own_point(streams == 1 ? half : 0);
+        return fifth_.has_row(half) ? fifth_.point() : own_point(streams == 1 ? half : 0);
     }
     // coordinates_of(point) returns those of a point of the tile.
     template <class CoordinatesOf>
@@ -136,7 +100,7 @@ public:
         Coordinates result;
 #pragma unroll
         for (int p = 0; p < Shape::points_of_thread; ++p) result.own[p] = coordinates_of(own_point(p));
-        if (Shape::fifth) result.fifth = coordinates_of(warp * Shape::points_of_warp + 4);
+        fifth_.load(coordinates_of, result.fifth);
         return result;
     }
 
@@ -159,16 +123,7 @@ public:
                 for (int s = 0; s < streams; ++s) all_h[Shape::number(i, s)] = h[s];
             }
             store(step, all_h);
-            if (!Shape::fifth || step % 4 < 3) continue;
-            float x[2][streams], h[2][streams], five_h[4][2] = {};
-            inputs_of_fifth(points, first, step / 4, at.fifth, x);
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                sine<Precision, streams>(x[e], h[e]);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) five_h[s][e] = h[e][s];
-            }
-            store_fifth(step / 4, five_h);
+            fifth_.first_layer(step, points, first, at.fifth);
         }
     }
 
@@ -180,7 +135,7 @@ public:
             const int q = lane % 4, stream = stream_of(half);
             float input = 0;
             if (q < 2) {
-                const float2& own = in_fifth(half) ? at.fifth : at.own[streams == 1 ? half : 0];
+                const float2& own = fifth_.has_row(half) ? at.fifth : at.own[streams == 1 ? half : 0];
                 input = stream == 0       ? (q == 0 ? own.x : own.y)
                         : stream == 1 + q ? (q == 0 ? points.scale[0] : points.scale[1])
                                           : 0.0f;
@@ -194,7 +149,7 @@ public:
     // `kept`, where this thread's steps are Shape::threads apart.
     __device__ void sine_epilogue(float (&accumulators)[128], const float* bias, uint4* kept, bool keep) const {
         uint4 to_keep[4];
-        float five[4][2];
+        typename Fifth::Numbers x_of_fifth;
         // Numbers are exchanged two steps ahead, and sines begun one step ahead.
         float biases[3][columns], next_x[3][8], next_s[2][items], next_c[2][items];
         const auto prepare_step = [&](int step) {
@@ -230,36 +185,15 @@ public:
             }
             store(step, all_h);
 #pragma unroll
-            for (int i = 0; i < (Shape::fifth ? 6 : 8); ++i) accumulators[8 * step + i] = all_x[i];
+            for (int i = 0; i < 8; ++i) accumulators[8 * step + i] = all_x[i];
             to_keep[step % 4] = pack8<Piece>(all_x);
-            if (!Shape::fifth) store_if(keep, kept + step * Shape::threads, to_keep[step % 4]);
-            if (!Shape::fifth) continue;
-            five[step % 4][0] = all_x[6];
-            five[step % 4][1] = all_x[7];
-            if (step % 4 < 3) continue;
-            float bias_of_fifth[2], five_h[4][2] = {};
-            vector_of_fifth(bias, step / 4, bias_of_fifth);
-            take_streams(five);
+            x_of_fifth.take(step, all_x);
+            fifth_.sine_layer(step, bias, x_of_fifth, accumulators, to_keep);
+            constexpr int together = Shape::fifth ? 4 : 1;  // steps, the fifth point's x with those of the others
+            const int first = step + 1 - together;
 #pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                float x[streams], h[streams];
-#pragma unroll
-                for (int s = 0; s < streams; ++s) x[s] = five[s][e];
-                x[0] += bias_of_fifth[e];
-                sine<Precision, streams>(x, h);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) {
-                    five[s][e] = x[s];
-                    five_h[s][e] = h[s];
-                }
-            }
-            store_fifth(step / 4, five_h);
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {  // the fifth point's x with those of the others
-                if (k < streams) to_keep[k].w = to_pieces(five[k][0], five[k][1], Piece());
-                store_if(keep, kept + (step - 3 + k) * Shape::threads, to_keep[k]);
-                accumulators[8 * (step - 3 + k) + 6] = five[k][0];
-                accumulators[8 * (step - 3 + k) + 7] = five[k][1];
+            for (int k = first; k <= step && first % together == 0; ++k) {
+                store_if(keep, kept + k * Shape::threads, to_keep[k % 4]);
             }
         }
     }
@@ -277,15 +211,10 @@ public:
 #pragma unroll
             for (int q = 0; q < channels; ++q) cotangents[i][q] = all_cotangents[row][q];
         }
-        float cotangents_of_fifth[streams][channels];
-#pragma unroll
-        for (int s = 0; s < streams && Shape::fifth; ++s) {
-#pragma unroll
-            for (int q = 0; q < channels; ++q) {
-                cotangents_of_fifth[s][q] = all_cotangents[first_row_of_fifth() + 2 * s][q];
-            }
-        }
-        float w[2][channels][columns], five_x[8];
+        typename Fifth::template Cotangents<channels> cotangents_of_fifth;
+        fifth_.load(all_cotangents, cotangents_of_fifth);
+        float w[2][channels][columns];
+        typename Fifth::Numbers x_of_fifth;
         const auto load_step = [&](int step) {
 #pragma unroll
             for (int q = 0; q < channels; ++q) vector(output_weights + q * width, step, w[step % 2][q]);
@@ -308,24 +237,10 @@ public:
                 }
             }
             x_of(step, all_x);
-            five_x[step % 4 * 2] = all_x[6];
-            five_x[step % 4 * 2 + 1] = all_x[7];
+            x_of_fifth.take(step, all_x);
             adjoints(all_x, all_g);
             store(step, all_g);
-            if (!Shape::fifth || step % 4 < 3) continue;
-            float five_g[4][2] = {};
-#pragma unroll
-            for (int q = 0; q < channels; ++q) {
-                float w[2];
-                vector_of_fifth(output_weights + q * width, step / 4, w);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) {
-                    five_g[s][0] = fmaf(cotangents_of_fifth[s][q], w[0], five_g[s][0]);
-                    five_g[s][1] = fmaf(cotangents_of_fifth[s][q], w[1], five_g[s][1]);
-                }
-            }
-            adjoints_of_fifth(five_x, five_g);
-            store_fifth(step / 4, five_g);
+            fifth_.output_adjoint(step, cotangents_of_fifth, output_weights, x_of_fifth);
         }
     }
 
@@ -347,42 +262,38 @@ public:
 
     // From accumulators, which are cotangents of h, to d in the tile.
     __device__ void adjoint_epilogue(const float (&accumulators)[128], const uint4* kept, Kept& loaded) const {
-        float five_x[8], five_g[4][2], two_g[2][8];
-        exchange(accumulators, 0, two_g[0]);
+        typename Fifth::Numbers x_of_fifth, g_of_fifth;
+        float g_of_two_steps[2][8];
+        exchange(accumulators, 0, g_of_two_steps[0]);
 #pragma unroll
         for (int step = 0; step < Shape::steps; ++step) {
-            float(&all_g)[8] = two_g[step % 2], all_x[8];
+            float(&all_g)[8] = g_of_two_steps[step % 2], all_x[8];
             take_kept(kept, step, loaded, all_x);
-            if (step + 1 < Shape::steps) exchange(accumulators, step + 1, two_g[(step + 1) % 2]);
-            five_x[step % 4 * 2] = all_x[6];
-            five_x[step % 4 * 2 + 1] = all_x[7];
-            five_g[step % 4][0] = all_g[6];
-            five_g[step % 4][1] = all_g[7];
+            if (step + 1 < Shape::steps) exchange(accumulators, step + 1, g_of_two_steps[(step + 1) % 2]);
+            x_of_fifth.take(step, all_x);
+            g_of_fifth.take(step, all_g);
             adjoints(all_x, all_g);
             store(step, all_g);
-            if (!Shape::fifth || step % 4 < 3) continue;
-            take_streams(five_g);
-            adjoints_of_fifth(five_x, five_g);
-            store_fifth(step / 4, five_g);
+            fifth_.sine_layer_adjoint(step, x_of_fifth, g_of_fifth);
         }
     }
 
     // The same for the first layer, whose x is computed anew.
     __device__ void first_adjoint_epilogue(const float (&accumulators)[128], const Points& points, const float* first,
                                    const Coordinates& at) const {
-        float vectors[2][3][columns], two_g[2][8], five_g[4][2];
+        float vectors[2][3][columns], g_of_two_steps[2][8];
+        typename Fifth::Numbers g_of_fifth;
         const auto prepare_step = [&](int step) {
             load_first(first, step, vectors[step % 2]);
-            exchange(accumulators, step, two_g[step % 2]);
+            exchange(accumulators, step, g_of_two_steps[step % 2]);
         };
         prepare_step(0);
 #pragma unroll
         for (int step = 0; step < Shape::steps; ++step) {
             if (step + 1 < Shape::steps) prepare_step(step + 1);
             const float(&own)[3][columns] = vectors[step % 2];
-            float(&all_g)[8] = two_g[step % 2];
-            five_g[step % 4][0] = all_g[6];
-            five_g[step % 4][1] = all_g[7];
+            float(&all_g)[8] = g_of_two_steps[step % 2];
+            g_of_fifth.take(step, all_g);
 #pragma unroll
             for (int i = 0; i < items; ++i) {
                 const int k = Shape::column(i), p = Shape::point(i);
@@ -396,18 +307,7 @@ public:
                 for (int s = 0; s < streams; ++s) all_g[Shape::number(i, s)] = g[s];
             }
             store(step, all_g);
-            if (!Shape::fifth || step % 4 < 3) continue;
-            float x[2][streams], h[2][streams], five_x[8];
-            inputs_of_fifth(points, first, step / 4, at.fifth, x);
-#pragma unroll
-            for (int e = 0; e < 2; ++e) {
-                sine<Precision, streams>(x[e], h[e]);
-#pragma unroll
-                for (int s = 0; s < streams; ++s) five_x[2 * s + e] = x[e][s];
-            }
-            take_streams(five_g);
-            adjoints_of_fifth(five_x, five_g);
-            store_fifth(step / 4, five_g);
+            fifth_.first_layer_adjoint(step, points, first, at.fifth, g_of_fifth);
         }
     }
 
@@ -417,7 +317,7 @@ public:
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < width / 16; ++k) {
-            wgmma_8<false>(y,
+            wgmma_8<Major::k>(y,
                               advance_descriptor(k_major_descriptor(memory_), k / 4 * Shape::block_bytes + k % 4 * 32),
                               advance_descriptor(small_descriptor(operand), k * small_bytes), k > 0, Piece());
         }
@@ -437,7 +337,7 @@ public:
         for (int block = 0; block < 4; ++block) {
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
-                wgmma_8<true>(totals[block],
+                wgmma_8<Major::mn>(totals[block],
                                  advance_descriptor(columns_of_tile, block * Shape::block_bytes + k * 2048),
                                  advance_descriptor(factors, k * small_bytes), k > 0, Piece());
             }
@@ -457,8 +357,6 @@ private:
     static constexpr int width = Shape::width, items = Shape::items, columns = Shape::columns;
     static constexpr int ahead = tuning::kept_ahead;
 
-    __device__ bool in_fifth(int half) const { return Shape::fifth && odd_ && half == 1; }
-    __device__ int first_row_of_fifth() const { return warp * 16 + 9; }  // and every other one that follows
     __device__ int own_point(int p) const {
         return warp * Shape::points_of_warp + (streams == 1 ? lane / 4 : pair_) + p * 8;
     }
@@ -467,10 +365,9 @@ private:
     __device__ void vector(const float* row, int step, float (&x)[columns]) const {
 #pragma unroll
         for (int i = 0; i < columns; i += 2) {
-            const float2 both =
-                *reinterpret_cast<const float2*>(row + own_column_ + 16 * step + i / 2 * 8);
-            x[i] = both.x;
-            x[i + 1] = both.y;
+            const float2 pair = *reinterpret_cast<const float2*>(row + own_column_ + 16 * step + i / 2 * 8);
+            x[i] = pair.x;
+            x[i + 1] = pair.y;
         }
     }
     __device__ void load_first(const float* first, int step, float (&x)[3][columns]) const {
@@ -488,9 +385,9 @@ private:
         for (int i = 0; i < 4 && streams > 1; ++i) {
             const float lower = accumulators[8 * step + i], upper = accumulators[8 * step + 4 + i];
             const float own = odd_ ? upper : lower;
-            const float got = __shfl_xor_sync(0xffffffffu, odd_ ? lower : upper, 4);
-            x[i] = odd_ ? got : own;
-            x[4 + i] = odd_ ? own : got;
+            const float received = __shfl_xor_sync(0xffffffffu, odd_ ? lower : upper, 4);
+            x[i] = odd_ ? received : own;
+            x[4 + i] = odd_ ? own : received;
         }
     }
     // Writes a step's numbers to the tile.
@@ -515,69 +412,12 @@ private:
         }
     }
 
-    // The fifth point: lanes of pair_ begin with stream pair_ of all columns and end with all streams of the columns of
-    // step 4 quarter + pair_.
-    __device__ void take_streams(float (&x)[4][2]) const {
-#pragma unroll
-        for (int bit = 2; bit > 0; bit /= 2) {
-            const bool upper = pair_ & bit;
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                if (k & bit) continue;
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    float &low = x[k][e], &high = x[k + bit][e];
-                    const float got = __shfl_xor_sync(0xffffffffu, upper ? low : high, 8 * bit);
-                    low = upper ? got : low;
-                    high = upper ? high : got;
-                }
-            }
-        }
-    }
-    __device__ void vector_of_fifth(const float* row, int quarter, float (&x)[2]) const {
-        const float2 both =
-            *reinterpret_cast<const float2*>(row + own_column_ + 64 * quarter + 16 * pair_);
-        x[0] = both.x;
-        x[1] = both.y;
-    }
-    __device__ void inputs_of_fifth(const Points& points, const float* first, int quarter, float2 at,
-                                    float (&x)[2][streams]) const {
-        float w0[2], w1[2], bias[2];
-        vector_of_fifth(first, quarter, w0);
-        vector_of_fifth(first + width, quarter, w1);
-        vector_of_fifth(first + 2 * width, quarter, bias);
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            first_inputs<streams>(points, w0[e], w1[e], bias[e], at.x, at.y, x[e]);
-        }
-    }
-    __device__ void store_fifth(int quarter, const float (&x)[4][2]) const {  // to be called after store()
-        const uint4 packed = pack8<Piece>(x[0]);
-        stmatrix(stored_fifth_ + quarter * Shape::block_bytes, packed.x, packed.y, packed.z,
-                       packed.w);
-    }
-    // As adjoints(), of two columns.
-    __device__ void adjoints_of_fifth(const float (&x)[8], float (&g)[4][2]) const {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            float own_x[streams], own_g[streams];
-#pragma unroll
-            for (int s = 0; s < streams; ++s) {
-                own_x[s] = x[2 * s + e];
-                own_g[s] = g[s][e];
-            }
-            sine_adjoint<streams>(own_x, own_g);
-#pragma unroll
-            for (int s = 0; s < streams; ++s) g[s][e] = own_g[s];
-            g[3][e] = 0;
-        }
-    }
-
     unsigned char* const memory_;
     const int barrier_;
     const bool odd_;
     const int pair_, own_column_;
-    uint32_t stored_, stored_fifth_;
+    const Fifth fifth_;
+    uint32_t stored_;
 };
 
 }  // namespace

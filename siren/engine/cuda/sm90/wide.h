@@ -189,7 +189,7 @@ __device__ inline void run_wide_consumer(const WideProduct<Precision>& c,
 #pragma unroll
             for (int k = 0; k < 4; ++k) {
                 const int offset = state.stage * Shape::stage_bytes + k * 32;
-                wgmma<false>(accumulators, advance_descriptor(own_descriptor, offset),
+                wgmma<Major::k>(accumulators, advance_descriptor(own_descriptor, offset),
                              advance_descriptor(weights_descriptor, offset), block + k > 0, Piece());
             }
             wgmma_commit();
