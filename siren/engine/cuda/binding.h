@@ -53,8 +53,8 @@ struct Call : Numbers {
     // `weight` times the mean variation at n random points, added to a loss and its gradient.
     void variation(const float* parameters, const gpu::RandomPoints& points, int64_t n, float smallest, double weight,
                    const gpu::Result& result) const {
-        gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW, true> pass(network(parameters), scale,
-                                                                                             n, true);
+        gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW, gpu::Loss::variation> pass(
+            network(parameters), scale, n, true);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             gpu::draw(points, begin, count, pass.coordinates(), pass.targets());
             pass.variation(chunk, pass.coordinates(), count, pass.targets(), smallest, weight / double(n), result);

@@ -37,6 +37,8 @@ struct Points {
     float scale[2], inverse[4];
 };
 
+enum class Loss { squared_error, variation };
+
 // What is differentiated: mean times the sum of (output - target)^2 over points and the supervised streams (1 or
 // 2, see cpu/siren.h); or, if `given` is not null, the sum of outputs times these cotangents; or, if `tensors` (points,
 // 3) is not null, mean times the sum of variations, `variation` of reference.py, of three streams.

@@ -40,13 +40,13 @@ inline Points points_in_units(const Parameters& p, const float* scale) {
     return points;
 }
 
-// `narrow`: the network is not wider than a product's tile. `varied`: the loss is a variation.
-template <class Precision, int streams, int channels, bool narrow, bool varied = false>
+// `narrow`: the network is not wider than a product's tile.
+template <class Precision, int streams, int channels, bool narrow, Loss kind = Loss::squared_error>
 class Pass {
     typedef LayersLauncher<Precision, streams, channels> Layers;
 #ifdef SIREN_HOPPER
     static constexpr bool has_tiles = Precision::pieces == 1 && channels <= 4;
-    typedef typename std::conditional<narrow, ChainLauncher<Precision, streams, channels, varied>,
+    typedef typename std::conditional<narrow, ChainLauncher<Precision, streams, channels, kind>,
                                       WideLauncher<Precision, streams, channels>>::type Tiled;
     typedef typename std::conditional<has_tiles, Tiled, Layers>::type Fastest;
 #else

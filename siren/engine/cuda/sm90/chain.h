@@ -135,247 +135,303 @@ __device__ inline void run_chain_producer(
     }
 }
 
-// `varied`: the loss is a variation; in a kernel of its own, since it takes registers.
-template <class Precision, int streams, int channels, bool varied>
-__device__ inline void run_chain_consumer(
-    const ChainArguments<Precision>& c,
-    typename ChainShape<Precision, streams, channels>::SharedStorage& shared, int turns) {
+// A consumer group's part, as one of its threads does it. `kind`: the variation has a kernel of its own, since it takes
+// registers. All functions are inlined, so that ptxas sees where the accumulators of products are.
+template <class Precision, int streams, int channels, Loss kind>
+class ChainConsumer {
     typedef typename Precision::Piece Piece;
     typedef ChainShape<Precision, streams, channels> Shape;
     typedef typename Shape::OfTile OfTile;
-    constexpr int width = Shape::width;
-    constexpr int supervised = streams == 3 ? 2 : 1, first_supervised = streams - supervised;
-    const int layers = c.parameters.hidden_layers;
-    const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
-    ChainRows<Precision>& rows = shared.rows[group];
-    Pipeline<Shape::stages>& pipeline = shared.pipeline(layers);
-    const float* const vectors = shared.vectors();
-    // Named barriers: each group's own, and those at which the groups wait for their turns to multiply.
-    const Tile<Precision, streams> tile(shared.tiles[group], threadIdx.x % Shape::group_threads, 1 + group);
-    const int turn_barrier = 3;
-    const int thread = tile.thread, lane = tile.lane, warp = tile.warp;
-    const int all_groups = gridDim.x * Shape::groups, share = blockIdx.x * Shape::groups + group;
-    const int tiles = OfTile::tiles(c.points.count);
-    const int begin = int(int64_t(tiles) * share / all_groups);
-    const int end = int(int64_t(tiles) * (share + 1) / all_groups);
+    static constexpr int width = Shape::width;
+    static constexpr int supervised = streams == 3 ? 2 : 1, first_supervised = streams - supervised;
+    static constexpr bool varied = kind == Loss::variation;
+    // The named barriers at which groups wait for their turns to multiply; before it come each group's own.
+    static constexpr int turn_barrier = 3;
 
-    const auto bias = [&](int layer) { return vectors + (2 + layer) * width; };
-    const float* const output_vectors = vectors + (3 + layers) * width;
+    // Whose turn it is after a product.
+    enum class Next { other_group, nobody };
 
-    // x, kept for the way back.
-    uint4* const own_kept = c.kept + size_t(share) * (layers - 1) * OfTile::kept + thread;
-    const auto kept_of_layer = [&](int l) { return own_kept + (l - 1) * OfTile::kept; };
-
-    // The mainloop: accumulators = the tile times the next weights. Meanwhile the tile is stored to its place in `layer`,
-    // if any.
-    float accumulators[128];
-    const uint64_t tile_descriptor = k_major_descriptor(shared.tiles[group]);
-    const uint64_t weights_descriptor = k_major_descriptor(shared.weights);
-    PipelineState<Shape::stages> state;
-    const auto release = [&](int stage) {
-        if (lane == 0 && warp < Shape::cluster) pipeline.release(stage, warp);
-    };
-    const auto multiply_tile = [&](Piece* layer, int number, bool last) {
-        named_barrier_sync(turn_barrier + group, 2 * Shape::group_threads);
-#pragma unroll
-        for (int block = 0; block < 4; ++block) {
-            pipeline.wait_full(state);
-            wgmma_fence();
-#pragma unroll
-            for (int k = 0; k < 4; ++k) {
-                wgmma<Major::k>(accumulators, advance_descriptor(tile_descriptor, block * OfTile::block_bytes + k * 32),
-                                advance_descriptor(weights_descriptor, state.stage * Shape::stage_bytes + k * 32),
-                                block + k > 0, Piece());
-            }
-            wgmma_commit();
-            if (block == 0 && thread == 0 && layer && number < end) {
-                bulk_store(layer + size_t(number) * OfTile::rows * width, shared.tiles[group],
-                           OfTile::bytes);
-            }
-            if (block > 0) {
-                wgmma_wait<1>();
-                release(state.previous_stage());
-            }
-            state.advance();
-        }
-        if (!last) named_barrier_arrive(turn_barrier + 1 - group, 2 * Shape::group_threads);
-        wgmma_wait<0>();
-        release(state.previous_stage());
-    };
-    if (group == 1) named_barrier_arrive(turn_barrier, 2 * Shape::group_threads);
-
-    // Sums over all rows of this share.
-    float* const first_sums = c.first_sums + share * 3 * width;
-    float* const output_sums = c.output_sums + share * channels * width;
-    for (int i = thread; i < 3 * width; i += Shape::group_threads) first_sums[i] = 0;
-    for (int i = thread; i < channels * width; i += Shape::group_threads) output_sums[i] = 0;
-    if (thread < channels) {
-        rows.biases[thread] = c.parameters.flat[c.parameters.bias(layers + 1) + thread];
+public:
+    __device__ __forceinline__ ChainConsumer(const ChainArguments<Precision>& c, typename Shape::SharedStorage& shared,
+                                             int turns)
+        : c_(c), shared_(shared), turns_(turns), layers_(c.parameters.hidden_layers),
+          group_(__shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0)), rows_(shared.rows[group_]),
+          pipeline_(shared.pipeline(layers_)), vectors_(shared.vectors()),
+          tile_(shared.tiles[group_], threadIdx.x % Shape::group_threads, 1 + group_), thread_(tile_.thread),
+          lane_(tile_.lane), warp_(tile_.warp), channel_(lane_ % 4), all_groups_(gridDim.x * Shape::groups),
+          share_(blockIdx.x * Shape::groups + group_) {
+        const int tiles = OfTile::tiles(c.points.count);
+        begin_ = int(int64_t(tiles) * share_ / all_groups_);
+        end_ = int(int64_t(tiles) * (share_ + 1) / all_groups_);
+        own_kept_ = c.kept + size_t(share_) * (layers_ - 1) * OfTile::kept + thread_;
+        tile_descriptor_ = k_major_descriptor(shared.tiles[group_]);
+        weights_descriptor_ = k_major_descriptor(shared.weights);
     }
-    tile.group_sync();
 
-    double loss = 0;
-    float output_bias = 0;  // of channel lane % 4
+    __device__ __forceinline__ void run() {
+        float accumulators[128];
+        if (group_ == 1) named_barrier_arrive(turn_barrier, 2 * Shape::group_threads);
+        clear_sums();
+        load_coordinates(0);
+#pragma unroll 1
+        for (int turn = 0; turn < turns_; ++turn) {
+            const int number = begin_ + turn;  // from `end` on, nothing is at its points
+            float g[2];
+            load_wanted(number);
+            forward(turn, number, accumulators);
+            const float most = cotangents(number, g);
+            const float scale = agree_on_scale(turn, number, most);
+            scale_cotangents(scale, g);
+            backward(turn, number, scale, accumulators);
+        }
+        cp_async_wait<0>();
+        if (thread_ == 0) wait_bulk_written();
+        store_point_sums();
+    }
+
+private:
+    // Sums over all rows of this share.
+    __device__ __forceinline__ float* first_sums() const { return c_.first_sums + share_ * 3 * width; }
+    __device__ __forceinline__ float* output_sums() const { return c_.output_sums + share_ * channels * width; }
+
+    __device__ __forceinline__ void clear_sums() {
+        for (int i = thread_; i < 3 * width; i += Shape::group_threads) first_sums()[i] = 0;
+        for (int i = thread_; i < channels * width; i += Shape::group_threads) output_sums()[i] = 0;
+        if (thread_ < channels) {
+            rows_.biases[thread_] = c_.parameters.flat[c_.parameters.bias(layers_ + 1) + thread_];
+        }
+        tile_.group_sync();
+    }
 
     // A tile's coordinates are loaded a tile ahead.
-    const auto load_coordinates = [&](int turn) {
-        const int point = (begin + turn) * OfTile::points + thread;
-        if (thread >= OfTile::points) return;
-        const bool inside = begin + turn < end && point < c.points.count;
-        cp_async_or_zero<8>(&rows.coordinates[turn % 2][thread],
-                         c.points.coordinates + (inside ? 2 * point : 0), inside);
+    __device__ __forceinline__ void load_coordinates(int turn) {
+        const int point = (begin_ + turn) * OfTile::points + thread_;
+        if (thread_ >= OfTile::points) return;
+        const bool inside = begin_ + turn < end_ && point < c_.points.count;
+        cp_async_or_zero<8>(&rows_.coordinates[turn % 2][thread_],
+                            c_.points.coordinates + (inside ? 2 * point : 0), inside);
         cp_async_commit();
-    };
-    load_coordinates(0);
-    const int channel = lane % 4;  // of the output, for two rows
+    }
+    __device__ __forceinline__ typename Tile<Precision, streams>::Coordinates coordinates(int turn) const {
+        return tile_.coordinates([&](int point) { return rows_.coordinates[turn % 2][point]; });
+    }
 
-#pragma unroll 1
-    for (int turn = 0; turn < turns; ++turn) {
-        const int number = begin + turn;  // from `end` on, nothing is at its points
-        const auto compare = [&](int half, int& point) {
-            point = number * OfTile::points + tile.point_of(half);
-            const int stream = tile.stream_of(half);
-            return number < end && point < c.points.count && channel < (varied ? 3 : channels) && stream < streams &&
-                   (c.error.given || varied || stream >= first_supervised);
-        };
+    // Has one of the thread's two rows, for its channel, something to be compared with? It is of `point`.
+    __device__ __forceinline__ bool compared(int number, int half, int& point) const {
+        point = number * OfTile::points + tile_.point_of(half);
+        const int stream = tile_.stream_of(half);
+        return number < end_ && point < c_.points.count && channel_ < (varied ? 3 : channels) && stream < streams &&
+               (c_.error.given || varied || stream >= first_supervised);
+    }
+
+    // Starts to load that.
+    __device__ __forceinline__ void load_wanted(int number) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {  // needed by the same thread
             int point;
-            const bool compared = compare(half, point);
-            const int stream = tile.stream_of(half), row = tile.row_of(half);
-            const size_t at = c.error.given ? size_t(point) * streams + stream
-                                            : size_t(point) * supervised + stream - first_supervised;
-            const float* const all = varied ? c.error.tensors : c.error.given ? c.error.given : c.error.target;
-            const size_t offset = varied ? size_t(point) * 3 + channel : at * channels + channel;
-            cp_async_or_zero<4>(&rows.wanted[row][channel], all + (compared ? offset : 0), compared);
+            const bool inside = compared(number, half, point);
+            const int stream = tile_.stream_of(half), row = tile_.row_of(half);
+            const size_t at = c_.error.given ? size_t(point) * streams + stream
+                                             : size_t(point) * supervised + stream - first_supervised;
+            const float* const all = varied ? c_.error.tensors : c_.error.given ? c_.error.given : c_.error.target;
+            const size_t offset = varied ? size_t(point) * 3 + channel_ : at * channels + channel_;
+            cp_async_or_zero<4>(&rows_.wanted[row][channel_], all + (inside ? offset : 0), inside);
         }
         cp_async_commit();
+    }
 
-        // Forward.
+    // Through all sine layers: h of the last one is left in the tile, and its x in the accumulators.
+    __device__ __forceinline__ void forward(int turn, int number, float (&accumulators)[128]) {
         cp_async_wait<1>();
-        tile.begin();
-        const auto coordinates_of = [&](int point) { return rows.coordinates[turn % 2][point]; };
-        tile.first_layer(c.points, vectors, tile.coordinates(coordinates_of));
-        tile.end();
+        tile_.begin();
+        tile_.first_layer(c_.points, vectors_, coordinates(turn));
+        tile_.end();
 #pragma unroll 1
-        for (int l = 1; l <= layers; ++l) {
-            multiply_tile(l > 1 ? c.h + (l - 2) * c.layer_size : nullptr, number, false);
-            tile.begin();
-            tile.sine_epilogue(accumulators, bias(l), kept_of_layer(l), l < layers);
-            tile.end();
+        for (int l = 1; l <= layers_; ++l) {
+            multiply_tile(l > 1 ? c_.h + (l - 2) * c_.layer_size : nullptr, number, Next::other_group, accumulators);
+            tile_.begin();
+            tile_.sine_epilogue(accumulators, vectors_ + (2 + l) * width, kept_of_layer(l), l < layers_);
+            tile_.end();
         }
+    }
 
-        // The output and its cotangents.
-        float y[4], g[2], most = 0;
-        tile.multiply_small(shared.output_weights, y);
+    // x of a layer, kept for the way back.
+    __device__ __forceinline__ uint4* kept_of_layer(int l) const { return own_kept_ + (l - 1) * OfTile::kept; }
+
+    // The mainloop: accumulators = the tile times the next weights. Meanwhile the tile is stored to its place in `layer`,
+    // if any.
+    __device__ __forceinline__ void multiply_tile(Piece* layer, int number, Next next, float (&accumulators)[128]) {
+        named_barrier_sync(turn_barrier + group_, 2 * Shape::group_threads);
+#pragma unroll
+        for (int block = 0; block < 4; ++block) {
+            pipeline_.wait_full(state_);
+            wgmma_fence();
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+                wgmma<Major::k>(accumulators, advance_descriptor(tile_descriptor_, block * OfTile::block_bytes + k * 32),
+                                advance_descriptor(weights_descriptor_, state_.stage * Shape::stage_bytes + k * 32),
+                                block + k > 0, Piece());
+            }
+            wgmma_commit();
+            if (block == 0 && thread_ == 0 && layer && number < end_) {
+                bulk_store(layer + size_t(number) * OfTile::rows * width, shared_.tiles[group_], OfTile::bytes);
+            }
+            if (block > 0) {
+                wgmma_wait<1>();
+                release(state_.previous_stage());
+            }
+            state_.advance();
+        }
+        if (next == Next::other_group) named_barrier_arrive(turn_barrier + 1 - group_, 2 * Shape::group_threads);
+        wgmma_wait<0>();
+        release(state_.previous_stage());
+    }
+    __device__ __forceinline__ void release(int stage) {
+        if (lane_ == 0 && warp_ < Shape::cluster) pipeline_.release(stage, warp_);
+    }
+
+    // From h to the outputs and, without their scale, to the cotangents of the thread's two rows and channel; adds up
+    // the loss and the output bias. Returns the largest.
+    __device__ __forceinline__ float cotangents(int number, float (&g)[2]) {
+        float y[4], most = 0;
+        tile_.multiply_small(shared_.output_weights, y);
         cp_async_wait<0>();
         if (varied) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
-                rows.all_cotangents[tile.row_of(half)][channel] = (y[2 * half] + y[2 * half + 1]) * c.points.inverse[1];
+                rows_.all_cotangents[tile_.row_of(half)][channel_] =
+                    (y[2 * half] + y[2 * half + 1]) * c_.points.inverse[1];
             }
-            tile.group_sync();
+            tile_.group_sync();
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int stream = tile.stream_of(half), row = tile.row_of(half);
-            const float inverse = stream == 0   ? c.points.inverse[0]
-                                  : stream == 3 ? c.points.inverse[3]
-                                                : c.points.inverse[1];
-            const float wanted = rows.wanted[row][channel];
+            const int stream = tile_.stream_of(half), row = tile_.row_of(half);
+            const float inverse = stream == 0   ? c_.points.inverse[0]
+                                  : stream == 3 ? c_.points.inverse[3]
+                                                : c_.points.inverse[1];
+            const float wanted = rows_.wanted[row][channel_];
             int point;
             g[half] = 0;
-            const bool compared = compare(half, point);
+            const bool inside = compared(number, half, point);
             if (varied) {
-                if (compared) {
-                    g[half] = vary_row<OfTile, channels>(c.points, c.error, rows.all_cotangents, rows.wanted, row,
-                                                         tile.point_of(half), stream, channel, loss);
+                if (inside) {
+                    g[half] = vary_row<OfTile, channels>(c_.points, c_.error, rows_.all_cotangents, rows_.wanted, row,
+                                                         tile_.point_of(half), stream, channel_, loss_);
                 }
-            } else if (compared) {
+            } else if (inside) {
                 float residual = (y[2 * half] + y[2 * half + 1]) * inverse - wanted;
-                if (stream == 0) residual += rows.biases[channel];
-                if (!c.error.given) loss += double(residual) * residual;
-                g[half] = c.error.given ? wanted * inverse
-                                        : 2 * c.error.mean * residual * inverse;
+                if (stream == 0) residual += rows_.biases[channel_];
+                if (!c_.error.given) loss_ += double(residual) * residual;
+                g[half] = c_.error.given ? wanted * inverse : 2 * c_.error.mean * residual * inverse;
             }
-            if (stream == 0) output_bias += g[half];
+            if (stream == 0) output_bias_ += g[half];
             most = fmaxf(most, fabsf(g[half]));
         }
+        return most;
+    }
+
+    // The scale of a tile's cotangents, of which the thread's largest is `most`. All groups agree on one after their
+    // first tiles.
+    __device__ __forceinline__ float agree_on_scale(int turn, int number, float most) {
         const unsigned largest_of_warp = __reduce_max_sync(0xffffffffu, __float_as_uint(most));
         if (turn == 0) {
-            if (lane == 0) atomicMax(c.largest, largest_of_warp);
-            tile.group_sync();
-            if (thread == 0) {
+            if (lane_ == 0) atomicMax(c_.largest, largest_of_warp);
+            tile_.group_sync();
+            if (thread_ == 0) {
                 __threadfence();
-                atomicAdd(c.arrived, 1);
-                while (atomicAdd(c.arrived, 0) < all_groups) __nanosleep(100);
+                atomicAdd(c_.arrived, 1);
+                while (atomicAdd(c_.arrived, 0) < all_groups_) __nanosleep(100);
                 __threadfence();
             }
-            tile.group_sync();
+            tile_.group_sync();
             // Room for larger ones keeps most tiles at one scale, which is cheapest.
-            const float room = (1 << tuning::cotangent_room) * __uint_as_float(__ldcg(c.largest));
-            if (lane == 0) rows.largest[warp] = __float_as_uint(room);
-        } else if (lane == 0) {
-            rows.largest[warp] = max(rows.largest[warp], largest_of_warp);
+            const float room = (1 << tuning::cotangent_room) * __uint_as_float(__ldcg(c_.largest));
+            if (lane_ == 0) rows_.largest[warp_] = __float_as_uint(room);
+        } else if (lane_ == 0) {
+            rows_.largest[warp_] = max(rows_.largest[warp_], largest_of_warp);
         }
-        tile.group_sync();
-        const unsigned largest = max(max(rows.largest[0], rows.largest[1]),
-                                     max(rows.largest[2], rows.largest[3]));
+        tile_.group_sync();
+        const unsigned largest = max(max(rows_.largest[0], rows_.largest[1]),
+                                     max(rows_.largest[2], rows_.largest[3]));
         const float scale =
             largest > 0 ? cotangent_scale(largest, tuning::cotangent_exponent(streams) + tuning::cotangent_room) : 0.0f;
-        if (thread == 0 && number < end) c.scales[number] = scale;
+        if (thread_ == 0 && number < end_) c_.scales[number] = scale;
+        return scale;
+    }
+
+    // Leaves scaled cotangents to all, and adds the output weights' gradient up.
+    __device__ __forceinline__ void scale_cotangents(float scale, float (&g)[2]) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const int row = tile.row_of(half);
+            const int row = tile_.row_of(half);
             g[half] *= scale;
-            rows.all_cotangents[row][channel] = g[half];
-            store_split(rows.cotangents, row, channel, g[half]);
+            rows_.all_cotangents[row][channel_] = g[half];
+            store_split(rows_.cotangents, row, channel_, g[half]);
         }
-        tile.end();
-        tile.add_row_sums(rows.cotangents, output_sums, width, channels, reciprocal(scale));
+        tile_.end();
+        tile_.add_row_sums(rows_.cotangents, output_sums(), width, channels, reciprocal(scale));
+    }
 
-        // Back. The last layer's x are where its accumulators were.
-        tile.begin();
-        tile.template output_adjoint<channels>(rows.all_cotangents, output_vectors,
+    // Through all layers; the last one's x are where its accumulators were.
+    __device__ __forceinline__ void backward(int turn, int number, float scale, float (&accumulators)[128]) {
+        tile_.begin();
+        tile_.template output_adjoint<channels>(rows_.all_cotangents, vectors_ + (3 + layers_) * width,
                                                 [&](int step, float(&x)[8]) {
 #pragma unroll
                                                     for (int i = 0; i < 8; ++i) x[i] = accumulators[8 * step + i];
                                                 });
-        tile.end();
+        tile_.end();
 #pragma unroll 1
-        for (int l = layers - 1; l > 0; --l) {
+        for (int l = layers_ - 1; l > 0; --l) {
             typename Tile<Precision, streams>::Kept loaded;
-            tile.prefetch_kept(kept_of_layer(l), loaded);
-            multiply_tile(c.d + l * c.layer_size, number, false);
-            tile.begin();
-            tile.adjoint_epilogue(accumulators, kept_of_layer(l), loaded);
-            tile.end();
+            tile_.prefetch_kept(kept_of_layer(l), loaded);
+            multiply_tile(c_.d + l * c_.layer_size, number, Next::other_group, accumulators);
+            tile_.begin();
+            tile_.adjoint_epilogue(accumulators, kept_of_layer(l), loaded);
+            tile_.end();
         }
         load_coordinates(turn + 1);
-        multiply_tile(c.d, number, group == 1 && turn + 1 == turns);
-        tile.begin();
-        const auto at = tile.coordinates(coordinates_of);
-        tile.write_inputs(rows.inputs, c.points, at);
-        tile.first_adjoint_epilogue(accumulators, c.points, vectors, at);
-        tile.end();
-        tile.add_row_sums(rows.inputs, first_sums, width, 3, reciprocal(scale));
+        multiply_tile(c_.d, number, group_ == 1 && turn + 1 == turns_ ? Next::nobody : Next::other_group, accumulators);
+        tile_.begin();
+        const auto at = coordinates(turn);
+        tile_.write_inputs(rows_.inputs, c_.points, at);
+        tile_.first_adjoint_epilogue(accumulators, c_.points, vectors_, at);
+        tile_.end();
+        tile_.add_row_sums(rows_.inputs, first_sums(), width, 3, reciprocal(scale));
     }
-    cp_async_wait<0>();
-    if (thread == 0) wait_bulk_written();
 
     // Sums of points, for each warp: the loss, and each channel's cotangents.
-    double* const point_sums = c.point_sums + size_t(share * 4 + warp) * (1 + channels);
-    double all_output_bias = output_bias;
+    __device__ __forceinline__ void store_point_sums() {
+        double* const point_sums = c_.point_sums + size_t(share_ * 4 + warp_) * (1 + channels);
+        double all_output_bias = output_bias_;
 #pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) {
-        loss += __shfl_xor_sync(0xffffffffu, loss, offset);
-        if (offset > 2) all_output_bias += __shfl_xor_sync(0xffffffffu, all_output_bias, offset);
+        for (int offset = 16; offset > 0; offset /= 2) {
+            loss_ += __shfl_xor_sync(0xffffffffu, loss_, offset);
+            if (offset > 2) all_output_bias += __shfl_xor_sync(0xffffffffu, all_output_bias, offset);
+        }
+        if (lane_ == 0) point_sums[0] = loss_;
+        if (lane_ < channels) point_sums[1 + lane_] = all_output_bias;
     }
-    if (lane == 0) point_sums[0] = loss;
-    if (lane < channels) point_sums[1 + lane] = all_output_bias;
-}
 
-template <class Precision, int streams, int channels, bool varied>
+    const ChainArguments<Precision>& c_;
+    typename Shape::SharedStorage& shared_;
+    const int turns_, layers_, group_;
+    ChainRows<Precision>& rows_;
+    Pipeline<Shape::stages>& pipeline_;
+    const float* const vectors_;
+    const Tile<Precision, streams> tile_;
+    const int thread_, lane_, warp_, channel_;  // channel: of the output, for two rows
+    const int all_groups_, share_;
+    int begin_, end_;  // of this share's tiles
+    uint4* own_kept_;
+    uint64_t tile_descriptor_, weights_descriptor_;
+    PipelineState<Shape::stages> state_;
+    double loss_ = 0;
+    float output_bias_ = 0;  // of the channel
+};
+
+template <class Precision, int streams, int channels, Loss kind>
 __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::threads, 1)
     chain_kernel(ChainArguments<Precision> c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
@@ -399,7 +455,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     if (group < Shape::groups) {
         increase_registers<tuning::consumer_registers>();
-        run_chain_consumer<Precision, streams, channels, varied>(c, shared, turns);
+        ChainConsumer<Precision, streams, channels, kind>(c, shared, turns).run();
     } else {
         decrease_registers<tuning::producer_registers>();
         if (threadIdx.x == Shape::groups * Shape::group_threads) {

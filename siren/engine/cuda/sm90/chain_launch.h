@@ -10,7 +10,7 @@ namespace siren {
 namespace gpu {
 namespace {
 
-template <class Precision, int streams, int channels, bool varied>
+template <class Precision, int streams, int channels, Loss kind>
 class ChainLauncher {
     typedef ChainShape<Precision, streams, channels> Shape;
 
@@ -42,7 +42,7 @@ public:
             points,           c_.p,     c_.vectors(),       m.weights,         m.h,      m.d,
             c_.plan.plane,    m.kept,   error,              m.largest + chunk, m.arrived + chunk,
             m.scales,         m.first_sums, m.output_sums,  m.point_sums};
-        launch(c_.p, c_.plan.blocks)(chain_kernel<Precision, streams, channels, varied>, arguments);
+        launch(c_.p, c_.plan.blocks)(chain_kernel<Precision, streams, channels, kind>, arguments);
         multiply_outer<streams>(c_, points, true);
         return 4 * c_.plan.output_shares;
     }
@@ -53,7 +53,7 @@ private:
     static int count_blocks(const Parameters& p) {
         static int layers = 0, blocks = 0;
         if (layers != p.hidden_layers) {
-            blocks = Shape::cluster * launch(p, Shape::cluster).most_clusters(chain_kernel<Precision, streams, channels, varied>);
+            blocks = Shape::cluster * launch(p, Shape::cluster).most_clusters(chain_kernel<Precision, streams, channels, kind>);
             layers = p.hidden_layers;
         }
         return blocks;

@@ -66,14 +66,7 @@ public:
     __device__ Tile(unsigned char* memory, int thread, int barrier)
         : thread(thread), lane(thread % 32), warp(thread / 32), memory_(memory), barrier_(barrier),
           odd_(streams > 1 && lane & 4), pair_(lane / 8), own_column_(lane % 4 * 2 + (odd_ ? 8 : 0)),
-          fifth_(memory, lane, warp) {
-        // This lane has the address of a row of 8 columns.
-        const int matrix = lane / 8, row = lane % 8;
-        const int stored_row = streams == 1 ? warp * 16 + row + matrix % 2 * 8
-                                            : warp * 16 + row / 2 * 2 + matrix / 2 + matrix % 2 * 8;
-        const int half = streams == 1 ? matrix / 2 : row % 2;
-        stored_ = shared_address(memory) + stored_row * 128 + (half ^ stored_row % 8) * 16;
-    }
+          stored_(address_to_store()), fifth_(memory, lane, warp) {}
 
     __device__ void group_sync() const { named_barrier_sync(barrier_, Shape::threads); }
     // Call these before and after writing the tile.
@@ -390,6 +383,14 @@ private:
             x[4 + i] = odd_ ? own : received;
         }
     }
+    // For stmatrix this lane has the address of a row of 8 columns, here of step 0.
+    __device__ uint32_t address_to_store() const {
+        const int matrix = lane / 8, row = lane % 8;
+        const int stored_row = streams == 1 ? warp * 16 + row + matrix % 2 * 8
+                                            : warp * 16 + row / 2 * 2 + matrix / 2 + matrix % 2 * 8;
+        const int half = streams == 1 ? matrix / 2 : row % 2;
+        return shared_address(memory_) + stored_row * 128 + (half ^ stored_row % 8) * 16;
+    }
     // Writes a step's numbers to the tile.
     __device__ void store(int step, const float (&x)[8]) const {
         const uint4 packed = pack8<Piece>(x);
@@ -416,8 +417,8 @@ private:
     const int barrier_;
     const bool odd_;
     const int pair_, own_column_;
+    const uint32_t stored_;
     const Fifth fifth_;
-    uint32_t stored_;
 };
 
 }  // namespace
