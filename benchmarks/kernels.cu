@@ -132,7 +132,7 @@ Measured measure(int width, int points, double seconds) {
     const Parameters network{parameters, width, layers, 1, omega};
     const float scale[2] = {2.0f / (side - 1), 2.0f / (side - 1)};
     const auto step = [&] {
-        Pass<Precision, streams, 1, narrow> pass(network, scale, points, true);
+        Pass<Precision, streams, 1, narrow> pass(network, scale, points, Wanted::gradient);
         int chunk = 0;
         for (int64_t begin = 0; begin < points; begin += pass.chunk_points()) {
             pass.squared_error(chunk++, x + 2 * begin, int(std::min(pass.chunk_points(), points - begin)),

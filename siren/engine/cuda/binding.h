@@ -12,7 +12,7 @@ struct Call : Numbers {
     using Numbers::Numbers;
 
     void streams(const float* parameters, const float* coordinates, int64_t n, float* output) const {
-        Pass pass(network(parameters), scale, n, false);
+        Pass pass(network(parameters), scale, n, gpu::Wanted::outputs);
         for_each_chunk(pass, n, [&](int, int64_t begin, int count) {
             pass.forward(coordinates + 2 * begin, count);
             pass.outputs(output + begin * stream_count * channels);
@@ -21,7 +21,7 @@ struct Call : Numbers {
 
     void product(const float* parameters, const float* coordinates, const float* cotangent, int64_t n,
                  float* gradient) const {
-        Pass pass(network(parameters), scale, n, true);
+        Pass pass(network(parameters), scale, n, gpu::Wanted::gradient);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             pass.product(chunk, coordinates + 2 * begin, count,
                          cotangent + begin * stream_count * channels, gradient);
@@ -30,7 +30,7 @@ struct Call : Numbers {
 
     void loss(const float* parameters, const float* coordinates, const float* target,
               int64_t n, double weight, float* loss, float* gradient) const {
-        Pass pass(network(parameters), scale, n, true);
+        Pass pass(network(parameters), scale, n, gpu::Wanted::gradient);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             pass.squared_error(chunk, coordinates + 2 * begin, count, target + begin * supervised * channels,
                                weight * mean(n), {loss, gradient, nullptr, nullptr});
@@ -42,7 +42,7 @@ struct Call : Numbers {
     void loss(const float* parameters, const gpu::Selection& selection, const gpu::StoredPoints<Value>& points,
               double weight, float* loss, float* gradient) const {
         const int64_t n = selection.count;
-        Pass pass(network(parameters), scale, n, true);
+        Pass pass(network(parameters), scale, n, gpu::Wanted::gradient);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             gpu::gather(selection.part(begin, count), points, pass.coordinates(), pass.targets());
             pass.squared_error(chunk, pass.coordinates(), count, pass.targets(), weight * mean(n),
@@ -54,7 +54,7 @@ struct Call : Numbers {
     void variation(const float* parameters, const gpu::RandomPoints& points, int64_t n, float smallest, double weight,
                    const gpu::Result& result) const {
         gpu::Pass<gpu::SIREN_PRECISION, stream_count, SIREN_CHANNELS, SIREN_NARROW, gpu::Loss::variation> pass(
-            network(parameters), scale, n, true);
+            network(parameters), scale, n, gpu::Wanted::gradient);
         for_each_chunk(pass, n, [&](int chunk, int64_t begin, int count) {
             gpu::draw(points, begin, count, pass.coordinates(), pass.targets());
             pass.variation(chunk, pass.coordinates(), count, pass.targets(), smallest, weight / double(n), result);

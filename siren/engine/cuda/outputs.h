@@ -1,4 +1,4 @@
-// Outputs, loss and cotangents, from what the last sine layer's epilogue leaves, for the layers and wide ways.
+// Outputs, loss and cotangents, from what the last sine layer's epilogue leaves, for the layers and wide paths.
 // (sm90/chain.h computes them within its kernel.)
 #pragma once
 

@@ -49,7 +49,7 @@ struct Error {
     float smallest;
 };
 
-// Points are padded to a multiple of this, which makes whole tiles of rows in every way.
+// Points are padded to a multiple of this, which makes whole tiles of rows on every path.
 constexpr int point_group(int streams) { return streams == 1 ? 128 : 32; }
 
 // Padded float32 vectors: the first layer's two columns, biases, and the output layer's rows.

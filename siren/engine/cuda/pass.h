@@ -2,7 +2,7 @@
 // sine layers and their adjoints as epilogues. See there for the mathematics.
 //
 // A call packs the parameters, takes its points through the network chunk by chunk, and adds up the gradient. Between,
-// a chunk goes one of three ways, each with a launcher, which plans the work and launches the kernels:
+// a chunk takes one of three paths, each with a launcher, which plans the work and launches the kernels:
 //     layers  sm80/layers.h  a kernel for each layer; any width, precision and GPU from Ampere on
 //     chain   sm90/chain.h   all layers in one kernel; training steps in 16 bits, up to 256 units wide, on Hopper
 //     wide    sm90/wide.h    a kernel for each layer; the same for wider networks
@@ -40,6 +40,8 @@ inline Points points_in_units(const Parameters& p, const float* scale) {
     return points;
 }
 
+enum class Wanted { outputs, gradient };
+
 // `narrow`: the network is not wider than a product's tile.
 template <class Precision, int streams, int channels, bool narrow, Loss kind = Loss::squared_error>
 class Pass {
@@ -55,8 +57,8 @@ class Pass {
 #endif
 
 public:
-    // `keep`: a gradient is wanted.
-    Pass(const Parameters& p, const float* scale, int64_t n, bool keep) : Pass(p, scale, make_plan(p, n, keep)) {}
+    Pass(const Parameters& p, const float* scale, int64_t n, Wanted wanted)
+        : Pass(p, scale, make_plan(p, n, wanted == Wanted::gradient)) {}
 
     int64_t chunk_points() const { return c_.plan.points; }
 
@@ -95,13 +97,13 @@ public:
 private:
     struct Planned {
         Plan plan;
-        bool tiled;  // the way is Fastest; else by layers
+        bool tiled;  // the path is Fastest; else by layers
     };
     static Planned make_plan(const Parameters& p, int64_t n, bool keep) {
-        Planned result{Plan(p, keep), false};
-        result.tiled = has_tiles && keep && Fastest::plan(p, n, result.plan);
-        if (!result.tiled) Layers::plan(p, n, result.plan);
-        return result;
+        Plan plan(p, keep);
+        const bool tiled = has_tiles && keep && Fastest::plan(p, n, plan);
+        if (!tiled) Layers::plan(p, n, plan);
+        return {plan, tiled};
     }
 
     Pass(const Parameters& p, const float* scale, const Planned& planned)
@@ -109,7 +111,7 @@ private:
           c_{p, planned.plan, Workspace<Precision>(p, planned.plan, streams)},
           points_(points_in_units(p, scale)) {
         const int rows = std::max(c_.plan.width, 3 + p.hidden_layers + p.channels);
-        const Packed<Precision> packed{c_.vectors(),        c_.weights(1, false), tiled_,
+        const Packed<Precision> packed{c_.vectors(),        c_.weights(1, Packing::forward), tiled_,
                                        c_.memory.largest,   c_.memory.arrived,    c_.plan.keep ? c_.plan.chunks : 0};
         launch(pack_kernel<Precision>, dim3(blocks(c_.plan.width / 8, 32), rows, 2 * p.hidden_layers + 1), 32, p, packed);
     }

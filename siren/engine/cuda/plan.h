@@ -1,7 +1,7 @@
 // How the work of a call is divided: its points into chunks, so that memory does not grow with their number, and the
 // points of a chunk into shares, each with sums of its own, so that sums are the same at every call.
 //
-// A way through the network (layers, chain or wide; see pass.h) fills a plan in. It never touches memory.
+// A path through the network (layers, chain or wide; see pass.h) fills a plan in. It never touches memory.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +22,7 @@ struct Plan {
     int width;            // padded to whole column tiles
     int64_t points = 0;   // of a chunk, at most
     int chunks = 0;
-    int tiles = 0;        // of 64 rows, in a chunk; not in the layers way
+    int tiles = 0;        // of 64 rows, in a chunk; not on the layers path
     size_t plane = 0;     // elements of a layer's matrix, in one piece
 
     int blocks = 0;       // of a kernel whose blocks stay until all tiles are done

@@ -11,7 +11,7 @@ namespace gpu {
 namespace {
 namespace tuning {
 
-// ---- All ways
+// ---- All paths
 
 // Numbers of a layer's matrix in a chunk, which bounds the memory of a call. A quarter of it, of which a layer would
 // stay in the L2 cache, takes 16 % longer at 512 units and 12 % longer at 1024.

@@ -69,6 +69,9 @@ private:
     }
 };
 
+// Which of the packed weights of a hidden layer: for the way forward, or, transposed, for the way back.
+enum class Packing { forward, backward };
+
 // What the launchers of a call share: its parameters, plan and memory.
 template <class Precision>
 struct Context {
@@ -85,10 +88,9 @@ struct Context {
     Rows x(int l) const { return {memory.x + l * layer_size(), plan.plane}; }
     Rows d(int l) const { return {memory.d + l * layer_size(), plan.plane}; }
     float* bias_sums(int l) const { return memory.bias_sums + size_t(l - 1) * plan.bias_shares * plan.width; }
-    // Packed weights of hidden layer l, or their transpose.
-    Rows weights(int l, bool transposed) const {
+    Rows weights(int l, Packing packing) const {
         const size_t matrix = size_t(plan.width) * plan.width;
-        return {memory.weights + (2 * (l - 1) + transposed) * matrix, 2 * p.hidden_layers * matrix};
+        return {memory.weights + (2 * (l - 1) + int(packing)) * matrix, 2 * p.hidden_layers * matrix};
     }
     // Of a chunk; `groups` of columns each leave a part of the outputs.
     OutputParts output_parts(const Points& points, int streams, int groups) const {

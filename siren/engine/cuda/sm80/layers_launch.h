@@ -1,4 +1,4 @@
-// The layers way: launches layers.h's kernels, one after the other.
+// The layers path: launches layers.h's kernels, one after the other.
 #pragma once
 
 #include <algorithm>
@@ -41,8 +41,8 @@ public:
                                                         nullptr,
                                                         points,
                                                         c_.vectors()};
-            if (l < last) product<Epilogue::sine>(c_.h(l - 1), c_.weights(l, false), epilogue);
-            if (l == last) product<Epilogue::last_sine>(c_.h(l - 1), c_.weights(l, false), epilogue);
+            if (l < last) product<Epilogue::sine>(c_.h(l - 1), c_.weights(l, Packing::forward), epilogue);
+            if (l == last) product<Epilogue::last_sine>(c_.h(l - 1), c_.weights(l, Packing::forward), epilogue);
         }
         check(cudaGetLastError());
     }
@@ -77,8 +77,8 @@ private:
             EpilogueArguments<Precision> epilogue{{},      c_.x(l - 1), c_.d(l - 1), nullptr,       false,
                                                   {},      nullptr,     points,      c_.vectors()};
             epilogue.sums = l > 1 ? c_.bias_sums(l - 1) : c_.memory.first_sums;
-            if (l > 1) product<Epilogue::adjoint>(c_.d(l), c_.weights(l, true), epilogue);
-            if (l == 1) product<Epilogue::first_adjoint>(c_.d(l), c_.weights(l, true), epilogue);
+            if (l > 1) product<Epilogue::adjoint>(c_.d(l), c_.weights(l, Packing::backward), epilogue);
+            if (l == 1) product<Epilogue::first_adjoint>(c_.d(l), c_.weights(l, Packing::backward), epilogue);
         }
         const size_t bytes = OuterShape<Precision>::bytes;
         allow_shared_memory(outer_kernel<Precision>, bytes);

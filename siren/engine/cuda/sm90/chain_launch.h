@@ -1,4 +1,4 @@
-// The chain way: launches chain.h's kernel, which takes points through all layers and back, and the outer products.
+// The chain path: launches chain.h's kernel, which takes points through all layers and back, and the outer products.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ public:
             c_.plan.plane,    m.kept,   error,              m.largest + chunk, m.arrived + chunk,
             m.scales,         m.first_sums, m.output_sums,  m.point_sums};
         launch(c_.p, c_.plan.blocks)(chain_kernel<Precision, streams, channels, kind>, arguments);
-        multiply_outer<streams>(c_, points, true);
+        multiply_outer<streams>(c_, points, FirstH::computed);
         return 4 * c_.plan.output_shares;
     }
 

@@ -75,6 +75,88 @@ struct FirstLayerProducer {
     }
 };
 
+// A small operand of 16 rows: its column 0 is 1 in value rows; all else is 0.
+template <int streams, class Piece>
+__device__ __forceinline__ void write_value_rows(Piece* operand) {
+    if (threadIdx.x >= 128) return;
+    const int row = threadIdx.x / 8, column = threadIdx.x % 8;
+    const bool value = streams == 1 || (row < 8 && row % 2 == 0) || (streams == 3 && row == 9);
+    operand[small_place(row, column)] = Piece(column == 0 && value ? 1.0f : 0.0f);
+    fence_async_proxy();
+}
+
+// The producer, one thread: fetches this block's half of D, and its part of H for both blocks.
+template <class Shape>
+__device__ __forceinline__ void produce_outer_tiles(typename Shape::SharedStorage& shared, const unsigned char* own_d,
+                                                    const unsigned char* own_h, size_t tile_bytes, int begin, int end,
+                                                    int rank) {
+    constexpr int own = Shape::half_bytes;
+    PipelineState<Shape::stages> state;
+    for (int tile = begin; tile < end; ++tile) {
+        typename Shape::Stage& stage = shared.stages[state.stage];
+        uint64_t* const full = &shared.pipeline.full[state.stage];
+        shared.pipeline.wait_empty(state);
+        expect_bytes(full, Shape::stage_bytes);
+        bulk_copy(stage.d, own_d + tile * tile_bytes, own, full);
+        bulk_copy_multicast(stage.h[rank], own_h + tile * tile_bytes, own, full, (1 << Shape::cluster) - 1);
+        state.advance();
+    }
+}
+
+// The producer of the first layer, four warps: fetches D, computes a half of H and copies it to the other block.
+template <class Precision, int streams>
+__device__ __forceinline__ void produce_first(typename OuterTilesShape<Precision, streams>::SharedStorage& shared,
+                                              const Points& points, const Vectors& vectors,
+                                              const unsigned char* own_d, size_t tile_bytes, int begin, int end,
+                                              int thread) {
+    typedef OuterTilesShape<Precision, streams> Shape;
+    constexpr int own = Shape::half_bytes;
+    const int rank = blockIdx.y % Shape::cluster;
+    PipelineState<Shape::stages> state;
+    FirstLayerProducer<Precision, streams> computed(points, vectors, 128 * rank, thread);
+    computed.load(begin);
+    for (int tile = begin; tile < end; ++tile) {
+        typename Shape::Stage& stage = shared.stages[state.stage];
+        uint64_t* const full = &shared.pipeline.full[state.stage];
+        computed.load(tile + 1);
+        shared.pipeline.wait_empty(state);
+        if (thread == 0) {
+            expect_bytes(full, 2 * own);
+            bulk_copy(stage.d, own_d + tile * tile_bytes, own, full);
+        }
+        computed.write(stage.h[rank]);
+        fence_async_proxy();
+        arrive(full);
+        named_barrier_sync(1, Shape::group_threads);
+        if (thread == 0) bulk_copy_to_peer(stage.h[rank], own, full, 1 - rank);
+        state.advance();
+    }
+}
+
+__device__ __forceinline__ void multiply_sums(float (&accumulators)[128], float (&value_accumulators)[4], float factor) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) accumulators[i] *= factor;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) value_accumulators[i] *= factor;
+}
+
+// Stores a group's sums, times `factor`: 64 rows from `first_row` on, and 256 columns.
+__device__ __forceinline__ void store_outer_sums(const float (&accumulators)[128], const float (&value_accumulators)[4],
+                                                 float factor, size_t part, int first_row, int first_column, int width,
+                                                 int thread, float* partial, float* bias_sums) {
+    const int row = first_row + thread / 32 * 16 + thread % 32 / 4, column = first_column + thread % 4 * 2;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        float* const result = partial + (part * width + row + half * 8) * width + column;
+#pragma unroll
+        for (int j = 0; j < 32; ++j) {
+            *reinterpret_cast<float2*>(result + j * 8) =
+                make_float2(factor * accumulators[4 * j + half * 2], factor * accumulators[4 * j + half * 2 + 1]);
+        }
+        if (column == 0) bias_sums[part * width + row + half * 8] = factor * value_accumulators[half * 2];
+    }
+}
+
 // Blocks (x, y, z): tiles of share x; columns [128 y, 128 y + 128) of D; 256 columns number z % (width / 256) of H, of
 // layer z / (width / 256). Each of a pair of blocks fetches half of H for both, or computes it and copies it to the
 // other. partial is (layer, share, width, width); bias_sums, sums of D's value rows, is (layer, share, width).
@@ -99,12 +181,7 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
     if (threadIdx.x == 0) {
         shared.pipeline.init(first ? 1 + Shape::group_threads : 1, Shape::groups * Shape::cluster);
     }
-    if (threadIdx.x < 128) {  // column 0 is 1 in value rows; all else is 0
-        const int row = threadIdx.x / 8, column = threadIdx.x % 8;
-        const bool value = streams == 1 || (row < 8 && row % 2 == 0) || (streams == 3 && row == 9);
-        shared.values[small_place(row, column)] = Piece(column == 0 && value ? 1.0f : 0.0f);
-        fence_async_proxy();
-    }
+    write_value_rows<streams>(shared.values);
     __syncthreads();
     cluster_sync();
     follow();
@@ -113,41 +190,15 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
     const int thread = threadIdx.x % Shape::group_threads;
     PipelineState<Shape::stages> state;
     if (group == Shape::groups) {
-        constexpr int own = Shape::half_bytes;
-        const auto* const all_d =
-            reinterpret_cast<const unsigned char*>(d + layer * layer_size) + blockIdx.y * own;
+        const auto* const own_d =
+            reinterpret_cast<const unsigned char*>(d + layer * layer_size) + blockIdx.y * Shape::half_bytes;
         if (first) {
-            FirstLayerProducer<Precision, streams> computed(points, vectors, 128 * rank, thread);
-            computed.load(begin);
-            for (int tile = begin; tile < end; ++tile) {
-                typename Shape::Stage& stage = shared.stages[state.stage];
-                uint64_t* const full = &shared.pipeline.full[state.stage];
-                computed.load(tile + 1);
-                shared.pipeline.wait_empty(state);
-                if (thread == 0) {
-                    expect_bytes(full, 2 * own);
-                    bulk_copy(stage.d, all_d + tile * tile_bytes, own, full);
-                }
-                computed.write(stage.h[rank]);
-                fence_async_proxy();
-                arrive(full);
-                named_barrier_sync(1, Shape::group_threads);
-                if (thread == 0) bulk_copy_to_peer(stage.h[rank], own, full, 1 - rank);
-                state.advance();
-            }
+            produce_first<Precision, streams>(shared, points, vectors, own_d, tile_bytes, begin, end, thread);
         } else if (thread == 0) {
-            const auto* const all_h =
+            const auto* const own_h =
                 reinterpret_cast<const unsigned char*>(h + (layer - compute_first) * layer_size) +
-                h_tile * 2 * own + rank * own;
-            for (int tile = begin; tile < end; ++tile) {
-                typename Shape::Stage& stage = shared.stages[state.stage];
-                uint64_t* const full = &shared.pipeline.full[state.stage];
-                shared.pipeline.wait_empty(state);
-                expect_bytes(full, Shape::stage_bytes);
-                bulk_copy(stage.d, all_d + tile * tile_bytes, own, full);
-                bulk_copy_multicast(stage.h[rank], all_h + tile * tile_bytes, own, full, (1 << Shape::cluster) - 1);
-                state.advance();
-            }
+                h_tile * 2 * Shape::half_bytes + rank * Shape::half_bytes;
+            produce_outer_tiles<Shape>(shared, own_d, own_h, tile_bytes, begin, end, rank);
         }
         __syncwarp();
         cluster_sync();
@@ -169,12 +220,8 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
         next_scale = scale_of(tile + 1);
         if (own_scale != 0 && own_scale != scale) {  // seldom
             if (scale != 0) {
-                const float ratio = own_scale * reciprocal(scale);
                 wgmma_wait<0>();
-#pragma unroll
-                for (int i = 0; i < 128; ++i) accumulators[i] *= ratio;
-#pragma unroll
-                for (int i = 0; i < 4; ++i) value_accumulators[i] *= ratio;
+                multiply_sums(accumulators, value_accumulators, own_scale * reciprocal(scale));
             }
             scale = own_scale;
         }
@@ -204,20 +251,9 @@ __global__ void __launch_bounds__(OuterTilesShape<Precision, streams>::threads, 
     }
     cluster_sync();  // the other block's copies may still arrive here
 
-    const float factor = scale != 0 ? reciprocal(scale) : 1.0f;
     const size_t part = size_t(layer) * gridDim.x + blockIdx.x;
-    const int row = blockIdx.y * 128 + group * 64 + thread / 32 * 16 + thread % 32 / 4;
-    const int column = h_tile * column_tile + thread % 4 * 2;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        float* const result = partial + (part * width + row + half * 8) * width + column;
-#pragma unroll
-        for (int j = 0; j < 32; ++j) {
-            *reinterpret_cast<float2*>(result + j * 8) =
-                make_float2(factor * accumulators[4 * j + half * 2], factor * accumulators[4 * j + half * 2 + 1]);
-        }
-        if (column == 0) bias_sums[part * width + row + half * 8] = factor * value_accumulators[half * 2];
-    }
+    store_outer_sums(accumulators, value_accumulators, scale != 0 ? reciprocal(scale) : 1.0f, part,
+                     blockIdx.y * 128 + group * 64, h_tile * column_tile, width, thread, partial, bias_sums);
 #endif
 }
 

@@ -9,9 +9,13 @@ namespace siren {
 namespace gpu {
 namespace {
 
-// D^T H of all layers, and the sums of D's value rows. `compute_first`: as outer_tiles_kernel() has it.
+// Whether the first layer's H is in memory, or computed by outer_tiles_kernel().
+enum class FirstH { stored, computed };
+
+// D^T H of all layers, and the sums of D's value rows.
 template <int streams, class Precision>
-void multiply_outer(const Context<Precision>& c, const Points& points, bool compute_first) {
+void multiply_outer(const Context<Precision>& c, const Points& points, FirstH first_h) {
+    const bool compute_first = first_h == FirstH::computed;
     typedef OuterTilesShape<Precision, streams> Shape;
     const int column_tiles = c.plan.column_tiles();
     const ClusterLaunch launch(

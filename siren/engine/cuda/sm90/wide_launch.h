@@ -1,4 +1,4 @@
-// The wide way: launches wide.h's kernels, one after the other, and the outer products.
+// The wide path: launches wide.h's kernels, one after the other, and the outer products.
 #pragma once
 
 #include <algorithm>
@@ -45,18 +45,19 @@ public:
 
         first_layer(points);
         for (int l = 1; l < last; ++l) {
-            product<Epilogue::sine>(points, c_.h(l - 1).data, l, false, l, c_.vectors().bias(l), c_.h(l).data);
+            product<Epilogue::sine>(points, c_.h(l - 1).data, l, Packing::forward, l, c_.vectors().bias(l),
+                                    c_.h(l).data);
         }
-        product<Epilogue::last_sine>(points, c_.h(last - 1).data, last, false, last, c_.vectors().bias(last),
+        product<Epilogue::last_sine>(points, c_.h(last - 1).data, last, Packing::forward, last, c_.vectors().bias(last),
                                      c_.h(last).data);
         cotangent_kernel<streams><<<blocks(points.count), 256>>>(
             points, c_.p, parts, error, c_.memory.cotangents, largest, c_.memory.point_sums);
         output_adjoint(points, largest);
         for (int l = last; l > 1; --l) {
-            product<Epilogue::adjoint>(points, d(l), l, true, l - 1, nullptr, d(l - 1));
+            product<Epilogue::adjoint>(points, d(l), l, Packing::backward, l - 1, nullptr, d(l - 1));
         }
-        product<Epilogue::first_adjoint>(points, d(1), 1, true, 0, c_.vectors().first(0), nullptr);
-        multiply_outer<streams>(c_, points, false);
+        product<Epilogue::first_adjoint>(points, d(1), 1, Packing::backward, 0, c_.vectors().first(0), nullptr);
+        multiply_outer<streams>(c_, points, FirstH::stored);
         return blocks(points.count);
     }
 
@@ -97,10 +98,10 @@ private:
 
     // Tiles times the weights of hidden layer `weights`; the epilogue is that of `layer`.
     template <Epilogue kind>
-    void product(const Points& points, const Piece* tiles, int weights, bool transposed, int layer,
+    void product(const Points& points, const Piece* tiles, int weights, Packing packing, int layer,
                  const float* vectors, Piece* result) {
         const WideProduct<Precision> product{tiles,
-                                             c_.weights(weights, transposed).data,
+                                             c_.weights(weights, packing).data,
                                              result,
                                              layer > 0 ? kept(layer) : nullptr,
                                              vectors,
