@@ -76,6 +76,203 @@ struct EpilogueArguments {
     Vectors vectors;  // first adjoint
 };
 
+// Fetches the operands of a product's steps, one after the other, to the pipeline's stages.
+template <class Precision, int streams>
+class ProductLoader {
+    typedef typename Precision::Piece Piece;
+    typedef ProductShape<Precision, streams> Shape;
+    // A thread copies the same 16 bytes of every 64th row.
+    static constexpr int rows_at_once = Shape::threads / (Shape::depth / 8);
+
+public:
+    __device__ __forceinline__ ProductLoader(typename Shape::SharedStorage& shared, const Matrix<Precision>& a,
+                                             const Matrix<Precision>& b, int width, int steps, int total)
+        : shared_(shared), plane_a_(a.plane), plane_b_(b.plane), width_(width), steps_(steps), total_(total),
+          row_(threadIdx.x / (Shape::depth / 8)), k_(threadIdx.x % (Shape::depth / 8) * 8),
+          next_a_(a.data + (size_t(blockIdx.x) * Shape::rows + row_) * width + k_),
+          next_b_(b.data + size_t(blockIdx.y * column_tile + row_) * width + k_) {}
+
+    __device__ __forceinline__ void fetch() {
+        if (fetched_ < total_) {
+            typename Shape::Stage& stage = shared_.stages[fetched_ % Shape::stages];
+#pragma unroll
+            for (int piece = 0; piece < Precision::pieces; ++piece) {
+#pragma unroll
+                for (int i = 0; i < Shape::rows; i += rows_at_once) {
+                    if (Shape::rows % rows_at_once && i + row_ >= Shape::rows) continue;
+                    cp_async_16(&stage.a[piece][row_ + i][k_], next_a_ + piece * plane_a_ + size_t(i) * width_);
+                }
+#pragma unroll
+                for (int i = 0; i < column_tile; i += rows_at_once) {
+                    cp_async_16(&stage.b[piece][row_ + i][k_], next_b_ + piece * plane_b_ + size_t(i) * width_);
+                }
+            }
+        }
+        cp_async_commit();
+        ++fetched_;
+        next_a_ += Shape::depth;
+        next_b_ += Shape::depth;
+        if (++fetched_step_ == steps_) {
+            fetched_step_ = 0;
+            next_a_ += (size_t(gridDim.x) * Shape::rows - 1) * width_;
+            next_b_ -= width_;
+        }
+    }
+
+private:
+    typename Shape::SharedStorage& shared_;
+    const size_t plane_a_, plane_b_;
+    const int width_, steps_, total_, row_, k_;
+    const Piece *next_a_, *next_b_;
+    int fetched_ = 0, fetched_step_ = 0;
+};
+
+// Asks for what an adjoint's epilogue will read of a tile.
+template <class Precision, int streams>
+__device__ __forceinline__ void prefetch_x(const Matrix<Precision>& x, int tile, int width) {
+    typedef ProductShape<Precision, streams> Shape;
+    for (int i = threadIdx.x; i < Shape::rows * 4; i += Shape::threads) {
+        const int row = i / 4;
+        const size_t at = (size_t(tile) * Shape::rows + row) * width + blockIdx.y * column_tile + i % 4 * 64;
+#pragma unroll
+        for (int piece = 0; piece < Precision::pieces; ++piece) prefetch(x.data + piece * x.plane + at);
+    }
+}
+
+// The epilogue of eight columns of a point's rows: from z and, for an adjoint, x to what is stored in their place, and
+// sums of d over rows. w0, w1 and bias are the first layer's, or bias the layer's.
+template <class Precision, int streams, Epilogue kind, int sum_rows>
+__device__ __forceinline__ void finish_columns(const Points& points, const float (&w0)[8], const float (&w1)[8],
+                                               const float (&bias)[8], const float (&coordinates)[2],
+                                               float (&z)[streams][8], float (&x)[streams][8],
+                                               float (&sums_d)[sum_rows][8]) {
+    constexpr bool first = kind == Epilogue::first_adjoint, adjoint = kind == Epilogue::adjoint || first;
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+        float value[streams], other[streams];
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            value[s] = z[s][j];
+            if (adjoint && !first) other[s] = x[s][j];
+        }
+        if (first) {
+            float all_h[streams];
+            first_inputs<streams>(points, w0[j], w1[j], bias[j], coordinates[0],
+                                  coordinates[1], other);
+            sine<Precision, streams>(other, all_h);
+            sine_adjoint<streams>(other, value);
+        } else if (adjoint) {
+            sine_adjoint<streams>(other, value);
+        } else {
+            value[0] += bias[j];
+            sine<Precision, streams>(value, other);
+        }
+#pragma unroll
+        for (int s = 0; s < streams; ++s) {
+            z[s][j] = adjoint ? value[s] : other[s];
+            if (!adjoint) x[s][j] = value[s];
+        }
+        if (adjoint) sums_d[sum_rows - 1][j] += value[0];
+        if (first) {
+#pragma unroll
+            for (int q = 0; q < 2; ++q) {
+                sums_d[q % sum_rows][j] = fmaf(coordinates[q], value[0],
+                                               sums_d[q % sum_rows][j]);
+                if (streams == 1) continue;
+                sums_d[q % sum_rows][j] =
+                    fmaf(points.scale[q], value[(1 + q) % streams],
+                         sums_d[q % sum_rows][j]);
+            }
+        }
+    }
+}
+
+// The epilogue of a tile: a sine layer or its adjoint, from a warp's accumulators to memory.
+template <class Precision, int streams, Epilogue kind>
+__device__ __forceinline__ void finish_product(const EpilogueArguments<Precision>& epilogue, int tile, int width,
+                                               const float (&accumulators)[fragments(streams)][8][4],
+                                               float* own_sums) {
+    typedef ProductShape<Precision, streams> Shape;
+    constexpr int F = fragments(streams);
+    constexpr bool first = kind == Epilogue::first_adjoint, adjoint = kind == Epilogue::adjoint || first;
+    constexpr int sum_rows = first ? 3 : 1;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp_row = warp / 4 * 16 * F, warp_column = warp % 4 * 64, column0 = blockIdx.y * column_tile;
+    const size_t row0 = size_t(tile) * Shape::rows + warp_row + lane / 4;
+    // Rows g and g + 8 of the fragments, of so many at once that their loads overlap.
+    constexpr int batch = Precision::pieces == 1 ? 2 : 1;
+#pragma unroll
+    for (int turn = 0; turn < 4; turn += batch) {
+        const int half_columns = turn / 2;
+        const int column = column0 + warp_column + half_columns * 32 + lane % 4 * 8;
+        const auto offset = [&](int i, int b) {
+            return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
+        };
+        Raw8<Precision> raw_x[batch][F];
+        float bias[8], w0[8], w1[8], sums_d[sum_rows][8] = {};
+        if (first) {
+            load8(epilogue.vectors.first(0) + column, w0);
+            load8(epilogue.vectors.first(1) + column, w1);
+            load8(epilogue.vectors.bias(0) + column, bias);
+        } else if (adjoint) {
+#pragma unroll
+            for (int b = 0; b < batch; ++b) {
+#pragma unroll
+                for (int i = 0; i < F; ++i) raw_x[b][i].load(epilogue.x, offset(i, b));
+            }
+        } else {
+            load8(epilogue.bias + column, bias);
+        }
+#pragma unroll
+        for (int b = 0; b < batch; ++b) {
+#pragma unroll
+            for (int f = 0; f < F; f += streams) {
+                const int half = turn % 2 + b;
+                float z[streams][8], x[streams][8];
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) {
+                        z[s][j] = accumulators[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
+                    }
+                    if (adjoint && !first) raw_x[b][f + s].unpack(x[s]);
+                }
+                float coordinates[2] = {};
+                if (first) {
+                    const int row = int(row0) + f * 16 + half * 8;
+                    const int point = row / 16 / streams * 16 + row % 16;
+                    if (point < epilogue.points.count) {
+                        coordinates[0] = epilogue.points.coordinates[2 * point];
+                        coordinates[1] = epilogue.points.coordinates[2 * point + 1];
+                    }
+                }
+                finish_columns<Precision, streams, kind>(epilogue.points, w0, w1, bias, coordinates, z, x, sums_d);
+#pragma unroll
+                for (int s = 0; s < streams; ++s) {
+                    if (first) continue;
+                    store8(adjoint ? epilogue.d : epilogue.h, offset(f + s, b), z[s]);
+                    if (!adjoint && epilogue.keep) store8(epilogue.x, offset(f + s, b), x[s]);
+                    if (kind == Epilogue::last_sine) {
+                        const int row = int(row0) + (f + s) * 16 + half * 8;
+                        write_output_part(epilogue.output, z[s], row, column, width);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int q = 0; adjoint && q < sum_rows; ++q) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                for (int other = 4; other < 32; other *= 2) {
+                    sums_d[q][j] += __shfl_xor_sync(0xffffffffu, sums_d[q][j], other);
+                }
+                if (lane < 4) own_sums[(2 * q + half_columns) * 32 + j] += sums_d[q][j];
+            }
+        }
+    }
+}
+
 // The gridDim.x blocks take tiles of rows in turn; blockIdx.y is the tile of columns.
 template <class Precision, int streams, Epilogue kind>
 __global__ void __launch_bounds__(256, 1)
@@ -96,40 +293,7 @@ __global__ void __launch_bounds__(256, 1)
     const int first_tile = blockIdx.x, tile_step = gridDim.x;
     const int total = (max(tiles - first_tile, 0) + tile_step - 1) / tile_step * steps;
 
-    // A thread copies the same 16 bytes of every 64th row.
-    const int copied_row = threadIdx.x / (Shape::depth / 8), copied_k = threadIdx.x % (Shape::depth / 8) * 8;
-    constexpr int rows_at_once = Shape::threads / (Shape::depth / 8);
-    const Piece* next_a = a.data + (size_t(first_tile) * Shape::rows + copied_row) * width + copied_k;
-    const Piece* next_b = b.data + size_t(column0 + copied_row) * width + copied_k;
-    int fetched = 0, fetched_step = 0;
-    const auto fetch = [&] {
-        if (fetched < total) {
-            typename Shape::Stage& stage = shared.stages[fetched % Shape::stages];
-#pragma unroll
-            for (int piece = 0; piece < Precision::pieces; ++piece) {
-#pragma unroll
-                for (int i = 0; i < Shape::rows; i += rows_at_once) {
-                    if (Shape::rows % rows_at_once && i + copied_row >= Shape::rows) continue;
-                    cp_async_16(&stage.a[piece][copied_row + i][copied_k],
-                                next_a + piece * a.plane + size_t(i) * width);
-                }
-#pragma unroll
-                for (int i = 0; i < column_tile; i += rows_at_once) {
-                    cp_async_16(&stage.b[piece][copied_row + i][copied_k],
-                                next_b + piece * b.plane + size_t(i) * width);
-                }
-            }
-        }
-        cp_async_commit();
-        ++fetched;
-        next_a += Shape::depth;
-        next_b += Shape::depth;
-        if (++fetched_step == steps) {
-            fetched_step = 0;
-            next_a += (size_t(tile_step) * Shape::rows - 1) * width;
-            next_b -= width;
-        }
-    };
+    ProductLoader<Precision, streams> loader(shared, a, b, width, steps, total);
 
     // Each of a warp's first four lanes has 16 columns to itself.
     float* const own_sums = shared.sums + warp * 64 * sum_rows + lane * 8;
@@ -151,7 +315,7 @@ __global__ void __launch_bounds__(256, 1)
     // Operands are loaded a step of 16 ahead; two pieces leave no registers for that.
     constexpr bool ahead = Precision::pieces == 1;
     static_assert(!ahead || Shape::depth == 32, "two steps of 16 take turns");
-    for (int i = 0; i < Shape::stages - !ahead; ++i) fetch();
+    for (int i = 0; i < Shape::stages - !ahead; ++i) loader.fetch();
     if (ahead) {
         cp_async_wait<Shape::stages - 1>();
         __syncthreads();
@@ -160,16 +324,7 @@ __global__ void __launch_bounds__(256, 1)
 #pragma unroll 1
     for (int number = 0; number < total; ++number) {
         if (step == 0) {
-            if (adjoint && !first) {  // what the epilogue will read
-                for (int i = threadIdx.x; i < Shape::rows * 4; i += Shape::threads) {
-                    const int row = i / 4;
-                    const size_t at = (size_t(tile) * Shape::rows + row) * width + column0 + i % 4 * 64;
-#pragma unroll
-                    for (int piece = 0; piece < Precision::pieces; ++piece) {
-                        prefetch(epilogue.x.data + piece * epilogue.x.plane + at);
-                    }
-                }
-            }
+            if (adjoint && !first) prefetch_x<Precision, streams>(epilogue.x, tile, width);
             clear(accumulators);
         }
         if (ahead) {
@@ -179,7 +334,7 @@ __global__ void __launch_bounds__(256, 1)
         }
         cp_async_wait<Shape::stages - 2>();
         __syncthreads();
-        fetch();
+        loader.fetch();
         if (ahead) {
             if (step + 1 < steps) operands[0].load(load_a, load_b, number + 1, 0);
             operands[1].multiply(accumulators);
@@ -195,116 +350,7 @@ __global__ void __launch_bounds__(256, 1)
         if (++step < steps) continue;
         step = 0;
 
-        const size_t row0 = size_t(tile) * Shape::rows + warp_row + lane / 4;
-        // Rows g and g + 8 of the fragments, of so many at once that their loads overlap.
-        constexpr int batch = Precision::pieces == 1 ? 2 : 1;
-#pragma unroll
-        for (int turn = 0; turn < 4; turn += batch) {
-            const int half_columns = turn / 2;
-            const int column = column0 + warp_column + half_columns * 32 + lane % 4 * 8;
-            const auto offset = [&](int i, int b) {
-                return (row0 + i * 16 + (turn % 2 + b) * 8) * width + column;
-            };
-            Raw8<Precision> raw_x[batch][F];
-            float bias[8], w0[8], w1[8], sums_d[sum_rows][8] = {};
-            if (first) {
-                load8(epilogue.vectors.first(0) + column, w0);
-                load8(epilogue.vectors.first(1) + column, w1);
-                load8(epilogue.vectors.bias(0) + column, bias);
-            } else if (adjoint) {
-#pragma unroll
-                for (int b = 0; b < batch; ++b) {
-#pragma unroll
-                    for (int i = 0; i < F; ++i) raw_x[b][i].load(epilogue.x, offset(i, b));
-                }
-            } else {
-                load8(epilogue.bias + column, bias);
-            }
-#pragma unroll
-            for (int b = 0; b < batch; ++b) {
-#pragma unroll
-                for (int f = 0; f < F; f += streams) {
-                    const int half = turn % 2 + b;
-                    float z[streams][8], x[streams][8];
-#pragma unroll
-                    for (int s = 0; s < streams; ++s) {
-#pragma unroll
-                        for (int j = 0; j < 8; ++j) {
-                            z[s][j] = accumulators[f + s][half_columns * 4 + j / 2][half * 2 + j % 2];
-                        }
-                        if (adjoint && !first) raw_x[b][f + s].unpack(x[s]);
-                    }
-                    float coordinates[2] = {};
-                    if (first) {
-                        const int row = int(row0) + f * 16 + half * 8;
-                        const int point = row / 16 / streams * 16 + row % 16;
-                        if (point < epilogue.points.count) {
-                            coordinates[0] = epilogue.points.coordinates[2 * point];
-                            coordinates[1] = epilogue.points.coordinates[2 * point + 1];
-                        }
-                    }
-#pragma unroll
-                    for (int j = 0; j < 8; ++j) {
-                        float value[streams], other[streams];
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            value[s] = z[s][j];
-                            if (adjoint && !first) other[s] = x[s][j];
-                        }
-                        if (first) {
-                            float all_h[streams];
-                            first_inputs<streams>(epilogue.points, w0[j], w1[j], bias[j], coordinates[0],
-                                                  coordinates[1], other);
-                            sine<Precision, streams>(other, all_h);
-                            sine_adjoint<streams>(other, value);
-                        } else if (adjoint) {
-                            sine_adjoint<streams>(other, value);
-                        } else {
-                            value[0] += bias[j];
-                            sine<Precision, streams>(value, other);
-                        }
-#pragma unroll
-                        for (int s = 0; s < streams; ++s) {
-                            z[s][j] = adjoint ? value[s] : other[s];
-                            if (!adjoint) x[s][j] = value[s];
-                        }
-                        if (adjoint) sums_d[sum_rows - 1][j] += value[0];
-                        if (first) {
-#pragma unroll
-                            for (int q = 0; q < 2; ++q) {
-                                sums_d[q % sum_rows][j] = fmaf(coordinates[q], value[0],
-                                                               sums_d[q % sum_rows][j]);
-                                if (streams == 1) continue;
-                                sums_d[q % sum_rows][j] =
-                                    fmaf(epilogue.points.scale[q], value[(1 + q) % streams],
-                                         sums_d[q % sum_rows][j]);
-                            }
-                        }
-                    }
-#pragma unroll
-                    for (int s = 0; s < streams; ++s) {
-                        if (first) continue;
-                        store8(adjoint ? epilogue.d : epilogue.h, offset(f + s, b), z[s]);
-                        if (!adjoint && epilogue.keep) store8(epilogue.x, offset(f + s, b), x[s]);
-                        if (kind == Epilogue::last_sine) {
-                            const int row = int(row0) + (f + s) * 16 + half * 8;
-                            write_output_part(epilogue.output, z[s], row, column, width);
-                        }
-                    }
-                }
-            }
-#pragma unroll
-            for (int q = 0; adjoint && q < sum_rows; ++q) {
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-#pragma unroll
-                    for (int other = 4; other < 32; other *= 2) {
-                        sums_d[q][j] += __shfl_xor_sync(0xffffffffu, sums_d[q][j], other);
-                    }
-                    if (lane < 4) own_sums[(2 * q + half_columns) * 32 + j] += sums_d[q][j];
-                }
-            }
-        }
+        finish_product<Precision, streams, kind>(epilogue, tile, width, accumulators, own_sums);
         tile += tile_step;
     }
     if (adjoint && lane < 4) {
@@ -336,6 +382,25 @@ struct OuterShape {
     };
     static constexpr size_t bytes = sizeof(SharedStorage);
 };
+
+// Writes a block's sums, 128 rows and 256 columns, to a matrix of that width.
+__device__ __forceinline__ void store_outer(const float (&accumulators)[4][8][4], float* result, int width) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int warp_row = warp / 4 * 64, warp_column = warp % 4 * 64;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row = warp_row + i * 16 + half * 8 + lane / 4;
+                const int column = warp_column + j * 8 + lane % 4 * 2;
+                *reinterpret_cast<float2*>(result + size_t(row) * width + column) =
+                    make_float2(accumulators[i][j][half * 2], accumulators[i][j][half * 2 + 1]);
+            }
+        }
+    }
+}
 
 // Block (x, y, z): rows of share x, columns [128 y, 128 y + 128) of D, and z = layer column_tiles + tile
 // of columns of H. Layers of d and h lie `layer_size` elements apart; partial is (layer, share, width,
@@ -432,19 +497,7 @@ __global__ void __launch_bounds__(outer_threads, 1)
     float* const result =
         partial + ((size_t(layer) * gridDim.x + blockIdx.x) * width + blockIdx.y * 128) * width +
         column0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-#pragma unroll
-        for (int j = 0; j < 8; ++j) {
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int row = warp_row + i * 16 + half * 8 + lane / 4;
-                const int column = warp_column + j * 8 + lane % 4 * 2;
-                *reinterpret_cast<float2*>(result + size_t(row) * width + column) =
-                    make_float2(accumulators[i][j][half * 2], accumulators[i][j][half * 2 + 1]);
-            }
-        }
-    }
+    store_outer(accumulators, result, width);
 }
 
 // ---- Everything else: memory-bound, a thread for eight columns ------------------------------------
