@@ -1,8 +1,9 @@
-"""The rules of the house: imports go down only, functions fit on a screen."""
+"""The rules of the house: imports go down only, functions fit on a screen, kernels too."""
 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ FLOORS = [
 ]
 LONGEST_FUNCTION = 60  # lines
 LONGEST_MAIN = 180
+LONGEST_IN_A_HEADER = 100
 
 
 def modules():
@@ -93,3 +95,112 @@ def test_functions_fit_on_a_screen():
 
 def test_main_is_the_method_section():
     assert len((ROOT / "main.py").read_text(encoding="utf8").splitlines()) < LONGEST_MAIN
+
+
+# ---- C++ and CUDA ------------------------------------------------------------------------------
+
+HEADERS = sorted(path for end in ("h", "cuh") for path in (ROOT / "siren").rglob(f"*.{end}"))
+NO_CODE = re.compile(
+    r"""//[^\n]*|/\*.*?\*/|^[ \t]*\#(?:\\\n|[^\n])*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])'""",
+    re.DOTALL | re.MULTILINE,
+)
+NO_NAME = (
+    re.compile(  # what may stand before a declaration: attributes, parameters of a template, access
+        r"""\b__\w+__\b(?:\s*\([^()]*(?:\([^()]*\))*[^()]*\))?|\btemplate\s*<[^<>]*(?:<[^<>]*>[^<>]*)*>
+    |\b(?:public|private|protected)\s*:""",
+        re.VERBOSE,
+    )
+)
+BEGINNING = re.compile(r"(?:\s|(?:public|private|protected)\s*:)*")
+
+
+def only_code(text):
+    """C++ without comments, preprocessor lines and what is in quotes; line breaks stay."""
+    return NO_CODE.sub(lambda match: "\n" * match[0].count("\n"), text)
+
+
+def kind_of_brace(before):
+    """What a brace after this text opens in a namespace or class; a function is (name,)."""
+    head = NO_NAME.sub("", before)
+    name = re.search(r"(operator\s*\W+?|~?\w+)\s*\(", head)
+    if name:
+        body = re.search(
+            r"(?:\)|\}|\bconst|\bnoexcept)\s*$", head
+        )  # not one in a list of initializers
+        return (name[1],) if body else "initializer"
+    scope = re.search(r"\b(?:namespace|class|struct|union)\b|\bextern\s*$", head)
+    return "scope" if scope else "initializer"
+
+
+def cpp_functions(text):
+    """(name, first line, lines) of each function in C++ code, in classes too; not of lambdas."""
+    code = only_code(text)
+    kinds, start = [], 0  # of each brace that is open; where a declaration may begin
+    for match in re.finditer(r"[{};]", code):
+        place = match.start()
+        if match[0] == "{":
+            outside = all(kind == "scope" for kind in kinds)
+            kinds.append(kind_of_brace(code[start:place]) if outside else "block")
+            if kinds[-1] in ("block", "initializer"):
+                continue
+            first = BEGINNING.match(code, start).end()
+            kinds[-1] = kinds[-1] if kinds[-1] == "scope" else (*kinds[-1], first)
+        elif match[0] == "}":
+            kind = kinds.pop()
+            if isinstance(kind, tuple):
+                line = code.count("\n", 0, kind[1]) + 1
+                yield kind[0], line, code.count("\n", 0, place) + 2 - line
+            if kind in ("block", "initializer"):
+                continue
+        start = place + 1
+    assert not kinds, "braces do not match"
+
+
+def test_functions_of_cpp_are_found():
+    source = """
+    namespace a {
+    struct Point {
+        int x{0};
+        Point() : x{1}, y(2) {}  // { a brace in a comment
+    private:
+        template <class T> bool operator()(T t) const { if (t) { return "{"; } return x; }
+    };
+    template <int n>
+    __global__ void __launch_bounds__(n, 1)
+        kernel(int* x) {
+    #define MACRO {
+        const auto f = [&] { return 1; };
+    }
+    }
+    """
+    assert [(name, lines) for name, _, lines in cpp_functions(source)] == [
+        ("Point", 1),
+        ("operator()", 1),
+        ("kernel", 6),
+    ]
+    found = {
+        str(path.relative_to(ROOT / "siren" / "engine")): [name for name, *_ in functions]
+        for path in HEADERS
+        if path.is_relative_to(ROOT / "siren" / "engine")
+        for functions in [list(cpp_functions(path.read_text(encoding="utf8")))]
+    }
+    assert sum(map(len, found.values())) > 400
+    assert found["cpu/siren.h"][:2] == ["stream_count", "for_each_tile"]
+    assert "muon_kernel" in found["cuda/muon.h"]
+    assert {"product_kernel", "outer_kernel"} <= set(found["cuda/sm80/layers.h"])
+    assert {"ChainConsumer", "run", "chain_kernel"} <= set(found["cuda/sm90/chain.h"])
+
+
+def test_functions_of_kernels_fit_on_two_screens():
+    for path in HEADERS:
+        for name, line, lines in cpp_functions(path.read_text(encoding="utf8")):
+            assert lines <= LONGEST_IN_A_HEADER, f"{path.name}:{line}: {name} has {lines} lines"
+
+
+def test_no_bare_bool_is_an_argument_of_a_kernel():
+    for path in HEADERS:
+        code = re.sub(
+            r"\b(?:bool|auto) \w+ = (?:true|false)", "", only_code(path.read_text(encoding="utf8"))
+        )
+        bare = re.search(r"[(<,{]\s*(?:true|false)\s*[)>,}]", code)
+        assert not bare, f"{path.name} line {code.count(chr(10), 0, bare.start()) + 1}: {bare[0]}"

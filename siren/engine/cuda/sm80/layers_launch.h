@@ -74,8 +74,11 @@ private:
                     channel, c_.bias_sums(last), c_.memory.output_sums);
         }
         for (int l = last; l > 0; --l) {
-            EpilogueArguments<Precision> epilogue{{},      c_.x(l - 1), c_.d(l - 1), nullptr,       false,
-                                                  {},      nullptr,     points,      c_.vectors()};
+            EpilogueArguments<Precision> epilogue{};
+            epilogue.x = c_.x(l - 1);
+            epilogue.d = c_.d(l - 1);
+            epilogue.points = points;
+            epilogue.vectors = c_.vectors();
             epilogue.sums = l > 1 ? c_.bias_sums(l - 1) : c_.memory.first_sums;
             if (l > 1) product<Epilogue::adjoint>(c_.d(l), c_.weights(l, Packing::backward), epilogue);
             if (l == 1) product<Epilogue::first_adjoint>(c_.d(l), c_.weights(l, Packing::backward), epilogue);
