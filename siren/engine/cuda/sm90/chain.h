@@ -140,6 +140,7 @@ __device__ inline void run_chain_producer(
 template <class Precision, int streams, int channels, Loss kind>
 class ChainConsumer {
     typedef typename Precision::Piece Piece;
+    typedef ChainArguments<Precision> Arguments;
     typedef ChainShape<Precision, streams, channels> Shape;
     typedef typename Shape::OfTile OfTile;
     static constexpr int width = Shape::width;
@@ -152,9 +153,9 @@ class ChainConsumer {
     enum class Next { other_group, nobody };
 
 public:
-    __device__ __forceinline__ ChainConsumer(const ChainArguments<Precision>& c, typename Shape::SharedStorage& shared,
+    __device__ __forceinline__ ChainConsumer(const Arguments& c, typename Shape::SharedStorage& shared,
                                              int turns)
-        : c_(c), shared_(shared), turns_(turns), layers_(c.parameters.hidden_layers),
+        : shared_(shared), turns_(turns), layers_(c.parameters.hidden_layers),
           group_(__shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0)), rows_(shared.rows[group_]),
           pipeline_(shared.pipeline(layers_)), vectors_(shared.vectors()),
           tile_(shared.tiles[group_], threadIdx.x % Shape::group_threads, 1 + group_), thread_(tile_.thread),
@@ -166,50 +167,50 @@ public:
         own_kept_ = c.kept + size_t(share_) * (layers_ - 1) * OfTile::kept + thread_;
         tile_descriptor_ = k_major_descriptor(shared.tiles[group_]);
         weights_descriptor_ = k_major_descriptor(shared.weights);
+        first_sums_ = c.first_sums + share_ * 3 * width;
+        output_sums_ = c.output_sums + share_ * channels * width;
     }
 
-    __device__ __forceinline__ void run() {
+    __device__ __forceinline__ void run(const Arguments& c) {
         float accumulators[128];
         if (group_ == 1) named_barrier_arrive(turn_barrier, 2 * Shape::group_threads);
-        clear_sums();
-        load_coordinates(0);
+        clear_sums(c);
+        load_coordinates(c, 0);
 #pragma unroll 1
         for (int turn = 0; turn < turns_; ++turn) {
             const int number = begin_ + turn;  // from `end` on, nothing is at its points
-            float g[2];
-            load_wanted(number);
-            forward(turn, number, accumulators);
-            const float most = cotangents(number, g);
-            const float scale = agree_on_scale(turn, number, most);
+            float y[4], g[2];  // y belongs here: in cotangents(), ptxas serialized wgmma with four streams (C7511)
+            load_wanted(c, number);
+            forward(c, turn, number, accumulators);
+            tile_.multiply_small(shared_.output_weights, y);
+            cp_async_wait<0>();
+            const float most = cotangents(c, number, y, g);
+            const float scale = agree_on_scale(c, turn, number, most);
             scale_cotangents(scale, g);
-            backward(turn, number, scale, accumulators);
+            backward(c, turn, number, scale, accumulators);
         }
         cp_async_wait<0>();
         if (thread_ == 0) wait_bulk_written();
-        store_point_sums();
+        store_point_sums(c);
     }
 
 private:
-    // Sums over all rows of this share.
-    __device__ __forceinline__ float* first_sums() const { return c_.first_sums + share_ * 3 * width; }
-    __device__ __forceinline__ float* output_sums() const { return c_.output_sums + share_ * channels * width; }
-
-    __device__ __forceinline__ void clear_sums() {
-        for (int i = thread_; i < 3 * width; i += Shape::group_threads) first_sums()[i] = 0;
-        for (int i = thread_; i < channels * width; i += Shape::group_threads) output_sums()[i] = 0;
+    __device__ __forceinline__ void clear_sums(const Arguments& c) {
+        for (int i = thread_; i < 3 * width; i += Shape::group_threads) first_sums_[i] = 0;
+        for (int i = thread_; i < channels * width; i += Shape::group_threads) output_sums_[i] = 0;
         if (thread_ < channels) {
-            rows_.biases[thread_] = c_.parameters.flat[c_.parameters.bias(layers_ + 1) + thread_];
+            rows_.biases[thread_] = c.parameters.flat[c.parameters.bias(layers_ + 1) + thread_];
         }
         tile_.group_sync();
     }
 
     // A tile's coordinates are loaded a tile ahead.
-    __device__ __forceinline__ void load_coordinates(int turn) {
+    __device__ __forceinline__ void load_coordinates(const Arguments& c, int turn) {
         const int point = (begin_ + turn) * OfTile::points + thread_;
         if (thread_ >= OfTile::points) return;
-        const bool inside = begin_ + turn < end_ && point < c_.points.count;
+        const bool inside = begin_ + turn < end_ && point < c.points.count;
         cp_async_or_zero<8>(&rows_.coordinates[turn % 2][thread_],
-                            c_.points.coordinates + (inside ? 2 * point : 0), inside);
+                            c.points.coordinates + (inside ? 2 * point : 0), inside);
         cp_async_commit();
     }
     __device__ __forceinline__ typename Tile<Precision, streams>::Coordinates coordinates(int turn) const {
@@ -217,23 +218,23 @@ private:
     }
 
     // Has one of the thread's two rows, for its channel, something to be compared with? It is of `point`.
-    __device__ __forceinline__ bool compared(int number, int half, int& point) const {
+    __device__ __forceinline__ bool compared(const Arguments& c, int number, int half, int& point) const {
         point = number * OfTile::points + tile_.point_of(half);
         const int stream = tile_.stream_of(half);
-        return number < end_ && point < c_.points.count && channel_ < (varied ? 3 : channels) && stream < streams &&
-               (c_.error.given || varied || stream >= first_supervised);
+        return number < end_ && point < c.points.count && channel_ < (varied ? 3 : channels) && stream < streams &&
+               (c.error.given || varied || stream >= first_supervised);
     }
 
     // Starts to load that.
-    __device__ __forceinline__ void load_wanted(int number) {
+    __device__ __forceinline__ void load_wanted(const Arguments& c, int number) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {  // needed by the same thread
             int point;
-            const bool inside = compared(number, half, point);
+            const bool inside = compared(c, number, half, point);
             const int stream = tile_.stream_of(half), row = tile_.row_of(half);
-            const size_t at = c_.error.given ? size_t(point) * streams + stream
+            const size_t at = c.error.given ? size_t(point) * streams + stream
                                              : size_t(point) * supervised + stream - first_supervised;
-            const float* const all = varied ? c_.error.tensors : c_.error.given ? c_.error.given : c_.error.target;
+            const float* const all = varied ? c.error.tensors : c.error.given ? c.error.given : c.error.target;
             const size_t offset = varied ? size_t(point) * 3 + channel_ : at * channels + channel_;
             cp_async_or_zero<4>(&rows_.wanted[row][channel_], all + (inside ? offset : 0), inside);
         }
@@ -241,14 +242,14 @@ private:
     }
 
     // Through all sine layers: h of the last one is left in the tile, and its x in the accumulators.
-    __device__ __forceinline__ void forward(int turn, int number, float (&accumulators)[128]) {
+    __device__ __forceinline__ void forward(const Arguments& c, int turn, int number, float (&accumulators)[128]) {
         cp_async_wait<1>();
         tile_.begin();
-        tile_.first_layer(c_.points, vectors_, coordinates(turn));
+        tile_.first_layer(c.points, vectors_, coordinates(turn));
         tile_.end();
 #pragma unroll 1
         for (int l = 1; l <= layers_; ++l) {
-            multiply_tile(l > 1 ? c_.h + (l - 2) * c_.layer_size : nullptr, number, Next::other_group, accumulators);
+            multiply_tile(l > 1 ? c.h + (l - 2) * c.layer_size : nullptr, number, Next::other_group, accumulators);
             tile_.begin();
             tile_.sine_epilogue(accumulators, vectors_ + (2 + l) * width, kept_of_layer(l), l < layers_);
             tile_.end();
@@ -290,63 +291,68 @@ private:
         if (lane_ == 0 && warp_ < Shape::cluster) pipeline_.release(stage, warp_);
     }
 
-    // From h to the outputs and, without their scale, to the cotangents of the thread's two rows and channel; adds up
-    // the loss and the output bias. Returns the largest.
-    __device__ __forceinline__ float cotangents(int number, float (&g)[2]) {
-        float y[4], most = 0;
-        tile_.multiply_small(shared_.output_weights, y);
-        cp_async_wait<0>();
+    // From outputs y, as multiply_small() leaves them, to the cotangents of the thread's two rows and channel, without
+    // their scale; adds up the loss and the output bias. Returns the largest.
+    __device__ __forceinline__ float cotangents(const Arguments& c, int number, const float (&y)[4], float (&all_g)[2]) {
+        float g[2], most = 0;
+        // Copies: members that are written under a condition would cost branches.
+        double loss = loss_;
+        float output_bias = output_bias_;
         if (varied) {
 #pragma unroll
             for (int half = 0; half < 2; ++half) {
                 rows_.all_cotangents[tile_.row_of(half)][channel_] =
-                    (y[2 * half] + y[2 * half + 1]) * c_.points.inverse[1];
+                    (y[2 * half] + y[2 * half + 1]) * c.points.inverse[1];
             }
             tile_.group_sync();
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int stream = tile_.stream_of(half), row = tile_.row_of(half);
-            const float inverse = stream == 0   ? c_.points.inverse[0]
-                                  : stream == 3 ? c_.points.inverse[3]
-                                                : c_.points.inverse[1];
+            const float inverse = stream == 0   ? c.points.inverse[0]
+                                  : stream == 3 ? c.points.inverse[3]
+                                                : c.points.inverse[1];
             const float wanted = rows_.wanted[row][channel_];
             int point;
             g[half] = 0;
-            const bool inside = compared(number, half, point);
+            const bool inside = compared(c, number, half, point);
             if (varied) {
                 if (inside) {
-                    g[half] = vary_row<OfTile, channels>(c_.points, c_.error, rows_.all_cotangents, rows_.wanted, row,
-                                                         tile_.point_of(half), stream, channel_, loss_);
+                    g[half] = vary_row<OfTile, channels>(c.points, c.error, rows_.all_cotangents, rows_.wanted, row,
+                                                         tile_.point_of(half), stream, channel_, loss);
                 }
             } else if (inside) {
                 float residual = (y[2 * half] + y[2 * half + 1]) * inverse - wanted;
                 if (stream == 0) residual += rows_.biases[channel_];
-                if (!c_.error.given) loss_ += double(residual) * residual;
-                g[half] = c_.error.given ? wanted * inverse : 2 * c_.error.mean * residual * inverse;
+                if (!c.error.given) loss += double(residual) * residual;
+                g[half] = c.error.given ? wanted * inverse : 2 * c.error.mean * residual * inverse;
             }
-            if (stream == 0) output_bias_ += g[half];
+            if (stream == 0) output_bias += g[half];
             most = fmaxf(most, fabsf(g[half]));
         }
+        loss_ = loss;
+        output_bias_ = output_bias;
+        all_g[0] = g[0];
+        all_g[1] = g[1];
         return most;
     }
 
     // The scale of a tile's cotangents, of which the thread's largest is `most`. All groups agree on one after their
     // first tiles.
-    __device__ __forceinline__ float agree_on_scale(int turn, int number, float most) {
+    __device__ __forceinline__ float agree_on_scale(const Arguments& c, int turn, int number, float most) {
         const unsigned largest_of_warp = __reduce_max_sync(0xffffffffu, __float_as_uint(most));
         if (turn == 0) {
-            if (lane_ == 0) atomicMax(c_.largest, largest_of_warp);
+            if (lane_ == 0) atomicMax(c.largest, largest_of_warp);
             tile_.group_sync();
             if (thread_ == 0) {
                 __threadfence();
-                atomicAdd(c_.arrived, 1);
-                while (atomicAdd(c_.arrived, 0) < all_groups_) __nanosleep(100);
+                atomicAdd(c.arrived, 1);
+                while (atomicAdd(c.arrived, 0) < all_groups_) __nanosleep(100);
                 __threadfence();
             }
             tile_.group_sync();
             // Room for larger ones keeps most tiles at one scale, which is cheapest.
-            const float room = (1 << tuning::cotangent_room) * __uint_as_float(__ldcg(c_.largest));
+            const float room = (1 << tuning::cotangent_room) * __uint_as_float(__ldcg(c.largest));
             if (lane_ == 0) rows_.largest[warp_] = __float_as_uint(room);
         } else if (lane_ == 0) {
             rows_.largest[warp_] = max(rows_.largest[warp_], largest_of_warp);
@@ -356,7 +362,7 @@ private:
                                      max(rows_.largest[2], rows_.largest[3]));
         const float scale =
             largest > 0 ? cotangent_scale(largest, tuning::cotangent_exponent(streams) + tuning::cotangent_room) : 0.0f;
-        if (thread_ == 0 && number < end_) c_.scales[number] = scale;
+        if (thread_ == 0 && number < end_) c.scales[number] = scale;
         return scale;
     }
 
@@ -370,11 +376,12 @@ private:
             store_split(rows_.cotangents, row, channel_, g[half]);
         }
         tile_.end();
-        tile_.add_row_sums(rows_.cotangents, output_sums(), width, channels, reciprocal(scale));
+        tile_.add_row_sums(rows_.cotangents, output_sums_, width, channels, reciprocal(scale));
     }
 
     // Through all layers; the last one's x are where its accumulators were.
-    __device__ __forceinline__ void backward(int turn, int number, float scale, float (&accumulators)[128]) {
+    __device__ __forceinline__ void backward(const Arguments& c, int turn, int number, float scale,
+                                             float (&accumulators)[128]) {
         tile_.begin();
         tile_.template output_adjoint<channels>(rows_.all_cotangents, vectors_ + (3 + layers_) * width,
                                                 [&](int step, float(&x)[8]) {
@@ -386,24 +393,24 @@ private:
         for (int l = layers_ - 1; l > 0; --l) {
             typename Tile<Precision, streams>::Kept loaded;
             tile_.prefetch_kept(kept_of_layer(l), loaded);
-            multiply_tile(c_.d + l * c_.layer_size, number, Next::other_group, accumulators);
+            multiply_tile(c.d + l * c.layer_size, number, Next::other_group, accumulators);
             tile_.begin();
             tile_.adjoint_epilogue(accumulators, kept_of_layer(l), loaded);
             tile_.end();
         }
-        load_coordinates(turn + 1);
-        multiply_tile(c_.d, number, group_ == 1 && turn + 1 == turns_ ? Next::nobody : Next::other_group, accumulators);
+        load_coordinates(c, turn + 1);
+        multiply_tile(c.d, number, group_ == 1 && turn + 1 == turns_ ? Next::nobody : Next::other_group, accumulators);
         tile_.begin();
         const auto at = coordinates(turn);
-        tile_.write_inputs(rows_.inputs, c_.points, at);
-        tile_.first_adjoint_epilogue(accumulators, c_.points, vectors_, at);
+        tile_.write_inputs(rows_.inputs, c.points, at);
+        tile_.first_adjoint_epilogue(accumulators, c.points, vectors_, at);
         tile_.end();
-        tile_.add_row_sums(rows_.inputs, first_sums(), width, 3, reciprocal(scale));
+        tile_.add_row_sums(rows_.inputs, first_sums_, width, 3, reciprocal(scale));
     }
 
     // Sums of points, for each warp: the loss, and each channel's cotangents.
-    __device__ __forceinline__ void store_point_sums() {
-        double* const point_sums = c_.point_sums + size_t(share_ * 4 + warp_) * (1 + channels);
+    __device__ __forceinline__ void store_point_sums(const Arguments& c) {
+        double* const point_sums = c.point_sums + size_t(share_ * 4 + warp_) * (1 + channels);
         double all_output_bias = output_bias_;
 #pragma unroll
         for (int offset = 16; offset > 0; offset /= 2) {
@@ -414,7 +421,6 @@ private:
         if (lane_ < channels) point_sums[1 + lane_] = all_output_bias;
     }
 
-    const ChainArguments<Precision>& c_;
     typename Shape::SharedStorage& shared_;
     const int turns_, layers_, group_;
     ChainRows<Precision>& rows_;
@@ -426,6 +432,7 @@ private:
     int begin_, end_;  // of this share's tiles
     uint4* own_kept_;
     uint64_t tile_descriptor_, weights_descriptor_;
+    float *first_sums_, *output_sums_;  // over all rows of this share
     PipelineState<Shape::stages> state_;
     double loss_ = 0;
     float output_bias_ = 0;  // of the channel
@@ -455,7 +462,7 @@ __global__ void __launch_bounds__(ChainShape<Precision, streams, channels>::thre
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
     if (group < Shape::groups) {
         increase_registers<tuning::consumer_registers>();
-        ChainConsumer<Precision, streams, channels, kind>(c, shared, turns).run();
+        ChainConsumer<Precision, streams, channels, kind>(c, shared, turns).run(c);
     } else {
         decrease_registers<tuning::producer_registers>();
         if (threadIdx.x == Shape::groups * Shape::group_threads) {
