@@ -4,9 +4,10 @@ and on the number of steps.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from dataclasses import dataclass, fields, replace
 
+from siren.cli.errors import Problem
 from siren.memory import needs_whole_grid
 
 
@@ -14,7 +15,7 @@ from siren.memory import needs_whole_grid
 class Recipe:
     """Settings by the names of main.py's options; the defaults are the course report's.
 
-    ``lr`` and ``muon_lr`` None are for ``fill_in`` to set.
+    ``lr`` and ``muon_lr`` None are for ``resolve`` to set.
     """
 
     epochs: int = 1000
@@ -54,7 +55,8 @@ _TUNED = Recipe(
     residual_norm="pixel",
     omega_0=20.0,
 )
-_TUNED_FOR = {
+_TUNED_FOR = {  # "" for every other task
+    "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3)),
     # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
     "inpaint": (
         replace(_TUNED, epochs=200, prior="structure", omega_0=10.0),
@@ -75,6 +77,14 @@ NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
 ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on rates fall
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
+#: The options whose defaults a recipe chooses.
+CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
+_FOLLOWS = {  # the picture's size or the number of steps; in words, for the help
+    "lr": f"; less in more than {LONG} steps",
+    "muon_lr": f"; less in more than {LONG} steps",
+    "omega_first": "; for 256 x 256, more for larger pictures",
+    "batch_points": "; at most 16384, or 32 times the side above 512 x 512",
+}
 
 
 def recipe(name: str, task: str, operator: str | None = None) -> Recipe:
@@ -90,8 +100,7 @@ def _choose(name: str, task: str, operator: str | None) -> tuple[Recipe, Sizing 
     if name == "report":
         return _REPORT
     kind = f"exact {task}" if operator in EXACT else task
-    default = _TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3)
-    return _TUNED_FOR.get(kind, _TUNED_FOR.get(task, default))
+    return _TUNED_FOR.get(kind, _TUNED_FOR.get(task, _TUNED_FOR[""]))
 
 
 def default_points(pixels: int) -> int:
@@ -102,16 +111,15 @@ def default_points(pixels: int) -> int:
     return max(1, round(pixels * 5000 / 65536))
 
 
-def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) -> None:
-    """Set ``omega_first``, ``batch_points`` and both rates where None.
+def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None) -> Namespace:
+    """A copy of ``options`` in which what depends on the picture is set, where it is None.
 
-    They depend on the picture's size, the rates through the number of steps.
+    shape  (height, width) of the picture
+    given  number of pixels that a mask leaves to inpaint; None without one
 
-    shape   (height, width) of the picture
-    points  the number of training points
-
-    None is left where the first layer's frequency is ``omega_0``, and where every step takes all
-    points.
+    ``points`` is set for inpaint, and ``omega_first``, ``batch_points`` and both rates if the recipe
+    follows the size; the rates through the number of steps. None is left where the first layer's
+    frequency is ``omega_0``, and where every step takes all points. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
@@ -120,10 +128,16 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
     steps have a constant size, and in tens of thousands of them the frequencies of the first layer
     would drift away. Muon's falls by a fifth in ten times as many.
     """
+    options = Namespace(**vars(options))
+    pixels = shape[0] * shape[1]
+    if options.task == "inpaint" and given is None:
+        options.points = options.points or default_points(pixels)
+        _check_points(options.points, pixels)
+    points = training_points(options, pixels, given)
     _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
-        return
-    side = (shape[0] * shape[1]) ** 0.5
+        return options
+    side = pixels**0.5
     if options.omega_first is None:
         options.omega_first = round(sizing.omega_first * (side / 256) ** (1 / 3), 2)
     whole_grid = needs_whole_grid(options.task, options.operator, options.residual_norm)
@@ -136,6 +150,46 @@ def fill_in(options: argparse.Namespace, shape: tuple[int, int], points: int) ->
         options.lr = _three_digits(ADAM_RATE * share)
     if options.muon_lr is None:
         options.muon_lr = _three_digits(sizing.muon_lr * share**0.1)
+    return options
+
+
+def training_points(options: Namespace, pixels: int, given: int | None = None) -> int:
+    """How many points are trained on in a picture of so many ``pixels``; ``given`` as above."""
+    if options.task != "inpaint":
+        return pixels
+    given = options.points if given is None else given
+    return given - int(options.hold_out * given)
+
+
+def _check_points(points: int, pixels: int) -> None:
+    if points >= pixels:
+        raise Problem(
+            f"--points {points} leaves none of the {pixels} pixels to fill in; give fewer, or a "
+            "larger --sidelength"
+        )
+
+
+def default_in_words(name: str) -> str:
+    """The default of the option called ``name``, one of ``CHOSEN``, in both recipes."""
+    report = "omega_0" if name == "omega_first" else "all" if name == "batch_points" else None
+    report = report or _shown(getattr(_REPORT[0], name))
+    tuned = {kind: _tuned_value(name, *pair) for kind, pair in _TUNED_FOR.items()}
+    usual = tuned.pop("")
+    others = "".join(f", {kind} {value}" for kind, value in tuned.items() if value != usual)
+    words = f"{usual}{others}{_FOLLOWS.get(name, '')}"
+    return report if words == report else f"{report}; tuned: {words}"
+
+
+def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
+    if name == "lr":
+        return _shown(ADAM_RATE)
+    if name == "batch_points":
+        return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
+    return _shown(getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name))
+
+
+def _shown(value) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _three_digits(rate: float) -> float:
