@@ -18,7 +18,7 @@ from pathlib import Path
 
 from siren import images, runtime
 from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Failure, Outcome, Problem
-from siren.cli.identity import display_path
+from siren.cli.options import display_path
 from siren.cli.worker import POLL, Worker
 from siren.runtime.paths import digest, private_folder
 from siren.runtime.processes import leave_mpirun, local_size

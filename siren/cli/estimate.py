@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import time
 
 import numpy as np
 
-from siren.cli.identity import identity_options
 from siren.cli.machine import choose_engine
-from siren.cli.recipes import EXACT, default_points, fill_in
+from siren.cli.options import identity_options
+from siren.cli.recipes import EXACT, resolve, training_points
 from siren.output.report import read_metrics
 
 SIDE = 128  # of the picture whose points are a step that is measured
@@ -30,7 +29,7 @@ def by_last_run(options: argparse.Namespace) -> float | None:
     metrics = read_metrics(options.output_dir)
     if metrics is None or metrics["ended"] != "finished" or not metrics["seconds"]:
         return None
-    now, before = identity_options(_filled_in(options)), metrics["options"]
+    now, before = identity_options(_resolved(options)), metrics["options"]
     if any(now[name] != before.get(name) for name in now.keys() - set(_UNCOUNTED)):
         return None
     try:
@@ -44,8 +43,8 @@ def by_last_run(options: argparse.Namespace) -> float | None:
 
 def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
     """Seconds, given those of each point in a step of ``measure``."""
-    options = _filled_in(options)
-    points = options.points if options.task == "inpaint" else options.sidelength**2
+    options = _resolved(options)
+    points = training_points(options, options.sidelength**2)
     order = {"edit": 1, "poisson": 2}.get(options.task, 0) if options.operator in EXACT else 0
     steps = math.ceil(points / (options.batch_points or points))
     work = points * _STREAMS[order] + (_PRIOR_POINTS if options.prior != "none" else 0)
@@ -53,26 +52,23 @@ def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
     return options.epochs * (work * seconds_per_point + overhead) + _AROUND
 
 
-def _filled_in(options: argparse.Namespace) -> argparse.Namespace:
-    """A copy with what depends on the picture's size, if that is not known yet, for a square."""
-    options = copy.copy(options)
-    side = options.sidelength
-    if options.task == "inpaint":
-        options.points = options.points or default_points(side**2)
-    fill_in(options, (side, side), options.points or side**2)
-    return options
+def _resolved(options: argparse.Namespace) -> argparse.Namespace:
+    """``options`` as for a square picture."""
+    return resolve(options, (options.sidelength, options.sidelength))
 
 
-def measure(options: argparse.Namespace, device: str) -> float:
+def measure(options: argparse.Namespace, device: str, precision: str) -> float:
     """Seconds for each point of a step of fit, without the optimizer: the best of a few.
 
-    ``options`` are those of fit. The kernels that are compiled are those that fit will use.
+    ``options`` are those of fit, and ``precision`` that of the run. The kernels that are
+    compiled are those that fit will use.
     """
     import jittor as jt
 
     from siren.network import Siren
     from siren.samples import DevicePoints, Points, Selection
 
+    options = argparse.Namespace(**{**vars(options), "precision": precision})
     engine = choose_engine(options, device)
     network = Siren(
         out_features=options.channels,

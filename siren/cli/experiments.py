@@ -8,9 +8,8 @@ from collections.abc import Callable
 from siren import runtime
 from siren.cli.errors import Outcome, Problem, overall_status, run_safely
 from siren.cli.estimate import by_last_run, by_steps, measure
-from siren.cli.identity import display_path
 from siren.cli.machine import start_jittor
-from siren.cli.options import parse
+from siren.cli.options import display_path, parse
 from siren.cli.several import (
     NOT_BEGUN,
     check_runs,
@@ -73,7 +72,7 @@ def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
     if None in expected:
         print("Measuring a few steps ...", flush=True)
         fit = next(each for each in experiments if each.task == "fit")
-        speed = measure(fit, start_jittor(fit))
+        speed = measure(fit, *start_jittor(fit))
         expected = [
             by_steps(each, speed) if known is None else known
             for each, known in zip(experiments, expected)

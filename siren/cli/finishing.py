@@ -7,60 +7,50 @@ import contextlib
 import tempfile
 from pathlib import Path
 
-from siren import distributed, signals
+from siren import signals
 from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, notify
 from siren.cli.folder import save_failure
-from siren.cli.identity import display_path, json_options
-from siren.files import Change, Lock
+from siren.cli.options import display_path, json_options
+from siren.files import Change
 from siren.output import results
 from siren.output.network_file import NETWORK, write_network
 from siren.training.checkpoint import Checkpoint
 
 
-def finish(
-    options: argparse.Namespace,
-    lock: Lock,
-    origin,
-    task,
-    network,
-    engine,
-    result,
-    preview,
-    checkpoint: Checkpoint,
-) -> Outcome:
-    """Save the ``result`` of a training and print its scores.
+def finish(session, task, network, result) -> Outcome:
+    """Save the ``result`` of a training of ``session`` and print its scores.
 
-    origin      hash and depth of the pictures (``inputs.Origin``)
-    checkpoint  removed once the results of a complete run are written
-
-    Raises Interrupted, Failure, and the first error met while pictures were made.
+    The state on disk is removed once the results of a complete run are written. Raises Interrupted,
+    Failure, and the first error met while pictures were made.
     """
-    if distributed.rank() > 0:
-        return Outcome(0, result.ended)
+    options, checkpoint = session.settings, session.checkpoint
     if result.best is None:
         raise _no_result_error(options, result, checkpoint)
-    facts = {"options": json_options(options), "inputs": origin.fingerprint}
+    facts = {"options": json_options(options), "inputs": session.fingerprint}
     change = Change(options.output_dir)
     try:
         with Change(options.output_dir) as unscored:
-            results.write_unscored(unscored, lock, facts, origin.bits, task, network, result)
+            results.write_unscored(
+                unscored, session.lock, facts, session.bits, task, network, result
+            )
             with signals.deferred():
                 unscored.commit()
         with change:
             saved = results.write_results(
-                change, lock, facts, origin.bits, task, network, engine, result, preview
-            )
+                change, session.lock, facts, session.bits, task, network, session.engine, result,
+                session.preview,
+            )  # fmt: skip
             with signals.deferred():
                 change.commit()
                 if result.ended != "interrupted":
                     checkpoint.remove()
     except KeyboardInterrupt:
         if not change.committed:
-            how = _rescue(result, checkpoint, task, network, origin)
+            how = _rescue(result, checkpoint, task, network, session.bits)
             raise Interrupted(f"interrupted while the results were saved{how}") from None
         raise Interrupted("interrupted; all results are written") from None
     except Exception as error:
-        how = _rescue(result, checkpoint, task, network, origin)
+        how = _rescue(result, checkpoint, task, network, session.bits)
         if isinstance(error, OSError):
             raise save_failure(options, error, how) from error
         notify(f"the results could not be made{how}")
@@ -90,7 +80,7 @@ def interruption_message(checkpoint: Checkpoint) -> str:
     return f"interrupted; the state of epoch {checkpoint.written} is kept, and --resume goes on"
 
 
-def _rescue(result, checkpoint: Checkpoint, task, network, origin) -> str:
+def _rescue(result, checkpoint: Checkpoint, task, network, bits: int) -> str:
     """Keep the network, as a state or elsewhere, when its results cannot be written; says how."""
     with signals.deferred():
         if result.ended == "interrupted" and checkpoint.written is not None:
@@ -101,7 +91,7 @@ def _rescue(result, checkpoint: Checkpoint, task, network, origin) -> str:
                 return "; nothing is lost, --resume writes them when that is possible"
         try:
             folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
-            write_network(folder, network, task.reference.shape[:2], origin.bits)
+            write_network(folder, network, task.reference.shape[:2], bits)
         except OSError:
             return ""
     return f"; the network is in {folder / NETWORK}"

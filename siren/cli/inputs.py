@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from siren import images
-from siren.cli import recipes
 from siren.cli.errors import Problem
 from siren.images import masks
 from siren.pictures import translate
@@ -36,18 +35,15 @@ class Inputs:
     mask: np.ndarray | None
     bits: int
 
+    @property
+    def extent(self) -> tuple[tuple[int, int], int | None]:
+        """((height, width), number of pixels where the mask is false; None without a mask)."""
+        return self.image.shape[:2], None if self.mask is None else int((~self.mask).sum())
+
     def fingerprint(self) -> str:
         """A hash of all pictures."""
         pictures = (self.image, self.other, self.mask)
         return fingerprint(*(picture for picture in pictures if picture is not None))
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What remains of ``Inputs`` after their memory is freed: their hash, and the depth in bits."""
-
-    fingerprint: str
-    bits: int
 
 
 def paths(options: argparse.Namespace) -> dict[str, Path]:
@@ -63,10 +59,7 @@ def paths(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def read_inputs(options: argparse.Namespace) -> Inputs:
-    """Read and check all pictures that ``options`` name. Raises Problem.
-
-    Options that depend on the picture's size are set where they are unset.
-    """
+    """Read and check all pictures that ``options`` name. Raises Problem."""
     decoded = _decode(options, "input_path")
     with _blaming("input_path"):
         size = images.fit_size(*decoded.size, options.sidelength, options.aspect)
@@ -76,34 +69,22 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
         decoded = _decode(options, "ot_image_path")
         other, mask = _resize_with_mask(options, decoded, size)
         bits = max(bits, decoded.bits)
+        _check_offset(options, mask)
     else:
         other = None
         image, mask = _resize_with_mask(options, decoded, size)
-    _fill_in(options, size, mask)
     return Inputs(image, other, mask, bits)
 
 
-def _fill_in(options: argparse.Namespace, size: tuple[int, int], mask) -> None:
-    """Set the options that depend on the pictures where they are unset. Raises Problem."""
-    points = size[0] * size[1]
-    if options.task == "inpaint":
-        if mask is None:
-            if options.points is None:
-                options.points = recipes.default_points(points)
-            if options.points >= points:
-                raise Problem(
-                    f"--points {options.points} leaves none of the {points} pixels to fill in; "
-                    "give fewer, or a larger --sidelength"
-                )
-        given = options.points if mask is None else int((~mask).sum())
-        points = given - int(options.hold_out * given)
-    elif mask is not None and not translate(mask, tuple(options.offset), False).any():
+def _check_offset(options: argparse.Namespace, region: np.ndarray | None) -> None:
+    """Raise Problem if ``--offset`` moves all of the region to clone out of the picture."""
+    if region is not None and not translate(region, options.offset, False).any():
         rows, columns = options.offset
+        height, width = region.shape
         raise Problem(
             f"--offset {rows} {columns} moves all of the region of --mask_path beyond the picture "
-            f"of {size[0]} x {size[1]} pixels; give a smaller one"
+            f"of {height} x {width} pixels; give a smaller one"
         )
-    recipes.fill_in(options, size, points)
 
 
 def _resize_with_mask(options, decoded, size) -> tuple[np.ndarray, np.ndarray | None]:

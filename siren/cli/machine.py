@@ -14,30 +14,20 @@ from siren.runtime.paths import private_folder
 from siren.runtime.processes import local_rank
 
 
-def start_jittor(options: argparse.Namespace) -> str:
-    """Import Jittor; returns the device, and sets ``options.precision`` for it if it is "auto".
+def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
+    """Import Jittor; returns the device, and the precision, which is never "auto".
 
     Raises Problem and RuntimeProblem.
     """
     device = runtime.start(options.device, options.verbose)
     if options.precision == "auto":
-        options.precision = "fp16" if device == "cuda" else "fp32"
-    elif options.precision != "fp32" and device != "cuda":
+        return device, "fp16" if device == "cuda" else "fp32"
+    if options.precision != "fp32" and device != "cuda":
         raise Problem(
             f"--precision {options.precision} needs a GPU; leave it out, or run with --device cuda "
             "to see why there is none"
         )
-    return device
-
-
-def end_other_ranks(options: argparse.Namespace) -> None:
-    """Tell the other ranks, which wait for this one, that the run is finished."""
-    if runtime.world_size() == 1:
-        return
-    start_jittor(options)
-    from siren.cli import processes
-
-    processes.run_is_finished(True)
+    return device, options.precision
 
 
 def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: str) -> None:
@@ -78,11 +68,9 @@ def choose_engine(options: argparse.Namespace, device: str):
     return load_engine(options.engine, _use(options), device)
 
 
-def choose_and_rehearse(options: argparse.Namespace, device: str, bits: int):
-    """``choose_engine``, and a rehearsal of the run with pictures of so many ``bits``."""
-    engine = choose_engine(options, device)
-    rehearse(options, device, bits, trial_stamp(_use(options), device))
-    return engine
+def rehearse_once(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
+    """Rehearse the run with pictures of so many ``bits``, unless that has been done here before."""
+    rehearse(program, options, device, bits, trial_stamp(_use(options), device))
 
 
 def _use(options: argparse.Namespace) -> Use:

@@ -66,9 +66,14 @@ class Option:
             return self.shown
         if self.name in recipes.CHOSEN:
             return recipes.default_in_words(self.name)
-        values = self.default if isinstance(self.default, tuple) else (self.default,)
-        return " ".join("" if value is None else f"{value:g}" if isinstance(value, float)
-                        else str(value) for value in values)  # fmt: skip
+        return _shown(self.default)
+
+
+def _shown(value) -> str:
+    """``value`` as it is given on the command line; "" for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 FLAG = {"action": "store_true"}
@@ -92,18 +97,18 @@ OPTIONS = {
     "what to do": (
         Option(
             "task",
-            "fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: blend "
-            "the gradients of two images; inpaint: fill in an image from a few random pixels; "
-            "render: draw a trained network at any size; all: the four experiments, of which each "
-            "ignores the options of the others, in folders named after task and recipe",
+            "fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: "
+            "blend the gradients of two images; inpaint: fill in an image from a few random "
+            "pixels; render: draw a trained network at any size; all: the four experiments, of "
+            "which each ignores the options of the others, in folders named after task and recipe",
             _choice(*TASKS, ALL),
             TASKS,
             default="fit",
         ),
         Option(
             "recipe",
-            "the defaults marked *. report: those of the course report; tuned: far better results "
-            "in a twentieth of the work (inpaint: a fifth), at any size",
+            "sets the defaults of a run. report: those of the course report; tuned: far better "
+            "results in a twentieth of the work (inpaint: a fifth), at any size",
             _choice(*recipes.NAMES),
             default="report",
         ),
@@ -192,8 +197,9 @@ OPTIONS = {
         ),
         Option(
             "range",
-            "black and white of the images, not of the mask, in the numbers of their files, such as "
-            "0 4095; values beyond are clipped; floating-point, signed and 32-bit files may need it",
+            "black and white of the images, not of the mask, in the numbers of their files, such "
+            "as 0 4095; values beyond are clipped; floating-point, signed and 32-bit files may "
+            "need it",
             {"type": number(-1e30, 1e30), "nargs": 2, "metavar": ("LOW", "HIGH")},
             shown="0 and the largest number of the file's depth",
         ),
@@ -267,8 +273,7 @@ OPTIONS = {
             _PRIOR,
             "with --prior tv or structure",
             lambda options: options.prior != "none",
-            shown=", ".join(f"{weight:g} for {prior}" for prior, weight in
-                            recipes.PRIOR_WEIGHTS.items()),  # fmt: skip
+            shown=recipes.PRIOR_WEIGHTS_IN_WORDS,
         ),
         Option(
             "hold_out",
@@ -303,8 +308,9 @@ OPTIONS = {
         ),
         Option(
             "resume",
-            "continue the interrupted run in --output_dir, or begin one if there is none; the other "
-            "options must be those of that run; with several images, finished ones are skipped",
+            "continue the interrupted run in --output_dir, or begin one if there is none; the "
+            "other options must be those of that run; with several images, finished ones are "
+            "skipped",
             FLAG,
             default=False,
         ),

@@ -13,9 +13,9 @@ from siren.cli.errors import Problem
 from siren.tasks import without_pictures
 
 
-def run_is_finished(finished: bool = False) -> bool:
-    """Whether rank 0 has found that ``--resume`` has nothing left to do; all ranks ask."""
-    return distributed.any_true(finished)
+def broadcast(value):
+    """Rank 0's ``value``, in all processes; it can be pickled."""
+    return pickle.loads(distributed.broadcast(pickle.dumps(value)))
 
 
 def check_agreement(options: argparse.Namespace, facts: dict) -> None:

@@ -77,6 +77,7 @@ NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
 ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on rates fall
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
+PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
 CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
 _FOLLOWS = {  # the picture's size or the number of steps; in words, for the help
@@ -117,9 +118,9 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     shape  (height, width) of the picture
     given  number of pixels that a mask leaves to inpaint; None without one
 
-    ``points`` is set for inpaint, and ``omega_first``, ``batch_points`` and both rates if the recipe
-    follows the size; the rates through the number of steps. None is left where the first layer's
-    frequency is ``omega_0``, and where every step takes all points. Raises Problem.
+    ``points`` is set for inpaint, and ``omega_first``, ``batch_points`` and both rates if the
+    recipe follows the size; the rates through the number of steps. None is left where the first
+    layer's frequency is ``omega_0``, and where every step takes all points. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,

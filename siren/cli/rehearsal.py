@@ -10,12 +10,11 @@ import argparse
 import contextlib
 import json
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from siren import signals
+from siren.cli.options import as_arguments
 from siren.images import write_png
 from siren.runtime import Compilation, run_interruptibly, under_mpirun
 from siren.runtime.paths import digest, private_folder
@@ -24,17 +23,15 @@ from siren.runtime.paths import digest, private_folder
 # once for more, of which the run will have; there is time for that there.
 SIDES = {"cpu": 16, "cuda": 256}
 WORTH = 1 << 20  # points in all passes: a shorter run is as good as its rehearsal
-PATHS = ("input_path", "ot_image_path", "mask_path", "output_dir", "network_path")
 # What decides which operations a run meets, besides the network and the device.
-DECISIVE = (
-    *("task", "operator", "residual_norm", "prior", "optimizer", "engine", "blend", "hold_out"),
-    *("mask_path", "batch_points", "preview_every"),
-)
-CODE = "import sys, main; from siren.cli import rehearsal; rehearsal.perform(sys.argv[1], main.run)"
+DECISIVE = ["task", "operator", "residual_norm", "prior", "optimizer", "engine", "blend"]
+DECISIVE += ["hold_out", "mask_path", "batch_points", "preview_every"]
 
 
-def rehearse(options: argparse.Namespace, device: str, bits: int, engine_stamp: str) -> None:
-    """Rehearse the run of ``options`` on ``device``, unless that has been done.
+def rehearse(
+    program: str, options: argparse.Namespace, device: str, bits: int, engine_stamp: str
+) -> None:
+    """Call ``program`` with the run of ``options`` in miniature, unless that has been done.
 
     ``bits`` are those of the pictures. ``engine_stamp`` (``engine.use.trial_stamp``) names the
     network, the device and the machine. Whatever goes wrong in the rehearsal is for the run itself
@@ -49,44 +46,35 @@ def rehearse(options: argparse.Namespace, device: str, bits: int, engine_stamp: 
     stamp = private_folder() / f"rehearsal-{digest(json.dumps([engine_stamp, bits, decisive]))}"
     if stamp.exists():
         return
-    with contextlib.suppress(OSError):
-        stamp.touch()  # first, so that the run in the child does not rehearse in its turn
-    values = json.dumps({**vars(options), "bits": bits, "side": SIDES[device]}, default=str)
     announcement = "Compiling what this run needs besides, once on this machine ..."
-    try:
-        with Compilation(announcement, "operations") as compilation:
-            run_interruptibly(["-c", CODE, values], read=compilation.read)
-    except BaseException:
-        stamp.unlink(missing_ok=True)
-        raise
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Compilation(announcement, "operations") as compilation,
+    ):
+        small = in_miniature(options, Path(folder), bits, SIDES[device])
+        run_interruptibly([program, *as_arguments(small)], read=compilation.read)
+    with contextlib.suppress(OSError):
+        stamp.touch()
 
 
-def perform(values: str, run: Callable) -> None:
-    """In the child: call ``run``, of main.py, with the options in ``values`` made small."""
-    values = json.loads(values)
-    bits, side = values.pop("bits"), values.pop("side")
-    for name in PATHS:
-        values[name] = values[name] and Path(values[name])
-    options = argparse.Namespace(**values)
-    with tempfile.TemporaryDirectory() as folder:
-        _shrink(options, Path(folder), bits, side)
-        run(options, signals.Stop())
-
-
-def _shrink(options: argparse.Namespace, folder: Path, bits: int, side: int) -> None:
-    """Let ``options`` take a few passes over noise, and write to ``folder``."""
+def in_miniature(
+    options: argparse.Namespace, folder: Path, bits: int, side: int
+) -> argparse.Namespace:
+    """The same run in a few passes over noise, which is written to ``folder``, as its results."""
+    small = argparse.Namespace(**vars(options))
     noise = np.random.default_rng(0).uniform(-1, 1, (side, side, options.channels))
     write_png(folder / "noise.png", noise.astype(np.float32), bits=bits)
-    options.input_path = options.ot_image_path = folder / "noise.png"
+    small.input_path = small.ot_image_path = folder / "noise.png"
     if options.mask_path is not None:
         mask = np.full((side, side, 1), -1, np.float32)
         mask[side // 4 : side // 2, side // 4 : side // 2] = 1
-        options.mask_path = folder / "mask.png"
-        write_png(options.mask_path, mask)
-    options.output_dir = folder / "output"
-    options.sidelength, options.aspect, options.offset = side, "square", (0, 0)
-    options.range = None
-    options.points = options.points and side * side // 4
-    options.batch_points = options.batch_points and side * side // 8
-    options.preview_every = min(options.preview_every, 1)
-    options.epochs, options.resume = 3, False  # the prior follows the picture from the second on
+        small.mask_path = folder / "mask.png"
+        write_png(small.mask_path, mask)
+    small.output_dir = folder / "output"
+    small.sidelength, small.aspect, small.offset = side, "square", (0, 0)
+    small.range = None
+    small.points = options.points and side * side // 4
+    small.batch_points = options.batch_points and side * side // 8
+    small.preview_every = min(options.preview_every, 1)
+    small.epochs, small.resume = 3, False  # the prior follows the picture from the second on
+    return small

@@ -8,7 +8,7 @@ from siren import memory, runtime, signals
 from siren.cli import inputs
 from siren.cli.errors import Interrupted, Problem
 from siren.cli.folder import output_folder, save_failure
-from siren.cli.identity import display_path, json_options
+from siren.cli.options import display_path, json_options
 from siren.files import Change
 from siren.images import NotANumber, encode_png
 from siren.output.network_file import NetworkError, SavedNetwork, read_network

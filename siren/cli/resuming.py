@@ -5,15 +5,19 @@ Without it, rename that state.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 
 from siren import distributed, runtime
-from siren.cli.errors import Problem
-from siren.cli.identity import display_path, identity
+from siren.cli.errors import Interrupted, Problem, notify
+from siren.cli.finishing import interruption_message
+from siren.cli.options import display_path, identity_options
 from siren.npz import FormatError
 from siren.samples import steps_per_pass
+from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import Checkpoint, StateError
+from siren.training.checkpoint import Checkpoint, StateError, fingerprint
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):
@@ -39,6 +43,13 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
                 f"have continued; it is now {display_path(renamed)}"
             )
     return checkpoint
+
+
+def identity(options: argparse.Namespace, device: str, task) -> dict:
+    """Everything that a run's network depends on."""
+    held_out = [] if task.held_out is None else task.held_out.arrays()
+    data = fingerprint(task.reference, *task.points.arrays(), *held_out)
+    return {**identity_options(options), "device": device, "data": data}
 
 
 def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
@@ -68,3 +79,22 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
             f"{checkpoint.threads}: its network will be that of an uninterrupted run up to "
             "rounding, not bit for bit"
         )
+
+
+@contextlib.contextmanager
+def handle_interruption(checkpoint: Checkpoint, stop: Stop):
+    """Around training and saving: ``stop`` handles signals, and the user learns what is saved.
+
+    Raises Interrupted for KeyboardInterrupt.
+    """
+    try:
+        with stop:
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(interruption_message(checkpoint)) from None
+    except RuntimeError:
+        if stop.requested:  # the signal has also reached Jittor's compiler
+            raise Interrupted(interruption_message(checkpoint)) from None
+        if checkpoint.written is not None:
+            notify(f"the state of epoch {checkpoint.written} is kept; --resume goes on from it")
+        raise

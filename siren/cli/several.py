@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 
 from siren import runtime
-from siren.cli import inputs
+from siren.cli import inputs, recipes
 from siren.cli.collection import find_pictures, folder_names
 from siren.cli.crew import Office, assist
 from siren.cli.errors import (
@@ -20,7 +20,7 @@ from siren.cli.errors import (
     run_safely,
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
-from siren.cli.identity import display_path, identity_options
+from siren.cli.options import display_path, identity_options
 from siren.cli.showing import update_page
 from siren.images import ImageError
 from siren.output import summary
@@ -133,6 +133,7 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     ``files`` are all files that the call reads.
     """
     pictures = inputs.read_inputs(options)
+    settings = recipes.resolve(options, *pictures.extent)
     if os.path.isdir(options.output_dir):  # Path.is_dir may raise
         with output_folder(options, files):  # which clears up after a killed run
             pass
@@ -140,7 +141,7 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
         check_folder(options, files)
     if not options.resume:
         return None
-    return finished_outcome(options, pictures)
+    return finished_outcome(settings, pictures)
 
 
 def finished_outcome(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:

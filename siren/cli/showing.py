@@ -6,8 +6,7 @@ from pathlib import Path
 
 from siren import runtime
 from siren.cli.errors import notify
-from siren.cli.identity import display_path
-from siren.cli.options import OUTPUTS
+from siren.cli.options import OUTPUTS, display_path
 from siren.output.page import PAGE, write_page
 from siren.signals import deferred
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from siren import signals
 from siren.cli.errors import FAILED, INTERRUPTION, Outcome, notify, run_safely
-from siren.cli.identity import display_path
+from siren.cli.options import display_path
 from siren.text import safe_streams
 
 POLL = 0.1  # seconds between two looks at whether to stop

@@ -13,9 +13,18 @@ import pytest
 from PIL import Image
 
 from siren.cli.inputs import read_inputs
-from siren.cli.options import make_parser, parse
-from siren.cli.recipes import default_points, fill_in
-from siren.cli.relevance import SCOPES, TASKS, TRAINING, effective_options
+from siren.cli.options import (
+    BY_NAME,
+    ROOT,
+    TASKS,
+    TRAINING,
+    as_arguments,
+    effective_options,
+    make_parser,
+    markdown_table,
+    parse,
+)
+from siren.cli.recipes import default_points, resolve
 from siren.cli.several import make_runs
 from siren.text import printable
 
@@ -83,9 +92,29 @@ COMPANIONS = {  # what an option needs beside it
 
 
 def test_the_table_has_every_option():
-    assert set(SCOPES) == {*SAMPLES, "task"}
-    assert list(SCOPES) == re.findall(r"--(\w+)", make_parser().format_usage())
-    assert set(vars(parse([]))) == set(SCOPES)
+    assert set(BY_NAME) == {*SAMPLES, "task"}
+    assert list(BY_NAME) == re.findall(r"--(\w+)", make_parser().format_usage())
+    assert set(vars(parse([]))) == set(BY_NAME)
+
+
+def test_the_readme_has_the_table():
+    assert markdown_table() in (ROOT / "siren" / "README.md").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--recipe tuned --channels 3 --verbose --range 0 4095",
+        "--task inpaint --recipe tuned --points 7 --hold_out 0.1",
+        "--task edit --mask_path m --offset -3 4 --blend average --alpha 0.25",
+        "--task poisson --optimizer muon --muon_lr 1e-5 --device cpu --preview_every 3",
+        "--task render --crop -1e-1 -0.5 0 0.5 --derivatives",
+    ],
+)
+def test_options_as_arguments_are_the_same_options(arguments):
+    options = parse(arguments.split())
+    again = parse(as_arguments(options))
+    assert effective_options(again) == effective_options(options)
 
 
 @pytest.mark.parametrize("name", SAMPLES)
@@ -93,12 +122,9 @@ def test_the_table_has_every_option():
 def test_an_option_of_another_task_is_refused(task, name):
     """Also if it is given with its default."""
     arguments = f"--task {task} --{name} {SAMPLES[name]}"
-    if task not in SCOPES[name].tasks:
+    if task not in BY_NAME[name].tasks:
         line = refusal(arguments)
-        assert (
-            f"--{name} is for {SCOPES[name].description}, and does nothing with --task {task}"
-            in line
-        )
+        assert f"--{name} is for {BY_NAME[name].scope}, and does nothing with --task {task}" in line
         return
     if task == "edit" or name != "input_path":
         arguments += f" {COMPANIONS.get(name, '')}"
@@ -222,10 +248,10 @@ def test_the_help_names_the_tasks_of_each_option():
     text = make_parser().format_help()
     assert text.isascii()
     entries = text[text.index("what to do:") :]
-    for name, scope in SCOPES.items():
+    for name, option in BY_NAME.items():
         entry = re.search(rf"\n  --{name} .*?(?=\n  --|\n\n|\Z)", entries, re.DOTALL)[0]
-        if scope.tasks not in (TASKS, TRAINING, ("render",)):
-            assert all(task in entry for task in scope.tasks), name
+        if option.tasks not in (TASKS, TRAINING, ("render",)):
+            assert all(task in entry for task in option.tasks), name
 
 
 # ---- numbers ----------------------------------------------------------------------------------
@@ -398,8 +424,8 @@ def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
 )
 def test_tuned_rates_fall_with_the_steps_of_a_long_training(arguments, rate, muon_rate):
     options = parse(["--recipe", "tuned", *arguments.split()])
-    fill_in(options, (256, 256), options.points or 65536)
+    options = resolve(options, (256, 256))
     assert (options.lr, options.muon_lr) == (rate, muon_rate)
     options = parse(["--optimizer", "muon", "--epochs", "100000"])
-    fill_in(options, (256, 256), 65536)
+    options = resolve(options, (256, 256))
     assert (options.lr, options.muon_lr) == (1e-4, 5e-3)

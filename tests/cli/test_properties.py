@@ -17,8 +17,7 @@ from PIL import Image
 import main
 from siren.cli.errors import Problem
 from siren.cli.inputs import read_inputs
-from siren.cli.options import parse
-from siren.cli.relevance import TASKS
+from siren.cli.options import TASKS, parse
 from siren.cli.several import make_runs
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
 from siren.output.network_file import read_network

@@ -7,8 +7,7 @@ from PIL import Image
 
 from siren.cli import inputs
 from siren.cli.errors import Problem
-from siren.cli.identity import identity_options
-from siren.cli.options import parse
+from siren.cli.options import identity_options, parse
 
 SHARE = np.linspace(0, 1, 16 * 20).reshape(16, 20)
 

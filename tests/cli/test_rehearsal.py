@@ -5,21 +5,21 @@ import json
 import pytest
 from program import ROOT, call
 
-import main
 from siren.cli import rehearsal
 from siren.cli.options import parse
-from siren.cli.recipes import fill_in
+from siren.cli.recipes import resolve
 
 TUNED = ["--recipe", "tuned", "--hidden_features", "8", "--device", "cpu"]
+PROGRAM = str(ROOT / "main.py")
 
 
 @pytest.fixture
 def children(monkeypatch, tmp_path):
-    """The values that children would be given; stamps go to a folder of the test's own."""
+    """The command lines that children would be given; stamps go to a folder of the test's own."""
     given = []
     monkeypatch.setattr(rehearsal, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(
-        rehearsal, "run_interruptibly", lambda arguments, read: given.append(arguments[-1])
+        rehearsal, "run_interruptibly", lambda arguments, read: given.append(arguments)
     )
     return given
 
@@ -34,30 +34,30 @@ def children(monkeypatch, tmp_path):
     ],
     ids=" ".join,
 )
-def test_a_run_is_rehearsed_once_on_noise(children, arguments, monkeypatch):
-    options = parse([*TUNED, *arguments])
+def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path):
+    options = resolve(parse([*TUNED, *arguments]), (256, 256))
     options.input_path = ROOT / "data" / "camera.png"
     options.precision = "fp32"
-    fill_in(options, (256, 256), 65536)
-    rehearsal.rehearse(options, "cpu", 16, "stamp")
-    rehearsal.rehearse(options, "cpu", 16, "stamp")
-    assert len(children) == 1
-    rehearsal.rehearse(options, "cpu", 8, "stamp")
-    rehearsal.rehearse(options, "cpu", 16, "another stamp")
-    rehearsal.rehearse(options, "cuda", 16, "the stamp of a GPU")
-    assert [json.loads(child)["side"] for child in children] == [16, 16, 16, 256]
+    for device, bits, stamp in (
+        ("cpu", 16, "stamp"),
+        ("cpu", 16, "stamp"),
+        ("cpu", 8, "stamp"),
+        ("cpu", 16, "another stamp"),
+        ("cuda", 16, "the stamp of a GPU"),
+    ):
+        rehearsal.rehearse(PROGRAM, options, device, bits, stamp)
+    assert {program for program, *_ in children} == {PROGRAM}
+    sides = [command[command.index("--sidelength") + 1] for command in children]
+    assert sides == ["16", "16", "16", "256"]
 
-    seen = []
-
-    def run(small, stop):
-        seen.append(main.run(small, stop))
-        metrics = json.loads((small.output_dir / "metrics.json").read_text())
-        assert (metrics["height"], metrics["width"]) == (16, 16)
-        assert (small.output_dir / "output.png").read_bytes()[24] == 16
-
-    monkeypatch.setattr("siren.cli.machine.rehearse", lambda *_: None)
-    rehearsal.perform(children[0], run)
-    assert seen[0].status == 0
+    small = rehearsal.in_miniature(options, tmp_path, 16, 16)
+    result = call(*rehearsal.as_arguments(small))
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((small.output_dir / "metrics.json").read_text())
+    assert (metrics["height"], metrics["width"]) == (16, 16)
+    assert (small.output_dir / "output.png").read_bytes()[24] == 16
+    for name in rehearsal.DECISIVE:
+        assert bool(getattr(small, name)) == bool(getattr(options, name)), name
 
 
 def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
@@ -67,16 +67,18 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     options = parse([*TUNED, "--task", "fit"])
     monkeypatch.setattr(rehearsal, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        rehearsal.rehearse(options, "cpu", 8, "stamp")
+        rehearsal.rehearse(PROGRAM, options, "cpu", 8, "stamp")
     monkeypatch.setattr(
         rehearsal, "run_interruptibly", lambda arguments, read: children.append(arguments)
     )
-    rehearsal.rehearse(options, "cpu", 8, "stamp")
+    rehearsal.rehearse(PROGRAM, options, "cpu", 8, "stamp")
     assert len(children) == 1
 
 
 def test_a_short_run_is_not_rehearsed(children):
-    rehearsal.rehearse(parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), "cpu", 8, "stamp")
+    rehearsal.rehearse(
+        PROGRAM, parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), "cpu", 8, "stamp"
+    )
     assert not children
 
 
@@ -84,5 +86,5 @@ def test_a_rehearsal_that_fails_is_no_failure(monkeypatch, tmp_path):
     arguments = ["--sidelength", "16", "--epochs", "1", "--hidden_features", "8"]
     monkeypatch.setattr(rehearsal, "WORTH", 1)
     monkeypatch.setattr(rehearsal, "private_folder", lambda: tmp_path)
-    monkeypatch.setattr(rehearsal, "CODE", "raise SystemExit(1)")
+    monkeypatch.setattr(rehearsal, "as_arguments", lambda _: ["--no_such_option"])
     assert call(*arguments, "--output_dir", tmp_path / "out").returncode == 0

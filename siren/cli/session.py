@@ -1,0 +1,137 @@
+"""What surrounds one training: folder, device, other processes, interruptions, state, results.
+
+Modules that import Jittor are imported in the methods that run after it has started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import inspect
+from collections.abc import Callable
+
+from siren import runtime, signals
+from siren.cli import inputs, machine
+from siren.cli.errors import Outcome
+from siren.cli.folder import output_folder
+from siren.cli.options import display_path, identity_options
+from siren.output.preview import Preview
+
+
+class NothingLeft(Exception):
+    """The run has finished in an earlier call; ``outcome`` is how."""
+
+    def __init__(self, outcome: Outcome):
+        self.outcome = outcome
+
+
+def run(train_picture: Callable, options: argparse.Namespace, stop: signals.Stop) -> Outcome:
+    """What ``train_picture`` returns for a ``Session`` on the picture that ``options`` name.
+
+    With several processes, each calls it, and rank 0 alone reads and writes.
+    """
+    with Session(options, stop, inspect.getfile(train_picture)) as session:
+        try:
+            return train_picture(session)
+        except NothingLeft as end:
+            return end.outcome
+
+
+class Session:
+    """The surroundings of one training, whose steps are methods, in the order of their calls.
+
+    options  as ``parse`` gives them, for one picture
+    stop     whether Ctrl-C or SIGTERM has asked for an early end
+    program  path of the program, which is called again for a rehearsal
+
+    After ``start`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after ``begin``
+    the ``checkpoint``, and a ``preview`` or None.
+    """
+
+    def __init__(self, options: argparse.Namespace, stop: signals.Stop, program: str):
+        self.options, self.stop, self.program = options, stop, program
+        self.root = runtime.rank() == 0
+        self.lock = self.preview = None
+        self._surroundings = contextlib.ExitStack()
+
+    def __enter__(self) -> Session:
+        """Nothing yet: ``start`` and ``begin`` enter what ends with the session."""
+        return self
+
+    def __exit__(self, *error):
+        """Leave the surroundings: handlers of signals, and the lock on the folder."""
+        return self._surroundings.__exit__(*error)
+
+    def read(self, read_pictures: Callable) -> inputs.Inputs | None:
+        """``read_pictures(options)`` in rank 0; None in others."""
+        return read_pictures(self.options) if self.root else None
+
+    def start(self, pictures: inputs.Inputs | None, resolve: Callable) -> argparse.Namespace:
+        """Lock the folder, start Jittor, and choose an engine that works here.
+
+        Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
+        in all processes those of rank 0. Raises NothingLeft, Problem, RuntimeProblem.
+        """
+        settings = resolve(self.options, *pictures.extent) if self.root else copy.copy(self.options)
+        finished = self._lock_folder(settings, pictures) if self.root else None
+        if finished and runtime.world_size() == 1:
+            raise NothingLeft(finished)
+        self.device, settings.precision = machine.start_jittor(settings)
+        from siren import distributed
+        from siren.cli import processes
+
+        if distributed.any_true(finished is not None):
+            raise NothingLeft(finished or Outcome(0, "finished"))
+        if self.root:
+            machine.check_memory(settings, pictures.image.shape[:2], self.device)
+            self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
+        self.engine = machine.choose_engine(settings, self.device)
+        if self.root:
+            machine.rehearse_once(self.program, settings, self.device, self.bits)
+        self._surroundings.enter_context(signals.shield_children())
+        facts = {"resume": self.options.resume, "device": self.device}
+        processes.check_agreement(self.options, {**identity_options(self.options), **facts})
+        self.settings = processes.broadcast(settings)
+        return self.settings
+
+    def share(self, make_task: Callable, settings: argparse.Namespace, pictures):
+        """The task that ``make_task`` makes in rank 0; in others a copy with their points."""
+        from siren.cli import processes
+
+        return processes.scatter_task(make_task(settings, pictures) if self.root else None)
+
+    def begin(self, task, network, optimizer, batches) -> None:
+        """Continue an interrupted run, or begin one; from now on signals stop it in good order."""
+        from siren.cli import resuming
+
+        self.checkpoint = resuming.open_checkpoint(
+            self.settings, self.device, task, batches, network, optimizer
+        )
+        if self.root and self.settings.preview_every:
+            self.preview = Preview(self.settings.output_dir, self.settings.preview_every, self.lock)
+        height, width = task.reference.shape[:2]
+        subject = display_path(self.settings.input_path)
+        print(
+            f"{self.settings.task}: {subject} at {height} x {width}, {len(task.points)} points, "
+            f"{self.settings.epochs} epochs, device {self.device}",
+            flush=True,
+        )
+        self._surroundings.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
+
+    def save(self, task, network, result) -> Outcome:
+        """Save the ``result`` of the training in rank 0, and print its scores.
+
+        Raises Interrupted, Failure, and the first error met while pictures were made.
+        """
+        from siren.cli.finishing import finish
+
+        return finish(self, task, network, result) if self.root else Outcome(0, result.ended)
+
+    def _lock_folder(self, settings: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
+        """Lock the output folder; returns the outcome if the run has finished there before."""
+        from siren.cli.several import report_finished_run
+
+        files = inputs.paths(settings).values()
+        self.lock = self._surroundings.enter_context(output_folder(settings, files))
+        return report_finished_run(settings, pictures)
