@@ -10,13 +10,7 @@ from siren.cli.errors import Outcome, Problem, overall_status, run_safely
 from siren.cli.estimate import by_last_run, by_steps, measure
 from siren.cli.machine import start_jittor
 from siren.cli.options import display_path, parse
-from siren.cli.several import (
-    NOT_BEGUN,
-    check_runs,
-    input_files,
-    make_runs,
-    run_checked,
-)
+from siren.cli.several import NOT_BEGUN, check_run, input_files, make_runs, run_several
 from siren.cli.showing import update_page
 from siren.signals import Stop
 from siren.text import printable
@@ -33,7 +27,7 @@ def run_all(options: argparse.Namespace, run: Callable) -> int:
         raise Problem("--task all runs in one process; under mpirun give one task at a time")
     groups = [make_runs(each) for each in options.experiments]
     files = [path for group in groups for path in input_files(group)]
-    checked = [check_runs(group, files) for group in groups]
+    checked = [[check_run(each, files) for each in group] for group in groups]
     expected = _announce(groups)
     stop = Stop()
     outcomes = []
@@ -55,7 +49,7 @@ def _run_group(run: Callable, options, group: list, checked: list, stop: Stop) -
         return checked[0] or run_safely(run, group[0], stop, options.task)
 
     def run_pictures(options, stop):
-        status = run_checked(options, group, checked, run, stop)
+        status = run_several(options, group, checked, run, stop)
         return Outcome(status, f"{len(group)} pictures")
 
     return run_safely(run_pictures, options, stop, options.task)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from siren import runtime
 from siren.cli import inputs, recipes
-from siren.cli.collection import find_pictures, folder_names
-from siren.cli.crew import Office, assist
 from siren.cli.errors import (
     DIVERGED,
     INTERRUPTED,
@@ -22,13 +21,16 @@ from siren.cli.errors import (
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.options import display_path, identity_options
 from siren.cli.showing import update_page
+from siren.cli.workers import train_on_workers
 from siren.images import ImageError
 from siren.output import summary
 from siren.output.report import read_metrics
+from siren.runtime.processes import local_size
 from siren.signals import Stop, deferred
 from siren.text import printable
 from siren.training.checkpoint import Checkpoint, StateError
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 NOT_BEGUN = Outcome(INTERRUPTED, "not begun")
 
 
@@ -47,42 +49,75 @@ def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
     ]
 
 
+def find_pictures(paths: list[Path]) -> list[Path]:
+    """``paths`` with each folder replaced by the pictures directly in it, sorted by name.
+
+    A folder's pictures are its files with one of ``SUFFIXES``, in upper or lower case, except
+    hidden ones. A file named twice is returned once. Files are not opened. Raises ImageError for a
+    folder that has no pictures or cannot be listed.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not os.path.isdir(path):
+            files.append(path)
+            continue
+        try:
+            pictures = sorted(
+                file
+                for file in path.iterdir()
+                if file.suffix.lower() in SUFFIXES
+                and not file.name.startswith(".")
+                and file.is_file()
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise ImageError(f"{str(path)!r} cannot be listed ({reason})") from error
+        if not pictures:
+            raise ImageError(f"{str(path)!r} is a folder without pictures; name another one")
+        files += pictures
+    unique: dict[str, Path] = {}
+    for path in files:
+        unique.setdefault(os.path.realpath(path), path)
+    return list(unique.values())
+
+
+def folder_names(pictures: list[Path]) -> list[str]:
+    """A folder name for each of ``pictures``: its stem, with a number where that is taken."""
+    taken = {summary.SUMMARY}
+    names = []
+    for picture in pictures:
+        stem = name = picture.stem.lstrip(".") or "picture"
+        number = 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
 def run_pictures(options: argparse.Namespace, run: Callable) -> int:
     """Call ``run(options, stop)`` for each picture of ``--input_path``; returns the exit status.
 
-    Under mpirun, all processes share the points of a single picture, but each of several pictures
-    is trained by one process.
+    Under mpirun, all processes share the points of a single picture. Several pictures are trained
+    by rank 0 alone, in child processes. Bad input is found before the first training.
     """
     runs = make_runs(options)
     if len(runs) == 1:
         status = run(runs[0], Stop()).status
-    elif runtime.world_size() == 1:
-        status = run_several(options, runs, run, one_by_one)
     elif runtime.rank() > 0:
-        return assist(options, run)
+        return 0
+    elif local_size() < runtime.world_size():
+        raise Problem(
+            "--input_path names several pictures, whose processes must all run on one machine; "
+            "start mpirun on each machine with some of the pictures"
+        )
     else:
-        with Office(options) as office:
-            status = run_several(options, runs, run, office.train)
+        files = input_files(runs)
+        outcomes = [check_run(each, files) for each in runs]
+        status = run_several(options, runs, outcomes, run, Stop())
     update_page(options.output_dir, len(runs) > 1)
     return status
-
-
-def run_several(
-    options: argparse.Namespace, runs: list[argparse.Namespace], run: Callable, train: Callable
-) -> int:
-    """Call ``run(options, stop)`` for each of ``runs`` and write a summary; returns the status.
-
-    ``options`` are those of the whole call. Bad input is found before the first training.
-    ``train`` is ``one_by_one``, or another function like it.
-    """
-    return run_checked(options, runs, check_runs(runs), run, Stop(), train)
-
-
-def check_runs(runs: list[argparse.Namespace], files: list | None = None) -> list[Outcome | None]:
-    """``check_run`` for each of ``runs``; ``files`` are by default those that they read."""
-    if files is None:
-        files = input_files(runs)
-    return [check_run(each, files) for each in runs]
 
 
 def input_files(runs: list[argparse.Namespace]) -> list:
@@ -90,27 +125,16 @@ def input_files(runs: list[argparse.Namespace]) -> list:
     return [path for each in runs for path in inputs.paths(each).values()]
 
 
-def one_by_one(runs: list, outcomes: list, run: Callable, stop: Stop) -> None:
-    """Fill in the ``outcomes`` that are None: of ``run(options, stop)`` for each of ``runs``."""
-    for number, each in enumerate(runs):
-        if stop():
-            return
-        if outcomes[number] is None:
-            subject = display_path(each.input_path)
-            print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
-            outcomes[number] = run_safely(run, each, stop, subject)
-
-
-def run_checked(
-    options: argparse.Namespace,
-    runs: list,
-    outcomes: list,
-    run: Callable,
-    stop: Stop,
-    train: Callable = one_by_one,
+def run_several(
+    options: argparse.Namespace, runs: list, outcomes: list, run: Callable, stop: Stop
 ) -> int:
-    """``run_several`` after ``check_runs``, whose ``outcomes`` these are."""
+    """Call ``run(options, stop)`` for each of ``runs`` and write a summary; returns the status.
+
+    options   those of the whole call
+    outcomes  of ``check_run`` for each of ``runs``; those that are not None are not run again
+    """
     outcomes = list(outcomes)
+    train = train_in_turn if runtime.world_size() == 1 else train_on_workers
     with parent_folder(options):
         train(runs, outcomes, run, stop)
         not_begun = outcomes.count(None)
@@ -125,6 +149,17 @@ def run_checked(
     if not_begun:
         notify(f"{not_begun} of {len(runs)} not begun; --resume goes on")
     return overall_status(outcomes)
+
+
+def train_in_turn(runs: list, outcomes: list, run: Callable, stop: Stop) -> None:
+    """Fill in the ``outcomes`` that are None: of ``run(options, stop)`` for each of ``runs``."""
+    for number, each in enumerate(runs):
+        if stop():
+            return
+        if outcomes[number] is None:
+            subject = display_path(each.input_path)
+            print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
+            outcomes[number] = run_safely(run, each, stop, subject)
 
 
 def check_run(options: argparse.Namespace, files: list) -> Outcome | None:

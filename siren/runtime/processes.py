@@ -166,12 +166,14 @@ def _unbind() -> None:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
 
 
-def leave_mpirun(device: str) -> None:
-    """Make this process, and those that it will start, look as if mpirun had not started them.
+def leave_mpirun(device: str) -> list[dict[str, str]]:
+    """Make this process look as if mpirun had not started it, and so those that it will start.
 
     They never communicate through MPI, and Jittor does not begin with it. They keep their number of
-    threads, but may run, and compile, on all processors. Their GPU is the only one that they see.
-    If there is none, rank 0 alone still looks for one, and says why.
+    threads, but may run, and compile, on all processors.
+
+    Returns variables for as many child processes as mpirun has started. With them each sees only
+    its own GPU. If there is none, the first child alone still looks for one, and says why.
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
     user = user_environment()
@@ -181,16 +183,20 @@ def leave_mpirun(device: str) -> None:
         for name, value in user.items()
         if not name.startswith(_PREFIX) and name not in others
     }
-    alone = {**process_settings(Cuda()), **alone}
+    children: list[dict[str, str]] = [{} for _ in range(world_size())]
     if cuda.gpus > 1 and "device_id" not in user:
         visible = user.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(gpu) for gpu in range(cuda.gpus)]
-        alone["CUDA_VISIBLE_DEVICES"] = names[local_rank() % cuda.gpus]
-    if device == "auto" and not cuda.gpus and rank() > 0:
-        alone.setdefault("nvcc_path", "")
+        for number, variables in enumerate(children):
+            variables["CUDA_VISIBLE_DEVICES"] = names[number % cuda.gpus]
+    if device == "auto" and not cuda.gpus and "nvcc_path" not in user:
+        for variables in children[1:]:
+            variables["nvcc_path"] = ""
+    alone = {**process_settings(Cuda()), **alone}
     os.environ.clear()
     os.environ.update(alone)
     _unbind()
+    return children
 
 
 def find_nccl(nvcc: str) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from program import call, go_on, paused, run
 
-from siren.cli.collection import find_pictures, folder_names
+from siren.cli.several import find_pictures, folder_names
 from siren.images import ImageError
 from siren.output.summary import Row, format_table
 
