@@ -1,6 +1,7 @@
 """main.py as a user calls it."""
 
 import contextlib
+import csv
 import io
 import os
 import shutil
@@ -11,7 +12,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import main
 
@@ -55,6 +58,38 @@ def begin(command):
         text=True,
         env=ONE_THREAD_EACH,
     )
+
+
+def finish(process):
+    """Wait for the end of a started command; (exit status, stdout, stderr)."""
+    out, err = process.communicate(timeout=500)
+    return process.returncode, out, err
+
+
+def state(pid):
+    """The letter of a process's state: Z or X when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return "X"
+
+
+def draw(path, size, seed):
+    """Write a picture of this size (width, height): smooth noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(path)
+
+
+def statuses(folder):
+    """Of each run in summary.csv, by its folder."""
+    with (folder / "summary.csv").open() as file:
+        return {row["folder"]: row["status"] for row in csv.DictReader(file)}
+
+
+def network(folder):
+    """The bytes of each array of network.npz."""
+    with np.load(folder / "network.npz") as file:
+        return {name: file[name].tobytes() for name in file.files}
 
 
 def run(*arguments, cwd=ROOT):

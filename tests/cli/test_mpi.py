@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from program import PAUSING, begin, call, needs_mpirun, wait_for
+from program import PAUSING, begin, call, finish, needs_mpirun, state, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = needs_mpirun
@@ -42,11 +42,6 @@ def start(pids, *groups, folders=(".", "."), pauses=(-1, -1)):
         program = [sys.executable, "-c", PROGRAM, str(ROOT), str(pids), str(pause)]
         command += ["-np", "1", "-wdir", str(folder), *program, *map(str, group), ":"]
     return begin(command[:-1])
-
-
-def finish(process):
-    out, err = process.communicate(timeout=500)
-    return process.returncode, out, err
 
 
 def parameters(folder):
@@ -151,14 +146,6 @@ def test_a_process_that_fails_ends_the_others(tmp_path):
 
 INPAINT = [*SMALL, "--task", "inpaint", "--recipe", "tuned", "--sidelength", "24"]
 INPAINT += ["--points", "201", "--epochs", "10", "--output_dir"]
-
-
-def state(pid):
-    """The letter of a process's state; that of a dead one if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except OSError:
-        return "X"
 
 
 def begun(tmp_path, folder):

@@ -8,10 +8,9 @@ import os
 import signal
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
-from program import call, go_on, paused, run
+from program import call, draw, go_on, network, paused, run, statuses
 
 from siren.cli.several import find_pictures, folder_names
 from siren.images import ImageError
@@ -20,23 +19,11 @@ from siren.output.summary import Row, format_table
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
 
 
-def summary(folder):
-    with (folder / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
-def same_network(one, two):
-    with np.load(one / "network.npz") as first, np.load(two / "network.npz") as second:
-        return all((first[name] == second[name]).all() for name in first.files)
-
-
 def make_photos(folder):
     """A folder of three pictures, and of things that are none."""
     folder.mkdir()
     for number, name in enumerate(("b.PNG", "a.jpg", "c.tif")):
-        rng = np.random.default_rng(number)
-        pixels = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((48, 36), Image.Resampling.BICUBIC).save(folder / name)
+        draw(folder / name, (48, 36), number)
     (folder / "notes.txt").write_text("no picture")
     (folder / "._a.jpg").write_bytes(b"what macOS leaves")
     (folder / "folder.png").mkdir()
@@ -98,7 +85,8 @@ def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
     assert result.returncode == 0, result.stderr
     names = {path.name for path in (tmp_path / "o").iterdir()}
     assert names == {*"abc", "summary.csv", "index.html"}
-    rows = summary(tmp_path / "o")
+    with (tmp_path / "o" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert [row["folder"] for row in rows] == ["c", "a", "b"]
     assert [Path(row["image"]).name for row in rows] == ["c.tif", "a.jpg", "b.PNG"]
     for row in rows:
@@ -111,7 +99,7 @@ def test_each_picture_is_trained_as_if_alone(photos, tmp_path):
         assert (row["task"], row["status"]) == ("inpaint", "finished")
         alone = tmp_path / "alone" / row["folder"]
         assert call(*inpaint, "--input_path", row["image"], "--output_dir", alone).returncode == 0
-        assert same_network(folder, alone)
+        assert network(folder) == network(alone)
         assert {p.name for p in folder.iterdir()} == {p.name for p in alone.iterdir()}
     *shown, page = result.stdout.splitlines()[-4:]
     assert page.startswith("all runs to look at:")
@@ -153,9 +141,9 @@ def test_the_others_run_when_one_cannot(photos, tmp_path):
     assert result.returncode == 2
     assert "a.jpg: --output_dir" in result.stderr
     assert "Traceback" not in result.stderr
-    statuses = [row["status"] for row in summary(tmp_path / "o")]
-    assert statuses[0].startswith("failed: --output_dir")
-    assert statuses[1:] == ["finished", "finished"]
+    blocked, *others = statuses(tmp_path / "o").values()
+    assert blocked.startswith("failed: --output_dir")
+    assert others == ["finished", "finished"]
     assert (tmp_path / "o" / "a").read_text() == "in the way"
 
 
@@ -163,7 +151,7 @@ def test_all_are_run_though_each_diverges(photos, tmp_path):
     wild = ["--epochs", 30, "--lr", 1e30]
     result = run(*SMALL, *wild, "--input_path", photos, "--output_dir", tmp_path / "o")
     assert result.returncode == 3
-    assert [row["status"] for row in summary(tmp_path / "o")] == ["diverged"] * 3
+    assert statuses(tmp_path / "o") == dict.fromkeys("abc", "diverged")
 
 
 EPOCHS = 300
@@ -189,8 +177,7 @@ def test_an_interrupted_call_resumes_where_it_was(photos, whole, tmp_path, numbe
         ended = go_on(process, number)
     assert ended.returncode == 130
     assert "1 of 3 not begun; --resume goes on" in ended.stderr
-    statuses = [row["status"] for row in summary(folder)]
-    assert statuses == ["finished", "interrupted", "not begun"]
+    assert statuses(folder) == {"a": "finished", "b": "interrupted", "c": "not begun"}
     assert (folder / "b" / "state.npz").exists()
     assert not (folder / "c").exists()
 
@@ -205,9 +192,9 @@ def test_an_interrupted_call_resumes_where_it_was(photos, whole, tmp_path, numbe
     assert again.stdout.count("resumed at epoch") == 1
     assert again.stdout.count("--resume begins a new run") == 1
     assert (folder / "a" / "network.npz").stat().st_mtime_ns == finished
-    assert [row["status"] for row in summary(folder)] == ["finished"] * 3
+    assert statuses(folder) == dict.fromkeys("abc", "finished")
     for name in "abc":
-        assert same_network(whole / name, folder / name)
+        assert network(whole / name) == network(folder / name)
         assert {p.name for p in (whole / name).iterdir()} == {
             p.name for p in (folder / name).iterdir()
         }
@@ -226,4 +213,4 @@ def test_names_that_are_no_text(photos, tmp_path):
     (photos / "b.PNG").rename(odd)
     result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
     assert result.returncode == 0, result.stderr
-    assert len(summary(tmp_path / "o")) == 3
+    assert len(statuses(tmp_path / "o")) == 3

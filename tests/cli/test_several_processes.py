@@ -1,21 +1,20 @@
-"""Several pictures under mpirun: each process trains whole pictures, and one call reports all."""
+"""Several pictures under mpirun: rank 0 trains each in one of its child processes."""
 
-import contextlib
-import csv
 import os
 import signal
 import sys
+from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import program
 import pytest
-from PIL import Image
-from program import needs_mpirun, wait_for
+from program import call, draw, finish, needs_mpirun, network, state, statuses, wait_for
 
-from siren.cli import errors
+from siren.cli import errors, workers
+from siren.cli.errors import INTERRUPTION, Outcome
 from siren.runtime import processes
 from siren.runtime.cuda import Cuda
+from siren.signals import Stop
 
 ROOT = Path(__file__).resolve().parents[2]
 MPIRUN = ["mpirun", "--oversubscribe", "-np", "2"]
@@ -25,13 +24,8 @@ SIZES = {"a": (48, 20), "b": (48, 48), "c": (48, 30)}  # width, height; b, c, a 
 LONGEST_FIRST = "bca"
 
 
-def begin(launcher, *arguments):
+def begin(*arguments, launcher=MPIRUN):
     return program.begin([*launcher, sys.executable, ROOT / "main.py", *arguments])
-
-
-def finish(process):
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
 
 
 def own_lines(text):
@@ -39,75 +33,44 @@ def own_lines(text):
     return [line for line in text.splitlines() if line.startswith("main.py:")]
 
 
-def summary(folder):
-    with (folder / "summary.csv").open() as file:
-        return {row["folder"]: row["status"] for row in csv.DictReader(file)}
-
-
-def network(folder):
-    with np.load(folder / "network.npz") as file:
-        return {name: file[name].tobytes() for name in file.files}
-
-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     for number, (name, size) in enumerate(SIZES.items()):
-        pixels = np.random.default_rng(number).integers(0, 256, (6, 6, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(folder / f"{name}.png")
+        draw(folder / f"{name}.png", size, number)
     return folder
 
 
-# ---- a call that runs to its end ----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def together(photos, tmp_path_factory):
-    """Two processes, whose last picture cannot have its folder; (folder, status, out, err)."""
-    folder = tmp_path_factory.mktemp("together")
+@needs_mpirun
+def test_two_processes_train_each_picture_as_one_would_and_say_all_once(photos, tmp_path):
+    alone, folder = tmp_path / "alone", tmp_path / "together"
+    arguments = [*SMALL, "--epochs", 3, "--input_path", photos, "--output_dir"]
+    assert finish(begin(*arguments, alone, launcher=[]))[0] == 0
+    folder.mkdir()
     (folder / "c").write_text("in the way")
-    arguments = [*SMALL, "--epochs", 3, "--input_path", photos, "--output_dir", folder]
-    return folder, *finish(begin(MPIRUN, *arguments))
+    status, out, err = finish(begin(*arguments, folder))
 
-
-@needs_mpirun
-def test_each_network_is_the_one_trained_alone(together, photos, tmp_path):
-    arguments = [*SMALL, "--epochs", 3, "--input_path", photos, "--output_dir", tmp_path]
-    assert finish(begin([], *arguments))[0] == 0
-    for name in "ab":
-        assert network(together[0] / name) == network(tmp_path / name)
-        files = [{p.name for p in (each / name).iterdir()} for each in (together[0], tmp_path)]
-        assert files[0] == files[1]
-
-
-@needs_mpirun
-def test_a_picture_that_fails_does_not_stop_the_others(together):
-    folder, status, _, err = together
     assert status == 2
     (line,) = own_lines(err)
     assert "c.png: --output_dir" in line
     assert "Traceback" not in err
     assert (folder / "c").read_text() == "in the way"
-    statuses = summary(folder)
-    assert list(statuses) == list("abc")
-    assert statuses["a"] == statuses["b"] == "finished"
-    assert statuses["c"].startswith("failed: --output_dir")
+    assert list(statuses(folder)) == list("abc")
+    assert statuses(folder).pop("c").startswith("failed: --output_dir")
 
-
-@needs_mpirun
-def test_what_is_said_is_said_once(together):
-    folder, _, out, _ = together
     begun = [line for line in out.splitlines() if line.startswith("== ")]
     assert [Path(line.split()[4]).stem for line in begun] == list(LONGEST_FIRST)
     assert [line.split(":")[0] for line in begun] == [f"== {n} of 3" for n in (1, 2, 3)]
     assert {line.rsplit("(", 1)[1] for line in begun} == {"process 0)", "process 1)"}
-    for name in "ab":
-        assert sum(f"{name}.png: finished, PSNR" in line for line in out.splitlines()) == 1
     assert out.count("PSNR    SSIM") == out.count("all runs to look at:") == 1
     assert {path.name for path in folder.iterdir()} == {*"abc", "summary.csv", "index.html"}
-
-
-# ---- bad input ----------------------------------------------------------------------------------
+    for name in "ab":
+        assert statuses(folder)[name] == "finished"
+        assert out.count(f"{name}.png: finished, PSNR") == 1
+        assert network(folder / name) == network(alone / name)
+        assert {p.name for p in (folder / name).iterdir()} == {
+            p.name for p in (alone / name).iterdir()
+        }
 
 
 @needs_mpirun
@@ -121,7 +84,7 @@ def test_what_is_said_is_said_once(together):
 )
 def test_bad_input_is_reported_once_before_anything_is_trained(photos, tmp_path, bad, message):
     arguments = [*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o", *bad]
-    status, out, err = finish(begin(MPIRUN, *arguments))
+    status, out, err = finish(begin(*arguments))
     assert status == 2
     (line,) = own_lines(err)
     assert message in line
@@ -136,144 +99,146 @@ def test_bad_input_is_reported_once_before_anything_is_trained(photos, tmp_path,
 def whole(photos, tmp_path_factory):
     """The networks of calls that are not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    assert finish(begin([], *LONG, "--input_path", photos, "--output_dir", folder))[0] == 0
+    arguments = [*LONG, "--input_path", photos, "--output_dir", folder]
+    assert finish(begin(*arguments, launcher=[]))[0] == 0
     return {name: network(folder / name) for name in "abc"}
 
 
-def children(parent):
-    """The numbers of the running processes that ``parent`` has started."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
-            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == parent:
-                found.append(int(path.parent.name))
-    return found
+def running(pid):
+    return state(pid) not in "ZX"
 
 
-def alive(pid):
-    """Whether a process runs: one that nobody has waited for yet does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def rank_1(mpirun):
-    """(the process, its training process) of rank 1."""
-    (rank,) = (
-        pid
-        for pid in children(mpirun.pid)
-        if b"OMPI_COMM_WORLD_RANK=1\0" in Path(f"/proc/{pid}/environ").read_bytes()
-    )
-    (worker,) = (
-        pid for pid in children(rank) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-    return rank, worker
-
-
-def begun(photos, folder):
-    """Two processes, once both train; (mpirun, rank 1, its training process)."""
-    process = begin(MPIRUN, *LONG, "--input_path", photos, "--output_dir", folder)
-    previews = [folder / name / "preview.png" for name in LONGEST_FIRST[:2]]
-    wait_for(lambda: all(path.exists() for path in previews) or process.poll() is not None)
-    assert process.poll() is None, process.communicate()
-    return process, *rank_1(process)
-
-
-def assert_resumes(photos, folder, whole):
-    arguments = [*LONG, "--input_path", photos, "--output_dir", folder, "--resume"]
-    status, _, err = finish(begin(MPIRUN, *arguments))
-    assert status == 0, err
-    assert summary(folder) == dict.fromkeys("abc", "finished")
-    assert {name: network(folder / name) for name in "abc"} == whole
+def children(pid):
+    """The numbers of the processes that this one has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(number) for task in tasks for number in task.read_text().split()]
 
 
 @pytest.mark.soak
 @needs_mpirun
-def test_sigterm_to_one_process_ends_all(photos, tmp_path, whole):
-    process, rank, _ = begun(photos, tmp_path)
-    os.kill(rank, signal.SIGTERM)
-    status, _, err = finish(process)
-    assert status == 130
-    assert summary(tmp_path) == {"a": "not begun", "b": "interrupted", "c": "interrupted"}
-    assert err.count("is saved; --resume goes on") == 2
-    assert "1 of 3 not begun; --resume goes on" in err
+@pytest.mark.parametrize(
+    ("whom", "number"),
+    [
+        *(("mpirun", signal.SIGINT), ("mpirun", signal.SIGKILL)),
+        *(("rank 0", signal.SIGTERM), ("rank 0", signal.SIGKILL)),
+        *(("a training", signal.SIGTERM), ("a training", signal.SIGKILL)),
+    ],
+)
+def test_a_call_that_ends_early_goes_on(photos, tmp_path, whole, whom, number):
+    arguments = [*LONG, "--input_path", photos, "--output_dir", tmp_path]
+    mpirun = begin(*arguments)
+    previews = [tmp_path / name / "preview.png" for name in LONGEST_FIRST[:2]]
+    wait_for(lambda: all(path.exists() for path in previews) or mpirun.poll() is not None)
+    assert mpirun.poll() is None, mpirun.communicate()
+    (rank_0,) = filter(running, children(mpirun.pid))  # the other one has left
+    pids = children(rank_0)
+    training = [p for p in pids if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    assert len(training) == 2
+
+    os.kill({"mpirun": mpirun.pid, "rank 0": rank_0, "a training": training[1]}[whom], number)
+    status, _, err = finish(mpirun)
     assert "Traceback" not in err
-    assert_resumes(photos, tmp_path, whole)
-
-
-@pytest.mark.soak
-@needs_mpirun
-def test_a_training_that_dies_costs_its_own_picture(photos, tmp_path, whole):
-    process, _, worker = begun(photos, tmp_path)
-    os.kill(worker, signal.SIGKILL)
-    status, _, err = finish(process)
-    assert status == 1
-    statuses = summary(tmp_path)
-    (dead,) = (name for name in "abc" if statuses[name] != "finished")
-    assert statuses[dead] == "failed: its process ended (signal 9)"
-    (line,) = own_lines(err)
-    assert f"{dead}.png: its process ended" in line
-    assert_resumes(photos, tmp_path, whole)
-
-
-@needs_mpirun
-@pytest.mark.soak
-@pytest.mark.parametrize("how", ["Ctrl-C", "a process killed", "mpirun killed"])
-def test_all_end_together(photos, tmp_path, whole, how):
-    process, rank, worker = begun(photos, tmp_path)
-    pids = [*(pid for each in children(process.pid) for pid in (each, *children(each)))]
-    assert {rank, worker} < set(pids)
-    if how == "Ctrl-C":
-        process.send_signal(signal.SIGINT)
+    wait_for(lambda: not any(map(running, [rank_0, *pids])))
+    if whom == "mpirun" or (whom, number) == ("rank 0", signal.SIGKILL):
+        assert status not in (0, None)
+    elif number == signal.SIGKILL:
+        assert status == 1
+        (dead,) = (name for name in "abc" if statuses(tmp_path)[name] != "finished")
+        assert statuses(tmp_path)[dead] == "failed: its process ended (signal 9)"
+        (line,) = own_lines(err)
+        assert f"{dead}.png: its process ended" in line
     else:
-        os.kill(rank if how == "a process killed" else process.pid, signal.SIGKILL)
-    status, _, err = finish(process)
-    assert status not in (0, None)
-    assert "Traceback" not in err
-    wait_for(lambda: not any(map(alive, pids)))
-    assert_resumes(photos, tmp_path, whole)
+        assert status == 130
+        ended = {"a": "not begun", "b": "interrupted", "c": "interrupted"}
+        assert statuses(tmp_path) == ended
+        assert err.count("is saved; --resume goes on") == 2
+        assert "1 of 3 not begun; --resume goes on" in err
+
+    status, _, err = finish(begin(*arguments, "--resume"))
+    assert status == 0, err
+    assert statuses(tmp_path) == dict.fromkeys("abc", "finished")
+    assert {name: network(tmp_path / name) for name in "abc"} == whole
 
 
 # ---- without mpirun -----------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def without_mpirun(monkeypatch, rank, cuda):
-    """One of three processes, on a machine with ``cuda``, after it has left mpirun."""
-    before = dict(os.environ)
-    monkeypatch.setattr(processes, "find_cuda", lambda: cuda)
-    for name, value in (("SIZE", 3), ("RANK", rank), ("LOCAL_SIZE", 3), ("LOCAL_RANK", rank)):
-        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
-    monkeypatch.delenv("device_id", raising=False)
-    monkeypatch.delenv("nvcc_path", raising=False)
-    try:
-        processes.leave_mpirun("auto")
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+def fake(options, stop):
+    """In place of a training: what the name of the picture says."""
+    name = options.input_path.name
+    if name == "dies":
+        os._exit(7)
+    if name == "waits":
+        wait_for(stop)
+    return INTERRUPTION if name == "interrupts" else Outcome(0, "on GPU " + os.environ["GPU"])
 
 
 @pytest.mark.parametrize(
-    ("visible", "rank", "expected"),
-    [(None, 1, "1"), (None, 2, "0"), ("5,7", 1, "7"), ("GPU-ab,GPU-cd", 2, "GPU-ab")],
+    ("gpus", "names", "ended"),
+    [
+        ("01", ["short", "longer", "finished"], ["on GPU 1", "on GPU 0", "before"]),
+        ("0", ["dies", "b"], ["failed: its process ended (status 7)", "on GPU 0"]),
+        ("01", ["interrupts", "waits", "x"], ["interrupted", "interrupted", None]),
+    ],
 )
-def test_each_process_sees_its_own_gpu(monkeypatch, visible, rank, expected):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    with without_mpirun(monkeypatch, rank, Cuda(nvcc="nvcc", gpus=2)):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
-        assert int(os.environ["OMP_NUM_THREADS"]) >= 1
-        assert (processes.rank(), processes.world_size()) == (0, 1)
-        assert not processes.under_mpirun()
+def test_workers_one_for_each_gpu(monkeypatch, capsys, gpus, names, ended):
+    monkeypatch.setattr(workers, "leave_mpirun", lambda _: [{"GPU": gpu} for gpu in gpus])
+    monkeypatch.setattr(workers, "_points", lambda options: len(options.input_path.name))
+    monkeypatch.setattr(workers.signals, "end_with_parent", lambda: None)
+    runs = [Namespace(input_path=Path(name), device="cpu", verbose=False) for name in names]
+    outcomes = [Outcome(0, "before") if name == "finished" else None for name in names]
+    stop = Stop()
+    workers.train_on_workers(runs, outcomes, fake, stop)
+    assert [outcome and outcome.ended for outcome in outcomes] == ended
+    assert stop() == ("interrupts" in names)
+    assert capsys.readouterr().err.count("--resume continues it") == names.count("dies")
 
 
-@pytest.mark.parametrize(("rank", "looks"), [(0, True), (1, False), (2, False)])
-def test_one_process_looks_for_a_gpu_where_there_is_none(monkeypatch, rank, looks):
-    with without_mpirun(monkeypatch, rank, Cuda(reason="there is none")):
-        assert ("nvcc_path" not in os.environ) == looks
+def as_rank(monkeypatch, rank, local_size=3):
+    """Have this process look like one of three, of which so many are on this machine."""
+    values = {"SIZE": 3, "RANK": rank, "LOCAL_SIZE": local_size, "LOCAL_RANK": rank}
+    for name, value in values.items():
+        monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
+
+
+@pytest.mark.parametrize(("rank", "local_size", "status"), [(0, 2, 2), (1, 3, 0)])
+def test_rank_0_needs_one_machine_and_the_others_leave(
+    monkeypatch, photos, tmp_path, rank, local_size, status
+):
+    as_rank(monkeypatch, rank, local_size)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    called = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert (called.returncode, called.stdout) == (status, "")
+    assert ("must all run on one machine" in called.stderr) == (rank == 0)
+    assert not (tmp_path / "o").exists()
+
+
+NO_GPU = [{}, {"nvcc_path": ""}, {"nvcc_path": ""}]  # the first process looks for one, and says so
+
+
+@pytest.mark.parametrize(
+    ("cuda", "visible", "expected"),
+    [
+        (Cuda(nvcc="nvcc", gpus=2), "", "0 1 0"),
+        (Cuda(nvcc="nvcc", gpus=2), "5,7", "5 7 5"),
+        (Cuda(nvcc="nvcc", gpus=2), "GPU-ab,GPU-cd", "GPU-ab GPU-cd GPU-ab"),
+        (Cuda(reason="there is none"), "", NO_GPU),
+    ],
+)
+def test_each_process_sees_its_own_gpu(monkeypatch, cuda, visible, expected):
+    as_rank(monkeypatch, 0)
+    monkeypatch.setattr(processes, "find_cuda", lambda: cuda)
+    monkeypatch.setattr(processes, "_unbind", lambda: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ, CUDA_VISIBLE_DEVICES=visible))
+    monkeypatch.delenv("device_id", raising=False)
+    monkeypatch.delenv("nvcc_path", raising=False)
+    children = processes.leave_mpirun("auto")
+    if cuda.gpus:
+        expected = [{"CUDA_VISIBLE_DEVICES": name} for name in expected.split()]
+    assert children == expected
+    assert int(os.environ["OMP_NUM_THREADS"]) >= 1
+    assert (processes.rank(), processes.world_size()) == (0, 1)
+    assert not processes.under_mpirun()
 
 
 def test_a_single_process_speaks_at_once(monkeypatch):
