@@ -9,15 +9,57 @@ import argparse
 import contextlib
 import json
 
-from siren import distributed, runtime
-from siren.cli.errors import Interrupted, Problem, notify
+from siren import runtime
+from siren.cli.errors import DIVERGED, Interrupted, Outcome, Problem, notify
 from siren.cli.finishing import interruption_message
+from siren.cli.inputs import Inputs
 from siren.cli.options import display_path, identity_options
-from siren.npz import FormatError
-from siren.samples import steps_per_pass
+from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import Checkpoint, StateError, fingerprint
+from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, fingerprint
+
+
+def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
+    """The recorded outcome if the same run has finished in this folder; else None.
+
+    Raises Problem if the folder belongs to another run.
+    """
+    settings = identity_options(options)
+    if options.precision == "auto":
+        settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
+    earlier = Checkpoint(options.output_dir, settings)
+    try:
+        if earlier.exists():
+            earlier.load()
+            return None
+        metrics = read_metrics(options.output_dir)
+        if metrics is None or metrics["ended"] == "interrupted":
+            return None
+        earlier.identity["data"] = pictures.fingerprint()
+        earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
+    except StateError as error:
+        folder = display_path(options.output_dir)
+        raise Problem(
+            f"--resume: {folder}: {_reason(error)}; leave it out to start anew"
+        ) from error
+    return Outcome(
+        DIVERGED if metrics["ended"] == "diverged" else 0,
+        metrics["ended"],
+        metrics["psnr"],
+        metrics["ssim"],
+        metrics["seconds"],
+    )
+
+
+def report_finished_run(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
+    """With ``--resume``: say that the run has finished and return its outcome; else None."""
+    if not options.resume:
+        return None
+    outcome = finished_outcome(options, pictures)
+    if outcome:
+        print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
+    return outcome
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):
@@ -25,6 +67,8 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
 
     Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
     """
+    from siren import distributed  # imports Jittor
+
     root = distributed.rank() == 0
     depends_on = identity(options, device, task) if root else {}
     depends_on = json.loads(distributed.broadcast(json.dumps(depends_on).encode()))
@@ -54,23 +98,23 @@ def identity(options: argparse.Namespace, device: str, task) -> dict:
 
 def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
     """Load the state of ``checkpoint``, check it, and say where the run continues."""
+    from siren import distributed
+    from siren.samples import steps_per_pass
+
     try:
         content = checkpoint.content() if distributed.rank() == 0 else b""
         state = checkpoint.load(distributed.broadcast(content))
-        state.check(
+        fits = state.fits(
             options.epochs,
             steps_per_pass(len(task.points), batches),
             network.flat.shape[0],
             [var.shape for var in optimizer.vars()],
             task.random is not None,
         )
-    except FormatError as error:
-        raise Problem(
-            f"--resume: {display_path(checkpoint.path)} is damaged ({error}); leave it out to "
-            "start anew"
-        ) from error
+        if not fits:
+            raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
     except StateError as error:
-        raise Problem(f"--resume: {error}; leave it out to start anew") from error
+        raise Problem(f"--resume: {_reason(error)}; leave it out to start anew") from error
     checkpoint.state = state
     print(f"resumed at epoch {state.epoch}", flush=True)
     if state.threads not in ("", checkpoint.threads):
@@ -79,6 +123,14 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
             f"{checkpoint.threads}: its network will be that of an uninterrupted run up to "
             "rounding, not bit for bit"
         )
+
+
+def _reason(error: StateError) -> str:
+    """Why a run cannot be continued, with the names of options as they are typed."""
+    if not isinstance(error, AnotherRun):
+        return str(error)
+    same = "the input image is not that of the earlier run"
+    return same if error.name == "data" else f"--{error}"
 
 
 @contextlib.contextmanager

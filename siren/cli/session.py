@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable
 
 from siren import runtime, signals
-from siren.cli import inputs, machine
+from siren.cli import inputs, machine, resuming
 from siren.cli.errors import Outcome
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path, identity_options
@@ -103,8 +103,6 @@ class Session:
 
     def begin(self, task, network, optimizer, batches) -> None:
         """Continue an interrupted run, or begin one; from now on signals stop it in good order."""
-        from siren.cli import resuming
-
         self.checkpoint = resuming.open_checkpoint(
             self.settings, self.device, task, batches, network, optimizer
         )
@@ -130,8 +128,6 @@ class Session:
 
     def _lock_folder(self, settings: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
         """Lock the output folder; returns the outcome if the run has finished there before."""
-        from siren.cli.several import report_finished_run
-
         files = inputs.paths(settings).values()
         self.lock = self._surroundings.enter_context(output_folder(settings, files))
-        return report_finished_run(settings, pictures)
+        return resuming.report_finished_run(settings, pictures)

@@ -10,7 +10,6 @@ from pathlib import Path
 from siren import runtime
 from siren.cli import inputs, recipes
 from siren.cli.errors import (
-    DIVERGED,
     INTERRUPTED,
     Outcome,
     Problem,
@@ -19,16 +18,15 @@ from siren.cli.errors import (
     run_safely,
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
-from siren.cli.options import display_path, identity_options
+from siren.cli.options import display_path
+from siren.cli.resuming import finished_outcome
 from siren.cli.showing import update_page
 from siren.cli.workers import train_on_workers
 from siren.images import ImageError
 from siren.output import summary
-from siren.output.report import read_metrics
 from siren.runtime.processes import local_size
 from siren.signals import Stop, deferred
 from siren.text import printable
-from siren.training.checkpoint import Checkpoint, StateError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 NOT_BEGUN = Outcome(INTERRUPTED, "not begun")
@@ -177,46 +175,6 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     if not options.resume:
         return None
     return finished_outcome(settings, pictures)
-
-
-def finished_outcome(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-    """The recorded outcome if the same run has finished in this folder; else None.
-
-    Raises Problem if the folder belongs to another run.
-    """
-    settings = identity_options(options)
-    if options.precision == "auto":
-        settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
-    earlier = Checkpoint(options.output_dir, settings)
-    try:
-        if earlier.exists():
-            earlier.load()
-            return None
-        metrics = read_metrics(options.output_dir)
-        if metrics is None or metrics["ended"] == "interrupted":
-            return None
-        earlier.identity["data"] = pictures.fingerprint()
-        earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
-    except StateError as error:
-        folder = display_path(options.output_dir)
-        raise Problem(f"--resume: {folder}: {error}; leave it out to start anew") from error
-    return Outcome(
-        DIVERGED if metrics["ended"] == "diverged" else 0,
-        metrics["ended"],
-        metrics["psnr"],
-        metrics["ssim"],
-        metrics["seconds"],
-    )
-
-
-def report_finished_run(options: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-    """With ``--resume``: say that the run has finished and return its outcome; else None."""
-    if not options.resume:
-        return None
-    outcome = finished_outcome(options, pictures)
-    if outcome:
-        print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
-    return outcome
 
 
 def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:

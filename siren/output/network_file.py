@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from siren import npz
 from siren.files import write_bytes
-from siren.npz import Field, FormatError, float32, read_arrays, read_file
 from siren.text import printable
 
 NETWORK = "network.npz"
@@ -50,54 +50,38 @@ class SavedNetwork:
     bits: int
 
 
-_FIELDS = {
-    "omega_0": Field("fiu", ()),
-    "shape": Field("iu", (2,)),
-    "bits": Field("iu", (), optional=True),
-}
-_LAYERS = {"weight": float32(None, None), "bias": float32(None)}
-
-
 def read_network(path: Path) -> SavedNetwork:
     """Read and check network.npz; nothing in it is executed. Raises NetworkError."""
     name = printable(str(path))
     try:
-        arrays, lists = read_arrays(read_file(path), _FIELDS, _LAYERS)
-        layers = _checked_layers(lists["weight"], lists["bias"])
-        omega_0, shape = float(arrays["omega_0"]), tuple(arrays["shape"].tolist())
-        bits = int(arrays.get("bits", 8))  # older files lack it
+        with npz.unpacked(npz.read_file(path)) as arrays:
+            weights = [npz.floats(weight, 2) for weight in npz.numbered(arrays, "weight")]
+            biases = [npz.floats(bias) for bias in npz.numbered(arrays, "bias")]
+            omega_0, (height, width) = float(arrays["omega_0"]), arrays["shape"].tolist()
+            bits = int(arrays["bits"]) if "bits" in arrays else 8  # older files lack it
+        if not _is_siren(weights, biases):
+            raise npz.FormatError("the shapes in it are not those of a SIREN")
         if not 0 < omega_0 < float(np.finfo(np.float32).max):
-            raise FormatError(f"its omega_0 is {omega_0:g}; it must be above 0")
-        if not all(1 < n < 1 << 20 for n in shape):
-            raise FormatError(f"its shape is {shape}; no picture has that")
+            raise npz.FormatError(f"its omega_0 is {omega_0:g}; it must be above 0")
+        if not all(isinstance(n, int) and 1 < n < 1 << 20 for n in (height, width)):
+            raise npz.FormatError("its shape is wrong; no picture has that")
         if bits not in (8, 16):
-            raise FormatError(f"its bits are {bits}; there can be 8 or 16")
+            raise npz.FormatError(f"its bits are {bits}; there can be 8 or 16")
     except FileNotFoundError:
         raise NetworkError(f"there is no file {name}") from None
     except OSError as error:
         reason = error.strerror or printable(str(error))
         raise NetworkError(f"{name} cannot be read ({reason})") from error
-    except FormatError as error:
+    except npz.FormatError as error:
         raise NetworkError(f"{name} is not a network.npz: {error}") from error
-    return SavedNetwork(layers, omega_0, shape, bits)
+    return SavedNetwork(list(zip(weights, biases)), omega_0, (height, width), bits)
 
 
-def _checked_layers(weights, biases) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The layers of a SIREN with 2 inputs, as pairs (weight, bias). Raises FormatError."""
-    widths = [weight.shape[1] for weight in weights] + [len(weight) for weight in weights[-1:]]
-    fits = (
-        len(weights) == len(biases) >= 2
-        and widths[0] == 2
-        and len(set(widths[1:-1])) == 1
-        and min(widths) > 0
-        and all(
-            weight.shape == (fan_out, fan_in) and bias.shape == (fan_out,)
-            for weight, bias, fan_in, fan_out in zip(weights, biases, widths, widths[1:])
-        )
-    )
-    if not fits:
-        raise FormatError("the shapes in it are not those of a SIREN")
-    return [
-        (weight.astype(np.float32, copy=False), bias.astype(np.float32, copy=False))
-        for weight, bias in zip(weights, biases)
-    ]
+def _is_siren(weights: list[np.ndarray], biases: list[np.ndarray]) -> bool:
+    """Whether these are the layers of a SIREN with 2 inputs and hidden layers of one width."""
+    if not len(weights) == len(biases) >= 2:
+        return False
+    widths = [2, *(len(bias) for bias in biases)]
+    shapes = [(fan_out, fan_in) for fan_in, fan_out in zip(widths, widths[1:])]
+    same = len(set(widths[1:-1])) == 1 and min(widths) > 0
+    return same and [weight.shape for weight in weights] == shapes

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import time
 from dataclasses import dataclass, field
@@ -13,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from siren import npz
 from siren.files import write_bytes
-from siren.npz import Field, FormatError, float32, read_arrays, read_file
-from siren.text import printable
 
 SAVE_EVERY = 30.0  # seconds: the most training that a killed run loses
 NAME = "state.npz"
@@ -23,6 +23,14 @@ NAME = "state.npz"
 
 class StateError(Exception):
     """A run cannot be continued; the message says why."""
+
+
+class AnotherRun(StateError):
+    """A state is of another identity: its value of ``name`` is ``earlier``, this run's ``ours``."""
+
+    def __init__(self, name: str, ours, earlier):
+        super().__init__(f"{name} {ours} is not that of the earlier run, {earlier}")
+        self.name = name
 
 
 @dataclass
@@ -57,28 +65,25 @@ class State:
         """The number of epochs whose loss is known."""
         return len(self.history)
 
-    def check(
+    def fits(
         self, epochs: int, steps: int, parameters: int, optimizer: list[tuple], random: bool
-    ) -> None:
-        """Raise FormatError unless the state fits a training.
+    ) -> bool:
+        """Whether this can be a state of a training.
 
         That training has ``epochs`` of ``steps`` each, a number of ``parameters``, an ``optimizer``
         with arrays of these shapes, and a loss that draws ``random`` numbers or does not.
         """
-        _check_random(self.random)
-        _check_history(self.history)
-        if self.step > epochs * steps + 1:
-            raise FormatError(f"its step {self.step} is beyond the last one, {epochs * steps}")
-        if self.epoch != -(-self.step // steps):
-            raise FormatError("its history is not as long as its training")
-        if self.flat.size != parameters or self.best.size != parameters:
-            raise FormatError(f"it has {self.flat.size} parameters, the network {parameters}")
-        if self.guide.size not in (0, parameters):
-            raise FormatError(f"it has {self.guide.size} parameters that its prior follows")
-        if [array.shape for array in self.optimizer] != [tuple(shape) for shape in optimizer]:
-            raise FormatError("its arrays of the optimiser have other shapes")
-        if random != bool(self.random):
-            raise FormatError("its random numbers are not those of this loss")
+        return (
+            self.step <= epochs * steps + 1
+            and self.epoch == -(-self.step // steps)
+            and all(map(_is_entry, self.history, range(self.epoch)))
+            and self.flat.size == self.best.size == parameters
+            and self.lowest.size == 1
+            and self.guide.size in (0, parameters)
+            and [array.shape for array in self.optimizer] == [tuple(shape) for shape in optimizer]
+            and random == (self.random != "")
+            and (not random or _is_generator(self.random))
+        )
 
 
 @dataclass
@@ -117,12 +122,7 @@ class Checkpoint:
             "seconds": state.seconds,
             "threads": self.threads,
         }
-        arrays = {
-            "flat": state.flat,
-            "best": state.best,
-            "lowest": state.lowest,
-            "guide": state.guide,
-        }
+        arrays = {name: getattr(state, name) for name in ("flat", "best", "lowest", "guide")}
         arrays.update({f"optimizer_{i}": array for i, array in enumerate(state.optimizer)})
         self.saved = time.monotonic()  # before writing: after a failure too, the next try waits
         content = io.BytesIO()
@@ -143,12 +143,12 @@ class Checkpoint:
     def content(self) -> bytes:
         """The bytes of the state file; StateError if it cannot be read."""
         try:
-            return read_file(self.path)
+            return npz.read_file(self.path)
         except FileNotFoundError:
             raise StateError(self.absence()) from None
         except OSError as error:
             raise StateError(f"{self.path} cannot be read ({error.strerror or error})") from error
-        except FormatError as error:
+        except npz.FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
 
     def load(self, content: bytes | None = None) -> State:
@@ -158,22 +158,33 @@ class Checkpoint:
         """
         content = self.content() if content is None else content
         try:
-            identity, state = _parse(content)
-        except FormatError as error:
+            with npz.unpacked(content) as arrays:
+                # Earlier versions counted epochs of one step each, and recorded less.
+                record = json.loads(str(arrays["record"]))
+                identity = dict(record["identity"])
+                state = State(
+                    step=operator.index(record["step" if "step" in record else "epoch"]),
+                    flat=npz.floats(arrays["flat"]),
+                    best=npz.floats(arrays["best"]),
+                    lowest=npz.floats(arrays["lowest"], finite=False),
+                    optimizer=[npz.floats(a, None) for a in npz.numbered(arrays, "optimizer")],
+                    random=str(record["random"]),
+                    history=list(record["history"]),
+                    seconds=float(record["seconds"]),
+                    guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
+                    threads=str(record.get("threads", "")),
+                )
+        except npz.FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
         self.check_identity(identity)
         self.written = state.epoch
         return state
 
     def check_identity(self, identity: dict) -> None:
-        """Raise StateError if the ``identity`` of an earlier run is not this run's."""
+        """Raise AnotherRun if the ``identity`` of an earlier run is not this run's."""
         for name, value in self.identity.items():
             if identity.get(name) != value:
-                raise StateError(
-                    f"--{name} {value} is not that of the earlier run, {identity.get(name)}"
-                    if name != "data"
-                    else "the input image is not that of the earlier run"
-                )
+                raise AnotherRun(name, value, identity.get(name))
 
     def set_aside(self) -> Path | None:
         """Rename the state file, so that a new run does not overwrite it. Raises OSError.
@@ -196,69 +207,23 @@ class Checkpoint:
             self.written = None
 
 
-_FIELDS = {
-    "record": Field("U", ()),
-    "flat": float32(None),
-    "best": float32(None),
-    "lowest": float32(1, finite=False),
-    "guide": Field("f", (None,), optional=True, itemsize=4),
-}
-_OPTIMIZER = Field("f", None, itemsize=4)
-
-
-def _parse(content: bytes) -> tuple[dict, State]:
-    """(identity, state) of a file's content; FormatError unless every value is valid."""
-    arrays, lists = read_arrays(content, _FIELDS, {"optimizer": _OPTIMIZER})
-    try:
-        record = json.loads(str(arrays["record"]))
-        identity, random = record["identity"], record["random"]
-        step = record.get("step", record.get("epoch"))  # which earlier versions counted
-        history, seconds = record["history"], record["seconds"]
-        threads = record.get("threads", "")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise FormatError(f"its record is not readable, {type(error).__name__}") from error
-    texts = isinstance(threads, str) and isinstance(random, str)
-    if not (texts and isinstance(identity, dict) and isinstance(history, list)):
-        raise FormatError("its record is not one of a run")
-    if not (type(step) is int and step >= 0 and _is_number(seconds) and seconds >= 0):
-        raise FormatError(f"its step is {printable(str(step)[:20])}")
-    state = State(
-        step,
-        *(arrays[name].astype(np.float32, copy=False) for name in ("flat", "best", "lowest")),
-        [array.astype(np.float32, copy=False) for array in lists["optimizer"]],
-        random,
-        history,
-        float(seconds),
-        arrays.get("guide", np.zeros(0, np.float32)).astype(np.float32, copy=False),
-        threads,
+def _is_entry(entry, epoch: int) -> bool:
+    """Whether ``entry`` can be that of ``epoch`` in ``State.history``."""
+    if not (isinstance(entry, list) and len(entry) == 5 and entry[0] == epoch):
+        return False
+    _, loss, validation, psnr, seconds = entry
+    return all(type(n) in (int, float) and math.isfinite(n) for n in (loss, seconds)) and all(
+        n is None or isinstance(n, float) for n in (validation, psnr)
     )
-    return identity, state
 
 
-def _check_random(random: str) -> None:
-    if random == "":
-        return
+def _is_generator(random: str) -> bool:
+    """Whether ``random`` can be ``State.random``."""
     try:
         np.random.default_rng().bit_generator.state = json.loads(random)
-    except Exception as error:  # NumPy's setter raises nearly anything
-        raise FormatError("its random numbers have no state") from error
-
-
-def _check_history(history: list) -> None:
-    """Raise FormatError unless each entry is [epoch, loss, validation, psnr, seconds]."""
-    for number, entry in enumerate(history):
-        if not (
-            isinstance(entry, list)
-            and len(entry) == 5
-            and entry[0] == number
-            and all(_is_number(entry[i]) for i in (0, 1, 4))
-            and all(entry[i] is None or isinstance(entry[i], float) for i in (2, 3))
-        ):
-            raise FormatError(f"its history is wrong at epoch {number}")
-
-
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    except Exception:  # NumPy's setter raises nearly anything
+        return False
+    return True
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
