@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from siren.images.opening import ImageError, open_file
+from siren.images.opening import ImageError, open_picture
 from siren.output.page.markup import link
 from siren.output.report import METRICS, read_history, read_metrics, read_result
 from siren.pictures import Picture, absolute_error
@@ -82,7 +82,10 @@ class Run:
         found = {}
         for name, status in self.files.items():
             if name.endswith((".png", ".gif")) and status.st_size <= MAX_BYTES:
-                with contextlib.suppress(ImageError), open_file(self.folder / name) as picture:
+                with (
+                    contextlib.suppress(ImageError),
+                    open_picture(self.folder / name) as (picture, _),
+                ):
                     if picture.width * picture.height <= MAX_PIXELS:
                         found[name] = picture.height, picture.width
         return found
