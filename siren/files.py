@@ -119,27 +119,16 @@ def recover(folder: Path) -> None:
 
     The caller holds the lock of ``folder``. Raises OSError.
     """
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    with contextlib.suppress(Exception):  # of a journal that is missing, or not one of a commit
         with open_regular(folder / _JOURNAL) as file:
             journal = json.loads(file.read())
-        if _is_journal(journal):
+        renames, removals = dict(journal["rename"]), list(journal["remove"])
+        names = [*renames.values(), *removals]  # of files in this folder, and of no others
+        if all(map(_TEMPORARY.fullmatch, renames)) and names == list(map(os.path.basename, names)):
             _complete(folder, journal)
     for entry in os.scandir(folder):
         if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             _discard(folder / entry.name)
-
-
-def _is_journal(journal) -> bool:
-    """Whether ``Change.commit`` can have written it; it names files of its own folder only."""
-    if not isinstance(journal, dict) or journal.keys() != {"rename", "remove"}:
-        return False
-    renames, removals = journal["rename"], journal["remove"]
-    if not isinstance(renames, dict) or not isinstance(removals, list):
-        return False
-    names = [*renames.values(), *removals]
-    return all(map(_TEMPORARY.fullmatch, renames)) and all(
-        isinstance(name, str) and name == os.path.basename(name) for name in names
-    )
 
 
 def _complete(folder: Path, journal) -> None:
@@ -169,23 +158,6 @@ def _discard(temporary: Path) -> None:
         temporary.unlink()
 
 
-@contextlib.contextmanager
-def writable(folder: Path):
-    """Create ``folder`` if it is missing and check that it is writable; raises OSError.
-
-    At the end of the context, folders that it created are removed if they are empty.
-    """
-    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _discard(_write_temporary(folder, b""))
-        yield
-    finally:
-        for created in missing:
-            with contextlib.suppress(OSError):
-                created.rmdir()
-
-
 class Lock:
     """A lock that this process holds on a folder.
 
@@ -213,6 +185,26 @@ class Lock:
         """Listed pairs (name, digest), of this run and of killed ones."""
         fields = [line.decode(errors="replace").rstrip("\n").split(" ", 1) for line in self.lines]
         return [(name, content) for content, name in fields]
+
+
+@contextlib.contextmanager
+def open_folder(folder: Path):
+    """Create ``folder`` if it is missing, lock it, and complete the commit of a killed run.
+
+    Yields the ``Lock``; raises FolderInUse, and OSError if the folder is not writable. At the end,
+    folders that were created are removed if they are empty.
+    """
+    missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _discard(_write_temporary(folder, b""))
+        with locked(folder) as lock:
+            recover(folder)
+            yield lock
+    finally:
+        for created in missing:
+            with contextlib.suppress(OSError):
+                created.rmdir()
 
 
 @contextlib.contextmanager

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from siren.cli.errors import Failure, Problem
-from siren.files import LOCK, FolderInUse, locked, recover, writable
+from siren.files import LOCK, FolderInUse, open_folder
 from siren.output.record import (
     ForeignFile,
     Record,
     read_record,
+    remove_uncommitted,
     rendering_files,
     replaced_input,
     training_files,
 )
-from siren.output.summary import SUMMARY, is_summary
+from siren.output.summary import check_summary
 from siren.text import printable
-from siren.training.checkpoint import NAME as STATE
 
 
 @contextlib.contextmanager
@@ -35,22 +34,7 @@ def output_folder(options: argparse.Namespace, inputs: Iterable[Path]):
         try:
             yield lock
         finally:
-            _remove_uncommitted(options.output_dir, lock)
-
-
-@contextlib.contextmanager
-def _locked_folder(options: argparse.Namespace):
-    """Create the output folder if it is missing, and lock it; yields the ``Lock``."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(writable(options.output_dir))
-            lock = stack.enter_context(locked(options.output_dir))
-            recover(options.output_dir)
-        except FolderInUse as error:
-            raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
-        except (OSError, ValueError) as error:  # a full disk may still have room for names
-            raise _unwritable_folder(options, error) from error
-        yield lock
+            remove_uncommitted(options.output_dir, lock)
 
 
 def check_folder(
@@ -72,44 +56,49 @@ def check_folder(
         if render
         else training_files(options.task, bool(options.preview_every))
     )
-    written = names | {LOCK} | set(record.digests) | (set() if render else {STATE})
-    replaced = replaced_input(folder, written, inputs)
+    replaced = replaced_input(folder, names | {LOCK} | set(record.digests), inputs)
     if replaced:
         path, name = replaced
         raise Problem(
             f"--output_dir {folder_name}: the run would replace or remove its own input "
             f"{printable(str(path))} ({name}); name another folder"
         )
-    try:
+    with _own_files():
         record.check(names)
-    except ForeignFile as error:
-        raise Problem(f"--output_dir: {error}; move it, or name another folder") from error
-    if not render and os.path.isdir(folder / STATE):
-        raise Problem(
-            f"--output_dir: {folder_name}/{STATE} is a folder; move it, or name another one"
-        )
 
 
 @contextlib.contextmanager
 def parent_folder(options: argparse.Namespace):
     """Lock the folder that holds one output folder for each of several pictures. Raises Problem."""
-    summary = options.output_dir / SUMMARY
-    if os.path.lexists(summary) and not is_summary(summary):
-        raise Problem(
-            f"--output_dir: {printable(str(summary))} exists, and is not as this program wrote it; "
-            "move it, or name another folder"
-        )
+    with _own_files():
+        check_summary(options.output_dir)
     with _locked_folder(options):
         yield
 
 
-def _unwritable_folder(options: argparse.Namespace, error: Exception) -> Problem:
-    """The error for an output folder that cannot be written."""
-    reason = getattr(error, "strerror", None) or error
-    return Problem(
-        f"--output_dir {printable(str(options.output_dir))} cannot be written ({reason}); "
-        "name another folder"
-    )
+@contextlib.contextmanager
+def _own_files():
+    try:
+        yield
+    except ForeignFile as error:
+        raise Problem(f"--output_dir: {error}, or name another folder") from error
+
+
+@contextlib.contextmanager
+def _locked_folder(options: argparse.Namespace):
+    """Create the output folder if it is missing, and lock it; yields the ``Lock``."""
+    folder = options.output_dir
+    with contextlib.ExitStack() as stack:
+        try:
+            lock = stack.enter_context(open_folder(folder))
+        except FolderInUse as error:
+            raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
+        except (OSError, ValueError) as error:  # a full disk may still have room for names
+            raise Problem(
+                f"--output_dir {printable(str(folder))} cannot be written "
+                f"({getattr(error, 'strerror', None) or error}); name another folder"
+            ) from error
+        yield lock
 
 
 def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Failure:
@@ -118,13 +107,3 @@ def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") 
         f"the results could not be written to {printable(str(options.output_dir))} "
         f"({error.strerror or error}){rescue}"
     )
-
-
-def _remove_uncommitted(folder: Path, lock) -> None:
-    """Remove the files, such as previews, that a run without results has written."""
-    committed, written = read_record(folder), read_record(folder, lock)
-    for name, _ in lock.recorded():
-        if not committed.owns(name) and written.owns(name):
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
-    lock.forget()

@@ -8,6 +8,7 @@ from siren import runtime
 from siren.cli.errors import notify
 from siren.cli.options import OUTPUTS, display_path
 from siren.output.page import PAGE, write_page
+from siren.output.record import ForeignFile
 from siren.signals import deferred
 
 
@@ -26,10 +27,9 @@ def update_page(output_dir: Path, several: bool) -> None:
     try:
         with deferred():
             page = write_page(folder)
+    except ForeignFile as error:
+        notify(str(error))
     except Exception as error:
         notify(f"{display_path(folder / PAGE)} cannot be written: {error}")
-        return
-    if page is None:
-        notify(f"{display_path(folder / PAGE)} is not as this program wrote it, and is left alone")
     else:
         print(f"all runs to look at: {display_path(page)}", flush=True)

@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from siren.files import open_regular, write_bytes
+from siren.files import write_bytes
 from siren.images import ImageError, encode_png
 from siren.output.panel import draw_panel
+from siren.output.record import ForeignFile, check_mark
 from siren.output.report import read_metrics, read_result
 from siren.pictures import Picture, absolute_error, error_picture
 from siren.text import printable
@@ -31,7 +33,8 @@ class ComparisonError(Exception):
 def write_comparison(runs: list[Path], folder: Path) -> Path:
     """Write the panel of two ``runs``, folders of results, into ``folder``, created if missing.
 
-    Returns the path of the panel. Raises ComparisonError, and OSError if it cannot be written.
+    Returns the path of the panel. Raises ComparisonError, ForeignFile, and OSError if
+    it cannot be written.
     """
     pictures = [_read_run(run) for run in runs]
     references = [reference for _, _, reference in pictures]
@@ -39,8 +42,7 @@ def write_comparison(runs: list[Path], folder: Path) -> Path:
     if len(shapes) > 1 or (references[0] != references[1]).any():
         raise ComparisonError(f"{runs[0]} and {runs[1]} are not of the same picture")
     path = folder / PANEL
-    if os.path.lexists(path) and not _is_comparison(path):
-        raise ComparisonError(f"{path} exists, and is not as this program wrote it; move it")
+    check_mark(path, _has_mark)
     panel = [Picture("reference", references[0])]
     panel += [Picture(caption, output) for caption, output, _ in pictures]
     panel += _errors(pictures, references[0])
@@ -75,13 +77,9 @@ def _read_run(run: Path):
     return f"{recipe}: {quality}, {passes} epochs, {seconds:.0f} s", output, reference
 
 
-def _is_comparison(path: Path) -> bool:
-    try:
-        with open_regular(path) as file:
-            file.seek(-len(_MARK), os.SEEK_END)
-            return file.read() == _MARK and not path.is_symlink()
-    except (OSError, ValueError):
-        return False
+def _has_mark(file: BinaryIO) -> bool:
+    file.seek(-len(_MARK), os.SEEK_END)
+    return file.read() == _MARK
 
 
 def main(arguments: list[str]) -> int:
@@ -92,9 +90,9 @@ def main(arguments: list[str]) -> int:
     *runs, folder = map(Path, arguments)
     try:
         print(f"both side by side: {printable(str(write_comparison(runs, folder)))}")
-    except (ComparisonError, OSError) as error:
+    except (ComparisonError, ForeignFile, OSError) as error:
         print(f"siren.output.comparison: {printable(str(error))}", file=sys.stderr)
-        return 2 if isinstance(error, ComparisonError) else 1
+        return 1 if isinstance(error, OSError) else 2
     return 0
 
 

@@ -1,22 +1,26 @@
-"""Which files of a folder this program wrote: it replaces and removes no others.
+"""Is a file as this program wrote it? It replaces and removes no others.
 
-A training lists the SHA-256 of its files in metrics.json, a rendering in rendering.json. Files that
-a run writes before its end are listed in the lock file of the folder.
+In the folder of a run, a list of SHA-256 says so: a training has it in metrics.json, a rendering in
+rendering.json, and what a run writes before its end is in the lock file of the folder. A file of
+several runs (a page, a summary, a comparison) has a mark in itself instead.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
-from siren.files import Change, Lock, file_digest
+from siren.files import Change, Lock, file_digest, open_regular
 from siren.output.report import METRICS, is_metrics, read_json
 from siren.text import printable
+from siren.training.checkpoint import NAME as STATE
 
 RENDERING = "rendering.json"
 _TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", "history.csv", METRICS}
@@ -32,12 +36,29 @@ _NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *_OF_TASK.values())  # of all tas
 
 
 class ForeignFile(Exception):
-    """A file that this program did not write is in the way; the message says which."""
+    """A file that this program did not write, or that was changed since, is in the way."""
+
+    def __init__(self, path: Path, what: str = "is not as this program wrote it"):
+        super().__init__(f"{printable(str(path))} {what}; move it")
+
+
+def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
+    """Raise ForeignFile if there is a file at ``path``, unless it ``has_mark``.
+
+    A link is its user's own.
+    """
+    try:
+        with open_regular(path) as file:
+            ours = has_mark(file) and not path.is_symlink()
+    except (OSError, ValueError):
+        ours = not os.path.lexists(path)
+    if not ours:
+        raise ForeignFile(path)
 
 
 def training_files(task: str, previewed: bool) -> set[str]:
-    """Names of the files that a training writes, except its state."""
-    names = _TRAINING | _OF_TASK.get(task, set())
+    """Names of the files that a training writes."""
+    names = _TRAINING | {STATE} | _OF_TASK.get(task, set())
     names |= _PREVIEWS if previewed else set()
     return names | (_OPTIONAL if "matplotlib" in sys.modules or find_spec("matplotlib") else set())
 
@@ -64,30 +85,22 @@ class Record:
 
     def owns(self, name: str) -> bool:
         """Whether this program wrote the file called ``name``, and nobody has changed it since."""
+        if name == STATE:
+            return True  # whose ever it is, it is renamed and not replaced
         if name in (METRICS, RENDERING):
             return (name == METRICS) == (self.kind == "training") and self.kind != ""
         if self.no_digests and name in _NAMES:
             return True
         return name in self.digests and file_digest(self.folder / name) in self.digests[name]
 
-    def leftovers(self, names: Iterable[str]) -> list[str]:
-        """Files of earlier runs that are not among the new ``names``."""
-        return sorted(name for name in self.digests.keys() - set(names) if self.owns(name))
-
     def check(self, names: Iterable[str]) -> None:
         """Raise ForeignFile if writing ``names`` would replace a file that is not our own."""
         for name in sorted(names):
             path = self.folder / name
-            if not os.path.lexists(path):
-                continue
-            if path.is_dir() and not path.is_symlink():
-                raise ForeignFile(
-                    f"{printable(str(path))} is a folder, but the run writes a file of that name"
-                )
-            if not self.owns(name):
-                raise ForeignFile(
-                    f"{printable(str(path))} exists, and is not as this program wrote it"
-                )
+            if os.path.isdir(path) and (name == STATE or not path.is_symlink()):
+                raise ForeignFile(path, "is a folder, but the run writes a file of that name")
+            if os.path.lexists(path) and not self.owns(name):
+                raise ForeignFile(path)
 
 
 def read_record(folder: Path, lock: Lock | None = None) -> Record:
@@ -107,8 +120,20 @@ def read_record(folder: Path, lock: Lock | None = None) -> Record:
 
 def remove_leftovers(change: Change, lock: Lock) -> None:
     """Let ``change``, which is otherwise complete, remove the other files of earlier runs."""
-    for name in read_record(change.folder, lock).leftovers(change.digests):
-        change.remove(name)
+    record = read_record(change.folder, lock)
+    for name in sorted(record.digests.keys() - change.digests.keys()):
+        if record.owns(name):
+            change.remove(name)
+
+
+def remove_uncommitted(folder: Path, lock: Lock) -> None:
+    """Remove the files, such as previews, that a run without results has written."""
+    committed, written = read_record(folder), read_record(folder, lock)
+    for name, _ in lock.recorded():
+        if not committed.owns(name) and written.owns(name):
+            with contextlib.suppress(OSError):
+                (folder / name).unlink()
+    lock.forget()
 
 
 def _add(digests: dict[str, set[str]], files) -> None:
@@ -123,18 +148,18 @@ def replaced_input(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -
 
     Files are compared by device and inode: a link to an input is that input.
     """
-    identities = {}
-    for path in inputs:
-        try:
-            status = os.stat(path)
-        except (OSError, ValueError):
-            continue
-        identities[status.st_dev, status.st_ino] = path
+    identities = {_identity(path): path for path in inputs}
+    identities.pop(None, None)
     for name in sorted(names):
-        try:
-            status = os.stat(folder / name)
-        except OSError:
-            continue
-        if (status.st_dev, status.st_ino) in identities:
-            return identities[status.st_dev, status.st_ino], name
+        identity = _identity(folder / name)
+        if identity in identities:
+            return identities[identity], name
     return None
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino

@@ -7,7 +7,8 @@ import io
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from siren.files import open_regular, write_bytes
+from siren.files import write_bytes
+from siren.output.record import check_mark
 from siren.wording import SCORE_NAMES, align, score_cells
 
 SUMMARY = "summary.csv"
@@ -36,13 +37,9 @@ def format_table(rows: list[Row]) -> str:
     return align(lines, right=(2, 3, 4))
 
 
-def is_summary(path: Path) -> bool:
-    """Whether ``write_summary`` wrote the file: its header is that of a summary."""
-    try:
-        with open_regular(path) as file:
-            return file.readline(1024).decode(errors="replace").strip() == _HEADER
-    except OSError:
-        return False
+def check_summary(folder: Path) -> None:
+    """Raise ForeignFile if ``write_summary`` would replace a file without a summary's header."""
+    check_mark(folder / SUMMARY, lambda file: file.readline(1024).strip() == _HEADER.encode())
 
 
 def write_summary(folder: Path, rows: list[Row]) -> None:

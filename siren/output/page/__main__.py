@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from siren.output.page import PAGE, write_page
+from siren.output.record import ForeignFile
 from siren.text import printable
 
 
@@ -19,10 +20,10 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         page = write_page(folder)
+    except ForeignFile as error:
+        return _fail(str(error), 2)
     except OSError as error:
         return _fail(f"{folder} cannot be written ({error.strerror or error})", 1)
-    if page is None:
-        return _fail(f"{folder / PAGE} exists, and is not as this program wrote it; move it", 2)
     print(printable(str(page)))
     return 0
 
