@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +159,30 @@ def test_a_lock_remembers_what_a_killed_run_wrote(tmp_path):
         assert len(lock.recorded()) == 2
         lock.forget()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+    with locked(tmp_path):
+        reason = f"process {os.getpid()} is working"
+        with pytest.raises(FolderInUse, match=reason), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_process_that_died_is_free(tmp_path):
+    code = (
+        "import os, sys, pathlib; sys.path.insert(0, sys.argv[1])\n"
+        "from siren.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[2])):\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    root = str(Path(__file__).resolve().parents[1])
+    # By way of a shell: Jittor, in this process, takes a child's violent death for its own.
+    command = shlex.join([sys.executable, "-c", code, root, str(tmp_path)])
+    died = subprocess.run(["sh", "-c", f"{command}; exit $(($? - 128))"])
+    assert died.returncode == 9
+    assert (tmp_path / ".lock").exists()
+    with locked(tmp_path):
+        pass

@@ -12,8 +12,8 @@ from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Proble
 from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
 from siren.files import Change
-from siren.output import results
 from siren.output.network_file import NETWORK, write_network
+from siren.output.results import Results, Saved, scored_pixels_note
 from siren.training.checkpoint import Checkpoint
 
 
@@ -27,19 +27,15 @@ def finish(session, task, network, result) -> Outcome:
     if result.best is None:
         raise _no_result_error(options, result, checkpoint)
     facts = {"options": json_options(options), "inputs": session.fingerprint}
+    results = Results(facts, session.bits, task, network, result)
     change = Change(options.output_dir)
     try:
         with Change(options.output_dir) as unscored:
-            results.write_unscored(
-                unscored, session.lock, facts, session.bits, task, network, result
-            )
+            results.write_unscored(unscored, session.lock)
             with signals.deferred():
                 unscored.commit()
         with change:
-            saved = results.write_results(
-                change, session.lock, facts, session.bits, task, network, session.engine, result,
-                session.preview,
-            )  # fmt: skip
+            saved = results.write(change, session.lock, session.engine, session.preview)
             with signals.deferred():
                 change.commit()
                 if result.ended != "interrupted":
@@ -97,8 +93,8 @@ def _rescue(result, checkpoint: Checkpoint, task, network, bits: int) -> str:
     return f"; the network is in {folder / NETWORK}"
 
 
-def _print_scores(options: argparse.Namespace, task, result, saved: results.Saved) -> None:
-    best, note = result.best, results.scored_pixels_note(task)
+def _print_scores(options: argparse.Namespace, task, result, saved: Saved) -> None:
+    best, note = result.best, scored_pixels_note(task)
     print(f"output: {saved.score}{note}; loss {best.loss:.3e} at epoch {best.epoch}")
     for name, score in saved.baselines.items():
         print(f"{name}: {score}")

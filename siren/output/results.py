@@ -17,7 +17,7 @@ from siren.metrics import psnr, ssim
 from siren.output.network_file import NETWORK, encode_network
 from siren.output.panel import draw_result
 from siren.output.record import remove_leftovers
-from siren.output.report import METRICS, draw_history, encode_history, encode_json
+from siren.output.report import HISTORY, METRICS, draw_history, encode_history, encode_json
 from siren.pictures import Picture, magnitude, signed
 from siren.solvers import Degenerate
 from siren.training.evaluation import predict_derivatives, predict_image
@@ -60,70 +60,82 @@ class Saved:
             return None
 
 
-def write_unscored(
-    change: Change, lock: Lock, facts: dict, bits: int, task, network, result
-) -> None:
-    """Write into ``change`` what a training leaves before it is scored and drawn.
+@dataclass(frozen=True)
+class Results:
+    """The files of a training, whose ``network`` has the parameters of the best epoch.
 
-    If scoring ends the process, this is what there is: a run that counts as interrupted. Arguments
-    and errors as of ``write_results``.
+    facts   "options" and "inputs" of metrics.json
+    bits    8 or 16, the depth of pictures
+    result  a ``training.history.Training``
     """
-    change.write(NETWORK, encode_network(network, task.reference.shape[:2], bits))
-    change.write("history.csv", encode_history(result.history))
-    metrics = _metrics(facts, task, result, Saved(), change.digests)
-    change.write(METRICS, encode_json({**metrics, "ended": "interrupted"}))
-    remove_leftovers(change, lock)
 
+    facts: dict
+    bits: int
+    task: Any
+    network: Any
+    result: Any
 
-def write_results(
-    change: Change, lock: Lock, facts: dict, bits: int, task, network, engine, result, preview
-) -> Saved:
-    """Score the network's picture and write all files of a training into ``change``.
+    def write_unscored(self, change: Change, lock: Lock) -> None:
+        """Write into ``change`` what there is before the result is scored and drawn.
 
-    facts    "options" and "inputs" of metrics.json
-    bits     8 or 16, the depth of pictures
-    preview  a ``siren.output.preview.Preview`` or None
+        If scoring ends the process, this is what there is: a run that counts as interrupted. Raises
+        OSError if a file cannot be written.
+        """
+        self._write_network(change)
+        self._write_metrics(change, lock, Saved(), "interrupted")
 
-    The network comes first; a picture that cannot be made is left out. Raises OSError if a file
-    cannot be written.
-    """
-    saved = Saved()
-    change.write(NETWORK, encode_network(network, task.reference.shape[:2], bits))
-    change.write("history.csv", encode_history(result.history))
-    for name, make, *arguments in _pictures(saved, bits, task, network, engine, result, preview):
-        content = saved.attempt(make, *arguments)
-        if content is not None:
-            change.write(name, content)
-    change.write(METRICS, encode_json(_metrics(facts, task, result, saved, change.digests)))
-    remove_leftovers(change, lock)
-    return saved
+    def write(self, change: Change, lock: Lock, engine, preview) -> Saved:
+        """Score the network's picture and write all files into ``change``.
 
+        ``preview`` is a ``siren.output.preview.Preview`` or None. The network comes first; a
+        picture that cannot be made is left out. Raises OSError if a file cannot be written.
+        """
+        self._write_network(change)
+        saved = self._write_pictures(change, engine, preview)
+        self._write_metrics(change, lock, saved, self.result.ended)
+        return saved
 
-def _pictures(saved: Saved, bits: int, task, network, engine, result, preview):
-    """Yield (file name, function that encodes the file, its arguments...) for each picture.
+    def _write_network(self, change: Change) -> None:
+        shape = self.task.reference.shape[:2]
+        change.write(NETWORK, encode_network(self.network, shape, self.bits))
+        change.write(HISTORY, encode_history(self.result.history))
 
-    Sets ``saved.score`` too. It is a generator so that one encoded picture at a time is in memory.
-    """
-    shape = task.reference.shape[:2]
-    output = saved.attempt(lambda: task.restore(predict_image(network, engine, shape)))
-    if output is not None:
-        saved.score = saved.attempt(_score, task, output) or Score()
-        yield "output.png", encode_png, output, bits
-    yield "reference.png", encode_png, task.reference, bits
-    if output is not None:
-        yield "panel.png", _panel, saved, task, output
-    if hasattr(task, "masked_image"):
-        yield "masked.png", encode_png, task.masked_image, bits
-    if task.derivatives:
-        streams = saved.attempt(predict_derivatives, network, engine, shape)
-        if streams is not None:
-            rows, columns, laplacian = streams
-            yield "gradient.png", lambda: encode_png(magnitude(rows, columns)[0])
-            yield "laplacian.png", lambda: encode_png(signed(laplacian)[0])
-    if preview is not None and output is not None:
-        yield "training.gif", preview.animation, output
-        yield "preview.png", encode_png, output
-    yield "history.png", draw_history, result.history
+    def _write_metrics(self, change: Change, lock: Lock, saved: Saved, ended: str) -> None:
+        metrics = _metrics(self.facts, self.task, self.result, saved, change.digests)
+        change.write(METRICS, encode_json({**metrics, "ended": ended}))
+        remove_leftovers(change, lock)
+
+    def _write_pictures(self, change: Change, engine, preview) -> Saved:
+        """Score, make the baselines, and draw; one encoded picture at a time is in memory."""
+        task, shape, saved = self.task, self.task.reference.shape[:2], Saved()
+
+        def write(name: str, make: Callable, *arguments: Any) -> None:
+            content = saved.attempt(make, *arguments)
+            if content is not None:
+                change.write(name, content)
+
+        write("reference.png", encode_png, task.reference, self.bits)
+        output = saved.attempt(lambda: task.restore(predict_image(self.network, engine, shape)))
+        if output is not None:
+            saved.score = saved.attempt(_score, task, output) or Score()
+            write("output.png", encode_png, output, self.bits)
+            baselines = saved.attempt(_make_baselines, task, saved)
+            if baselines is not None:
+                write("panel.png", _panel, task, output, saved, baselines)
+            del baselines  # before the derivatives, which take memory too
+            if preview is not None:
+                write("training.gif", preview.animation, output)
+                write("preview.png", encode_png, output)
+        if hasattr(task, "masked_image"):
+            write("masked.png", encode_png, task.masked_image, self.bits)
+        if task.derivatives:
+            streams = saved.attempt(predict_derivatives, self.network, engine, shape)
+            if streams is not None:
+                rows, columns, laplacian = streams
+                write("gradient.png", lambda: encode_png(magnitude(rows, columns)[0]))
+                write("laplacian.png", lambda: encode_png(signed(laplacian)[0]))
+        write("history.png", draw_history, self.result.history)
+        return saved
 
 
 def _score(task, image: np.ndarray) -> Score:
@@ -132,7 +144,7 @@ def _score(task, image: np.ndarray) -> Score:
     )
 
 
-def _make_baselines(saved: Saved, task) -> dict[str, np.ndarray]:
+def _make_baselines(task, saved: Saved) -> dict[str, np.ndarray]:
     """Pictures of the classical methods that work, by name; scores and notes go to ``saved``."""
     pictures = {}
     for name, make in task.baselines():
@@ -150,9 +162,8 @@ def _make_baselines(saved: Saved, task) -> dict[str, np.ndarray]:
     return pictures
 
 
-def _panel(saved: Saved, task, output: np.ndarray) -> bytes:
-    """The content of panel.png, with the best classical method."""
-    pictures = _make_baselines(saved, task)
+def _panel(task, output: np.ndarray, saved: Saved, pictures: dict[str, np.ndarray]) -> bytes:
+    """The content of panel.png, with the best of ``pictures``, those of classical methods."""
     others = [
         Picture(f"classical, {name.replace('_', '-')}: {decibels(score.psnr)}", pictures[name])
         for name, score in sorted(saved.baselines.items(), key=lambda item: item[1].psnr)
