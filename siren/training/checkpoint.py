@@ -76,13 +76,11 @@ class State:
         return (
             self.step <= epochs * steps + 1
             and self.epoch == -(-self.step // steps)
-            and all(map(_is_entry, self.history, range(self.epoch)))
             and self.flat.size == self.best.size == parameters
             and self.lowest.size == 1
             and self.guide.size in (0, parameters)
             and [array.shape for array in self.optimizer] == [tuple(shape) for shape in optimizer]
-            and random == (self.random != "")
-            and (not random or _is_generator(self.random))
+            and random == bool(self.random)
         )
 
 
@@ -174,6 +172,7 @@ class Checkpoint:
                     guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
                     threads=str(record.get("threads", "")),
                 )
+                _check(state)
         except npz.FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
         self.check_identity(identity)
@@ -207,23 +206,18 @@ class Checkpoint:
             self.written = None
 
 
-def _is_entry(entry, epoch: int) -> bool:
-    """Whether ``entry`` can be that of ``epoch`` in ``State.history``."""
-    if not (isinstance(entry, list) and len(entry) == 5 and entry[0] == epoch):
-        return False
-    _, loss, validation, psnr, seconds = entry
-    return all(type(n) in (int, float) and math.isfinite(n) for n in (loss, seconds)) and all(
-        n is None or isinstance(n, float) for n in (validation, psnr)
-    )
-
-
-def _is_generator(random: str) -> bool:
-    """Whether ``random`` can be ``State.random``."""
-    try:
-        np.random.default_rng().bit_generator.state = json.loads(random)
-    except Exception:  # NumPy's setter raises nearly anything
-        return False
-    return True
+def _check(state: State) -> None:
+    """Raise an error, of any kind, if random state, history or seconds are not valid."""
+    if state.random:
+        np.random.default_rng().bit_generator.state = json.loads(state.random)
+    finite = [state.seconds]
+    for number, (epoch, loss, validation, psnr, seconds) in enumerate(state.history):
+        measured = [value for value in (validation, psnr) if value is not None]
+        if epoch != number or not all(isinstance(value, float) for value in measured):
+            raise ValueError(f"the history is wrong at epoch {number}")
+        finite += [loss, seconds]
+    if not all(map(math.isfinite, finite)):
+        raise ValueError("numbers are not finite")
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -168,7 +168,7 @@ DAMAGED_RECORDS = {
     "history": (None, [], [[0]] * 3, [[epoch, "a", None, None, 0] for epoch in range(3)], "abc"),
     "random": ("", "{}", "[", 7),
     "identity": ([1], None, "a"),
-    "seconds": ("long", None),
+    "seconds": ("long", None, float("nan")),
 }
 
 
