@@ -101,8 +101,32 @@ class Results:
         change.write(HISTORY, encode_history(self.result.history))
 
     def _write_metrics(self, change: Change, lock: Lock, saved: Saved, ended: str) -> None:
-        metrics = _metrics(self.facts, self.task, self.result, saved, change.digests)
-        change.write(METRICS, encode_json({**metrics, "ended": ended}))
+        """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
+        history, best = self.result.history, self.result.best
+        height, width = self.task.reference.shape[:2]
+        metrics = {
+            **self.facts,
+            "height": height,
+            "width": width,
+            "points": len(self.task.points),
+            "ended": ended,
+            "epochs": history[-1].epoch,
+            "best_epoch": best.epoch,
+            "best_by": "loss" if best.validation is None else "validation loss",
+            "validation": best.validation,
+            "loss": best.loss,
+            **dataclasses.asdict(saved.score),
+            "baselines": {
+                name: dataclasses.asdict(score) for name, score in saved.baselines.items()
+            },
+            "notes": saved.notes,
+            "scored": self.task.scored_as,
+            "seconds": history[-1].seconds,
+            "seconds_first_epoch": history[0].seconds,
+            "runtime": dataclasses.asdict(runtime.describe()),
+            "files": dict(change.digests),
+        }
+        change.write(METRICS, encode_json(metrics))
         remove_leftovers(change, lock)
 
     def _write_pictures(self, change: Change, engine, preview) -> Saved:
@@ -176,28 +200,3 @@ def _panel(task, output: np.ndarray, saved: Saved, pictures: dict[str, np.ndarra
 def scored_pixels_note(task) -> str:
     """Says which pixels are scored; "" for all."""
     return "" if task.scored is None else " on the pixels not given"
-
-
-def _metrics(facts: dict, task, result, saved: Saved, digests: dict[str, str]) -> dict:
-    """The content of metrics.json; ``digests`` are those of the other files."""
-    height, width = task.reference.shape[:2]
-    return {
-        **facts,
-        "height": height,
-        "width": width,
-        "points": len(task.points),
-        "ended": result.ended,
-        "epochs": result.history[-1].epoch,
-        "best_epoch": result.best.epoch,
-        "best_by": "loss" if result.best.validation is None else "validation loss",
-        "validation": result.best.validation,
-        "loss": result.best.loss,
-        **dataclasses.asdict(saved.score),
-        "baselines": {name: dataclasses.asdict(score) for name, score in saved.baselines.items()},
-        "notes": saved.notes,
-        "scored": task.scored_as,
-        "seconds": result.history[-1].seconds,
-        "seconds_first_epoch": result.history[0].seconds,
-        "runtime": dataclasses.asdict(runtime.describe()),
-        "files": dict(digests),
-    }

@@ -144,10 +144,9 @@ class Checkpoint:
             return npz.read_file(self.path)
         except FileNotFoundError:
             raise StateError(self.absence()) from None
-        except OSError as error:
-            raise StateError(f"{self.path} cannot be read ({error.strerror or error})") from error
-        except npz.FormatError as error:
-            raise StateError(f"{self.path} is damaged ({error})") from error
+        except (OSError, npz.FormatError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StateError(f"{self.path} cannot be read ({reason})") from error
 
     def load(self, content: bytes | None = None) -> State:
         """The state in ``content``, by default that of the file.

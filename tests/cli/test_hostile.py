@@ -211,11 +211,20 @@ def test_files_of_others_stay(tmp_path, task):
     assert not any((tmp_path / name).exists() for name in mine[task])
 
 
-@pytest.mark.parametrize("name", ["output.png", "metrics.json", "network.npz", "history.csv"])
+RESULTS = ["output.png", "metrics.json", "network.npz", "history.csv", "summary.csv"]
+
+
+@pytest.mark.parametrize("name", RESULTS)
 def test_a_file_of_others_is_not_written_over(tmp_path, name):
-    for foreign in (b"mine", b'{"options": {}}'):
+    pictures = [CAMERA, ROOT / "data" / "coffee.jpg"] if name == "summary.csv" else [CAMERA]
+    for foreign in (
+        b"mine",
+        b'{"options": {}}',
+        b"a,b\nimage,folder,task,psnr,ssim,seconds,status\n",
+    ):
         (tmp_path / name).write_bytes(foreign)
-        one_sentence(call(*SMALL, "--output_dir", tmp_path), 2, "--output_dir", name)
+        called = call(*SMALL, "--input_path", *pictures, "--output_dir", tmp_path)
+        one_sentence(called, 2, "--output_dir", name)
         assert content(tmp_path) == {name: foreign}
 
 
@@ -284,13 +293,6 @@ def test_rendering_does_not_mix_with_training(tmp_path):
 
     with locked(drawn):
         one_sentence(call(*render, "--output_dir", drawn), 2, f"process {os.getpid()} is working")
-
-
-def test_a_summary_of_others_stays(tmp_path):
-    (tmp_path / "summary.csv").write_text("a,b\n")
-    pictures = ["--input_path", CAMERA, ROOT / "data" / "coffee.jpg"]
-    one_sentence(call(*SMALL, *pictures, "--output_dir", tmp_path), 2, "summary.csv")
-    assert content(tmp_path) == {"summary.csv": b"a,b\n"}
 
 
 # ---- interrupted runs ----------------------------------------------------------------------------
