@@ -15,6 +15,7 @@ from siren.cli import program
 if __name__ == "__main__":
     program.end_quietly_before_training()
 
+from siren import tasks
 from siren.cli import inputs, recipes
 from siren.cli.session import Session
 
@@ -45,26 +46,13 @@ def train_picture(session: Session):
 
 def make_task(settings, pictures: inputs.Inputs):
     """What the network learns from the pictures: the experiment that ``--task`` names."""
-    image, mask = pictures.image, pictures.mask
-    operator, norm = settings.operator, settings.residual_norm
-    if settings.task == "fit":
-        return siren.Fit(image, make_prior(settings, image))
-    if settings.task == "poisson":
-        return siren.Poisson(image, operator, norm)
-    if settings.task == "edit":
-        blend = settings.blend, settings.alpha
-        return siren.Edit(image, pictures.other, operator, *blend, norm, mask, settings.offset)
-    prior = make_prior(settings, image)
-    return siren.Inpaint(image, settings.points, settings.seed, prior, settings.hold_out, mask)
-
-
-def make_prior(settings, image):
-    """What is added to the loss because pictures are smooth, or None."""
+    prior = None  # what is added to the loss because pictures are smooth
     if settings.prior == "tv":
-        return siren.TotalVariation(settings.prior_weight, settings.seed)
-    if settings.prior == "structure":
-        return siren.StructureVariation(image.shape[:2], settings.prior_weight, settings.seed)
-    return None
+        prior = siren.TotalVariation(settings.prior_weight, settings.seed)
+    elif settings.prior == "structure":
+        shape = pictures.image.shape[:2]
+        prior = siren.StructureVariation(shape, settings.prior_weight, settings.seed)
+    return tasks.load(settings.task).make(settings, pictures, prior)
 
 
 def make_network(settings):

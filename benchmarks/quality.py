@@ -85,7 +85,7 @@ def score_between(metrics: dict, paths: list[Path], folder: Path, registered: bo
     """PSNR between the pixels of the network in ``folder``, and of a cubic spline; or two Nones."""
     from siren.images import image_size
     from siren.metrics import psnr
-    from siren.tasks import match_mean
+    from siren.tasks.task import match_mean
 
     options = metrics["options"]
     shape = metrics["height"], metrics["width"]
@@ -125,16 +125,14 @@ def reference_picture(options: dict, paths: list[Path], size) -> np.ndarray:
 def draw(folder: Path, size, crop) -> np.ndarray:
     """The network saved in ``folder``, on a grid of ``size`` (height, width) over ``crop``."""
     import siren
-    from siren.engine.use import Use
+    from siren.engine.workload import Workload
     from siren.training.evaluation import evaluate_strips
 
     siren.start("auto")
     saved = siren.read_network(folder / "network.npz")
     network = siren.Siren.from_layers(saved.layers, saved.omega_0)
-    use = Use(
-        "fp32", network.hidden_features, network.hidden_layers, network.out_features, losses=()
-    )
-    engine = siren.get_engine("fused", use=use)
+    size = network.hidden_features, network.hidden_layers, network.out_features
+    engine = siren.get_engine("fused", workload=Workload("fp32", *size, losses=()))
     strips = evaluate_strips(network, engine, size, order=0, crop=crop)
     return np.concatenate([streams[0] for _, streams in strips])
 

@@ -69,11 +69,6 @@ def residual_and_pixel_loss(predicted, target, order: int, operator, norm):
     return loss + exact_mean(supervised * (values - pixels).sqr())
 
 
-def is_pointwise(operator, norm) -> bool:
-    """Whether the loss is a mean over points, which any subset of them can estimate."""
-    return norm.pointwise and not operator.on_grid
-
-
 class OperatorNorm:
     """The residual r itself: mean of r^2 over all its values.
 

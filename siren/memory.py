@@ -1,33 +1,33 @@
-"""Estimates the memory of a run, compares it with what is free, and says which option to reduce.
+"""Estimates how much of the host's memory a run needs, and compares it with what is free.
 
-If the host's memory does not suffice, Jittor ends with a segmentation fault, so this is checked
-before. It needs no Jittor. The factors were measured (``tests/test_memory.py`` has some figures).
+If it does not suffice, Jittor ends with a segmentation fault, so this is checked before, without
+Jittor. A GPU whose memory does not suffice raises an error (``is_out_of_memory``). The factors were
+measured (``tests/test_memory.py`` has some figures).
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import re
 import resource
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 FLOAT = 4  # bytes
 LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operations
-CUDA_ON_HOST = 1 << 30  # the driver and the CUDA libraries, in the host's memory
-CUDA_ON_DEVICE = 600 << 20  # kernels, cuBLAS
+CUDA_LIBRARIES = 1 << 30  # the driver and the CUDA libraries, in the host's memory
 POINTS_OF_STEP = 1 << 20  # more points are processed strip by strip, see ``training.gradient``
 POINTS_OF_EVALUATION = 1 << 16  # see ``training.evaluation``
-LAYER_OF_CHUNK = 1 << 26  # values, see ``chunk_values`` in engine/cuda/tuning.h
+ROWS = 192  # of a thread of the CPU's kernels, see engine/cpu/siren.h
 
-# Numbers of arrays of all parameters, without the kernels' own. LIVE: parameters, best parameters,
-# gradient, moments. UPDATED: the new arrays of an update. SAVED: those of a state, which is copied
-# twice on its way to the disk.
-LIVE = {"adam": 5, "muon": 6}
-UPDATED = {"adam": 3, "muon": 6}
-SAVED = {"adam": 12, "muon": 15}
+# How many parameter-sized arrays exist at once, without the kernels' own. LIVE: parameters, best
+# parameters, gradient, moments. UPDATED: the new arrays of an update. SAVED: those of a state,
+# which is copied twice on its way to the disk. None: drawing alone, without training.
+LIVE = {"adam": 5, "muon": 6, None: 1}
+UPDATED = {"adam": 3, "muon": 6, None: 0}
+SAVED = {"adam": 12, "muon": 15, None: 3}
 
 # Numbers of arrays (points of a step, width) per layer that plain Jittor keeps for a gradient: (per
 # layer, per stream). For ``jittor.grad``, which also keeps those of its backward passes, by order:
@@ -35,39 +35,46 @@ SAVED = {"adam": 12, "muon": 15}
 TRAINING_ACTIVATIONS = 2, 10
 AUTOGRAD_ACTIVATIONS = {1: (10, 12), 2: (15, 60)}
 EVALUATION_ACTIVATIONS = 2  # per stream, of one layer only
+STREAMS = 1, 3, 4  # of the network, by the order of derivatives
 
-# Numbers of float arrays (pixels, channels): PICTURE for the picture, targets, scores and panels;
-# GRID for what a loss of the whole grid adds.
-PICTURE = {"fit": 6, "inpaint": 10, "edit": 20, "poisson": 16, "render": 3}
-GRID = 16
+GRID = 16  # arrays (pixels, channels) that a loss of the whole grid adds
 # Arrays (points of a step, channels) in cloning with exact derivatives: streams, residuals ....
 FIELD = 30
 
 
 @dataclass(frozen=True)
-class Run:
-    """What determines the memory of a run; other names and values are those of main.py's options.
+class Demand:
+    """What determines the memory of a run.
 
     shape         (height, width) of the picture
     points        number of training points
     batch_points  points per step; None: all
+    arrays        float arrays (pixels, channels) for the picture, targets, scores and panels
+    order         of the derivatives that are trained on
+    pointwise     whether the loss is a mean over points; if not, it needs the whole grid
+    cloning       whether pixels are supervised besides derivatives
+    optimizer     "adam" or "muon"; None for a drawing of a trained network
+    engine        "fused" or "reference"
     device        "cpu" or "cuda"
-    region        whether a region is cloned
+
+    The others are attributes of the network, and an operator and a norm by their names.
     """
 
-    task: str
     shape: tuple[int, int]
     points: int
+    arrays: int
     batch_points: int | None = None
     channels: int = 1
     hidden_features: int = 256
     hidden_layers: int = 3
-    optimizer: str = "adam"
+    order: int = 0
     operator: str = "forward"
     residual_norm: str = "operator"
+    pointwise: bool = True
+    cloning: bool = False
+    optimizer: str | None = "adam"
     engine: str = "fused"
     device: str = "cpu"
-    region: bool = False
 
     @property
     def uses_kernels(self) -> bool:
@@ -75,14 +82,14 @@ class Run:
         return self.engine == "fused" and self.hidden_layers > 0
 
     @property
-    def order(self) -> int:
-        """Order of the derivatives that are trained on."""
-        return {"edit": 1, "poisson": 2}.get(self.task, 0)
+    def values(self) -> int:
+        """Number of values of the picture."""
+        return self.shape[0] * self.shape[1] * self.channels
 
     @property
-    def pixels(self) -> int:
-        """Number of pixels of the picture."""
-        return self.shape[0] * self.shape[1]
+    def step(self) -> int:
+        """The most points that are processed at once."""
+        return min(self.batch_points or self.points, POINTS_OF_STEP)
 
     @property
     def parameters(self) -> int:
@@ -90,71 +97,47 @@ class Run:
         n = self.hidden_features
         return 3 * n + self.hidden_layers * n * (n + 1) + self.channels * (n + 1)
 
-    @property
-    def whole_grid(self) -> bool:
-        """Whether the loss needs the network's values at all pixels together."""
-        return needs_whole_grid(self.task, self.operator, self.residual_norm)
+
+class Shortage(NamedTuple):
+    """Bytes that a run needs and that are free, and what it needs most for (``estimate``)."""
+
+    needed: int
+    free: int
+    largest: str
 
 
-def needs_whole_grid(task: str, operator: str, residual_norm: str) -> bool:
-    """Whether the loss needs the network's values at all pixels together.
+def shortage(demand: Demand) -> Shortage | None:
+    """By how much the host's memory is too small; None if it suffices, as far as is known."""
+    parts, free = estimate(demand), available()
+    needed = sum(parts.values())
+    if free is None or needed <= free:
+        return None
+    return Shortage(needed, free, max(parts.keys() - {"libraries"}, key=parts.__getitem__))
 
-    Otherwise it is a mean over points (``Task.pointwise``), and can be taken in batches.
-    """
-    pointwise = "pixel" if operator == "fd" else "operator"  # the norm of single points
-    return task in ("edit", "poisson") and residual_norm != pointwise
 
-
-def estimate(run: Run) -> tuple[dict[str, int], dict[str, int]]:
-    """Bytes that ``run`` needs at its peak: (on the host, on the GPU), each by purpose.
+def estimate(demand: Demand) -> dict[str, int]:
+    """Bytes of the host's memory that a run needs at its peak, by purpose.
 
     The purposes are "network", "picture", "step" (activations of a training step or an evaluation)
-    and "libraries". On a CPU the second dictionary is empty.
+    and "libraries".
     """
-    host = {"libraries": LIBRARIES, "picture": _picture(run), "step": 0, "network": 0}
-    if run.device == "cpu":
-        host["picture"] += _grid(run)
-        host["step"] += _activations(run)
-        host["network"] += _network(run) + _network_of_cpu_kernels(run)
-        return host, {}
-    host["libraries"] += CUDA_ON_HOST
-    host["network"] += (3 if run.task == "render" else SAVED[run.optimizer]) * _array(run)
-    device = {
-        "libraries": CUDA_ON_DEVICE,
-        "picture": _grid(run) + FLOAT * (4 + 2 * run.channels) * min(run.points, POINTS_OF_STEP),
-        "step": _activations(run) + _chunks_of_gpu_kernels(run),
-        "network": _network(run) + _network_of_gpu_kernels(run),
+    picture = FLOAT * demand.arrays * demand.values
+    if demand.device == "cuda":
+        network = SAVED[demand.optimizer] * FLOAT * demand.parameters
+        libraries = LIBRARIES + CUDA_LIBRARIES
+        return {"libraries": libraries, "picture": picture, "step": 0, "network": network}
+    return {
+        "libraries": LIBRARIES,
+        "picture": picture + _grid(demand),
+        "step": max(_evaluation(demand), _training(demand)),
+        "network": _network(demand),
     }
-    return host, device
 
 
-def problem(run: Run, gpu: int = 0) -> str | None:
-    """A sentence that says what is too small and which option to change; None if ``run`` fits.
-
-    ``gpu`` is the number of the GPU that the run uses.
-    """
-    names = ("memory", "memory of the GPU")
-    for name, parts, free in zip(names, estimate(run), available(run.device, gpu)):
-        total = sum(parts.values())
-        if free is None or total <= free:
-            continue
-        largest = max((part for part in parts if part != "libraries"), key=parts.__getitem__)
-        return (
-            f"the run needs about {_size(total)} of {name}, and {_size(free)} are free; "
-            f"{_advice(run, largest)}"
-        )
-    return None
-
-
-def available(device: str, gpu: int = 0) -> tuple[int | None, int | None]:
-    """Bytes that this process can still allocate: (of the host's memory, of a GPU's).
-
-    None if it cannot be determined, and for the GPU if ``device`` is "cpu".
-    """
-    limits = [_meminfo(), *_cgroups(), *_resources()]
-    known = [limit for limit in limits if limit is not None]
-    host = max(0, min(known)) if known else None
-    return host, _gpu_memory(gpu) if device == "cuda" else None
+def available() -> int | None:
+    """Bytes of the host's memory that this process can still allocate; None if unknown."""
+    limits = [*_meminfo(), *_cgroups(), *_resources()]
+    return max(0, min(limits)) if limits else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -173,121 +156,50 @@ _MESSAGES = (
 # ---- what a run needs -------------------------------------------------------------------------
 
 
-def _array(run: Run) -> int:
-    """Bytes of one array of all parameters."""
-    return FLOAT * run.parameters
+def _network(demand: Demand) -> int:
+    """Arrays of parameters; packed ones, each thread's gradient and rows of the CPU's kernels."""
+    optimizer, width = demand.optimizer, demand.hidden_features
+    arrays = LIVE[optimizer] + max(UPDATED[optimizer], SAVED[optimizer])
+    rows = 0
+    if demand.uses_kernels:
+        packed = 2 if width % 32 == 0 and width >= 64 else 1
+        arrays += packed * (2 + (2 + _threads() if optimizer else 0))
+        rows = _threads() * ROWS * (2 * demand.hidden_layers + 6) * width
+    return FLOAT * (arrays * demand.parameters + rows)
 
 
-def _network(run: Run) -> int:
-    """All arrays of parameters that exist at the same time, without the kernels' own."""
-    if run.task == "render":
-        return 4 * _array(run)
-    optimizer = run.optimizer
-    temporary = UPDATED[optimizer]
-    if run.device == "cpu":
-        temporary = max(temporary, SAVED[optimizer])
-    return (LIVE[optimizer] + temporary) * _array(run)
-
-
-def _network_of_cpu_kernels(run: Run) -> int:
-    """The kernels' packed parameters, each thread's gradient and rows; see engine/cpu/siren.h."""
-    if not run.uses_kernels:
+def _evaluation(demand: Demand) -> int:
+    """What plain Jittor allocates when it draws the picture."""
+    if demand.uses_kernels:
         return 0
-    packed = 2 if run.hidden_features % 32 == 0 and run.hidden_features >= 64 else 1
-    threads = _threads()
-    arrays = 2 * packed  # for evaluation
-    if run.task != "render":
-        arrays += (2 + threads) * packed
-    rows = threads * 192 * (2 * run.hidden_layers + 6) * run.hidden_features
-    return arrays * _array(run) + FLOAT * rows
+    points = min(demand.shape[0] * demand.shape[1], POINTS_OF_EVALUATION)
+    streams = STREAMS[2 if demand.order else 0]
+    return FLOAT * EVALUATION_ACTIVATIONS * points * demand.hidden_features * streams
 
 
-def _network_of_gpu_kernels(run: Run) -> int:
-    """Packed parameters as 2-byte values, also transposed, and partial gradients."""
-    if not run.uses_kernels:
+def _training(demand: Demand) -> int:
+    """What plain Jittor keeps of a training step."""
+    if demand.optimizer is None:
         return 0
-    return 10 * _array(run) if run.task != "render" else 2 * _array(run)
-
-
-def _chunks_of_gpu_kernels(run: Run) -> int:
-    """Matrices of a chunk of points, of a training step and of an evaluation, 4 bytes per value.
-
-    Evaluation keeps two layers at a time, training three matrices of every layer.
-    """
-    if not run.uses_kernels:
-        return 0
-    width = (run.hidden_features + 255) // 256 * 256
-
-    def layer(points, streams):
-        return min(points * streams * width, max(LAYER_OF_CHUNK, 128 * streams * width))
-
-    evaluation = 2 * layer(min(run.pixels, POINTS_OF_EVALUATION), _streams(max(0, run.order)))
-    if run.task == "render":
-        return FLOAT * evaluation
-    training = 3 * (run.hidden_layers + 1) * layer(_points_of_step(run), _streams(run.order))
-    return FLOAT * (evaluation + training)
-
-
-def _activations(run: Run) -> int:
-    """What plain Jittor keeps of a training step, or allocates in an evaluation."""
-    layers = run.hidden_layers + 1
-    total = 0
-    if not run.uses_kernels:
-        points = min(run.pixels, POINTS_OF_EVALUATION)
-        streams = _streams(2 if run.order else 0)
-        total = EVALUATION_ACTIVATIONS * FLOAT * points * run.hidden_features * streams
-    if run.task == "render":
-        return total
-    step = FLOAT * _points_of_step(run) * run.hidden_features * layers
-    if run.operator == "autograd" and run.order > 0:
-        per_layer, per_channel = AUTOGRAD_ACTIVATIONS[run.order]
-        return max(total, (per_layer + per_channel * run.channels) * step)
-    if not run.uses_kernels:
+    layer = FLOAT * demand.step * demand.hidden_features * (demand.hidden_layers + 1)
+    if demand.operator == "autograd" and demand.order > 0:
+        per_layer, per_channel = AUTOGRAD_ACTIVATIONS[demand.order]
+        return (per_layer + per_channel * demand.channels) * layer
+    if not demand.uses_kernels:
         per_layer, per_stream = TRAINING_ACTIVATIONS
-        streams = _streams(0 if run.operator == "fd" else run.order)
-        return max(total, (per_layer + per_stream * streams) * step)
-    if run.region and run.operator != "fd":
-        return max(total, FLOAT * FIELD * run.channels * _points_of_step(run))
-    return total
+        streams = STREAMS[0 if demand.operator == "fd" else demand.order]
+        return (per_layer + per_stream * streams) * layer
+    if demand.cloning and demand.operator != "fd":
+        return FLOAT * FIELD * demand.channels * demand.step
+    return 0
 
 
-def _points_of_step(run: Run) -> int:
-    return min(run.batch_points or run.points, POINTS_OF_STEP)
-
-
-def _streams(order: int) -> int:
-    return (1, 3, 4)[order]
-
-
-def _picture(run: Run) -> int:
-    return FLOAT * PICTURE.get(run.task, max(PICTURE.values())) * run.channels * run.pixels
-
-
-def _grid(run: Run) -> int:
+def _grid(demand: Demand) -> int:
     """What a loss of the whole grid adds: values, residuals, matrices of the cosine transform."""
-    if not run.whole_grid:
+    if demand.pointwise:
         return 0
-    transforms = sum(side * side for side in run.shape) if run.residual_norm != "operator" else 0
-    return FLOAT * (GRID * run.channels * run.pixels + 2 * transforms)
-
-
-def _advice(run: Run, largest: str) -> str:
-    """Which option to change if most of the memory is for ``largest``."""
-    if largest == "network":
-        return "try a smaller --hidden_features"
-    if largest == "picture":
-        return "try a smaller --sidelength"
-    if run.operator == "autograd" and run.order > 0:
-        return "try --operator forward, which needs much less, or --batch_points"
-    if run.engine != "fused":
-        return "try --engine fused, which needs much less, or a smaller --batch_points"
-    return "try a smaller --batch_points"
-
-
-def _size(count: int) -> str:
-    """``count`` bytes in MB or GB, as text."""
-    unit, name = (1 << 30, "GB") if count >= 1 << 30 else (1 << 20, "MB")
-    return f"{count / unit:.3g} {name}"
+    transforms = sum(n * n for n in demand.shape) if demand.residual_norm != "operator" else 0
+    return FLOAT * (GRID * demand.values + 2 * transforms)
 
 
 def _threads() -> int:
@@ -298,32 +210,33 @@ def _threads() -> int:
 # ---- what is free -----------------------------------------------------------------------------
 
 
-def _meminfo(path: Path = Path("/proc/meminfo")) -> int | None:
+def _meminfo() -> list[int]:
     """Bytes that the kernel can provide without swapping."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", _text(path), re.M)
-    return int(match[1]) << 10 if match else None
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.M)
+    return [int(match[1]) << 10] if match else []
 
 
-def _cgroups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> list:
+def _cgroups(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[int]:
     """Bytes left under the limits of this control group and its parents, of version 1 and 2."""
     left = []
     for line in _text(own).splitlines():
         controllers, name = line.split(":", 2)[1:]
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = root if not controllers else root / "memory"
-        limit, used = ("memory.max", "memory.current")
-        cache = "inactive_file"
-        if controllers:
-            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
-            cache = "total_inactive_file"
+        limit, used, cache, base = "memory.max", "memory.current", "inactive_file", root
+        if controllers:  # version 1
+            if "memory" not in controllers.split(","):
+                continue
+            limit, used, cache = "memory.limit_in_bytes", "memory.usage_in_bytes", f"total_{cache}"
+            base = root / "memory"
         folder = Path(name.lstrip("/"))
         for group in [folder, *folder.parents]:
-            most, taken = (_number(base / group / file) for file in (limit, used))
-            if most is None or taken is None or most >= 1 << 60:
+            most, taken = (_text(base / group / file).strip() for file in (limit, used))
+            if not most.isdigit() or not taken.isdigit() or int(most) >= 1 << 60:  # no limit
                 continue
             match = re.search(rf"^{cache} (\d+)", _text(base / group / "memory.stat"), re.M)
-            left.append(most - taken + (int(match[1]) if match else 0))  # cache can be reclaimed
+            reclaimable = int(match[1]) if match else 0
+            left.append(int(most) - int(taken) + reclaimable)
     return left
 
 
@@ -340,38 +253,8 @@ def _resources() -> list[int]:
     return left
 
 
-def _gpu_memory(index: int) -> int | None:
-    """Free bytes of a GPU, numbered as by CUDA. NVML reports them without creating a context."""
-    try:
-        cuda, nvml = ctypes.CDLL("libcuda.so.1"), ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    device, name, handle = ctypes.c_int(), ctypes.create_string_buffer(64), ctypes.c_void_p()
-    total_free_used = (ctypes.c_ulonglong * 3)()
-    if (
-        cuda.cuInit(0)
-        or cuda.cuDeviceGet(ctypes.byref(device), index)
-        or cuda.cuDeviceGetPCIBusId(name, len(name), device)
-        or nvml.nvmlInit_v2()
-    ):
-        return None
-    try:
-        if nvml.nvmlDeviceGetHandleByPciBusId_v2(name, ctypes.byref(handle)):
-            return None
-        if nvml.nvmlDeviceGetMemoryInfo(handle, total_free_used):
-            return None
-        return int(total_free_used[1])
-    finally:
-        nvml.nvmlShutdown()
-
-
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf8", errors="replace")
     except OSError:
         return ""
-
-
-def _number(path: Path) -> int | None:
-    text = _text(path).strip()
-    return int(text) if text.isdigit() else None

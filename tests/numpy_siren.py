@@ -1,8 +1,14 @@
-"""A SIREN in float64 NumPy, written from the formula alone: what the program is checked against."""
+"""A SIREN in float64 NumPy, written from the formula alone: what the program is checked against.
+
+Its forward mode, ``streams``, is the trial's, which takes complex parameters too; the tests compare
+it with ``derivatives``, which knows nothing of the chain rule.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+
+from siren.engine.trial import streams
 
 
 def layers_of(network):
@@ -39,23 +45,6 @@ def derivatives(layers, omega_0, x, scale=(1.0, 1.0), step=1e-4):
         result.append((far_left - 8 * left + 8 * right - far_right) / (12 * step))
         laplacian += (-far_left + 16 * left - 30 * u + 16 * right - far_right) / (12 * step**2)
     return [*result, laplacian]
-
-
-def streams(layers, omega_0, x, scale=(1.0, 1.0)):
-    """[u, u_row, u_column, Laplacian] in forward mode; complex parameters are welcome.
-
-    The tests compare it with ``derivatives``, which knows nothing of the chain rule.
-    """
-    (weight, bias), *later = layers
-    z = [x @ weight.T + bias]
-    z += [np.broadcast_to(weight[:, axis] * scale[axis], z[0].shape) for axis in (0, 1)]
-    z.append(np.zeros_like(z[0]))
-    for weight, bias in later:
-        s, c = np.sin(omega_0 * z[0]), omega_0 * np.cos(omega_0 * z[0])
-        h = [s, c * z[1], c * z[2], c * z[3] - omega_0**2 * s * (z[1] ** 2 + z[2] ** 2)]
-        z = [stream @ weight.T for stream in h]
-        z[0] = z[0] + bias
-    return z
 
 
 def squared_error(layers, omega_0, x, target, order, scale=(1.0, 1.0)):

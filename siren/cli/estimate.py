@@ -12,6 +12,7 @@ from siren.cli.machine import choose_engine
 from siren.cli.options import identity_options
 from siren.cli.recipes import EXACT, resolve, training_points
 from siren.output.report import read_metrics
+from siren.tasks import TASKS
 
 SIDE = 128  # of the picture whose points are a step that is measured
 # Products of matrices in a step, relative to those of a loss of values: h, z and their gradients
@@ -45,7 +46,7 @@ def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
     """Seconds, given those of each point in a step of ``measure``."""
     options = _resolved(options)
     points = training_points(options, options.sidelength**2)
-    order = {"edit": 1, "poisson": 2}.get(options.task, 0) if options.operator in EXACT else 0
+    order = TASKS[options.task].order if options.operator in EXACT else 0
     steps = math.ceil(points / (options.batch_points or points))
     work = points * _STREAMS[order] + (_PRIOR_POINTS if options.prior != "none" else 0)
     overhead = steps * (_STEP + (_MUON if options.optimizer == "muon" else 0))

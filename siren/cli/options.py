@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from siren import tasks
 from siren.cli import recipes
 from siren.cli.arguments import integer, number, path
 from siren.cli.errors import BAD_INPUT, let_rank_0_speak
@@ -20,7 +21,7 @@ from siren.text import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs"
-TRAINING = ("fit", "poisson", "edit", "inpaint")
+TRAINING = tuple(tasks.TASKS)
 TASKS = (*TRAINING, "render")
 ALL = "all"
 QUICKEST_FIRST = ("inpaint", "fit", "edit", "poisson")

@@ -10,7 +10,7 @@ import numpy as np
 from siren import distributed, images
 from siren.cli import inputs
 from siren.cli.errors import Problem
-from siren.tasks import without_pictures
+from siren.tasks.task import without_pictures
 
 
 def broadcast(value):

@@ -8,7 +8,7 @@ from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 
 from siren.cli.errors import Problem
-from siren.memory import needs_whole_grid
+from siren.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     side = pixels**0.5
     if options.omega_first is None:
         options.omega_first = round(sizing.omega_first * (side / 256) ** (1 / 3), 2)
-    whole_grid = needs_whole_grid(options.task, options.operator, options.residual_norm)
-    if options.batch_points is None and not whole_grid:
+    pointwise = TASKS[options.task].pointwise(options.operator, options.residual_norm)
+    if options.batch_points is None and pointwise:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
     steps = options.epochs * -(-points // (options.batch_points or points))

@@ -50,7 +50,7 @@ def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     """The pictures by file name: integer arrays (height, width, channels)."""
     device = runtime.start(options.device, options.verbose)
     from siren.cli.machine import load_engine, require_memory
-    from siren.engine.use import Use, functions
+    from siren.engine.workload import Workload
     from siren.network import Siren
     from siren.output import rendering
 
@@ -58,11 +58,13 @@ def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     shape = rendering.view_shape(saved.shape, options.crop, options.sidelength)
     size = network.hidden_features, network.hidden_layers, network.out_features
     require_memory(
-        memory.Run(
-            "render", shape, 0, None, size[2], *size[:2], engine=options.engine, device=device
+        memory.Demand(
+            shape, 0, 3, None, size[2], *size[:2],
+            optimizer=None, engine=options.engine, device=device,
         )
-    )
-    engine = load_engine(options.engine, Use("fp32", *size, **functions("render")), device)
+    )  # fmt: skip
+    workload = Workload("fp32", *size, losses=(), pictures=(0, 2))
+    engine = load_engine(options.engine, workload, device)
     print(f"render: {display_path(options.network_path)} at {shape[0]} x {shape[1]}", flush=True)
     pictures = {"output.png": rendering.render(network, engine, shape, options.crop, saved.bits)}
     if options.derivatives:

@@ -1,7 +1,6 @@
 """Evaluation of the network and its derivatives, behind one interface (see ``reference``).
 
-``get_engine`` gives the engine of a name. All of them offer ``streams``, ``squared_error`` and
-``orthogonalize``.
+``get_engine`` gives the engine of a name. Both have the functions of ``reference``.
 """
 
 from __future__ import annotations
@@ -9,19 +8,19 @@ from __future__ import annotations
 import dataclasses
 import sys
 
-from siren.engine.use import Use
+from siren.engine.workload import Workload
 
 ENGINES = ("fused", "reference")
 
 
-def get_engine(name: str, precision: str = "fp32", use: Use | None = None):
+def get_engine(name: str, precision: str = "fp32", workload: Workload | None = None):
     """The engine called ``name``, one of ``ENGINES``, with a precision of ``fused.PRECISIONS``.
 
-    All that ``use`` names is tried on a few points, at that precision; None: what fitting an image
-    with the default network takes. Where any of it cannot be compiled or is wrong, a sentence on
-    stderr says so and the reference engine, plain Jittor operations, takes its place. So it does,
-    without a word, for networks that there are no kernels for (``Use.has_kernels``). Raises
-    ValueError for another name or precision.
+    All that ``workload`` names is tried on a few points, at that precision; None: what fitting an
+    image with the default network takes. Where any of it cannot be compiled or is wrong, a sentence
+    on stderr says so and the reference engine, plain Jittor operations, takes its place. It also
+    silently replaces it for networks without kernels (``Workload.has_kernels``). Raises ValueError
+    for another name or precision.
     """
     from siren.engine import reference
 
@@ -30,12 +29,13 @@ def get_engine(name: str, precision: str = "fp32", use: Use | None = None):
     if name == "reference":
         return reference
     from siren.engine.fused import Fused
-    from siren.engine.trial import problem
+    from siren.engine.trial import why_it_fails
 
     engine = Fused(precision)
-    if use is not None and not use.has_kernels:
+    workload = dataclasses.replace(workload or Workload(), precision=precision)
+    if not workload.has_kernels:
         return reference
-    reason = problem(engine, dataclasses.replace(use or Use(), precision=precision))
+    reason = why_it_fails(engine, workload)
     return engine if reason is None else fall_back(reason)
 
 
@@ -44,7 +44,7 @@ def fall_back(reason: str):
     from siren.engine import reference
 
     print(
-        f"The fused engine does not work here ({reason}); using --engine reference, "
+        f"The fused engine does not work here ({reason}); using the reference engine, "
         "which is slower.",
         file=sys.stderr,
     )

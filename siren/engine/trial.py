@@ -1,6 +1,6 @@
 """A trial of an engine: all that a run will use, on a few points, against float64 NumPy.
 
-``python -m siren.engine.trial JSON``, with what ``Use.to_json`` gives, is the same trial in a
+``python -m siren.engine.trial JSON``, with what ``Workload.to_json`` gives, is the same trial in a
 process of its own, which a broken compiler or kernel may end. Status 0: it works; else a line says
 why not.
 """
@@ -17,7 +17,7 @@ import jittor as jt
 import numpy as np
 
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
-from siren.engine.use import Use
+from siren.engine.workload import Workload
 from siren.runtime.problem import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
@@ -27,14 +27,16 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2, "bf16": 0.2}  # of the largest value, a
 ADAM = AdamNumbers(rate=0.5, correction=0.8, beta_1=0.9, beta_2=0.99, eps=1e-3)
 MUON = MuonNumbers(matrix_rate=3.0, momentum=0.9)
 SMALLEST = 0.1  # of a variation
+STEP = 1e-30  # of a complex derivative
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
-def problem(engine, use: Use) -> str | None:
-    """What goes wrong when ``engine``, a ``Fused``, does what ``use`` says, or None."""
+def why_it_fails(engine, workload: Workload) -> str | None:
+    """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
     try:
-        engine.check_network(SimpleNamespace(**_shape(use.width, use.layers, use.channels)))
-        return _Trial(engine, use).problem()
+        shape = _shape(workload.width, workload.layers, workload.channels)
+        engine.check_network(SimpleNamespace(**shape))
+        return _Trial(engine, workload).why_it_fails()
     except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
         return telling_line(str(error)) or type(error).__name__
 
@@ -44,11 +46,11 @@ def main(arguments: list[str]) -> int:
     from siren.engine.fused import Fused
     from siren.runtime import start
 
-    use, device = Use.from_json(*arguments)
-    if not use.has_kernels:
+    workload, device = Workload.from_json(*arguments)
+    if not workload.has_kernels:
         return 0
     start(device)
-    reason = problem(Fused(use.precision), use)
+    reason = why_it_fails(Fused(workload.precision), workload)
     if reason is not None:
         print(reason, flush=True)
     return 0 if reason is None else 1
@@ -66,15 +68,15 @@ class _Check(NamedTuple):
 
 
 class _Trial:
-    """A network of the kind that ``use`` says, drawn as ``Siren`` does, and points."""
+    """A network of the kind that ``workload`` says, drawn as ``Siren`` does, and points."""
 
-    def __init__(self, engine, use: Use):
-        self.engine, self.use = engine, use
+    def __init__(self, engine, workload: Workload):
+        self.engine, self.workload = engine, workload
         self.random = np.random.default_rng(0)
-        width = use.width if use.width <= WIDEST else WIDEST - 256 + use.width % 256
-        shape = _shape(width, min(use.layers, DEEPEST), use.channels)
+        width = workload.width if workload.width <= WIDEST else WIDEST - 256 + workload.width % 256
+        shape = _shape(width, min(workload.layers, DEEPEST), workload.channels)
         # Rounding grows with omega, which no kernel depends on.
-        self.omega_0 = min(use.omega_0, 30.0)
+        self.omega_0 = min(workload.omega_0, 30.0)
         self.scale = (1 / self.omega_0, 1.25 / self.omega_0)
         pairs = zip(shape["widths"], shape["widths"][1:])
         self.layers = [self._layer(depth, *pair) for depth, pair in enumerate(pairs)]
@@ -84,7 +86,7 @@ class _Trial:
         self.points = self._uniform(1, (POINTS, 2))
         self.coordinates = jt.array(self.points.astype(np.float32)).stop_grad()
         # Before all else, because this runs what has been asked for.
-        orders = {*use.losses, *([0] if use.variation else [])}
+        orders = {*workload.losses, *([0] if workload.variation else [])}
         self.stored = {order: self._store(order) for order in sorted(orders)}
 
     def _layer(self, depth, fan_in, fan_out):
@@ -97,7 +99,7 @@ class _Trial:
         values = self.random.uniform(-bound, bound, shape)
         return values.astype(np.float32).astype(np.float64)
 
-    def problem(self) -> str | None:
+    def why_it_fails(self) -> str | None:
         checks = list(self.checks())
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
@@ -107,15 +109,15 @@ class _Trial:
         return None
 
     def checks(self) -> Iterator[_Check]:
-        use = self.use
-        yield from map(self.picture, use.pictures)
-        yield from map(self.loss, use.losses)
-        yield from map(self.product, use.streams)
-        if use.variation:
+        workload = self.workload
+        yield from map(self.picture, workload.pictures)
+        yield from map(self.loss, workload.losses)
+        yield from map(self.product, workload.streams)
+        if workload.variation:
             yield self.variation()
-        if use.losses or use.streams:
+        if workload.losses or workload.streams:
             yield self.adam()
-        if use.muon and use.layers > 0:
+        if workload.muon and workload.layers > 0:
             yield self.muon()
 
     def tolerance(self, precision: str) -> float:
@@ -139,9 +141,9 @@ class _Trial:
     def _store(self, order: int) -> tuple[Points, DevicePoints]:
         """Three times as many listed points as a batch has, with targets for a loss."""
         pixels = np.arange(3, 3 + 3 * POINTS)
-        values = self._uniform(1, (len(pixels), 2 if order == 1 else 1, self.use.channels))
+        values = self._uniform(1, (len(pixels), 2 if order == 1 else 1, self.workload.channels))
         values = values.astype(np.float32)
-        if self.use.compact:  # as those of a picture of 8 bits
+        if self.workload.compact:  # as those of a picture of 8 bits
             values = np.rint(127.5 * values + 127.5) / np.float32(127.5) - 1
         points = Points((9, 12), values, pixels)
         return points, DevicePoints(points)
@@ -165,7 +167,7 @@ class _Trial:
     def product(self, order: int) -> _Check:
         """The gradient of a random combination of all streams."""
         count = (1, 3, 4)[order]
-        factors = [self._uniform(1, (POINTS, self.use.channels)) for _ in range(count)]
+        factors = [self._uniform(1, (POINTS, self.workload.channels)) for _ in range(count)]
 
         def loss_of(layers):
             exact = streams(layers, self.omega_0, self.points, self.scale)
@@ -203,33 +205,32 @@ class _Trial:
 
         def right(value, gradient):
             expected = np.full_like(value, loss_of(self.layers))
-            close_to_it = close(value, expected, self.tolerance(self.use.precision))
+            close_to_it = close(value, expected, self.tolerance(self.workload.precision))
             return close_to_it and self.right_gradient(gradient, loss_of)
 
         return _Check([loss, jt.grad(loss, self.network.flat)], right, otherwise)
 
-    def right_gradient(self, gradient, loss_of, step: float = 1e-6) -> bool:
-        """Compare it layer by layer, along itself and a random direction, by differences."""
-        gradient = gradient.astype(np.float64)
-        start = 0
-        for depth, (weight, bias) in enumerate(self.layers):
-            ours = gradient[start : start + weight.size + bias.size]
-            start += ours.size
+    def right_gradient(self, gradient, loss_of) -> bool:
+        """Compare it with a complex step (Squire and Trapp 1998), exact whatever its length.
+
+        The step is along the gradient of each layer and in a random direction, and so long in each
+        that all layers change the loss alike: an error in any of them shows.
+        """
+        sizes = [weight.size + bias.size for weight, bias in self.layers]
+        parts = np.split(gradient.astype(np.float64), np.cumsum(sizes)[:-1])
+        moved, slope = [], 0.0
+        for (weight, bias), ours in zip(self.layers, parts):
             size = np.linalg.norm(ours)
-            direction = ours / max(size, 1e-30) + _unit(self.random.normal(size=ours.size))
-            ends = []
-            for sign in (1, -1):
-                moved = sign * step * direction
-                layers = list(self.layers)
-                layers[depth] = (
-                    weight + moved[: weight.size].reshape(weight.shape),
-                    bias + moved[weight.size :],
-                )
-                ends.append(loss_of(layers))
-            exact = (ends[0] - ends[1]) / (2 * step)
-            if not abs(ours @ direction - exact) <= self.tolerance(self.use.precision) * size:
+            if not size > 0:
                 return False
-        return True
+            direction = (ours / size + _unit(self.random.normal(size=ours.size))) / size
+            slope += ours @ direction
+            direction = 1j * STEP * direction
+            weight = weight + direction[: weight.size].reshape(weight.shape)
+            moved.append((weight, bias + direction[weight.size :]))
+        exact = loss_of(moved).imag / STEP
+        allowed = self.tolerance(self.workload.precision) * np.sqrt(len(parts))  # of their rounding
+        return bool(abs(slope - exact) <= allowed)
 
     def adam(self) -> _Check:
         """A step from random moments, long enough to show in the parameters."""
@@ -243,9 +244,10 @@ class _Trial:
 
     def muon(self) -> _Check:
         """A step of a network with two hidden matrices, of the width that it has or a like one."""
-        n = self._matrix_width()
-        shape = _shape(n, 2, self.use.channels)
-        sizes = [3 * n, n * n, n, n * n, n, self.use.channels * (n + 1)]
+        width = self.workload.width
+        n = width if width <= 128 else 128 + width % 128
+        shape = _shape(n, 2, self.workload.channels)
+        sizes = [3 * n, n * n, n, n * n, n, self.workload.channels * (n + 1)]
         arrays = flat, gradient, mean, square = self._state(sum(sizes))
         average = self._uniform(1, (2, n, n))
         parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
@@ -263,13 +265,10 @@ class _Trial:
             expected[hidden] -= MUON.matrix_rate * direction.ravel()
             expected[others], *rest = adam_step(*(array[others] for array in arrays))
             # Only the direction, which moves the parameters, is of products of that precision.
-            close_to_it = close(new_flat, expected, TOLERANCE[self.use.precision])
+            close_to_it = close(new_flat, expected, TOLERANCE[self.workload.precision])
             return close_to_it and _alike(moments, (new_average, *rest))
 
         return _Check(ours, right, "its step of Muon is wrong")
-
-    def _matrix_width(self) -> int:
-        return self.use.width if self.use.width <= 128 else 128 + self.use.width % 128
 
     def _state(self, n: int):
         """Parameters, gradient and Adam's moments, each (n,)."""
@@ -278,7 +277,11 @@ class _Trial:
 
 
 def streams(layers, omega_0, points, scale):
-    """[u, u_row, u_column, Laplacian] at ``points`` (N, 2), as ``reference.streams``, in NumPy."""
+    """[u, u_row, u_column, Laplacian] at ``points`` (N, 2), as ``reference.streams``, in NumPy.
+
+    ``layers`` are pairs of weight and bias, which may be complex. The tests compare it with
+    differences, which know nothing of the chain rule.
+    """
     (weight, bias), *later = layers
     z = [points @ weight.T + bias]
     z += [np.broadcast_to(weight[:, axis] * scale[axis], z[0].shape) for axis in (0, 1)]

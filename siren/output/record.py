@@ -19,20 +19,15 @@ from typing import BinaryIO
 
 from siren.files import Change, Lock, file_digest, open_regular
 from siren.output.report import METRICS, is_metrics, read_json
+from siren.tasks import TASKS
 from siren.text import printable
 from siren.training.checkpoint import NAME as STATE
 
 RENDERING = "rendering.json"
 _TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", "history.csv", METRICS}
-_OF_TASK = {
-    "poisson": {"gradient.png", "laplacian.png"},
-    "edit": {"gradient.png", "laplacian.png"},
-    "inpaint": {"masked.png"},
-    "render": set(),
-}
 _PREVIEWS = {"preview.png", "training.gif"}
 _OPTIONAL = {"history.png"}  # where matplotlib is installed
-_NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *_OF_TASK.values())  # of all tasks
+_NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *(task.files for task in TASKS.values()))
 
 
 class ForeignFile(Exception):
@@ -58,7 +53,7 @@ def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
 
 def training_files(task: str, previewed: bool) -> set[str]:
     """Names of the files that a training writes."""
-    names = _TRAINING | {STATE} | _OF_TASK.get(task, set())
+    names = _TRAINING.union([STATE], TASKS[task].files)
     names |= _PREVIEWS if previewed else set()
     return names | (_OPTIONAL if "matplotlib" in sys.modules or find_spec("matplotlib") else set())
 

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from siren.output.network_file import NETWORK, encode_network
 from siren.output.panel import draw_result
 from siren.output.record import remove_leftovers
 from siren.output.report import HISTORY, METRICS, draw_history, encode_history, encode_json
-from siren.pictures import Picture, magnitude, signed
+from siren.pictures import Picture
 from siren.solvers import Degenerate
 from siren.training.evaluation import predict_derivatives, predict_image
 from siren.wording import decibels, similarity
@@ -150,14 +151,10 @@ class Results:
             if preview is not None:
                 write("training.gif", preview.animation, output)
                 write("preview.png", encode_png, output)
-        if hasattr(task, "masked_image"):
-            write("masked.png", encode_png, task.masked_image, self.bits)
-        if task.derivatives:
-            streams = saved.attempt(predict_derivatives, self.network, engine, shape)
-            if streams is not None:
-                rows, columns, laplacian = streams
-                write("gradient.png", lambda: encode_png(magnitude(rows, columns)[0]))
-                write("laplacian.png", lambda: encode_png(signed(laplacian)[0]))
+        derivatives = partial(predict_derivatives, self.network, engine, shape)
+        pictures = saved.attempt(task.pictures, derivatives) or []
+        for name, make in zip(task.declared.files, pictures):
+            write(name, lambda make=make: encode_png(make(), self.bits))
         write("history.png", draw_history, self.result.history)
         return saved
 

@@ -9,8 +9,8 @@ from siren import cosine, losses, operators, solvers
 from siren.checks import checked_image, checked_mask
 from siren.pictures import Picture, gradient_picture, translate
 from siren.samples import Points
-from siren.tasks import match_mean, select
-from siren.tasks.derivatives import DerivativeTask
+from siren.tasks import TASKS
+from siren.tasks.task import DerivativeTask, match_mean, select
 
 
 class Edit(DerivativeTask):
@@ -41,10 +41,7 @@ class Edit(DerivativeTask):
     for arrays that are no images or masks.
     """
 
-    scored = None
-    held_out = None
-    prior = random = None
-    derivatives = order = 1
+    declared = TASKS["edit"]
 
     def __init__(
         self,
@@ -95,6 +92,20 @@ class Edit(DerivativeTask):
             gradient_picture(*field, given),
             Picture(reference, self.reference),
         ]
+
+    @classmethod
+    def make(cls, settings, pictures, prior):
+        """Of both images, and the mask as the region."""
+        return cls(
+            pictures.image,
+            pictures.other,
+            settings.operator,
+            settings.blend,
+            settings.alpha,
+            settings.residual_norm,
+            pictures.mask,
+            tuple(settings.offset),
+        )
 
     def _blend(self, image, other, operator, blend, alpha):
         """(field that is learned, direct solution) for two whole images."""

@@ -11,9 +11,11 @@ from siren.checks import checked_image, checked_mask
 from siren.coordinates import grid
 from siren.pictures import Picture
 from siren.samples import Points
+from siren.tasks import TASKS
+from siren.tasks.task import Task
 
 
-class Inpaint:
+class Inpaint(Task):
     """Pixel mean squared error on ``points`` random pixels of ``image`` (height, width, channels).
 
     The pixels are drawn without repetition, 1 <= points < height * width, and depend on ``seed``
@@ -28,9 +30,8 @@ class Inpaint:
     The image is float in [-1, 1]; ``checks`` has the errors for anything else.
     """
 
+    declared = TASKS["inpaint"]
     scored_as = "the pixels not given, against the image"
-    pointwise = True
-    derivatives = 0
 
     def __init__(
         self,
@@ -57,7 +58,6 @@ class Inpaint:
         self.reference = image
         self.scored = ~given.reshape(height, width)
         self.prior = prior
-        self.random = prior and prior.random
         values = image.reshape(-1, 1, channels)
         self.points, held_out = (
             Points((height, width), values[pixels], pixels) for pixels in (training, validating)
@@ -68,6 +68,13 @@ class Inpaint:
             Picture("image", image),
             Picture(f"given: {points} pixels ({share:.1f} %)", self.masked_image),
         ]
+
+    @classmethod
+    def make(cls, settings, pictures, prior):
+        """With the points, the seed and the held-out share of ``settings``."""
+        return cls(
+            pictures.image, settings.points, settings.seed, prior, settings.hold_out, pictures.mask
+        )
 
     @property
     def given_mask(self) -> np.ndarray:
@@ -93,6 +100,6 @@ class Inpaint:
             for method in solvers.INTERPOLATIONS
         ]
 
-    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """``output`` itself: the loss determines the values."""
-        return output
+    def pictures(self, derivatives):
+        """The given pixels."""
+        return [lambda: self.masked_image]

@@ -8,8 +8,8 @@ from siren import cosine, losses, operators, solvers
 from siren.checks import checked_image
 from siren.pictures import Picture, laplacian_picture
 from siren.samples import Points
-from siren.tasks import match_mean, select
-from siren.tasks.derivatives import DerivativeTask
+from siren.tasks import TASKS
+from siren.tasks.task import DerivativeTask, match_mean, select
 
 
 class Poisson(DerivativeTask):
@@ -24,11 +24,8 @@ class Poisson(DerivativeTask):
     exact Laplacian of the image's cosine interpolant, and a slope of zero across the border.
     """
 
-    scored = None
+    declared = TASKS["poisson"]
     scored_as = "all pixels against the image, mean restored"
-    held_out = None
-    prior = random = None
-    derivatives = order = 2
 
     def __init__(self, image: np.ndarray, operator: str, residual_norm: str = "operator"):
         image = checked_image(image)
@@ -45,6 +42,11 @@ class Poisson(DerivativeTask):
             Picture("image", image),
             laplacian_picture(laplacian, "given: its Laplacian"),
         ]
+
+    @classmethod
+    def make(cls, settings, pictures, prior):
+        """With the operator and the norm of ``settings``."""
+        return cls(pictures.image, settings.operator, settings.residual_norm)
 
     def loss(self, network, batch, engine):
         """Mean squared error of the Laplacian; of the pixels if that is the same."""

@@ -10,7 +10,7 @@ import numpy as np
 from siren.coordinates import FULL_VIEW, spacing, strip
 from siren.metrics import psnr
 from siren.samples import stratified
-from siren.tasks import select
+from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
 # Points of a fixed sample, used where all points would take too long: in a training by full passes,

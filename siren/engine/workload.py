@@ -1,4 +1,4 @@
-"""What a run will ask of an engine, and whether that has been tried here before. Without Jittor."""
+"""What a run will ask of an engine, and whether that has been tried here before; without Jittor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from siren.runtime.problem import telling_line
 
 
 @dataclass(frozen=True)
-class Use:
+class Workload:
     """A network, and the functions of an engine that it will meet.
 
     precision  of matrix products in training, one of ``fused.PRECISIONS``
@@ -28,7 +28,7 @@ class Use:
     streams    orders of ``streams`` with gradients
     variation  whether ``variation`` is used
     pictures   orders of ``streams`` without
-    muon       whether matrices are orthogonalised
+    muon       whether matrices are orthogonalized
     """
 
     precision: str = "fp32"
@@ -57,52 +57,17 @@ class Use:
         return json.dumps({**asdict(self), "device": device}, sort_keys=True)
 
     @staticmethod
-    def from_json(text: str) -> tuple[Use, str]:
-        """The use and the device that ``to_json`` was given."""
+    def from_json(text: str) -> tuple[Workload, str]:
+        """The workload and the device that ``to_json`` was given."""
         values = json.loads(text)
         device = values.pop("device")
         for name in ("losses", "streams", "pictures"):
             values[name] = tuple(values[name])
-        return Use(**values), device
+        return Workload(**values), device
 
 
-def functions(
-    task: str,
-    operator: str = "forward",
-    residual_norm: str = "operator",
-    prior: str = "none",
-    mask: bool = False,
-) -> dict:
-    """What a ``Use`` says of the engine's functions, given main.py's options.
-
-    ``mask`` is whether there is one.
-    """
-    order = {"edit": 1, "poisson": 2}.get(task, 0)
-    losses: tuple[int, ...] = ()
-    streams: tuple[int, ...] = ()
-    if task == "render":
-        pass
-    elif order == 0 or (operator == "fd" and residual_norm == "pixel"):
-        losses = (0,)
-    elif operator == "fd":
-        streams = (0,)
-    elif operator == "forward" and residual_norm == "operator" and not mask:
-        losses = (order,)
-    elif operator == "forward":
-        streams = (order,)
-    if order == 0 and prior == "tv":
-        streams = (1,)
-    return {
-        "losses": losses,
-        "compact": order == 0,
-        "streams": streams,
-        "variation": order == 0 and prior == "structure",
-        "pictures": (0,) if order == 0 and task != "render" else (0, 2),
-    }
-
-
-def trial_stamp(use: Use, device: str) -> str:
-    """Name of the file that says: this use has been tried here, and works.
+def trial_stamp(workload: Workload, device: str) -> str:
+    """Name of the file that says: this workload has been tried here, and works.
 
     It changes with the sources of kernels and where they are (Jittor compiles them anew for another
     folder), Jittor, Python, the compilers and the processor.
@@ -118,7 +83,7 @@ def trial_stamp(use: Use, device: str) -> str:
     facts += [cpu_fact("model name"), cpu_fact("flags")]
     if device == "cuda":
         facts += [_program("nvcc_path", "nvcc"), _gpu()]
-    digest.update(json.dumps([*facts, use.to_json(device)]).encode())
+    digest.update(json.dumps([*facts, workload.to_json(device)]).encode())
     return f"trial-{digest.hexdigest()[:24]}-works"
 
 
