@@ -1,6 +1,5 @@
 """What a run needs, what there is, and how both are told."""
 
-import dataclasses
 import resource
 import subprocess
 import sys
@@ -9,112 +8,104 @@ from pathlib import Path
 import pytest
 
 from siren import memory
-from siren.memory import Run
+from siren.cli import machine
+from siren.cli.errors import Problem
+from siren.cli.options import parse
 
 ROOT = Path(__file__).resolve().parent.parent
 MB = 1 << 20
 GB = 1 << 30
 
 
-def fit(side, **settings):
-    return Run("fit", (side, side), side * side, **settings)
+def demand(task, side, device="cpu", **changes):
+    options = parse(["--task", task, "--channels", "1"])
+    vars(options).update(changes)
+    return machine.memory_demand(options, (side, side), device)
 
 
-def poisson(side, **settings):
-    return dataclasses.replace(fit(side, **settings), task="poisson")
+def render(side, **settings):
+    return memory.Demand((side, side), 0, 3, optimizer=None, **settings)
 
 
-def edit(side, **settings):
-    return dataclasses.replace(fit(side, **settings), task="edit")
+def free(monkeypatch, size):
+    monkeypatch.setattr(memory, "available", lambda: size)
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
 
 
 TUNED = {"operator": "fd", "residual_norm": "pixel", "optimizer": "muon"}
+CLONING = {"mask_path": Path("mask.png")}
 MEASURED = [  # peak resident MB of main.py, or of its training step and 160, on two cores
-    (fit(256), 152),
-    (fit(1024), 180),
-    (fit(2048, batch_points=16384), 242),
-    (fit(64, hidden_features=2048), 1122),
-    (fit(64, hidden_features=2048, optimizer="muon"), 1728),
-    (poisson(1024, **TUNED), 318),
-    (edit(1024, channels=3), 429),
-    (edit(768, region=True), 292),
-    (edit(768, channels=3, region=True), 553),
-    (edit(768, channels=3, region=True, **TUNED), 339),
-    (fit(128, engine="reference"), 771 + 160),
-    (edit(128, engine="reference"), 2019 + 160),
-    (poisson(128, engine="reference"), 2691 + 160),
-    (edit(128, operator="autograd"), 1443 + 160),
-    (poisson(96, operator="autograd"), 2704 + 160),
-    (edit(96, operator="autograd", channels=3), 1677 + 160),
+    (demand("fit", 256), 152),
+    (demand("fit", 1024), 180),
+    (demand("fit", 2048, batch_points=16384), 242),
+    (demand("fit", 64, hidden_features=2048), 1122),
+    (demand("fit", 64, hidden_features=2048, optimizer="muon"), 1728),
+    (demand("poisson", 1024, **TUNED), 318),
+    (demand("edit", 1024, channels=3), 429),
+    (demand("edit", 768, **CLONING), 292),
+    (demand("edit", 768, channels=3, **CLONING), 553),
+    (demand("edit", 768, channels=3, **CLONING, **TUNED), 339),
+    (demand("fit", 128, engine="reference"), 771 + 160),
+    (demand("edit", 128, engine="reference"), 2019 + 160),
+    (demand("poisson", 128, engine="reference"), 2691 + 160),
+    (demand("edit", 128, operator="autograd"), 1443 + 160),
+    (demand("poisson", 96, operator="autograd"), 2704 + 160),
+    (demand("edit", 96, operator="autograd", channels=3), 1677 + 160),
 ]
 
 
 @pytest.mark.parametrize(("run", "measured"), MEASURED)
 def test_the_estimate_is_near_what_was_measured(run, measured, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    host, device = memory.estimate(run)
-    assert 0.85 < sum(host.values()) / (measured * MB) < 1.6
-    assert device == {}
+    assert 0.85 < sum(memory.estimate(run).values()) / (measured * MB) < 1.6
 
 
 @pytest.mark.parametrize(
-    ("run", "free", "advice"),
+    ("run", "size", "advice"),
     [
-        (fit(64, hidden_features=200_000), 16 * GB, "--hidden_features"),
-        (fit(64, hidden_features=200_000), 1000 * GB, "--hidden_features"),
-        (fit(64, hidden_features=30_000, hidden_layers=1), 64 * GB, "--hidden_features"),
-        (fit(16384, channels=3), 8 * GB, "--sidelength"),
-        (poisson(16384, **TUNED), 16 * GB, "--sidelength"),
-        (poisson(256, operator="autograd"), 8 * GB, "--operator forward"),
-        (poisson(1024, engine="reference"), 8 * GB, "--engine fused"),
-        (Run("render", (16384, 16384), 0, channels=3), 4 * GB, "--sidelength"),
+        (demand("fit", 64, hidden_features=200_000), 16 * GB, "--hidden_features"),
+        (demand("fit", 64, hidden_features=200_000), 1000 * GB, "--hidden_features"),
+        (demand("fit", 64, hidden_features=30_000, hidden_layers=1), 64 * GB, "--hidden_features"),
+        (demand("fit", 16384, channels=3), 8 * GB, "--sidelength"),
+        (demand("poisson", 16384, **TUNED), 16 * GB, "--sidelength"),
+        (demand("poisson", 256, operator="autograd"), 8 * GB, "--operator forward"),
+        (demand("poisson", 1024, engine="reference"), 8 * GB, "--engine fused"),
+        (render(16384, channels=3), 4 * GB, "--sidelength"),
+        (demand("fit", 256, "cuda", hidden_features=30_000), 16 * GB, "--hidden_features"),
     ],
 )
-def test_what_cannot_fit_is_refused_with_the_option_that_helps(run, free, advice, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda *_: (free, None))
-    sentence = memory.problem(run)
+def test_what_cannot_fit_is_refused_with_the_option_that_helps(run, size, advice, monkeypatch):
+    free(monkeypatch, size)
+    with pytest.raises(Problem) as caught:
+        machine.require_memory(run)
+    sentence = str(caught.value)
     assert advice in sentence
-    assert memory._size(free) in sentence
+    assert machine._size(size) in sentence
     assert "\n" not in sentence
 
 
 @pytest.mark.parametrize(
-    ("run", "free"),
+    ("run", "size"),
     [
-        (fit(256), GB),
-        (edit(256, channels=3), GB),
-        (poisson(256, **TUNED), GB),
-        (fit(8192, batch_points=262144), 4 * GB),
-        (fit(256, hidden_features=1024), 2 * GB),
-        (edit(512, operator="autograd", batch_points=4096), 2 * GB),
-        (fit(256, engine="reference"), 8 * GB),
-        (Run("render", (16384, 16384), 0), 8 * GB),
+        (demand("fit", 256), GB),
+        (demand("edit", 256, channels=3), GB),
+        (demand("poisson", 256, **TUNED), GB),
+        (demand("fit", 8192, batch_points=262144), 4 * GB),
+        (demand("fit", 256, hidden_features=1024), 2 * GB),
+        (demand("edit", 512, operator="autograd", batch_points=4096), 2 * GB),
+        (demand("fit", 256, engine="reference"), 8 * GB),
+        (render(16384), 8 * GB),
+        (demand("poisson", 1024, "cuda", engine="reference"), 2 * GB),  # a GPU raises an error
+        (demand("fit", 16384, hidden_features=10_000), None),  # not known
     ],
 )
-def test_what_fits_comfortably_is_not_refused(run, free, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    monkeypatch.setattr(memory, "available", lambda *_: (free, None))
-    assert memory.problem(run) is None
-
-
-def test_a_gpu_has_to_have_room_too(monkeypatch):
-    run = fit(2048, device="cuda", hidden_features=1024)
-    for free, words in ((80 * GB, None), (2 * GB, "2 GB are free"), (None, None)):
-        monkeypatch.setattr(memory, "available", lambda *_, free=free: (64 * GB, free))
-        sentence = memory.problem(run)
-        assert sentence is None if words is None else words in sentence
-    assert memory.problem(fit(256, device="cuda")) is None
-
-
-def test_nothing_is_refused_where_nothing_is_known(monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda *_: (None, None))
-    assert memory.problem(fit(16384, hidden_features=10_000)) is None
+def test_what_fits_comfortably_is_not_refused(run, size, monkeypatch):
+    free(monkeypatch, size)
+    machine.require_memory(run)
 
 
 def test_what_there_is():
-    host, gpu = memory.available("cpu")
-    assert 64 * MB < host < 1 << 50
-    assert gpu is None
+    assert 64 * MB < memory.available() < 1 << 50
 
 
 def test_limits_of_containers(tmp_path):
@@ -140,7 +131,7 @@ def test_limits_of_containers(tmp_path):
 
 
 def test_a_limit_of_the_shell_counts():
-    code = "from siren import memory; print(memory.available('cpu')[0])"
+    code = "from siren import memory; print(memory.available())"
     child = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,

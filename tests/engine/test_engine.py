@@ -26,10 +26,10 @@ from numpy_siren import (
 from siren import engine
 from siren.coordinates import grid, spacing
 from siren.engine import reference, trial
-from siren.engine import use as use_module
+from siren.engine import workload as workload_module
 from siren.engine.fused import PRECISIONS, Fused
 from siren.engine.reference import AdamNumbers, MuonNumbers
-from siren.engine.use import Use, explanation, functions, trial_stamp
+from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
 from siren.samples import Batch, Batches, DevicePoints, Points, RandomPoints, Selection
@@ -580,11 +580,11 @@ def test_training_is_the_same_with_both_engines_and_repeats_bit_for_bit(data):
     assert first_loss == pytest.approx(loss, rel=1e-2)
 
 
-EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), variation=True, pictures=(0, 2), muon=True)
+EVERYTHING = Workload(losses=(0, 1, 2), streams=(1,), variation=True, pictures=(0, 2), muon=True)
 
 
 @pytest.mark.parametrize(
-    "use",
+    "workload",
     [
         EVERYTHING,
         dataclasses.replace(EVERYTHING, width=1, layers=1, channels=5, omega_0=1e4),
@@ -592,16 +592,16 @@ EVERYTHING = Use(losses=(0, 1, 2), streams=(1,), variation=True, pictures=(0, 2)
         dataclasses.replace(EVERYTHING, width=40, layers=33),
     ],
 )
-def test_an_engine_that_works_is_chosen_without_a_word(use, capsys):
-    assert engine.get_engine("fused", "fp32", use) == Fused("fp32")
-    assert engine.get_engine("reference", "fp32", use) is reference
+def test_an_engine_that_works_is_chosen_without_a_word(workload, capsys):
+    assert engine.get_engine("fused", "fp32", workload) == Fused("fp32")
+    assert engine.get_engine("reference", "fp32", workload) is reference
     assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(("precision", "order", "width", "channels"), TRIALS)
 def test_it_is_chosen_on_a_gpu_too(on_gpu, precision, order, width, channels, capsys):
-    use = Use(width=width, channels=channels, losses=(order,), pictures=(0,), muon=True)
-    assert engine.get_engine("fused", precision, use) == Fused(precision)
+    workload = Workload(width=width, channels=channels, losses=(order,), pictures=(0,), muon=True)
+    assert engine.get_engine("fused", precision, workload) == Fused(precision)
     assert capsys.readouterr() == ("", "")
 
 
@@ -660,8 +660,24 @@ def test_an_engine_that_fails_is_replaced_with_one_sentence(
     out, error = capsys.readouterr()
     (line,) = error.splitlines()
     assert reason in line
-    assert "--engine reference" in line
+    assert "using the reference engine" in line
     assert out == ""
+
+
+@pytest.mark.parametrize("depth", range(5))
+def test_a_wrong_gradient_of_one_layer_is_found(depth, monkeypatch):
+    """Also of the smallest, the last one: 4 of 49 parameters."""
+    layers = trial._Trial(Fused(), Workload(width=3, losses=(2,))).layers
+    sizes = [weight.size + bias.size for weight, bias in layers]
+    wrong = np.ones(sum(sizes), np.float32)
+    wrong[sum(sizes[:depth]) : sum(sizes[: depth + 1])] = 1.01
+    right = trial._Trial.right_gradient
+    workload = Workload(width=3, losses=(0, 1, 2), muon=True)
+    assert trial.why_it_fails(Fused(), workload) is None
+    monkeypatch.setattr(
+        trial._Trial, "right_gradient", lambda self, ours, loss: right(self, ours * wrong, loss)
+    )
+    assert "the gradient of that is wrong" in trial.why_it_fails(Fused(), workload)
 
 
 def test_an_operation_has_the_source_of_its_device_alone(monkeypatch):
@@ -687,40 +703,40 @@ def test_the_targets_of_a_trial_are_stored_as_a_runs(monkeypatch, compact):
     """On a GPU other kernels read others."""
     made = []
     monkeypatch.setattr(trial, "Points", lambda *a: made.append(Points(*a)) or made[-1])
-    assert engine.get_engine("fused", "fp32", Use(compact=compact)) == Fused("fp32")
+    assert engine.get_engine("fused", "fp32", Workload(compact=compact)) == Fused("fp32")
     assert [points.values.dtype for points in made] == [np.uint8 if compact else np.float32]
 
 
 def test_what_is_not_used_is_not_tried(monkeypatch):
     for method in ("squared_error", "adam", "muon"):
         monkeypatch.setattr(Fused, method, failing(RuntimeError("unused")))
-    assert engine.get_engine("fused", "fp32", Use(losses=())) == Fused("fp32")
+    assert engine.get_engine("fused", "fp32", Workload(losses=())) == Fused("fp32")
     assert engine.get_engine("fused") is reference
 
 
 def test_a_network_too_large_for_the_kernels_has_the_reference_engine(capsys):
-    assert engine.get_engine("fused", "fp32", Use(width=200_000)) is reference
+    assert engine.get_engine("fused", "fp32", Workload(width=200_000)) is reference
     assert "2^31 parameters" in capsys.readouterr().err
 
 
 def test_a_network_without_hidden_layers_has_the_reference_engine_without_a_word(capsys):
-    use = Use(layers=0)
-    assert not use.has_kernels
-    assert engine.get_engine("fused", "fp32", use) is reference
+    workload = Workload(layers=0)
+    assert not workload.has_kernels
+    assert engine.get_engine("fused", "fp32", workload) is reference
     assert capsys.readouterr() == ("", "")
     with pytest.raises(ValueError, match="at least one hidden layer"):
         Fused().streams(Siren(hidden_features=8, hidden_layers=0), zeros(5, 2), 0)
 
 
 def test_the_trial_in_a_process_of_its_own():
-    def run(use):
-        command = [sys.executable, "-m", "siren.engine.trial", use.to_json("cpu")]
+    def run(workload):
+        command = [sys.executable, "-m", "siren.engine.trial", workload.to_json("cpu")]
         child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         return explanation(child.returncode, child.stdout)
 
-    assert run(Use(width=8, losses=())) is None
-    assert run(Use(layers=0)) is None
-    assert "2^31 parameters" in run(Use(width=200_000))
+    assert run(Workload(width=8, losses=())) is None
+    assert run(Workload(layers=0)) is None
+    assert "2^31 parameters" in run(Workload(width=200_000))
 
 
 @pytest.mark.parametrize(
@@ -738,49 +754,30 @@ def test_how_the_child_ended(returncode, output, expected):
     assert explanation(returncode, output) == expected
 
 
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (("fit",), ((0,), True, (), False, (0,))),
-        (("inpaint", "forward", "operator", "tv"), ((0,), True, (1,), False, (0,))),
-        (("poisson",), ((2,), False, (), False, (0, 2))),
-        (("poisson", "forward", "pixel"), ((), False, (2,), False, (0, 2))),
-        (("inpaint", "fd", "pixel", "structure"), ((0,), True, (), True, (0,))),
-        (("edit", "fd", "pixel"), ((0,), False, (), False, (0, 2))),
-        (("edit", "fd", "energy"), ((), False, (0,), False, (0, 2))),
-        (("edit", "autograd", "energy"), ((), False, (), False, (0, 2))),
-        (("render",), ((), True, (), False, (0, 2))),
-    ],
-)
-def test_which_functions_a_task_uses(options, expected):
-    assert tuple(functions(*options).values()) == expected
-    assert list(functions(*options)) == ["losses", "compact", "streams", "variation", "pictures"]
-
-
-def test_a_stamp_is_of_one_use_and_one_machine(monkeypatch):
-    use = Use(width=64)
-    assert Use.from_json(use.to_json("cuda")) == (use, "cuda")
-    stamp = trial_stamp(use, "cpu")
-    assert trial_stamp(Use(width=64), "cpu") == stamp
-    assert trial_stamp(use, "cuda") != stamp
-    assert trial_stamp(dataclasses.replace(use, muon=True), "cpu") != stamp
+def test_a_stamp_is_of_one_workload_and_one_machine(monkeypatch):
+    workload = Workload(width=64)
+    assert Workload.from_json(workload.to_json("cuda")) == (workload, "cuda")
+    stamp = trial_stamp(workload, "cpu")
+    assert trial_stamp(Workload(width=64), "cpu") == stamp
+    assert trial_stamp(workload, "cuda") != stamp
+    assert trial_stamp(dataclasses.replace(workload, muon=True), "cpu") != stamp
     monkeypatch.setenv("cc_path", "/bin/true")
-    assert trial_stamp(use, "cpu") != stamp
+    assert trial_stamp(workload, "cpu") != stamp
 
 
 def test_a_stamp_is_of_the_kernels_sources_wherever_they_lie(monkeypatch, tmp_path):
     header = tmp_path / "engine" / "cuda" / "sm90" / "tile.h"
     header.parent.mkdir(parents=True)
     header.write_text("one")
-    monkeypatch.setattr(use_module, "__file__", str(tmp_path / "engine" / "use.py"))
-    stamp = trial_stamp(Use(), "cpu")
+    monkeypatch.setattr(workload_module, "__file__", str(tmp_path / "engine" / "workload.py"))
+    stamp = trial_stamp(Workload(), "cpu")
     header.write_text("two")
-    assert trial_stamp(Use(), "cpu") != stamp
+    assert trial_stamp(Workload(), "cpu") != stamp
     header.write_text("one")
-    assert trial_stamp(Use(), "cpu") == stamp
+    assert trial_stamp(Workload(), "cpu") == stamp
     (tmp_path / "engine").rename(tmp_path / "moved")  # Jittor compiles kernels anew there
-    monkeypatch.setattr(use_module, "__file__", str(tmp_path / "moved" / "use.py"))
-    assert trial_stamp(Use(), "cpu") != stamp
+    monkeypatch.setattr(workload_module, "__file__", str(tmp_path / "moved" / "workload.py"))
+    assert trial_stamp(Workload(), "cpu") != stamp
 
 
 # ---- what is refused --------------------------------------------------------------------------

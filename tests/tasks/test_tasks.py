@@ -1,15 +1,21 @@
+import dataclasses
+from types import SimpleNamespace
+
 import jittor as jt
 import numpy as np
 import pytest
 
 from siren import cosine, losses, operators
+from siren.cli import recipes
 from siren.coordinates import grid, spacing
 from siren.engine import reference
+from siren.engine.workload import Workload
 from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed, translate
 from siren.priors import StructureVariation, TotalVariation
 from siren.samples import Batch
+from siren.tasks import TASKS, load
 from siren.tasks.edit import Edit, blend_fields
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -450,3 +456,62 @@ def test_moving_a_picture():
     assert translate(array, (1, -2), -1).tolist() == [[-1] * 4, [2, 3, -1, -1], [6, 7, -1, -1]]
     assert translate(array, (1, -2)).tolist() == [[2, 3, 3, 3], [2, 3, 3, 3], [6, 7, 7, 7]]
     assert translate(array, (9, 9), 0).tolist() == np.zeros((3, 4)).tolist()
+
+
+# ---- what tasks declare -----------------------------------------------------------------------
+
+
+NETWORK = Workload("fp32", width=40, layers=2, muon=True)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "expected"),
+    [
+        ("fit", (), ((0,), True, (), False, (0,))),
+        ("inpaint", ("forward", "operator", "tv", True), ((0,), True, (1,), False, (0,))),
+        ("poisson", (), ((2,), False, (), False, (0, 2))),
+        ("poisson", ("forward", "pixel"), ((), False, (2,), False, (0, 2))),
+        ("inpaint", ("fd", "pixel", "structure"), ((0,), True, (), True, (0,))),
+        ("edit", ("fd", "pixel"), ((0,), False, (), False, (0, 2))),
+        ("edit", ("fd", "energy"), ((), False, (0,), False, (0, 2))),
+        ("edit", ("forward", "operator", "none", True), ((), False, (1,), False, (0, 2))),
+        ("edit", ("autograd", "energy"), ((), False, (), False, (0, 2))),
+    ],
+)
+def test_which_functions_a_task_uses(task, options, expected):
+    names = "losses", "compact", "streams", "variation", "pictures"
+    workload = TASKS[task].workload(NETWORK, *options)
+    assert tuple(getattr(workload, name) for name in names) == expected
+    assert workload == dataclasses.replace(NETWORK, **dict(zip(names, expected)))
+
+
+@pytest.mark.parametrize("norm", losses.NORMS)
+@pytest.mark.parametrize("operator", operators.OPERATORS)
+def test_which_losses_are_means_over_points(two_images, operator, norm):
+    """A mean over points is also the mean of those of two halves of them."""
+    image, _ = two_images
+    task = Poisson(image, operator, norm)
+    assert task.pointwise == TASKS["poisson"].pointwise(operator, norm)
+    assert TASKS["fit"].pointwise(operator, norm)
+    if task.pointwise:
+        network = Siren(image.shape[2], hidden_features=8, hidden_layers=1)
+        points, target = task.points.coordinates, task.points.target
+        half = len(points) // 2
+        parts = [
+            task.loss(network, Batch(jt.array(points[part]), jt.array(target[part])), reference)
+            for part in (slice(half), slice(half, 2 * half), slice(2 * half))
+        ]
+        assert (parts[0] + parts[1]).item() / 2 == pytest.approx(parts[2].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_makes_the_files_that_it_declares(two_images, name):
+    image, other = two_images
+    recipe = dataclasses.asdict(recipes.recipe("report", name))
+    settings = SimpleNamespace(**recipe, points=9, seed=0, blend="mixed", alpha=0.5, offset=(0, 0))
+    pictures = SimpleNamespace(image=image, other=other, mask=None)
+    task = load(name).make(settings, pictures, None)
+    assert task.declared is TASKS[name]
+    assert type(task).__name__.lower() == name
+    own = task.pictures(lambda: (image, image, image))
+    assert [make().shape for make in own] == [image.shape] * len(task.declared.files)
