@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from siren.engine.workload import Workload
-    from siren.tasks.task import Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +81,6 @@ TASKS = {
 }
 
 
-def load(name: str) -> type[Task]:
-    """The class of a task of ``TASKS``; imports Jittor."""
+def load(name: str) -> type:
+    """The ``task.Task`` called ``name`` in ``TASKS``; imports Jittor."""
     return getattr(import_module(f"siren.tasks.{name}"), name.capitalize())
