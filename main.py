@@ -69,7 +69,7 @@ def make_network(settings):
 
 def make_optimizer(settings, network, engine):
     """(optimizer, schedule): Muon on the hidden matrices and Adam on the rest, or Adam on all."""
-    schedule = getattr(siren, settings.schedule)
+    schedule = siren.SCHEDULES[settings.schedule]
     if settings.optimizer == "muon":
         return siren.Muon(network, engine, settings.muon_lr, settings.lr), schedule
     return siren.Adam(network.parameters(), settings.lr, engine=engine), schedule

@@ -22,7 +22,7 @@ FLOORS = [
     {"", "images", "runtime"},  # the modules directly under siren/, pictures, starting Jittor
 ]
 LONGEST_FUNCTION = 60  # lines
-LONGEST_MAIN = 180
+LONGEST_MAIN = 120
 LONGEST_IN_A_HEADER = 100
 
 
@@ -75,6 +75,8 @@ def test_there_is_a_floor_for_every_module():
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "siren"])
 def test_imports_go_down_only(module):
     for name, line in imports(module):
+        if module == "main" and name == "siren":
+            continue  # it alone uses the front door, by which it need not wait for Jittor
         assert name != "siren", f"{module} line {line} imports the front door"
         assert floor(name) >= floor(module), f"{module} line {line} imports {name}, which is above"
 
@@ -97,13 +99,24 @@ def test_functions_fit_on_a_screen():
 
 
 def test_main_is_the_method_section():
-    assert len((ROOT / "main.py").read_text(encoding="utf8").splitlines()) < LONGEST_MAIN
+    text = (ROOT / "main.py").read_text(encoding="utf8")
+    assert len(text.splitlines()) < LONGEST_MAIN
+    assert not re.search("rank|signal|lock|stdout", text)
+    functions = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)]
+    for node in (inner for function in functions for inner in ast.walk(function)):
+        assert not isinstance(node, (ast.Import, ast.ImportFrom)), f"line {node.lineno}"
+
+
+def test_no_module_names_main_in_a_string():
+    for module in MODULES:
+        for text in strings(module):
+            assert not re.search(r"\bimport main\b|^main\.(?!py)", text), f"{module}: {text!r}"
 
 
 # ---- who knows what ---------------------------------------------------------------------------
 
 TASK_NAMES = {*TASKS, "render"}
-KNOW_TASKS = {"main", "siren.cli.options", "siren.cli.recipes", "siren.cli.relevance"}
+KNOW_TASKS = {"main", "siren.cli.options", "siren.cli.program", "siren.cli.recipes"}
 # Still to be taught otherwise: each of them may go from here, none may come.
 STILL_KNOW_TASKS = {f"siren.cli.{name}" for name in ("estimate", "experiments", "folder", "inputs")}
 STILL_KNOW_OPTIONS = {"siren.runtime", "siren.training.checkpoint"}

@@ -125,3 +125,7 @@ def linear(progress: float) -> float:
 def cosine(progress: float) -> float:
     """Factor that falls from 1 to 0 along half a cosine."""
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+#: The schedules of learning rates by name.
+SCHEDULES = {"constant": constant, "linear": linear, "cosine": cosine}
