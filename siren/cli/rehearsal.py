@@ -33,7 +33,7 @@ def rehearse(
 ) -> None:
     """Call ``program`` with the run of ``options`` in miniature, unless that has been done.
 
-    ``bits`` are those of the pictures. ``engine_stamp`` (``engine.use.trial_stamp``) names the
+    ``bits`` are those of the pictures. ``engine_stamp`` (``engine.workload.trial_stamp``) names the
     network, the device and the machine. Whatever goes wrong in the rehearsal is for the run itself
     to report.
     """
