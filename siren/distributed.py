@@ -7,6 +7,7 @@ and every call is trivial. Call nothing here before ``runtime.start``.
 from __future__ import annotations
 
 import json
+import pickle
 
 import jittor as jt
 import numpy as np
@@ -55,6 +56,11 @@ def broadcast(content: bytes) -> bytes:
     array = np.frombuffer(content, np.uint8).copy() if rank() == 0 else np.empty(size, np.uint8)
     jt.mpi.broadcast(array, 0)
     return array.tobytes()
+
+
+def broadcast_object(value):
+    """Rank 0's ``value``, which can be pickled, in all processes."""
+    return pickle.loads(broadcast(pickle.dumps(value)))
 
 
 def scatter(array: np.ndarray) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,14 @@ def test_no_imports_in_a_circle():
         assert leaves, f"these import each other: {sorted(graph)}"
         for module in leaves:
             del graph[module]
+
+
+def test_the_command_line_does_not_import_jittor():
+    """``runtime.start`` does, once it has prepared the machine."""
+    first = [name for name in MODULES if name.startswith("siren.cli.")]
+    first.remove("siren.cli.finishing")  # after it
+    code = f"import sys, main, {', '.join(first)}; sys.exit('jittor' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_functions_fit_on_a_screen():

@@ -11,6 +11,7 @@ from siren import signals
 from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, notify
 from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
+from siren.cli.resuming import interruption_message
 from siren.files import Change
 from siren.output.network_file import NETWORK, write_network
 from siren.output.results import Results, Saved, scored_pixels_note
@@ -67,13 +68,6 @@ def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint
         "the loss is not finite from the start; try a smaller --omega_0"
         + (" or --prior_weight" if getattr(options, "prior", "none") != "none" else "")
     )
-
-
-def interruption_message(checkpoint: Checkpoint) -> str:
-    """The message for a run that was interrupted and has no results."""
-    if checkpoint.written is None:
-        return "interrupted; nothing was written"
-    return f"interrupted; the state of epoch {checkpoint.written} is kept, and --resume goes on"
 
 
 def _rescue(result, checkpoint: Checkpoint, task, network, bits: int) -> str:

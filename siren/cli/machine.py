@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
 
 from siren import memory, runtime, signals
 from siren.cli.errors import Problem
-from siren.cli.rehearsal import rehearse
+from siren.cli.options import as_arguments
 from siren.engine import fall_back, get_engine
 from siren.engine.workload import Workload, explanation, trial_stamp
-from siren.runtime.paths import private_folder
+from siren.images import write_png
+from siren.runtime import Compilation, run_interruptibly, under_mpirun
+from siren.runtime.paths import digest, private_folder
 from siren.tasks import TASKS
+
+# Pixels. On a GPU Jittor compiles indexing once for up to 1024 elements, once for up to 4096 and
+# once for more, of which the run will have; there is time for that there.
+SIDES = {"cpu": 16, "cuda": 256}
+WORTH = 1 << 20  # points in all passes: a shorter run is as good as its rehearsal
+# What decides which operations a run meets, besides the network and the device.
+DECISIVE = ["task", "operator", "residual_norm", "prior", "optimizer", "engine", "blend"]
+DECISIVE += ["hold_out", "mask_path", "batch_points", "preview_every"]
 
 
 def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
@@ -97,11 +112,6 @@ def choose_engine(options: argparse.Namespace, device: str):
     return load_engine(options.engine, _workload(options), device)
 
 
-def rehearse_once(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
-    """Rehearse the run with pictures of so many ``bits``, unless that has been done here before."""
-    rehearse(program, options, device, bits, trial_stamp(_workload(options), device))
-
-
 def _workload(options: argparse.Namespace) -> Workload:
     network = Workload(
         precision=options.precision,
@@ -122,7 +132,7 @@ def _workload(options: argparse.Namespace) -> Workload:
 
 def load_engine(name: str, workload: Workload, device: str):
     """The engine called ``name`` if it passes a trial of the workload, else the reference one."""
-    if name == "fused" and workload.has_kernels and not runtime.under_mpirun():
+    if name == "fused" and workload.has_kernels and not under_mpirun():
         reason = _try_in_child(workload, device)
         if reason is not None:
             return fall_back(reason)
@@ -136,11 +146,65 @@ def _try_in_child(workload: Workload, device: str) -> str | None:
     if stamp.exists():
         return None
     announcement = "Compiling kernels for this network, once on this machine ..."
-    with runtime.Compilation(announcement, "kernels") as compilation:
+    with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", workload.to_json(device)]
-        child = runtime.run_interruptibly(arguments, read=compilation.read)
+        child = run_interruptibly(arguments, read=compilation.read)
     reason = explanation(child.returncode, child.stdout)
     if reason is None:
         with contextlib.suppress(OSError):
             stamp.touch()
     return reason
+
+
+# ---- rehearsal --------------------------------------------------------------------------------
+
+
+def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
+    """Call ``program`` with the run of ``options`` in miniature, unless that has been done.
+
+    Jittor compiles an operation when it first meets it. In a child process, that can be interrupted
+    at any moment, and the parent shows how far it has come. ``bits`` are those of the pictures.
+    Whatever goes wrong in the rehearsal is for the run itself to report.
+    """
+    if under_mpirun() or options.epochs * options.sidelength**2 < WORTH:
+        return
+    decisive = [
+        value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
+        for name in DECISIVE
+    ]
+    facts = json.dumps([trial_stamp(_workload(options), device), bits, decisive])
+    stamp = private_folder() / f"rehearsal-{digest(facts)}"
+    if stamp.exists():
+        return
+    announcement = "Compiling what this run needs besides, once on this machine ..."
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Compilation(announcement, "operations") as compilation,
+    ):
+        small = in_miniature(options, Path(folder), bits, SIDES[device])
+        run_interruptibly([program, *as_arguments(small)], read=compilation.read)
+    with contextlib.suppress(OSError):
+        stamp.touch()
+
+
+def in_miniature(
+    options: argparse.Namespace, folder: Path, bits: int, side: int
+) -> argparse.Namespace:
+    """The same run in a few passes over noise, which is written to ``folder``, as its results."""
+    small = argparse.Namespace(**vars(options))
+    noise = np.random.default_rng(0).uniform(-1, 1, (side, side, options.channels))
+    write_png(folder / "noise.png", noise.astype(np.float32), bits=bits)
+    small.input_path = small.ot_image_path = folder / "noise.png"
+    if options.mask_path is not None:
+        mask = np.full((side, side, 1), -1, np.float32)
+        mask[side // 4 : side // 2, side // 4 : side // 2] = 1
+        small.mask_path = folder / "mask.png"
+        write_png(small.mask_path, mask)
+    small.output_dir = folder / "output"
+    small.sidelength, small.aspect, small.offset = side, "square", (0, 0)
+    small.range = None
+    small.points = options.points and side * side // 4
+    small.batch_points = options.batch_points and side * side // 8
+    small.preview_every = min(options.preview_every, 1)
+    small.epochs, small.resume = 3, False  # the prior follows the picture from the second on
+    return small

@@ -11,7 +11,6 @@ import json
 
 from siren import runtime
 from siren.cli.errors import DIVERGED, Interrupted, Outcome, Problem, notify
-from siren.cli.finishing import interruption_message
 from siren.cli.inputs import Inputs
 from siren.cli.options import display_path, identity_options
 from siren.output.report import read_metrics
@@ -131,6 +130,13 @@ def _reason(error: StateError) -> str:
         return str(error)
     same = "the input image is not that of the earlier run"
     return same if error.name == "data" else f"--{error}"
+
+
+def interruption_message(checkpoint: Checkpoint) -> str:
+    """The message for a run that was interrupted and has no results."""
+    if checkpoint.written is None:
+        return "interrupted; nothing was written"
+    return f"interrupted; the state of epoch {checkpoint.written} is kept, and --resume goes on"
 
 
 @contextlib.contextmanager

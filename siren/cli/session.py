@@ -11,9 +11,9 @@ import copy
 import inspect
 from collections.abc import Callable
 
-from siren import runtime, signals
+from siren import images, runtime, signals
 from siren.cli import inputs, machine, resuming
-from siren.cli.errors import Outcome
+from siren.cli.errors import Outcome, Problem
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path, identity_options
 from siren.output.preview import Preview
@@ -79,7 +79,6 @@ class Session:
             raise NothingLeft(finished)
         self.device, settings.precision = machine.start_jittor(settings)
         from siren import distributed
-        from siren.cli import processes
 
         if distributed.any_true(finished is not None):
             raise NothingLeft(finished or Outcome(0, "finished"))
@@ -88,18 +87,18 @@ class Session:
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         self.engine = machine.choose_engine(settings, self.device)
         if self.root:
-            machine.rehearse_once(self.program, settings, self.device, self.bits)
+            machine.rehearse(self.program, settings, self.device, self.bits)
         self._surroundings.enter_context(signals.shield_children())
         facts = {"resume": self.options.resume, "device": self.device}
-        processes.check_agreement(self.options, {**identity_options(self.options), **facts})
-        self.settings = processes.broadcast(settings)
+        check_agreement(self.options, {**identity_options(self.options), **facts})
+        self.settings = distributed.broadcast_object(settings)
         return self.settings
 
     def share(self, make_task: Callable, settings: argparse.Namespace, pictures):
         """The task that ``make_task`` makes in rank 0; in others a copy with their points."""
-        from siren.cli import processes
+        from siren.tasks import task
 
-        return processes.scatter_task(make_task(settings, pictures) if self.root else None)
+        return task.scatter(make_task(settings, pictures) if self.root else None)
 
     def begin(self, task, network, optimizer, batches) -> None:
         """Continue an interrupted run, or begin one; from now on signals stop it in good order."""
@@ -131,3 +130,21 @@ class Session:
         files = inputs.paths(settings).values()
         self.lock = self._surroundings.enter_context(output_folder(settings, files))
         return resuming.report_finished_run(settings, pictures)
+
+
+def check_agreement(options: argparse.Namespace, facts: dict) -> None:
+    """Raise Problem in all processes if ``facts`` or the input pictures differ between them."""
+    from siren import distributed
+
+    if distributed.world_size() == 1:
+        return
+    facts = dict(facts)
+    for option, path in inputs.paths(options).items():
+        try:
+            facts[f"the picture of --{option}"] = images.content_hash(path)
+        except images.ImageError as error:
+            raise Problem(f"--{option}: {error}") from error
+    names = distributed.disagreements(facts)
+    if names:
+        what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)
+        raise Problem(f"the processes do not agree on {what}; it must be the same in all of them")

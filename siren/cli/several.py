@@ -18,12 +18,13 @@ from siren.cli.errors import (
     run_safely,
 )
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
-from siren.cli.options import display_path
+from siren.cli.options import OUTPUTS, display_path
 from siren.cli.resuming import finished_outcome
-from siren.cli.showing import update_page
 from siren.cli.workers import train_on_workers
 from siren.images import ImageError
 from siren.output import summary
+from siren.output.page import PAGE, write_page
+from siren.output.record import ForeignFile
 from siren.runtime.processes import local_size
 from siren.signals import Stop, deferred
 from siren.text import printable
@@ -187,3 +188,26 @@ def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:
         outcome.seconds,
         printable(outcome.ended),
     )
+
+
+def update_page(output_dir: Path, several: bool) -> None:
+    """Write the page that has what was written to ``output_dir``, and say where it is.
+
+    That is outputs/index.html for everything in outputs/; elsewhere only ``several`` runs in one
+    folder get a page. A page that cannot be written is reported; the runs are saved all the same.
+    """
+    if runtime.rank() > 0:
+        return
+    inside = OUTPUTS.resolve() in (output_dir.resolve(), *output_dir.resolve().parents)
+    if not (inside or several):
+        return
+    folder = OUTPUTS if inside else output_dir
+    try:
+        with deferred():
+            page = write_page(folder)
+    except ForeignFile as error:
+        notify(str(error))
+    except Exception as error:
+        notify(f"{display_path(folder / PAGE)} cannot be written: {error}")
+    else:
+        print(f"all runs to look at: {display_path(page)}", flush=True)

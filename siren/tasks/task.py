@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from siren import losses, operators
+from siren import distributed, losses, operators
 from siren.images import to_uint8
 from siren.pictures import Picture, magnitude, signed
 from siren.samples import Points
@@ -156,3 +156,23 @@ def match_mean(output: np.ndarray, reference: np.ndarray, mask=None) -> np.ndarr
     mask = np.ones(output.shape[:-1], bool) if mask is None or not mask.any() else mask
     shift = reference[mask].mean(0, dtype=np.float64) - output[mask].mean(0, dtype=np.float64)
     return (output + shift).astype(np.float32)
+
+
+def scatter(task: Task | None) -> Task:
+    """Rank 0 gets its ``task`` back; the others get a copy with their share of its points.
+
+    The copy has no pictures. What other ranks pass is ignored.
+    """
+    if distributed.world_size() == 1:
+        return task
+    root = distributed.rank() == 0
+    copied = distributed.broadcast_object(without_pictures(task) if root else None)
+    points = task.points if root else copied.points
+    values = distributed.scatter(points.values)
+    pixels = None if points.pixels is None else distributed.scatter(points.pixels)
+    if root:
+        return task
+    points.set_share(distributed.share(len(points)), values, pixels)
+    channels = values.shape[2]
+    copied.reference = np.broadcast_to(np.float32(-1), (*points.shape, channels))  # for its shape
+    return copied

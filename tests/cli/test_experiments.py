@@ -11,8 +11,7 @@ import pytest
 from program import ROOT, call, run
 
 from siren.cli.errors import Outcome, Problem
-from siren.cli.estimate import by_last_run, by_steps
-from siren.cli.experiments import run_all
+from siren.cli.experiments import by_last_run, by_steps, run_all
 from siren.cli.options import parse
 from siren.training.remaining import duration, followed_by, in_all
 
@@ -105,7 +104,7 @@ def test_ctrl_c_ends_all_of_them(tmp_path):
 @pytest.fixture
 def outputs(tmp_path, monkeypatch):
     """A folder that takes the place of the program's own."""
-    monkeypatch.setattr("siren.cli.showing.OUTPUTS", tmp_path / "outputs")
+    monkeypatch.setattr("siren.cli.several.OUTPUTS", tmp_path / "outputs")
     return tmp_path / "outputs"
 
 

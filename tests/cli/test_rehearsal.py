@@ -5,7 +5,7 @@ import json
 import pytest
 from program import ROOT, call
 
-from siren.cli import rehearsal
+from siren.cli import machine
 from siren.cli.options import parse
 from siren.cli.recipes import resolve
 
@@ -17,9 +17,9 @@ PROGRAM = str(ROOT / "main.py")
 def children(monkeypatch, tmp_path):
     """The command lines that children would be given; stamps go to a folder of the test's own."""
     given = []
-    monkeypatch.setattr(rehearsal, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(
-        rehearsal, "run_interruptibly", lambda arguments, read: given.append(arguments)
+        machine, "run_interruptibly", lambda arguments, read: given.append(arguments)
     )
     return given
 
@@ -34,7 +34,7 @@ def children(monkeypatch, tmp_path):
     ],
     ids=" ".join,
 )
-def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path):
+def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeypatch):
     options = resolve(parse([*TUNED, *arguments]), (256, 256))
     options.input_path = ROOT / "data" / "camera.png"
     options.precision = "fp32"
@@ -45,18 +45,20 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path):
         ("cpu", 16, "another stamp"),
         ("cuda", 16, "the stamp of a GPU"),
     ):
-        rehearsal.rehearse(PROGRAM, options, device, bits, stamp)
+        monkeypatch.setattr(machine, "trial_stamp", lambda *_, stamp=stamp: stamp)
+        machine.rehearse(PROGRAM, options, device, bits)
     assert {program for program, *_ in children} == {PROGRAM}
     sides = [command[command.index("--sidelength") + 1] for command in children]
     assert sides == ["16", "16", "16", "256"]
 
-    small = rehearsal.in_miniature(options, tmp_path, 16, 16)
-    result = call(*rehearsal.as_arguments(small))
+    monkeypatch.undo()
+    small = machine.in_miniature(options, tmp_path, 16, 16)
+    result = call(*machine.as_arguments(small))
     assert result.returncode == 0, result.stderr
     metrics = json.loads((small.output_dir / "metrics.json").read_text())
     assert (metrics["height"], metrics["width"]) == (16, 16)
     assert (small.output_dir / "output.png").read_bytes()[24] == 16
-    for name in rehearsal.DECISIVE:
+    for name in machine.DECISIVE:
         assert bool(getattr(small, name)) == bool(getattr(options, name)), name
 
 
@@ -65,18 +67,18 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
         raise KeyboardInterrupt
 
     options = parse([*TUNED, "--task", "fit"])
-    monkeypatch.setattr(rehearsal, "run_interruptibly", interrupt)
+    monkeypatch.setattr(machine, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        rehearsal.rehearse(PROGRAM, options, "cpu", 8, "stamp")
+        machine.rehearse(PROGRAM, options, "cpu", 8)
     monkeypatch.setattr(
-        rehearsal, "run_interruptibly", lambda arguments, read: children.append(arguments)
+        machine, "run_interruptibly", lambda arguments, read: children.append(arguments)
     )
-    rehearsal.rehearse(PROGRAM, options, "cpu", 8, "stamp")
+    machine.rehearse(PROGRAM, options, "cpu", 8)
     assert len(children) == 1
 
 
 def test_a_short_run_is_not_rehearsed(children):
-    rehearsal.rehearse(
+    machine.rehearse(
         PROGRAM, parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), "cpu", 8, "stamp"
     )
     assert not children
@@ -84,7 +86,7 @@ def test_a_short_run_is_not_rehearsed(children):
 
 def test_a_rehearsal_that_fails_is_no_failure(monkeypatch, tmp_path):
     arguments = ["--sidelength", "16", "--epochs", "1", "--hidden_features", "8"]
-    monkeypatch.setattr(rehearsal, "WORTH", 1)
-    monkeypatch.setattr(rehearsal, "private_folder", lambda: tmp_path)
-    monkeypatch.setattr(rehearsal, "as_arguments", lambda _: ["--no_such_option"])
+    monkeypatch.setattr(machine, "WORTH", 1)
+    monkeypatch.setattr(machine, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "as_arguments", lambda _: ["--no_such_option"])
     assert call(*arguments, "--output_dir", tmp_path / "out").returncode == 0
