@@ -78,9 +78,8 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
 
 
 def test_a_short_run_is_not_rehearsed(children):
-    machine.rehearse(
-        PROGRAM, parse([*TUNED, "--sidelength", "24", "--epochs", "3"]), "cpu", 8, "stamp"
-    )
+    options = parse([*TUNED, "--sidelength", "24", "--epochs", "3"])
+    machine.rehearse(PROGRAM, options, "cpu", 8)
     assert not children
 
 
