@@ -1,8 +1,8 @@
 """SIREN on images: read a picture, resolve the recipe, train a network on the task, save it.
 
 This is the method; what surrounds a training (files, device, several processes, interruptions) is
-its ``Session``. Modules of ``siren`` that use Jittor are found as ``siren.NAME`` after
-``session.start``: Jittor must have been started first.
+its ``Session``. Names that depend on Jittor are used as ``siren.NAME``, after ``session.prepare``,
+which starts Jittor.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import siren
 from siren.cli import program
 
 if __name__ == "__main__":
-    program.end_quietly_before_training()
+    program.end_quietly_before_training()  # first, because the imports below take a second
 
 from siren import tasks
 from siren.cli import inputs, recipes
@@ -23,12 +23,12 @@ from siren.cli.session import Session
 def train_picture(session: Session):
     """Train one network on one picture, or one pair of them; returns the ``Outcome``."""
     pictures = session.read(inputs.read_inputs)
-    settings = session.start(pictures, recipes.resolve)
+    settings = session.prepare(pictures, recipes.resolve)
     task = session.share(make_task, settings, pictures)
     network = make_network(settings)
     optimizer, schedule = make_optimizer(settings, network, session.engine)
     batches = inputs.make_batches(settings, len(task.points))
-    session.begin(task, network, optimizer, batches)
+    session.open_checkpoint(task, network, optimizer, batches)
     result = siren.train(
         network,
         task,
@@ -36,10 +36,10 @@ def train_picture(session: Session):
         settings.epochs,
         optimizer,
         schedule,
-        session.checkpoint,
-        session.stop,
-        session.preview,
-        batches,
+        checkpoint=session.checkpoint,
+        stop=session.stop,
+        preview=session.preview,
+        batches=batches,
     )
     return session.save(task, network, result)
 

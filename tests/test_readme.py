@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from siren.cli.options import BY_NAME
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = (".", "siren", "siren/engine", "siren/runtime", "benchmarks", "data", "findings")
 README = {
@@ -35,9 +37,7 @@ def anchors(text):
 
 def options():
     """The options of main.py, except --help."""
-    code = (ROOT / "siren" / "cli" / "options.py").read_text(encoding="utf8")
-    found = set(re.findall(r'^        "(--[a-z_0]+)",$', code, re.MULTILINE)) - {"--help"}
-    return found | set(re.findall(r'add_argument\(\s*"(--[a-z_0]+)"', code))
+    return {f"--{name}" for name in BY_NAME}
 
 
 def test_there_are_all():

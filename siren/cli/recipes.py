@@ -15,7 +15,7 @@ from siren.tasks import TASKS
 class Recipe:
     """Settings by the names of main.py's options; the defaults are the course report's.
 
-    ``lr`` and ``muon_lr`` None are for ``resolve`` to set.
+    ``resolve`` sets the ``lr`` and ``muon_lr`` that are None.
     """
 
     epochs: int = 1000
@@ -36,7 +36,7 @@ class Sizing:
 
     omega_first  frequency of the first layer for 256 x 256 pixels
     batches      the least number of batches in a pass
-    muon_lr      Muon's rate in a training that is not ``LONG``
+    muon_lr      Muon's rate in at most ``STEPS_AT_FULL_RATE`` steps
     """
 
     omega_first: float
@@ -75,14 +75,15 @@ _TUNED_FOR = {  # "" for every other task
 
 NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
-ADAM_RATE, LONG = 1e-3, 5000  # the tuned rate, and the number of steps from which on rates fall
+ADAM_RATE = 1e-3  # tuned
+STEPS_AT_FULL_RATE = 5000  # rates are lower in trainings of more
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
 CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
 _FOLLOWS = {  # the picture's size or the number of steps; in words, for the help
-    "lr": f"; less in more than {LONG} steps",
-    "muon_lr": f"; less in more than {LONG} steps",
+    "lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
+    "muon_lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
     "omega_first": "; for 256 x 256, more for larger pictures",
     "batch_points": "; at most 16384, or 32 times the side above 512 x 512",
 }
@@ -119,15 +120,15 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     given  number of pixels that a mask leaves to inpaint; None without one
 
     ``points`` is set for inpaint, and ``omega_first``, ``batch_points`` and both rates if the
-    recipe follows the size; the rates through the number of steps. None is left where the first
-    layer's frequency is ``omega_0``, and where every step takes all points. Raises Problem.
+    recipe follows the size. ``omega_first`` stays None where the first layer's frequency is
+    ``omega_0``, and ``batch_points`` where every step takes all points. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
     or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
-    Rates, of three digits, fall with the number of steps beyond 5000. Adam's is divided by it: its
-    steps have a constant size, and in tens of thousands of them the frequencies of the first layer
-    would drift away. Muon's falls by a fifth in ten times as many.
+    Beyond 5000 steps Adam's rate is inversely proportional to their number: its steps have a
+    constant size, and in tens of thousands of them the frequencies of the first layer would drift
+    away. Muon's falls by a fifth for each factor of ten. Rates have three digits.
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
@@ -146,7 +147,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
         options.batch_points = size if size < points else None
     steps = options.epochs * -(-points // (options.batch_points or points))
-    share = min(1, LONG / steps)
+    share = min(1, STEPS_AT_FULL_RATE / steps)
     if options.lr is None:
         options.lr = _three_digits(ADAM_RATE * share)
     if options.muon_lr is None:

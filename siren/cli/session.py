@@ -20,7 +20,7 @@ from siren.output.preview import Preview
 
 
 class NothingLeft(Exception):
-    """The run has finished in an earlier call; ``outcome`` is how."""
+    """The run finished in an earlier call, with this ``outcome``."""
 
     def __init__(self, outcome: Outcome):
         self.outcome = outcome
@@ -42,21 +42,21 @@ class Session:
     """The surroundings of one training, whose steps are methods, in the order of their calls.
 
     options  as ``parse`` gives them, for one picture
-    stop     whether Ctrl-C or SIGTERM has asked for an early end
-    program  path of the program, which is called again for a rehearsal
+    stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
+    program  path of main.py, which is called once more for a rehearsal
 
-    After ``start`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after ``begin``
-    the ``checkpoint``, and a ``preview`` or None.
+    After ``prepare`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after
+    ``open_checkpoint`` the ``checkpoint``, and a ``preview`` or None.
     """
 
     def __init__(self, options: argparse.Namespace, stop: signals.Stop, program: str):
         self.options, self.stop, self.program = options, stop, program
-        self.root = runtime.rank() == 0
+        self.is_rank_0 = runtime.rank() == 0
         self.lock = self.preview = None
         self._surroundings = contextlib.ExitStack()
 
     def __enter__(self) -> Session:
-        """Nothing yet: ``start`` and ``begin`` enter what ends with the session."""
+        """Enter nothing yet: ``prepare`` and ``open_checkpoint`` do."""
         return self
 
     def __exit__(self, *error):
@@ -65,28 +65,30 @@ class Session:
 
     def read(self, read_pictures: Callable) -> inputs.Inputs | None:
         """``read_pictures(options)`` in rank 0; None in others."""
-        return read_pictures(self.options) if self.root else None
+        return read_pictures(self.options) if self.is_rank_0 else None
 
-    def start(self, pictures: inputs.Inputs | None, resolve: Callable) -> argparse.Namespace:
-        """Lock the folder, start Jittor, and choose an engine that works here.
+    def prepare(self, pictures: inputs.Inputs | None, resolve: Callable) -> argparse.Namespace:
+        """Lock the folder, start Jittor, check memory, choose an engine, rehearse the run.
 
         Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
         in all processes those of rank 0. Raises NothingLeft, Problem, RuntimeProblem.
         """
-        settings = resolve(self.options, *pictures.extent) if self.root else copy.copy(self.options)
-        finished = self._lock_folder(settings, pictures) if self.root else None
+        settings = copy.copy(self.options)
+        if self.is_rank_0:
+            settings = resolve(self.options, *pictures.extent)
+        finished = self._lock_folder(settings, pictures) if self.is_rank_0 else None
         if finished and runtime.world_size() == 1:
             raise NothingLeft(finished)
         self.device, settings.precision = machine.start_jittor(settings)
         from siren import distributed
 
         if distributed.any_true(finished is not None):
-            raise NothingLeft(finished or Outcome(0, "finished"))
-        if self.root:
+            raise NothingLeft(finished or Outcome(0, "finished"))  # rank 0 alone knows how
+        if self.is_rank_0:
             machine.check_memory(settings, pictures.image.shape[:2], self.device)
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         self.engine = machine.choose_engine(settings, self.device)
-        if self.root:
+        if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)
         self._surroundings.enter_context(signals.shield_children())
         facts = {"resume": self.options.resume, "device": self.device}
@@ -98,14 +100,17 @@ class Session:
         """The task that ``make_task`` makes in rank 0; in others a copy with their points."""
         from siren.tasks import task
 
-        return task.scatter(make_task(settings, pictures) if self.root else None)
+        return task.scatter(make_task(settings, pictures) if self.is_rank_0 else None)
 
-    def begin(self, task, network, optimizer, batches) -> None:
-        """Continue an interrupted run, or begin one; from now on signals stop it in good order."""
+    def open_checkpoint(self, task, network, optimizer, batches) -> None:
+        """Load the state of an interrupted run with ``--resume``; else begin a new run.
+
+        From now on the first signal lets the current step end, and the results are saved.
+        """
         self.checkpoint = resuming.open_checkpoint(
             self.settings, self.device, task, batches, network, optimizer
         )
-        if self.root and self.settings.preview_every:
+        if self.is_rank_0 and self.settings.preview_every:
             self.preview = Preview(self.settings.output_dir, self.settings.preview_every, self.lock)
         height, width = task.reference.shape[:2]
         subject = display_path(self.settings.input_path)
@@ -123,7 +128,7 @@ class Session:
         """
         from siren.cli.finishing import finish
 
-        return finish(self, task, network, result) if self.root else Outcome(0, result.ended)
+        return finish(self, task, network, result) if self.is_rank_0 else Outcome(0, result.ended)
 
     def _lock_folder(self, settings: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
         """Lock the output folder; returns the outcome if the run has finished there before."""

@@ -1,7 +1,7 @@
 """The experiments by name: what has to be known of them before Jittor starts.
 
-A task called ``name`` is the class ``Name`` in the module ``name`` of this package, and a line of
-``TASKS``. They share one training loop; a ``task.Task`` is what differs.
+A task called ``name`` is the class ``name.capitalize()`` in the module ``name`` of this package,
+and a line of ``TASKS``. They share one training loop; a ``task.Task`` is what differs.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Edit(DerivativeTask):
         return tuple(np.where(inside, b, o) for b, o in zip(blended, own)), composite
 
     def loss(self, network, batch, engine):
-        """Mean squared error of the gradient; of the pixels if that is the same."""
+        """Mean squared error of the gradient; if ``pixelwise``, against the direct solution."""
         if self.pixelwise:
             return losses.pixel_mse(network, batch, engine)
         if self.pixels:

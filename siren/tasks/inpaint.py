@@ -87,7 +87,7 @@ class Inpaint(Task):
         return np.where(self.given_mask[..., None], self.reference, np.float32(0))
 
     def loss(self, network, batch, engine):
-        """Mean squared error of the given pixels."""
+        """Mean squared error of the training pixels."""
         return losses.pixel_mse(network, batch, engine)
 
     def baselines(self):

@@ -49,7 +49,7 @@ class Poisson(DerivativeTask):
         return cls(pictures.image, settings.operator, settings.residual_norm)
 
     def loss(self, network, batch, engine):
-        """Mean squared error of the Laplacian; of the pixels if that is the same."""
+        """Mean squared error of the Laplacian; if ``pixelwise``, against the direct solution."""
         if self.pixelwise:
             return losses.pixel_mse(network, batch, engine)
         return losses.laplacian_mse(network, batch, engine, self.operator, self.norm)

@@ -86,10 +86,10 @@ class Task:
 class DerivativeTask(Task):
     """A loss of the gradient (``order`` 1) or the Laplacian (2) of the network on a grid.
 
-    With finite differences in the pixel norm this is the error of the pixels against the direct
-    solution, up to its mean: identically, since both are linear. ``pixelwise`` is then true: the
-    direct solution is the target, and the loss is a mean over single points, which costs a third
-    and can be taken in batches.
+    With finite differences in the pixel norm this is, up to its mean, the error of the pixels
+    against the direct solution, since both are linear. ``pixelwise`` is then true: the direct
+    solution, of mean 0, is the target, and the loss is a mean over single points, which costs a
+    third and can be taken in batches; ``norm`` is not used.
 
     shape     (height, width) of the grid
     operator  one of ``operators.OPERATORS``: how the network is differentiated
@@ -100,10 +100,11 @@ class DerivativeTask(Task):
 
     def __init__(self, shape: tuple[int, int], operator: str, norm: str, pixels: bool = False):
         self.operator = operators.make_operator(operator, shape)
-        self.norm = losses.make_norm(norm, self.operator, shape)
         self.order = self.declared.order
         self.pointwise = self.declared.pointwise(operator, norm)
         self.pixelwise = self.pointwise and self.operator.on_grid
+        unused = "operator"  # which takes no memory
+        self.norm = losses.make_norm(unused if self.pixelwise else norm, self.operator, shape)
         self.pixels = pixels and not self.pixelwise
         self.determines_mean = pixels
 
