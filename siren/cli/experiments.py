@@ -136,11 +136,12 @@ def by_last_run(options: argparse.Namespace) -> float | None:
         return None
     try:
         device, epochs = metrics["runtime"]["device"], int(metrics["epochs"])
+        training = metrics["seconds"] - float(metrics["seconds_first_epoch"])  # which compiles
     except (LookupError, TypeError, ValueError):  # the file is damaged
         return None
     if epochs < 1 or options.device not in ("auto", device):
         return None
-    return metrics["seconds"] * options.epochs / epochs + _AROUND
+    return training * options.epochs / epochs + _AROUND
 
 
 def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
