@@ -87,8 +87,8 @@ def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
     speed = None
     if None in expected:
         print("Measuring a few steps ...", flush=True)
-        fit = next(each for each in experiments if each.task == "fit")
-        speed = measure(fit, *start_jittor(fit))
+        of_values = next(each for each in experiments if not TASKS[each.task].order)
+        speed = measure(of_values, *start_jittor(of_values))
         expected = [
             by_steps(each, speed) if known is None else known
             for each, known in zip(experiments, expected)
@@ -161,10 +161,10 @@ def _resolved(options: argparse.Namespace) -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace, device: str, precision: str) -> float:
-    """Seconds for each point of a step of fit, without the optimizer: the best of a few.
+    """Seconds for each point of a step on values, without the optimizer: the best of a few.
 
-    ``options`` are those of fit, and ``precision`` that of the run. The kernels that are
-    compiled are those that fit will use.
+    ``options`` are those of a task without derivatives, and ``precision`` that of the run. The
+    kernels that are compiled are those that this task will use.
     """
     import jittor as jt
 

@@ -19,6 +19,7 @@ from siren.output.record import (
     training_files,
 )
 from siren.output.summary import check_summary
+from siren.tasks import TASKS
 from siren.text import printable
 
 
@@ -47,7 +48,7 @@ def check_folder(
     folder = options.output_dir
     folder_name = printable(str(folder))
     record = record or read_record(folder)
-    render = options.task == "render"
+    render = options.task not in TASKS
     if record.kind == ("training" if render else "rendering"):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {folder_name} holds {what}; name another folder")

@@ -14,6 +14,7 @@ from siren import images
 from siren.cli.errors import Problem
 from siren.images import masks
 from siren.pictures import translate
+from siren.tasks import TASKS
 from siren.text import printable
 from siren.training.checkpoint import fingerprint
 
@@ -48,12 +49,12 @@ class Inputs:
 
 def paths(options: argparse.Namespace) -> dict[str, Path]:
     """The files that a run reads, by the name of their option."""
-    if options.task == "render":
+    if options.task not in TASKS:
         return {"network_path": options.network_path}
     files = {"input_path": options.input_path}
     if options.mask_path is not None:
         files["mask_path"] = options.mask_path
-    if options.task == "edit":
+    if TASKS[options.task].images == 2:
         files["ot_image_path"] = options.ot_image_path
     return files
 
@@ -64,7 +65,7 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
     with _blaming("input_path"):
         size = images.fit_size(*decoded.size, options.sidelength, options.aspect)
     bits = decoded.bits
-    if options.task == "edit":
+    if TASKS[options.task].images == 2:
         image = decoded.resized(size)
         decoded = _decode(options, "ot_image_path")
         other, mask = _resize_with_mask(options, decoded, size)
@@ -105,7 +106,7 @@ def _resize_with_mask(options, decoded, size) -> tuple[np.ndarray, np.ndarray | 
             f"{size[0]} x {size[1]} pixels, where a pixel is white if more than "
             f"{masks.SHARE:.0%} of it is; give a larger --sidelength or another mask"
         )
-    given, pure = (drawn, mask) if options.task == "edit" else (~drawn, ~mask)
+    given, pure = (~drawn, ~mask) if TASKS[options.task].fills else (drawn, mask)
     return decoded.resized(size, given, pure), mask
 
 

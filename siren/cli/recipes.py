@@ -132,7 +132,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
-    if options.task == "inpaint" and given is None:
+    if TASKS[options.task].fills and given is None:
         options.points = options.points or default_points(pixels)
         _check_points(options.points, pixels)
     points = training_points(options, pixels, given)
@@ -157,7 +157,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
 
 def training_points(options: Namespace, pixels: int, given: int | None = None) -> int:
     """How many points are trained on in a picture of so many ``pixels``; ``given`` as above."""
-    if options.task != "inpaint":
+    if not TASKS[options.task].fills:
         return pixels
     given = options.points if given is None else given
     return given - int(options.hold_out * given)

@@ -22,11 +22,16 @@ class Declaration:
             Laplacian
     arrays  the number of float arrays (pixels, channels) that the picture, targets, scores and
             panels take
+    images  the number of pictures that are read
+    fills   whether it is trained on some pixels of the picture and fills in the others; a mask then
+            shows those, otherwise the part of the second picture that is cloned into the first
     files   names of the pictures of its own (``Task.pictures``), besides those of every training
     """
 
     order: int = 0
     arrays: int = 20
+    images: int = 1
+    fills: bool = False
     files: tuple[str, ...] = ()
 
     def pointwise(self, operator: str, residual_norm: str) -> bool:
@@ -76,8 +81,8 @@ _DERIVATIVES = ("gradient.png", "laplacian.png")
 TASKS = {
     "fit": Declaration(arrays=6),
     "poisson": Declaration(order=2, arrays=16, files=_DERIVATIVES),
-    "edit": Declaration(order=1, arrays=20, files=_DERIVATIVES),
-    "inpaint": Declaration(arrays=10, files=("masked.png",)),
+    "edit": Declaration(order=1, arrays=20, images=2, files=_DERIVATIVES),
+    "inpaint": Declaration(arrays=10, fills=True, files=("masked.png",)),
 }
 
 
