@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 
 import jittor as jt
 import numpy as np
 
 _BLOCK = 2**22  # bytes of an array per broadcast
+_EXCHANGE_EVERY = 0.05  # seconds between two; each waits for the device, a millisecond on a GPU
+_MOST_GROWTH = 4  # of the steps between two exchanges, from one to the next
 
 
 def rank() -> int:
@@ -92,3 +95,31 @@ def disagreements(facts: dict) -> list[str]:
     differs = [json.loads(json.dumps(facts.get(name))) != expected[name] for name in names]
     counts = all_reduce(jt.array(np.float32([*differs, 0]))).numpy()
     return [name for name, count in zip(names, counts) if count > 0]
+
+
+class Agreement:
+    """Says after which steps the processes ask each other whether one of them wants to stop.
+
+    These steps are the same in all processes, since all derive them from the same sum: that of the
+    seconds that passed in each. A single process may stop after every step. ``first`` is the first
+    step.
+    """
+
+    def __init__(self, first: int):
+        self.step, self.steps = first, 1  # of the next exchange, and how many from one to the next
+        self.begin = time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        """Whether they ask each other after ``step``."""
+        return world_size() == 1 or step >= self.step
+
+    def any_true(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in any process; all must call it, after a step that is due."""
+        if world_size() == 1:
+            return flag
+        flags, seconds = sum_of([flag, time.perf_counter() - self.begin])
+        fitting = _EXCHANGE_EVERY * self.steps * world_size() / max(seconds, 1e-9)
+        self.steps = max(1, int(min(fitting, _MOST_GROWTH * self.steps)))
+        self.step += self.steps
+        self.begin = time.perf_counter()
+        return flags > 0

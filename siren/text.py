@@ -1,9 +1,10 @@
-"""Safe printing: no text of unknown origin (file names, arguments) and no closed pipe does harm."""
+"""Text for people: printed so that no file name and no closed pipe does harm; results in words."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 import select
@@ -11,6 +12,7 @@ import sys
 
 # C0, C1 and DEL, bidirectional controls, separators of lines and paragraphs, lone surrogates.
 _UNSAFE = re.compile(r"[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+SCORE_NAMES = ("PSNR", "SSIM", "seconds")  # what ``score_cells`` has in its three cells
 
 
 def printable(text: str, but: str = "") -> str:
@@ -102,3 +104,40 @@ def _wrap(stream, original, descriptor: int):
     with contextlib.suppress(OSError, ValueError):
         stream.flush()
     return Console(descriptor, stream.encoding or "utf-8")
+
+
+# ---- results in words ---------------------------------------------------------------------------
+
+
+def decibels(psnr: float | None, undefined: str = "n/a") -> str:
+    """PSNR, as "31.25 dB"; ``undefined`` for None and NaN."""
+    return undefined if psnr is None or not psnr > -math.inf else f"{psnr:.2f} dB"
+
+
+def similarity(ssim: float | None, undefined: str = "n/a") -> str:
+    """SSIM, as "0.875"; ``undefined`` for None."""
+    return undefined if ssim is None else f"{ssim:.3f}"
+
+
+def score_cells(scores) -> tuple[str, str, str]:
+    """The ``psnr``, ``ssim`` and ``seconds`` of ``scores`` for a table; "" where one is None."""
+    seconds = "" if scores.seconds is None else f"{scores.seconds:.1f}"
+    return decibels(scores.psnr, ""), similarity(scores.ssim, ""), seconds
+
+
+def duration(seconds: float) -> str:
+    """``seconds`` in words, as "75 min 03 s"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def align(lines: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """The cells of ``lines`` as text in columns; those numbered in ``right`` end at their right."""
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )

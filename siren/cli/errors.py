@@ -34,7 +34,7 @@ class Outcome:
     """How a run ended.
 
     status   exit status
-    ended    ``Training.ended`` (``training.history``), or why there was no training
+    ended    ``Training.ended`` (``training.progress``), or why there was no training
     psnr, ssim, seconds  of the result: dB, and seconds of training; None without a result
     """
 

@@ -25,9 +25,8 @@ from siren.cli.several import (
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.tasks import TASKS
-from siren.text import printable
-from siren.training.remaining import duration, followed_by
-from siren.wording import SCORE_NAMES, align, score_cells
+from siren.text import SCORE_NAMES, align, duration, printable, score_cells
+from siren.training.progress import followed_by
 
 SIDE = 128  # of the picture whose points are a step that is measured
 # Products of matrices in a step, relative to those of a loss of values: h, z and their gradients

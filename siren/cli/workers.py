@@ -21,8 +21,7 @@ from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Outcome, notify,
 from siren.cli.options import display_path
 from siren.runtime.processes import leave_mpirun
 from siren.signals import Stop
-from siren.text import safe_streams
-from siren.wording import score_cells
+from siren.text import safe_streams, score_cells
 
 _POLL = 0.1  # seconds between two looks at whether to stop
 _TIME_TO_END = 20  # seconds for children that have nothing more to do

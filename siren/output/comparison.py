@@ -18,8 +18,7 @@ from siren.output.panel import draw_panel
 from siren.output.record import ForeignFile, check_mark
 from siren.output.report import read_metrics, read_result
 from siren.pictures import Picture, absolute_error, error_picture
-from siren.text import printable
-from siren.wording import decibels
+from siren.text import decibels, printable
 
 PANEL = "panel.png"
 _NAMES = ("output", "reference")

@@ -21,8 +21,8 @@ from siren.output.record import remove_leftovers
 from siren.output.report import HISTORY, METRICS, draw_history, encode_history, encode_json
 from siren.pictures import Picture
 from siren.solvers import Degenerate
+from siren.text import decibels, similarity
 from siren.training.evaluation import predict_derivatives, predict_image
-from siren.wording import decibels, similarity
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Results:
 
     facts   "options" and "inputs" of metrics.json
     bits    8 or 16, the depth of pictures
-    result  a ``training.history.Training``
+    result  a ``training.progress.Training``
     """
 
     facts: dict

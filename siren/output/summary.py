@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siren.files import write_bytes
 from siren.output.record import check_mark
-from siren.wording import SCORE_NAMES, align, score_cells
+from siren.text import SCORE_NAMES, align, score_cells
 
 SUMMARY = "summary.csv"
 

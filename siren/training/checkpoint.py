@@ -43,7 +43,7 @@ class State:
     lowest     their criterion, (1,)
     optimizer  the optimiser's arrays
     random     state of the generator that the loss draws from (JSON), or ""
-    history    for each epoch so far, the fields of ``training.history.Epoch`` as a list
+    history    for each epoch so far, the fields of ``training.progress.Epoch`` as a list
     seconds    of training so far
     guide      parameters whose picture the prior follows, float32; empty for none
     threads    "processes x threads" that computed it, on which rounding depends

@@ -13,16 +13,15 @@ import numpy as np
 
 from siren import distributed
 from siren.samples import steps_per_pass
-from siren.training.agreement import Agreement
 from siren.training.checkpoint import Checkpoint, State
 from siren.training.evaluation import predict_image, sample_pixels, sampled_score, score
 from siren.training.gradient import POINTS_AT_ONCE as LARGE
 from siren.training.gradient import Gradient
-from siren.training.guidance import Guidance
-from siren.training.history import Epoch, Training
 from siren.training.optimizer import constant
-from siren.training.progress import LINE_EVERY, Progress
+from siren.training.progress import LINE_EVERY, Epoch, Progress, Training
 from siren.training.validation import Best, make_validation
+
+GUIDANCE_UPDATES = 10  # in a training; each costs a third of a pass over all pixels
 
 
 def train(
@@ -57,7 +56,7 @@ def train(
     steps = steps_per_pass(len(task.points), batches)
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
-    guidance = Guidance(network, task, engine, epochs)
+    guidance = _Guidance(network, task, engine, epochs)
     run = _Run(network, task, optimizer, guidance)
     first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
@@ -95,7 +94,7 @@ class _Run:
         self.guidance = guidance
         self.best = Best(network)
         self.training = Training()
-        self.agreement = Agreement(0)
+        self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
 
     def restore(self, state: State) -> int:
@@ -108,7 +107,7 @@ class _Run:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
             self.training.record(Epoch(*entry))
-        self.agreement = Agreement(state.step)
+        self.agreement = distributed.Agreement(state.step)
         self.start -= state.seconds
         return state.step
 
@@ -134,6 +133,34 @@ class _Run:
         if self.training.ended == "finished":
             self.training.state = lambda: self.make_state(last + 1)
         return self.training
+
+
+class _Guidance:
+    """Shows the network's picture, now and then, to a prior that follows it, if the task has one.
+
+    ``parameters`` (float32) are those of the picture that the prior follows, empty before the first
+    one: from these, a resumed training continues bit for bit.
+    """
+
+    def __init__(self, network, task, engine, epochs: int):
+        self.network, self.engine = network, engine
+        self.prior = task.prior if task.prior and task.prior.follows_picture else None
+        self.shape = task.points.shape
+        self.every = max(1, epochs // GUIDANCE_UPDATES)
+        self.parameters = np.zeros(0, np.float32)
+
+    def __call__(self, epoch: int) -> None:
+        """At the start of ``epoch``: update the prior if it is time."""
+        if self.prior and epoch > 0 and epoch % self.every == 0:
+            self.parameters = self.network.flat.numpy()
+            self.prior.update(predict_image(self.network, self.engine, self.shape))
+
+    def restore(self, parameters: np.ndarray) -> None:
+        """Continue with a prior that follows the picture of ``parameters``; changes the network."""
+        if self.prior and parameters.size:
+            self.parameters = parameters
+            self.network.flat.update(jt.array(parameters))
+            self.prior.update(predict_image(self.network, self.engine, self.shape))
 
 
 class _Record:

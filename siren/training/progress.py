@@ -1,21 +1,75 @@
-"""Reads the losses of a training from the device, records them, and shows them."""
+"""The history of a training: losses are read from the device, recorded, and shown."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
-from dataclasses import dataclass
-
-import jittor as jt
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from siren.notebook import is_notebook, progress_bar
-from siren.training.history import Epoch, Training
-from siren.training.remaining import duration, in_all
-from siren.wording import decibels
+from siren.text import decibels, duration
+from siren.training.checkpoint import State
 
 FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
 LINE_EVERY = 100  # epochs between two progress lines where there is no bar
+
+_later = 0.0  # seconds of the trainings that follow
+
+
+@dataclass
+class Epoch:
+    """Measurements after ``epoch`` passes over the training points.
+
+    loss        on the points of the next step
+    validation  loss on the points that choose the best epoch; None if there are none, or if it was
+                not measured
+    psnr        in dB; None if it was not measured
+    seconds     since the training began
+    """
+
+    epoch: int
+    loss: float
+    validation: float | None
+    psnr: float | None
+    seconds: float
+
+    @property
+    def criterion(self) -> float:
+        """What is lowest in the best epoch."""
+        return self.loss if self.validation is None else self.validation
+
+
+@dataclass
+class Training:
+    """The outcome of a training.
+
+    ended    "finished", "interrupted" (Ctrl-C) or "diverged" (the loss was not finite)
+    best     the epoch whose parameters the network has at the end: that of the lowest validation
+             loss if there is one, else of the lowest loss; None if no loss was finite
+    history  one ``Epoch`` for each computed loss
+    state    function that returns the state of a finished training, which has no epochs left
+    """
+
+    ended: str = "finished"
+    best: Epoch | None = None
+    history: list[Epoch] = field(default_factory=list)
+    state: Callable[[], State] | None = None
+
+    def record(self, epoch: Epoch) -> None:
+        """Append ``epoch`` and update ``best``; after a loss that is not finite, do nothing."""
+        if self.ended == "diverged":
+            return
+        if not math.isfinite(epoch.loss):
+            self.ended = "diverged"
+            return
+        self.history.append(epoch)
+        if self.history[0].validation is not None and epoch.validation is None:
+            return  # the loss of a single batch is too noisy a criterion
+        if self.best is None or epoch.criterion < self.best.criterion:
+            self.best = epoch
 
 
 @dataclass
@@ -81,6 +135,8 @@ class Progress:
 
     def fetch(self) -> None:
         """Wait for the losses of all epochs so far; record and show them."""
+        import jittor as jt  # by now it has started
+
         if self.pending:
             losses = jt.concat([v for p in self.pending for v in p.losses], dim=0)
             values = iter(losses.numpy().tolist())
@@ -111,3 +167,25 @@ class Progress:
     def _left(self, epoch: Epoch) -> float:
         """Seconds left of this training."""
         return epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
+
+
+@contextlib.contextmanager
+def followed_by(seconds: float):
+    """Within its context a training is one of several, of which others take ``seconds`` after it.
+
+    0: none follows.
+    """
+    global _later
+    before, _later = _later, seconds
+    try:
+        yield
+    finally:
+        _later = before
+
+
+def in_all(seconds: float) -> str:
+    """The time left in words, as ", 2 min 03 s in all"; "" if no training follows.
+
+    seconds  left of the present training
+    """
+    return f", {duration(seconds + _later)} in all" if _later else ""

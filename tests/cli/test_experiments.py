@@ -13,7 +13,8 @@ from program import ROOT, call, run
 from siren.cli.errors import Outcome, Problem
 from siren.cli.experiments import by_last_run, by_steps, run_all
 from siren.cli.options import parse
-from siren.training.remaining import duration, followed_by, in_all
+from siren.text import duration
+from siren.training.progress import followed_by, in_all
 
 SMALL = ["--sidelength", "16", "--epochs", "2", "--hidden_features", "8"]
 

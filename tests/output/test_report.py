@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from siren.output.report import draw_history
-from siren.training.history import Epoch
+from siren.training.progress import Epoch
 
 CODE = """
 from siren.output.report import draw_history
-from siren.training.history import Epoch
+from siren.training.progress import Epoch
 history = [Epoch(0, 1.0, None, 10.0, 0.1), Epoch(1, 0.5, None, 12.0, 0.2)]
 print(draw_history(history)[1:4])
 """

@@ -9,8 +9,7 @@ from PIL import Image
 import siren
 from siren.notebook import is_notebook, progress_bar
 from siren.pictures import Picture
-from siren.training.history import Training
-from siren.training.progress import Progress
+from siren.training.progress import Progress, Training
 
 IMAGE = np.linspace(-1, 1, 8 * 12, dtype=np.float32).reshape(8, 12, 1)
 

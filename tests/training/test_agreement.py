@@ -5,8 +5,7 @@ import time
 import pytest
 
 from siren import distributed
-from siren.training import agreement
-from siren.training.agreement import Agreement
+from siren.distributed import Agreement
 
 
 @pytest.fixture
@@ -71,4 +70,4 @@ def test_a_single_process_may_stop_after_every_step():
     alone = Agreement(5)
     assert alone.due(5) and alone.due(6)
     assert alone.any_true(True) and not alone.any_true(False)
-    assert agreement.distributed.world_size() == 1
+    assert distributed.world_size() == 1

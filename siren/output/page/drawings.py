@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from siren.output.page.markup import Markup, join, tag
-from siren.wording import decibels
+from siren.text import decibels
 
 MAX_POINTS = 800  # of a curve that is drawn
 EXACT = 100  # dB; from here on, two pictures differ by rounding errors only
