@@ -38,7 +38,6 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from siren.coordinates import grid  # noqa: E402
 from siren.images import read_image  # noqa: E402
 from siren.metrics import psnr  # noqa: E402
 from siren.solvers import INTERPOLATIONS, interpolate  # noqa: E402
@@ -111,7 +110,8 @@ def mask_of(pixels: np.ndarray, side: int) -> np.ndarray:
 def run_interpolation(problem: Problem, method: str) -> dict:
     """One of the interpolations in siren.solvers."""
     image, given = problem.image, problem.given
-    points = grid(problem.side, problem.side)[given.ravel()]
+    axis = np.linspace(-1, 1, problem.side, dtype=np.float32)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), 2)[given]  # (row, column)
     filled = interpolate(points, image[given], problem.side, problem.side, method)
     return {"psnr": problem.score(filled)}
 

@@ -32,10 +32,10 @@ _NAMES = {
     "predict_derivatives": "siren.training.evaluation",
     "predict_image": "siren.training.evaluation",
     "read_image": "siren.images",
-    "read_network": "siren.output.network_file",
+    "read_network": "siren.npz",
     "show": "siren.output.panel",
     "train": "siren.training.loop",
-    "write_network": "siren.output.network_file",
+    "write_network": "siren.npz",
     "write_png": "siren.images",
 }
 __all__ = ["prepare", "start", *_NAMES]

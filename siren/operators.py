@@ -16,7 +16,7 @@ import jittor as jt
 import numpy as np
 from scipy import ndimage
 
-from siren.coordinates import spacing
+from siren.samples import spacing
 
 # ---- finite differences on images -----------------------------------------------------------
 

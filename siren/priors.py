@@ -11,9 +11,8 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from siren.coordinates import spacing
 from siren.losses import exact_mean
-from siren.samples import PRIOR, RandomPoints, generator
+from siren.samples import PRIOR, RandomPoints, generator, spacing
 
 POINTS = 2048  # random points per step
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import siren
-from siren.checks import checked_image
+from siren.pictures import checked_image
 
 PICTURE = np.random.default_rng(0).uniform(-1, 1, (12, 10, 1)).astype(np.float32)
 TASKS = {

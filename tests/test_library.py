@@ -11,7 +11,7 @@ import pytest
 from numpy_siren import value
 
 import siren
-from siren.coordinates import grid
+from siren.samples import grid
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "siren" / "README.md").read_text(encoding="utf8")

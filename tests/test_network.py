@@ -6,9 +6,9 @@ import pytest
 from numpy_siren import layers_of, relative_error, value
 from scipy import stats
 
-from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.network import Siren
+from siren.samples import grid, spacing
 from siren.training.optimizer import Muon
 
 

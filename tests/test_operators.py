@@ -16,10 +16,9 @@ from scipy import ndimage
 from skimage import filters
 
 from siren import losses, operators
-from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.network import Siren
-from siren.samples import Batch
+from siren.samples import Batch, grid, spacing
 
 SHAPE = (7, 11)
 shapes = st.tuples(st.integers(2, 12), st.integers(2, 12), st.integers(1, 3))

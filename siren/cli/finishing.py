@@ -13,7 +13,7 @@ from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
 from siren.cli.resuming import interruption_message
 from siren.files import Change
-from siren.output.network_file import NETWORK, write_network
+from siren.npz import NETWORK, write_network
 from siren.output.results import Results, Saved, scored_pixels_note
 from siren.training.checkpoint import Checkpoint
 

@@ -68,7 +68,7 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     coordinates  (N, 2) float32 Var, (row, column); (N, inputs) where they are not
     order        0, 1 or 2: the highest derivative wanted
     scale        the unit of length along (rows, columns), in coordinates: derivatives come out
-                 multiplied by it (``coordinates.spacing`` gives pixel units), the Laplacian as
+                 multiplied by it (``samples.spacing`` gives pixel units), the Laplacian as
                  scale_row^2 u_rr + scale_column^2 u_cc
 
     Returns a list of Vars (N, channels): [u], [u, u_row, u_column] or

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.checks import refuse_masked
 from siren.files import write_bytes
+from siren.pictures import refuse_masked
 
 
 class NotANumber(ValueError):

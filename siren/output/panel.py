@@ -8,9 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from siren import notebook
-from siren.checks import refuse_masked
 from siren.images import to_uint8
-from siren.pictures import Picture, error_picture
+from siren.pictures import Picture, error_picture, refuse_masked
 
 PER_ROW = 4  # pictures; more take several rows
 MIN_WIDTH = 256  # pixels of a column; narrower pictures are enlarged

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from siren import pictures
-from siren.coordinates import FULL_VIEW, strip
 from siren.images import to_integers, to_uint8
+from siren.samples import FULL_VIEW, strip
 from siren.training.evaluation import evaluate, evaluate_strips
 
 SAMPLE = 256  # pixels per side of a small view, which sets the scale of the derivatives' pictures

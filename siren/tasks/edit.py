@@ -6,8 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from siren import cosine, losses, operators, solvers
-from siren.checks import checked_image, checked_mask
-from siren.pictures import Picture, gradient_picture, translate
+from siren.pictures import Picture, checked_image, checked_mask, gradient_picture, translate
 from siren.samples import Points
 from siren.tasks import TASKS
 from siren.tasks.task import DerivativeTask, match_mean, select
@@ -37,7 +36,7 @@ class Edit(DerivativeTask):
     ``clone_field`` gives (``solvers.solve_inside``). With exact derivatives the network learns the
     field, and outside of the region the pixels besides.
 
-    Raises ValueError if nothing is left of the region after the shift; ``checks`` has the errors
+    Raises ValueError if nothing is left of the region after the shift; ``pictures`` has the errors
     for arrays that are no images or masks.
     """
 

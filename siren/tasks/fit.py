@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from siren import losses
-from siren.checks import checked_image
-from siren.pictures import Picture
+from siren.pictures import Picture, checked_image
 from siren.samples import Points
 from siren.tasks import TASKS
 from siren.tasks.task import Task
@@ -15,7 +14,7 @@ from siren.tasks.task import Task
 class Fit(Task):
     """Pixel mean squared error on every pixel of ``image`` (height, width, channels).
 
-    ``image`` is float in [-1, 1] (``checks.checked_image`` has the errors for anything else).
+    ``image`` is float in [-1, 1] (``pictures.checked_image`` has the errors for anything else).
     ``prior``, one of ``siren.priors`` or None, is added to the loss; it helps with noisy images.
     """
 

@@ -7,10 +7,8 @@ from functools import partial
 import numpy as np
 
 from siren import losses, samples, solvers
-from siren.checks import checked_image, checked_mask
-from siren.coordinates import grid
-from siren.pictures import Picture
-from siren.samples import Points
+from siren.pictures import Picture, checked_image, checked_mask
+from siren.samples import Points, grid
 from siren.tasks import TASKS
 from siren.tasks.task import Task
 
@@ -27,7 +25,7 @@ class Inpaint(Task):
     missing   None, or a bool mask (height, width) of the pixels to fill in, neither all true nor
               all false; ``points`` is then ignored
 
-    The image is float in [-1, 1]; ``checks`` has the errors for anything else.
+    The image is float in [-1, 1]; ``pictures`` has the errors for anything else.
     """
 
     declared = TASKS["inpaint"]

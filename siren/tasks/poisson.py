@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from siren import cosine, losses, operators, solvers
-from siren.checks import checked_image
-from siren.pictures import Picture, laplacian_picture
+from siren.pictures import Picture, checked_image, laplacian_picture
 from siren.samples import Points
 from siren.tasks import TASKS
 from siren.tasks.task import DerivativeTask, match_mean, select
@@ -16,9 +15,9 @@ class Poisson(DerivativeTask):
     """Mean squared error of the Laplacian, in pixel units, on every pixel of ``image``.
 
     ``image`` is (height, width, channels), float in [-1, 1]; for anything else
-    ``checks.checked_image`` has the errors. ``operator``, one of ``operators.OPERATORS``, computes
-    the network's Laplacian, and ``residual_norm``, one of ``losses.NORMS``, measures its error.
-    The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
+    ``pictures.checked_image`` has the errors. ``operator``, one of ``operators.OPERATORS``,
+    computes the network's Laplacian, and ``residual_norm``, one of ``losses.NORMS``, measures its
+    error. The target is the 5-point Laplacian of the image. Section 4.1 of the paper.
 
     Where the norm of exact derivatives needs the border (``losses.ExactNorm``), the target is the
     exact Laplacian of the image's cosine interpolant, and a slope of zero across the border.

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import jittor as jt
 import numpy as np
 
-from siren.coordinates import FULL_VIEW, spacing, strip
 from siren.metrics import psnr
-from siren.samples import stratified
+from siren.samples import FULL_VIEW, spacing, stratified, strip
 from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -37,7 +36,7 @@ def evaluate_strips(
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
     """Streams on a pixel grid of ``shape`` (height, width), a strip of rows at a time.
 
-    ``crop`` is the part of the picture that the grid covers (see ``coordinates.strip``).
+    ``crop`` is the part of the picture that the grid covers (see ``samples.strip``).
     Yields (rows, streams), each stream (rows, width, channels) float32.
     """
     height, width = shape

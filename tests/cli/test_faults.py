@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from program import ROOT, call, run
 
-from siren.output.network_file import read_network
+from siren.npz import read_network
 
 PAGE = 4096
 FIT = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]

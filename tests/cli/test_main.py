@@ -21,9 +21,9 @@ from PIL import Image
 from program import ROOT, call, go_on, paused, run
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from siren.coordinates import grid, spacing
 from siren.images import read_image, write_png
 from siren.output.rendering import view_shape
+from siren.samples import grid, spacing
 
 SMALL = ["--sidelength", "24", "--epochs", "3", "--hidden_features", "32", "--device", "cpu"]
 

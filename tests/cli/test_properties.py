@@ -20,7 +20,7 @@ from siren.cli.inputs import read_inputs
 from siren.cli.options import TASKS, parse
 from siren.cli.several import make_runs
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
-from siren.output.network_file import read_network
+from siren.npz import read_network
 from siren.output.report import read_metrics
 
 # The same examples every time: a failure is one of the program, not of chance.

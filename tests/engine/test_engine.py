@@ -24,7 +24,6 @@ from numpy_siren import (
 )
 
 from siren import engine
-from siren.coordinates import grid, spacing
 from siren.engine import reference, trial
 from siren.engine import workload as workload_module
 from siren.engine.fused import PRECISIONS, Fused
@@ -32,7 +31,16 @@ from siren.engine.reference import AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
-from siren.samples import Batch, Batches, DevicePoints, Points, RandomPoints, Selection
+from siren.samples import (
+    Batch,
+    Batches,
+    DevicePoints,
+    Points,
+    RandomPoints,
+    Selection,
+    grid,
+    spacing,
+)
 from siren.tasks.fit import Fit
 from siren.training import loop
 from siren.training.optimizer import Muon

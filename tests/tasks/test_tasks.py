@@ -7,14 +7,13 @@ import pytest
 
 from siren import cosine, losses, operators
 from siren.cli import recipes
-from siren.coordinates import grid, spacing
 from siren.engine import reference
 from siren.engine.workload import Workload
 from siren.images import read_image
 from siren.network import Siren
 from siren.pictures import absolute_error, magnitude, signed, translate
 from siren.priors import StructureVariation, TotalVariation
-from siren.samples import Batch
+from siren.samples import Batch, grid, spacing
 from siren.tasks import TASKS, load
 from siren.tasks.edit import Edit, blend_fields
 from siren.tasks.fit import Fit

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from numpy_siren import layers_of, relative_error, value
 
-from siren.coordinates import grid
 from siren.engine import reference
 from siren.images import read_image
 from siren.network import Siren
+from siren.samples import grid
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
