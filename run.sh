@@ -160,7 +160,7 @@ compare() { # compare TASK OPTION ...: both recipes in their usual folders
   "$python" "$root/main.py" --task "$task" "${@:2}"
   "$python" "$root/main.py" --task "$task" --recipe tuned "${@:2}"
   cd "$root"
-  "$python" -m siren.output.comparison "outputs/$task" "outputs/$task-tuned" "outputs/$task-compared"
+  "$python" -m siren.output.panel "outputs/$task" "outputs/$task-tuned" "outputs/$task-compared"
 }
 
 command="${1-}"

@@ -1,4 +1,4 @@
-"""Atomic writing, sets of files that change together, and folder locks.
+"""Atomic writing, sets of files that change together, folder locks, and files of others.
 
 Unfinished files have names that only this program uses, so that cleaning up after a killed run
 removes nothing else.
@@ -14,7 +14,11 @@ import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
+
+from siren.text import printable
 
 LOCK = ".lock"
 _JOURNAL = ".siren-commit.json"  # the files that a commit renames and removes
@@ -64,6 +68,27 @@ def open_regular(path: Path):
         return open(descriptor, "rb")
     os.close(descriptor)
     raise OSError(f"{path} is not a regular file")
+
+
+class ForeignFile(Exception):
+    """A file that this program did not write, or that was changed since, is in the way."""
+
+    def __init__(self, path: Path, what: str = "is not as this program wrote it"):
+        super().__init__(f"{printable(str(path))} {what}; move it")
+
+
+def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
+    """Raise ForeignFile if there is a file at ``path``, unless it ``has_mark``.
+
+    A link is its user's own.
+    """
+    try:
+        with open_regular(path) as file:
+            ours = has_mark(file) and not path.is_symlink()
+    except (OSError, ValueError):
+        ours = not os.path.lexists(path)
+    if not ours:
+        raise ForeignFile(path)
 
 
 class Change:

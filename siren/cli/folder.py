@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from siren.cli.errors import Failure, Problem
-from siren.files import LOCK, FolderInUse, open_folder
+from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
 from siren.output.record import (
-    ForeignFile,
     Record,
     read_record,
     remove_uncommitted,
@@ -18,7 +17,7 @@ from siren.output.record import (
     replaced_input,
     training_files,
 )
-from siren.output.summary import check_summary
+from siren.output.report import check_summary
 from siren.tasks import TASKS
 from siren.text import printable
 

@@ -21,10 +21,10 @@ from siren.cli.folder import check_folder, output_folder, parent_folder, save_fa
 from siren.cli.options import OUTPUTS, display_path
 from siren.cli.resuming import finished_outcome
 from siren.cli.workers import train_on_workers
+from siren.files import ForeignFile
 from siren.images import ImageError
-from siren.output import summary
+from siren.output import report
 from siren.output.page import PAGE, write_page
-from siren.output.record import ForeignFile
 from siren.runtime.processes import local_size
 from siren.signals import Stop, deferred
 from siren.text import printable
@@ -82,7 +82,7 @@ def find_pictures(paths: list[Path]) -> list[Path]:
 
 def folder_names(pictures: list[Path]) -> list[str]:
     """A folder name for each of ``pictures``: its stem, with a number where that is taken."""
-    taken = {summary.SUMMARY}
+    taken = {report.SUMMARY}
     names = []
     for picture in pictures:
         stem = name = picture.stem.lstrip(".") or "picture"
@@ -139,10 +139,10 @@ def run_several(
         not_begun = outcomes.count(None)
         outcomes = [outcome or NOT_BEGUN for outcome in outcomes]
         rows = [_summary_row(each, outcome) for each, outcome in zip(runs, outcomes)]
-        print(summary.format_table(rows))
+        print(report.format_table(rows))
         try:
             with deferred():
-                summary.write_summary(options.output_dir, rows)
+                report.write_summary(options.output_dir, rows)
         except OSError as error:
             raise save_failure(options, error) from error
     if not_begun:
@@ -178,8 +178,8 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
     return finished_outcome(settings, pictures)
 
 
-def _summary_row(options: argparse.Namespace, outcome: Outcome) -> summary.Row:
-    return summary.Row(
+def _summary_row(options: argparse.Namespace, outcome: Outcome) -> report.SummaryRow:
+    return report.SummaryRow(
         display_path(options.input_path),
         printable(options.output_dir.name),
         options.task,

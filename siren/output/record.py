@@ -11,16 +11,14 @@ import contextlib
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO
 
-from siren.files import Change, Lock, file_digest, open_regular
+from siren.files import Change, ForeignFile, Lock, file_digest
 from siren.output.report import METRICS, is_metrics, read_json
 from siren.tasks import TASKS
-from siren.text import printable
 from siren.training.checkpoint import NAME as STATE
 
 RENDERING = "rendering.json"
@@ -28,27 +26,6 @@ _TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", "history
 _PREVIEWS = {"preview.png", "training.gif"}
 _OPTIONAL = {"history.png"}  # where matplotlib is installed
 _NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *(task.files for task in TASKS.values()))
-
-
-class ForeignFile(Exception):
-    """A file that this program did not write, or that was changed since, is in the way."""
-
-    def __init__(self, path: Path, what: str = "is not as this program wrote it"):
-        super().__init__(f"{printable(str(path))} {what}; move it")
-
-
-def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
-    """Raise ForeignFile if there is a file at ``path``, unless it ``has_mark``.
-
-    A link is its user's own.
-    """
-    try:
-        with open_regular(path) as file:
-            ours = has_mark(file) and not path.is_symlink()
-    except (OSError, ValueError):
-        ours = not os.path.lexists(path)
-    if not ours:
-        raise ForeignFile(path)
 
 
 def training_files(task: str, previewed: bool) -> set[str]:

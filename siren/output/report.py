@@ -1,4 +1,4 @@
-"""The report of a run: metrics.json, history.csv and history.png; and reading it again."""
+"""Reports: metrics.json, history.csv and history.png of a run, summary.csv of several runs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import json
 import logging
 import math
 import warnings
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from siren.files import open_regular
+from siren.files import check_mark, open_regular, write_bytes
 from siren.images import ImageWarning, read_image
+from siren.text import SCORE_NAMES, align, score_cells
 
 METRICS = "metrics.json"
 HISTORY = "history.csv"
+SUMMARY = "summary.csv"
 MAX_BYTES = 1 << 24  # of a text file; there are no longer ones of this program
 
 
@@ -152,3 +155,43 @@ def _json_safe(value):
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+# ---- several runs ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One picture's line: PSNR in dB, seconds of training; None without a result."""
+
+    image: str
+    folder: str
+    task: str
+    psnr: float | None
+    ssim: float | None
+    seconds: float | None
+    status: str
+
+
+_HEADER = ",".join(field.name for field in fields(SummaryRow))
+
+
+def format_table(rows: list[SummaryRow]) -> str:
+    """The summary as text: aligned columns under their names, a line for each of ``rows``."""
+    lines = [("image", "task", *SCORE_NAMES, "status")]
+    lines += [(row.image, row.task, *score_cells(row), row.status) for row in rows]
+    return align(lines, right=(2, 3, 4))
+
+
+def check_summary(folder: Path) -> None:
+    """Raise ForeignFile if ``write_summary`` would replace a file without a summary's header."""
+    check_mark(folder / SUMMARY, lambda file: file.readline(1024).strip() == _HEADER.encode())
+
+
+def write_summary(folder: Path, rows: list[SummaryRow]) -> None:
+    """Write summary.csv with a line for each of ``rows``. Raises OSError."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    text.write(_HEADER + "\n")
+    writer.writerows(map(astuple, rows))
+    write_bytes(folder / SUMMARY, text.getvalue().encode())

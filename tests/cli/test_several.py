@@ -14,7 +14,7 @@ from program import call, draw, go_on, network, paused, run, statuses
 
 from siren.cli.several import find_pictures, folder_names
 from siren.images import ImageError
-from siren.output.summary import Row, format_table
+from siren.output.report import SummaryRow, format_table
 
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
 
@@ -67,8 +67,8 @@ def test_every_picture_has_a_folder_of_its_own():
 
 def test_the_table_is_aligned():
     rows = [
-        Row("long/name.png", "long", "fit", 9.876, 0.5, 1234.5, "finished"),
-        Row("b", "b", "inpaint", None, None, None, "not begun"),
+        SummaryRow("long/name.png", "long", "fit", 9.876, 0.5, 1234.5, "finished"),
+        SummaryRow("b", "b", "inpaint", None, None, None, "not begun"),
     ]
     head, first, second = format_table(rows).splitlines()
     assert first.split() == ["long/name.png", "fit", "9.88", "dB", "0.500", "1234.5", "finished"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siren.files import ForeignFile
 from siren.images import encode_png
-from siren.output.comparison import PANEL, ComparisonError, main, write_comparison
-from siren.output.record import ForeignFile
+from siren.output.panel import PANEL, ComparisonError, main, write_comparison
 
 REFERENCE = np.linspace(-1, 1, 16 * 24).reshape(16, 24, 1).astype(np.float32)
 

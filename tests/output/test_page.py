@@ -21,13 +21,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from siren.files import ForeignFile
 from siren.images import encode_png
-from siren.output.page import document, write_page
-from siren.output.page.document import GENERATOR, MAX_CARDS, draw_page
-from siren.output.page.drawings import MAX_POINTS, Axis, draw_bars, draw_curves
-from siren.output.page.markup import Markup, link, tag
-from siren.output.page.runs import find_runs
-from siren.output.record import ForeignFile
+from siren.output.drawings import MAX_POINTS, Axis, Markup, draw_bars, draw_curves, link, tag
+from siren.output.page import GENERATOR, MAX_CARDS, draw_page, write_page
+from siren.output.runs import find_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 RED, BLUE = (1, -1, -1), (-1, -1, 1)
@@ -214,7 +212,7 @@ def test_a_thousand_runs_do_not_make_a_heavy_page(tmp_path):
 
 
 def test_only_the_newest_runs_have_error_maps(tmp_path, monkeypatch):
-    monkeypatch.setattr(document, "MAP_PIXELS", 2 * 24 * 32)
+    monkeypatch.setattr("siren.output.page.MAP_PIXELS", 2 * 24 * 32)
     for number in range(3):
         make_run(tmp_path / str(number), {"input_path": f"{number}.png"}, age=9 * number)
     page = write(tmp_path)

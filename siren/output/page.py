@@ -1,19 +1,27 @@
-"""The page: a table of all runs, and their cards, grouped by task and pictures."""
+"""index.html: a page to look at, with every run below a folder. Nothing of it is on the network.
+
+It has a table of all runs, and their cards, grouped by task and pictures. ``python -m
+siren.output.page FOLDER`` writes it too.
+"""
 
 from __future__ import annotations
 
+import argparse
 import base64
 import hashlib
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
+from siren.files import ForeignFile, check_mark, write_bytes
 from siren.images import encode_png
-from siren.output.page.drawings import draw_bars, draw_curves
-from siren.output.page.markup import Markup, join, link, tag
-from siren.output.page.runs import Run
+from siren.output.drawings import Markup, draw_bars, draw_curves, join, link, tag
+from siren.output.runs import Run, find_runs
+from siren.text import printable
 
+PAGE = "index.html"
 #: By it a page is recognised as this program's; it is within the first 1024 bytes.
 GENERATOR = '<meta name="generator" content="siren-jittor">'
 MAX_CARDS = 100  # more would make the page slow to write and to open
@@ -27,6 +35,18 @@ _STYLE, _SCRIPT = (
     Markup((Path(__file__).parent / name).read_text(encoding="utf8"))
     for name in ("page.css", "page.js")
 )
+
+
+def write_page(folder: Path) -> Path:
+    """Write the page of all runs in and below ``folder``, and return its path.
+
+    What is missing or damaged in a run is left out. Raises ForeignFile if another page of that name
+    is in the way, and OSError if the page cannot be written.
+    """
+    path = folder / PAGE
+    check_mark(path, lambda file: GENERATOR.encode() in file.read(1024))
+    write_bytes(path, draw_page(folder, find_runs(folder)))
+    return path
 
 
 def draw_page(folder: Path, runs: list[Run]) -> bytes:
@@ -375,3 +395,29 @@ def _date(run: Run) -> str:
 def _file_size(count: int) -> str:
     """A number of bytes in decimal units."""
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+
+
+def main() -> int:
+    """Write the page of the folder that the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m siren.output.page", description=f"Writes FOLDER/{PAGE}, a page of all runs."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="runs are in or below it")
+    folder = parser.parse_args().folder
+    try:
+        page = write_page(folder)
+    except ForeignFile as error:
+        return _fail(str(error), 2)
+    except OSError as error:
+        return _fail(f"{folder} cannot be written ({error.strerror or error})", 1)
+    print(printable(str(page)))
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"siren.output.page: {printable(message)}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from siren.images.opening import ImageError, open_picture
-from siren.output.page.markup import link
+from siren.output.drawings import link
 from siren.output.report import METRICS, read_history, read_metrics, read_result
 from siren.pictures import Picture, absolute_error
 

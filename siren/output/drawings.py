@@ -1,4 +1,6 @@
-"""What the page draws itself, as SVG: curves and bars.
+"""HTML and SVG from Python: elements, in which nothing can be left unescaped; curves and bars.
+
+Whatever is not ``Markup`` is text: it is escaped, and control characters in it become visible.
 
 A drawing is as wide as its place, and its text keeps its size: positions are percentages, and only
 the curves themselves, whose strokes do not scale, are stretched.
@@ -6,12 +8,14 @@ the curves themselves, whose strokes do not scale, are stretched.
 
 from __future__ import annotations
 
+import html
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from urllib.parse import quote
 
-from siren.output.page.markup import Markup, join, tag
-from siren.text import decibels
+from siren.text import decibels, printable
 
 MAX_POINTS = 800  # of a curve that is drawn
 EXACT = 100  # dB; from here on, two pictures differ by rounding errors only
@@ -21,6 +25,48 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
 _Line = list  # of (x, y) from 0 to 1, y downwards, or None where the curve is interrupted
+
+_VOID = ("img", "input", "meta", "source")
+
+
+# ---- elements ---------------------------------------------------------------------------------
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def escape(content) -> Markup:
+    """``content`` as HTML: itself if it is ``Markup``, otherwise its text."""
+    return content if isinstance(content, Markup) else Markup(html.escape(printable(str(content))))
+
+
+def join(parts) -> Markup:
+    """One piece of HTML of several; None is left out."""
+    return Markup("".join(escape(part) for part in parts if part is not None))
+
+
+def tag(name: str, /, *children, **attributes) -> Markup:
+    """An element with its children and attributes, of which those that are None are left out.
+
+    ``class_`` stands for class, and ``aria_label`` for aria-label. An attribute that is True has no
+    value.
+    """
+    start = name
+    for key, value in attributes.items():
+        key = key.rstrip("_").replace("_", "-")
+        if value is True:
+            start += f" {key}"
+        elif value is not None:
+            start += f' {key}="{escape(str(value))}"'
+    if name in _VOID:
+        return Markup(f"<{start}>")
+    return Markup(f"<{start}>{join(children)}</{name}>")
+
+
+def link(*parts: str) -> str:
+    """The relative URL of the file whose path has these ``parts``; they need not be Unicode."""
+    return "/".join(quote(os.fsencode(part), safe="") for part in parts)
 
 
 # ---- axes --------------------------------------------------------------------------------------
