@@ -1,23 +1,28 @@
-"""Reading and writing pictures.
+"""Reading, scaling and writing pictures.
 
 In memory an image is a float32 array (height, width, channels) with values in [-1, 1], where -1 is
 black and 1 is white (`x / 127.5 - 1` for an 8-bit value x), and with 1 or 3 channels.
 
-A file is read in five steps, a module each: `opening` checks it and chooses its page, `decoding`
-gives the numbers in it, `shades` says which of them are black and white, `resizing` scales, and
-`masks` does all of that for masks. `tiff` knows what is special about TIFFs; `png` writes.
+A file is read in steps, a module each: `opening` checks it and chooses its page, `decoding` gives
+the numbers in it, and `shades` says which of them are black and white. `masks` does all of that for
+masks, and `tiff` knows what is special about TIFFs.
 """
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 import warnings
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+from scipy import ndimage
 
-from siren.files import file_digest
+from siren.files import file_digest, write_bytes
 from siren.images import decoding
 from siren.images.opening import (
     MAX_PIXELS,
@@ -27,9 +32,8 @@ from siren.images.opening import (
     open_picture,
     quoted,
 )
-from siren.images.png import NotANumber, encode_png, to_integers, to_uint8, write_png
-from siren.images.resizing import MIN_SIDE, fit_size, scaled
 from siren.images.shades import UnknownWhite, to_shades
+from siren.pictures import refuse_masked
 
 __all__ = [
     "MAX_PIXELS",
@@ -50,6 +54,13 @@ __all__ = [
     "to_uint8",
     "write_png",
 ]
+
+#: The least number of pixels per side of a picture, after resizing.
+MIN_SIDE = 8
+
+
+class NotANumber(ValueError):
+    """An image in memory has NaN values, which no picture file can store."""
 
 
 @dataclass(frozen=True)
@@ -183,3 +194,167 @@ def content_hash(path: str | Path) -> str | None:
     """`files.file_digest` of a picture; ImageError if its header is not that of one."""
     with open_picture(path):
         return file_digest(path)
+
+
+# ---- scaling -----------------------------------------------------------------------------------
+
+
+def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int, int]:
+    """(height, width) to which a picture of `height` by `width` pixels is resized.
+
+    Args:
+        height: of the picture, in pixels.
+        width: of the picture, in pixels.
+        sidelength: of the result, in pixels.
+        aspect: "square" gives (sidelength, sidelength); "keep" makes the longer side `sidelength`
+            and rounds the shorter one to the nearest pixel.
+
+    Raises:
+        ImageError: the shorter side would have fewer than `MIN_SIDE` pixels.
+
+    """
+    if aspect == "square":
+        fitted = (sidelength, sidelength)
+    elif aspect == "keep":
+        longer = max(height, width)
+        fitted = tuple((2 * side * sidelength + longer) // (2 * longer) for side in (height, width))
+    else:
+        raise ValueError(f"aspect must be 'square' or 'keep', not {aspect!r}")
+    if min(fitted) < MIN_SIDE:
+        raise ImageError(
+            f"a picture of {height} x {width} pixels would be used at {fitted[0]} x {fitted[1]}, "
+            f"but each side needs at least {MIN_SIDE}: choose a larger side length"
+            + (", a square aspect or a less narrow picture" if aspect == "keep" else "")
+        )
+    return fitted
+
+
+def scaled(pixels: np.ndarray, size=None, given=None, pure=None) -> np.ndarray:
+    """``pixels`` (height, width, channels), uint8 or float32, as float32 at ``size``.
+
+    By an antialiasing bicubic filter; not at all if ``size`` is None. ``given`` and ``pure`` are
+    None or as of ``purify``. Pictures of 8 bits keep whole numbers.
+    """
+    if size is None or tuple(size) == pixels.shape[:2]:
+        return pixels.astype(np.float32)
+    result = np.empty((*size, pixels.shape[2]), np.float32)
+    for channel in range(pixels.shape[2]):
+        result[..., channel] = resize(pixels[..., channel], size)
+    if given is not None:
+        purify(result, pixels, given, pure)
+        if pixels.dtype == np.uint8:
+            np.rint(result, out=result)
+    return result
+
+
+def resize(
+    values: np.ndarray, size: tuple[int, int], kernel: Image.Resampling = Image.Resampling.BICUBIC
+) -> np.ndarray:
+    """``values`` (height, width), uint8 or float32, at ``size``, by an antialiasing filter."""
+    return np.asarray(Image.fromarray(values).resize((size[1], size[0]), kernel))
+
+
+def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
+    """Make scaled pixels anew where pixels that are not given have a part in them.
+
+    The filter's weights at the other pixels are left out and the rest is renormalised. Where that
+    leaves little of the bicubic filter, whose weights have both signs, the triangle filter is used.
+
+    Args:
+        result: float32 (height, width, channels), scaled from ``native``; it is changed.
+        native: uint8 or float32, the same picture before.
+        given: bool (height, width) of ``native``: the pixels that may be used.
+        pure: bool (height, width) of ``result``: the pixels that are made of given ones alone.
+
+    """
+    size = result.shape[:2]
+    reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
+    near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
+    centres = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
+    touched = pure & near[np.ix_(*centres)]
+    weights = given.astype(np.float32)
+    bicubic = resize(weights, size)
+    triangle = resize(weights, size, Image.Resampling.BILINEAR)
+    sharp = touched & (bicubic > 0.5)
+    soft = touched & ~sharp
+    for channel in range(result.shape[2]):
+        product = weights * native[..., channel]
+        smooth = resize(product, size, Image.Resampling.BILINEAR)
+        result[sharp, channel] = resize(product, size)[sharp] / bicubic[sharp]
+        result[soft, channel] = smooth[soft] / triangle[soft]
+
+
+# ---- writing -----------------------------------------------------------------------------------
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """`to_integers` with 8 bits."""
+    return to_integers(image, 8)
+
+
+def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
+    """Map [-1, 1] to 0..255 (8 bits, uint8) or 0..65535 (16 bits, uint16); same shape.
+
+    Values are clipped and rounded to nearest. This inverts `read_image` exactly for pictures of as
+    many bits. Raises NotANumber for NaN, and TypeError for a masked array.
+    """
+    refuse_masked(image, "the image")
+    image = np.asarray(image)
+    if np.isnan(image).any():
+        raise NotANumber("the image holds values that are not numbers (NaN)")
+    white, kind = {8: (255, np.uint8), 16: (65535, np.uint16)}[bits]
+    return np.rint((np.clip(image, -1, 1) + 1) * (white / 2)).astype(kind)
+
+
+def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
+    """Write `image` as a PNG, atomically.
+
+    Args:
+        path: the file to create or replace; its folder must exist.
+        image: as for `encode_png`.
+        bits: 8 or 16 per value of the file; only for images in [-1, 1].
+
+    Raises:
+        OSError: the file cannot be written; nothing is left behind.
+
+    """
+    write_bytes(Path(path), encode_png(image, bits))
+
+
+def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
+    """The content of a PNG file.
+
+    Args:
+        image: (height, width), (height, width, 1) or (height, width, 3); uint8 and uint16 are
+            written as they are, other types are converted from [-1, 1] by `to_integers`.
+        bits: 8 or 16 per value of the file; only for images in [-1, 1].
+
+    """
+    refuse_masked(image, "the image")
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+        raise ValueError(f"an image has shape (height, width[, 1 or 3]), not {image.shape}")
+    pixels = image if image.dtype in (np.uint8, np.uint16) else to_integers(image, bits)
+    if pixels.dtype == np.uint16:
+        return _png_16_bit(pixels)
+    content = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(content, format="PNG")
+    return content.getvalue()
+
+
+def _png_16_bit(pixels: np.ndarray) -> bytes:
+    """A 16-bit PNG of uint16 (height, width) or (height, width, 3), which Pillow cannot write."""
+    height, width = pixels.shape[:2]
+    rows = pixels.astype(">u2").view(np.uint8).reshape(height, -1)
+    filtered = np.full((height, 1 + rows.shape[1]), 2, np.uint8)  # filter 2: minus the row above
+    filtered[:, 1:] = rows
+    filtered[1:, 1:] -= rows[:-1]
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if pixels.ndim == 2 else 2, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", zlib.compress(filtered)), (b"IEND", b"")
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks:
+        parts += [struct.pack(">I", len(data)), kind, data]
+        parts.append(struct.pack(">I", zlib.crc32(kind + data)))
+    return b"".join(parts)

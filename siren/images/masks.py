@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from siren.images import decoding
+from siren.images import decoding, resize
 from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
-from siren.images.resizing import resize
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1

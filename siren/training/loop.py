@@ -14,12 +14,18 @@ import numpy as np
 from siren import distributed
 from siren.samples import steps_per_pass
 from siren.training.checkpoint import Checkpoint, State
-from siren.training.evaluation import predict_image, sample_pixels, sampled_score, score
+from siren.training.evaluation import (
+    Best,
+    make_validation,
+    predict_image,
+    sample_pixels,
+    sampled_score,
+    score,
+)
 from siren.training.gradient import POINTS_AT_ONCE as LARGE
 from siren.training.gradient import Gradient
 from siren.training.optimizer import constant
 from siren.training.progress import LINE_EVERY, Epoch, Progress, Training
-from siren.training.validation import Best, make_validation
 
 GUIDANCE_UPDATES = 10  # in a training; each costs a third of a pass over all pixels
 
@@ -47,7 +53,7 @@ def train(
     batches     a ``siren.samples.Batches``, which cuts each pass into steps; None: a pass is one
                 step on all points
 
-    The network gets its best parameters at the end (``siren.training.validation``). At the start of
+    The network gets its best parameters at the end (``siren.training.evaluation``). At the start of
     each epoch the loss of its first step is recorded; the loss after the last update counts too, so
     there are ``epochs + 1`` losses. Ctrl-C, ``stop`` and a loss that is not finite end the loop
     early. Several processes train together, each on its share of the points, and have the same
