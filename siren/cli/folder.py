@@ -9,7 +9,7 @@ from pathlib import Path
 
 from siren.cli.errors import Failure, Problem
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
-from siren.output.record import (
+from siren.output import (
     Record,
     read_record,
     remove_uncommitted,

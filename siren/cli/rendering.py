@@ -12,7 +12,7 @@ from siren.cli.options import display_path, json_options
 from siren.files import Change
 from siren.images import NotANumber, encode_png
 from siren.npz import NetworkError, SavedNetwork, read_network
-from siren.output.record import RENDERING, remove_leftovers
+from siren.output import RENDERING, remove_leftovers
 from siren.output.report import encode_json
 from siren.text import printable
 
