@@ -339,8 +339,8 @@ def print_tables(records: list[dict]) -> None:
     """One table for each number of channels and size."""
     for channels, side in sorted({(record["channels"], record["side"]) for record in records}):
         chosen = [r for r in records if (r["channels"], r["side"]) == (channels, side)]
-        colour = "gray" if channels == 1 else "colour"
-        print(f"\n### {side} x {side}, {colour}\n\n{make_table(chosen)}", flush=True)
+        color = "gray" if channels == 1 else "color"
+        print(f"\n### {side} x {side}, {color}\n\n{make_table(chosen)}", flush=True)
 
 
 def parse() -> argparse.Namespace:

@@ -8,8 +8,8 @@ a cubic spline through the training pixels, or through the direct solution. A ph
 than 2n - 1 pixels is enlarged to them; a dash: it has no more than n.
 
 That reference is up to half of its pixels away from the training pixels, because resizing keeps the
-edges of a picture in place and not the centres of its outermost pixels. With --registered, all are
-drawn instead at the centres of the pixels of the photograph read at 2n by 2n, except the outermost.
+edges of a picture in place and not the centers of its outermost pixels. With --registered, all are
+drawn instead at the centers of the pixels of the photograph read at 2n by 2n, except the outermost.
 """
 
 from __future__ import annotations

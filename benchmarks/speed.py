@@ -85,10 +85,10 @@ class Case:
     @property
     def name(self) -> str:
         """What the tables call it."""
-        colour = {1: "gray", 3: "colour"}[self.channels]
+        color = {1: "gray", 3: "color"}[self.channels]
         some = f"{self.points} points of " if self.points else ""
         wide = f", {self.width} wide" if self.width != 256 else ""
-        return f"{self.loss}, {some}{self.side}x{self.side} {colour}{wide}"
+        return f"{self.loss}, {some}{self.side}x{self.side} {color}{wide}"
 
     @property
     def order(self) -> int:
@@ -102,7 +102,7 @@ class Case:
 
     @property
     def spacing(self) -> float:
-        """Distance of neighbouring pixels: the unit of length of the derivatives."""
+        """Distance of neighboring pixels: the unit of length of the derivatives."""
         return 2 / (self.side - 1)
 
     @property

@@ -1,7 +1,7 @@
 """The cosine interpolant of a picture, and its exact derivatives.
 
 Cosines of the frequencies pi p / (n - 1), p = 0 ... n - 1, interpolate n pixels. They continue the
-picture beyond its border by reflection at the centres of the outermost pixels, so that the
+picture beyond its border by reflection at the centers of the outermost pixels, so that the
 derivative across the border is zero there (the DCT of type I). Everything is in pixel units.
 """
 

@@ -45,7 +45,7 @@ def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 of ``content``; by it the program recognises the files that it wrote."""
+    """SHA-256 of ``content``; by it the program recognizes the files that it wrote."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -107,11 +107,9 @@ class Change:
         self.committed = False
 
     def __enter__(self):
-        """Start with no files."""
         return self
 
     def __exit__(self, *_):
-        """Remove temporary files that were not committed."""
         for temporary in self.temporaries.values():
             _discard(temporary)
 
@@ -187,7 +185,7 @@ class Lock:
     """A lock that this process holds on a folder.
 
     The lock file lists the files that a run has written without a commit, by name and digest. The
-    list outlives a killed process, so that the next run recognises them as the program's own.
+    list outlives a killed process, so that the next run recognizes them as the program's own.
     """
 
     def __init__(self, descriptor: int | None, content: bytes = b""):

@@ -54,7 +54,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     Args:
         image: (height, width) or (height, width, channels) in [-1, 1], at least 7 by 7 pixels.
         reference: the same shape.
-        mask: (height, width) booleans; the mean is over the windows whose centre is True.
+        mask: (height, width) booleans; the mean is over the windows whose center is True.
 
     Returns:
         at most 1, reached only by equal images; None if the mask leaves no window.

@@ -54,7 +54,7 @@ class Siren(nn.Module):
     negative.
 
     All parameters are one Var, ``flat``: weight (out, in) and bias (out,) of the first layer, of
-    the second, and so on. ``parameters()`` contains that Var, which an optimiser updates.
+    the second, and so on. ``parameters()`` contains that Var, which an optimizer updates.
     ``layers``, ``named_parameters()`` and ``state_dict()`` give views of it, layer by layer, called
     ``layers.0.weight``, ``layers.0.bias`` and so on; ``load_state_dict`` and ``load`` accept the
     same names. One Var is for speed: with ten, which would have to be packed for the kernels,

@@ -1,4 +1,4 @@
-"""Priors: terms added to a loss, which favour smooth pictures where no pixel is given.
+"""Priors: terms added to a loss, which favor smooth pictures where no pixel is given.
 
 Both take the network's gradient at random points, by forward mode. Every call draws new points,
 which depend only on ``seed`` and the number of calls. A call returns the term as a differentiable

@@ -39,7 +39,7 @@ def strip(height: int, width: int, first: int, last: int, crop=FULL_VIEW) -> np.
 
 
 def spacing(height: int, width: int) -> tuple[float, float]:
-    """Distance between neighbouring pixels along (rows, columns), in coordinates.
+    """Distance between neighboring pixels along (rows, columns), in coordinates.
 
     A derivative with respect to coordinates times the spacing is a derivative *in pixel units*.
     ``height`` and ``width`` must be at least 2.
@@ -221,7 +221,6 @@ class Selection:
     place: int = 0
 
     def __len__(self) -> int:
-        """The number of points."""
         return self.count
 
     def indices(self) -> np.ndarray:
@@ -332,7 +331,7 @@ def generator(seed: int, purpose: tuple[int, ...]) -> np.random.Generator:
 def _draw_pass(seed: int, number: int, steps: int) -> tuple[int, list[int]]:
     """The key of the pass ``number``, and the place of each of its batches.
 
-    They come in random order: consecutive batches at neighbouring points would be too much alike.
+    They come in random order: consecutive batches at neighboring points would be too much alike.
     """
     key = _hash(number, _hash(seed & 0xFFFFFFFF, 0))
     order_key = _hash(key, 1)

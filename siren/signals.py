@@ -79,13 +79,11 @@ class Stop:
         return self.requested
 
     def __enter__(self):
-        """Install the handlers."""
         self.handlers = _handled(self._handle, self)
         self.handlers.__enter__()
         return self
 
     def __exit__(self, *error):
-        """Restore the previous handlers."""
         self.handlers.__exit__(*error)
 
     def _handle(self, *_):

@@ -1,6 +1,6 @@
 """Classical methods without a network, for comparison: Poisson solvers and interpolation.
 
-Everything is in pixel units (neighbouring pixels have distance 1). The gradient is by forward
+Everything is in pixel units (neighboring pixels have distance 1). The gradient is by forward
 differences, zero across the last row and the last column; the divergence is its negative adjoint.
 So the divergence of the gradient is exactly the 5-point Laplacian with a reflecting border
 (`scipy.ndimage.laplace(image, mode="nearest")`).
@@ -17,7 +17,7 @@ from scipy.fft import dctn, idctn
 INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
 # Points that each thin-plate spline passes through. On a photograph with 5000 points, 32 score
 # within 0.01 dB of 64, and of one spline through all points, in half the time.
-_NEIGHBOURS = 32
+_NEIGHBORS = 32
 _ACCURACY = 1e-10  # of the residual of a linear system, relative to its right-hand side
 _MOST_STEPS = 5000
 _FLATTEST = 0.05  # of those points: the least standard deviation across a line, of that along it
@@ -88,7 +88,7 @@ def solve_inside(
     """The picture that equals `image` outside of `region`, and inside is closest to a field.
 
     Poisson image editing (Pérez, Gangnet and Blake 2003, eq. 7): of all pictures with these pixels
-    outside, the one whose differences between neighbours with an end in the region are closest to
+    outside, the one whose differences between neighbors with an end in the region are closest to
     the field in least squares. Where the region reaches the border of the picture, it is free.
 
     Args:
@@ -158,8 +158,8 @@ def _eigenvalues(n: int) -> np.ndarray:
 def _laplacian(image: np.ndarray) -> np.ndarray:
     """5-point Laplacian (height, width), with a reflecting border."""
     padded = np.pad(image, 1, mode="edge")
-    neighbours = padded[2:, 1:-1] + padded[:-2, 1:-1] + padded[1:-1, 2:] + padded[1:-1, :-2]
-    return neighbours - 4 * image
+    neighbors = padded[2:, 1:-1] + padded[:-2, 1:-1] + padded[1:-1, 2:] + padded[1:-1, :-2]
+    return neighbors - 4 * image
 
 
 def interpolate(
@@ -241,7 +241,7 @@ def _smooth(method: str, positions, values, triangulation, grid) -> np.ndarray:
 
 
 def _parts(grid: np.ndarray) -> int:
-    """How many parts bound the memory for the neighbours of all pixels."""
+    """How many parts bound the memory for the neighbors of all pixels."""
     return -(-len(grid) // (1 << 17))
 
 
@@ -253,9 +253,9 @@ def _thin_plate(positions, values, grid) -> np.ndarray:
     from scipy.interpolate import RBFInterpolator
     from scipy.spatial import KDTree  # as RBFInterpolator's, which decides between equal distances
 
-    count = min(_NEIGHBOURS, len(positions))
-    _, neighbours = KDTree(positions).query(grid, count)
-    rows, columns = np.moveaxis(positions[neighbours.reshape(len(grid), count)], 2, 0)
+    count = min(_NEIGHBORS, len(positions))
+    _, neighbors = KDTree(positions).query(grid, count)
+    rows, columns = np.moveaxis(positions[neighbors.reshape(len(grid), count)], 2, 0)
     a, b, c = rows.var(1), columns.var(1), (rows * columns).mean(1) - rows.mean(1) * columns.mean(1)
     spread = np.hypot(a - b, 2 * c)  # the difference of the variances along and across the line
     good = a + b - spread > _FLATTEST**2 * (a + b + spread)

@@ -29,7 +29,7 @@ def render(options: argparse.Namespace) -> int:
     if channels not in (1, 3):
         raise Problem(
             f"--network_path {printable(str(options.network_path))} has {channels} outputs; only 1 "
-            "(gray) and 3 (colour) can be drawn"
+            "(gray) and 3 (color) can be drawn"
         )
     try:
         with output_folder(options, inputs.paths(options).values()) as lock:

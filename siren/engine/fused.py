@@ -40,7 +40,7 @@ class Fused:
 
     precision: str = "fp32"
 
-    def __post_init__(self):  # noqa: D105 (of a dataclass)
+    def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"there is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}"

@@ -215,7 +215,7 @@ def adam(parameters, gradient, mean, square, numbers: AdamNumbers):
 def muon(network, gradient, average, mean, square, adam_numbers, numbers: MuonNumbers):
     """A step of Muon on the hidden matrices of a ``Siren``, and of Adam on all other parameters.
 
-    A hidden matrix moves by its orthogonalised momentum, in Nesterov's form (Jordan et al. 2024,
+    A hidden matrix moves by its orthogonalized momentum, in Nesterov's form (Jordan et al. 2024,
     "Muon: an optimizer for hidden layers in neural networks").
 
     gradient      float32 Var of the shape of ``network.flat``

@@ -257,7 +257,7 @@ def resize(
 def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
     """Make scaled pixels anew where pixels that are not given have a part in them.
 
-    The filter's weights at the other pixels are left out and the rest is renormalised. Where that
+    The filter's weights at the other pixels are left out and the rest is renormalized. Where that
     leaves little of the bicubic filter, whose weights have both signs, the triangle filter is used.
 
     Args:
@@ -270,8 +270,8 @@ def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.n
     size = result.shape[:2]
     reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
     near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
-    centres = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
-    touched = pure & near[np.ix_(*centres)]
+    centers = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
+    touched = pure & near[np.ix_(*centers)]
     weights = given.astype(np.float32)
     bicubic = resize(weights, size)
     triangle = resize(weights, size, Image.Resampling.BILINEAR)

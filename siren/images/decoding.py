@@ -15,7 +15,7 @@ from siren.images import tiff
 from siren.images.opening import ImageError, open_picture, quoted
 
 # Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
-_DEEP_COLOUR = re.compile(r"(RGB|RGBA|RGBX|RGBa|CMYK|LA);16([LBN])")
+_DEEP_COLOR = re.compile(r"(RGB|RGBA|RGBX|RGBa|CMYK|LA);16([LBN])")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _NETPBM_COMMENT = re.compile(rb"#[^\r\n]*")
 _ORIENTATION_TAG = 0x0112
@@ -26,15 +26,15 @@ SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 class Samples:
     """A picture in the numbers of its file.
 
-    colour    (height, width, 1 or 3): gray or RGB, integers or floating-point numbers of any size
+    color    (height, width, 1 or 3): gray or RGB, integers or floating-point numbers of any size
     white     the number that the file's depth makes white, such as 4095 for 12 bits; None if it
               does not: for floating-point numbers, signed ones and those of 32 bits
     alpha     (height, width) opacity in [0, 1], not 0 everywhere, or None for an opaque picture
     inverted  whether white is black, and 0 is white
-    has_range whether black and white can be set: not if the file's colours were CMYK or CIELAB
+    has_range whether black and white can be set: not if the file's colors were CMYK or CIELAB
     """
 
-    colour: np.ndarray
+    color: np.ndarray
     white: float | None
     alpha: np.ndarray | None = None
     inverted: bool = False
@@ -48,7 +48,7 @@ def has_8_bits(picture: Image.Image) -> bool:
         return 255 % white == 0
     if tiff.deep_palette(picture) is not None:
         return False
-    return not (_is_deep_gray(picture) or _DEEP_COLOUR.fullmatch(_raw_mode(picture)))
+    return not (_is_deep_gray(picture) or _DEEP_COLOR.fullmatch(_raw_mode(picture)))
 
 
 def read_8_bits(picture: Image.Image, path: str | Path, channels: int) -> np.ndarray:
@@ -75,18 +75,18 @@ def read_samples(picture: Image.Image, path: str | Path) -> Samples:
             raise _invisible(path)
         if tiff.is_premultiplied(picture):
             opacity = np.where(samples.alpha > 0, samples.alpha, np.float32(1))
-            samples.colour = samples.colour / opacity[..., None]
+            samples.color = samples.color / opacity[..., None]
     return samples
 
 
 def _read_samples(picture: Image.Image, path: str | Path) -> Samples:
-    """``read_samples``, but colours that are multiplied by their opacity stay so."""
+    """``read_samples``, but colors that are multiplied by their opacity stay so."""
     white = _netpbm_white(picture)
     if white is not None:
         return Samples(_read_netpbm(picture, path), white)
     raw = _raw_mode(picture)
-    if _DEEP_COLOUR.fullmatch(raw):
-        return _deep_colour(picture, path)
+    if _DEEP_COLOR.fullmatch(raw):
+        return _deep_color(picture, path)
     _load(picture)
     palette = tiff.deep_palette(picture)
     if palette is not None:
@@ -200,8 +200,8 @@ def _on_paper(picture: Image.Image, path: str | Path) -> Image.Image:
         return picture.convert("RGB")
     if tiff.is_premultiplied(picture):
         paper = ImageChops.invert(alpha)
-        colours = [ImageChops.add(colour, paper) for colour in picture.split()[:-1]]
-        return Image.merge("RGB", colours if len(colours) == 3 else colours * 3)
+        colors = [ImageChops.add(color, paper) for color in picture.split()[:-1]]
+        return Image.merge("RGB", colors if len(colors) == 3 else colors * 3)
     white = Image.new("RGBA", picture.size, "white")
     return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
@@ -231,12 +231,12 @@ def _invisible(path: str | Path) -> ImageError:
     )
 
 
-def _deep_colour(picture: Image.Image, path: str | Path) -> Samples:
-    """A picture of 16 bits per channel in colour, or in gray with an alpha channel.
+def _deep_color(picture: Image.Image, path: str | Path) -> Samples:
+    """A picture of 16 bits per channel in color, or in gray with an alpha channel.
 
     Pillow reads the high byte of each number. With the byte order reversed it reads the low byte.
     """
-    kind, order = _DEEP_COLOUR.fullmatch(_raw_mode(picture)).groups()
+    kind, order = _DEEP_COLOR.fullmatch(_raw_mode(picture)).groups()
     kind = kind.replace("a", "A")
     if kind == "LA":  # always big-endian; read its four bytes as four channels
         _set_raw_mode(picture, lambda _: "RGBA")
@@ -263,7 +263,7 @@ def _deep_colour(picture: Image.Image, path: str | Path) -> Samples:
 
 
 def _is_opaque(picture: Image.Image, values: np.ndarray) -> np.ndarray | None:
-    """0 where ``values`` are the one transparent colour of a PNG of 16 bits, and 1 elsewhere."""
+    """0 where ``values`` are the one transparent color of a PNG of 16 bits, and 1 elsewhere."""
     transparent = picture.info.get("transparency")
     if transparent is None or np.size(transparent) != values.shape[2]:
         return None
@@ -272,18 +272,18 @@ def _is_opaque(picture: Image.Image, values: np.ndarray) -> np.ndarray | None:
 
 def _deep_gray(picture: Image.Image, raw: str) -> Samples:
     """A loaded gray picture of more than 8 bits; ``raw`` is the raw mode that it had."""
-    colour = np.asarray(picture)[..., None]
+    color = np.asarray(picture)[..., None]
     inverted = tiff.white_is_zero(picture)
     if picture.mode == "F":
-        return Samples(colour, None, inverted=inverted)
+        return Samples(color, None, inverted=inverted)
     if ";32" in raw:
         unsigned = picture.format == "TIFF" and "S" not in raw
-        return Samples(colour.view(np.uint32) if unsigned else colour, None, inverted=inverted)
+        return Samples(color.view(np.uint32) if unsigned else color, None, inverted=inverted)
     if raw.endswith("S"):
-        return Samples(colour.astype(np.int16), None, inverted=inverted)
-    colour = colour.astype(np.uint16)
+        return Samples(color.astype(np.int16), None, inverted=inverted)
+    color = color.astype(np.uint16)
     white = 4095 if raw == "I;12" else 65535
-    return Samples(colour, white, _is_opaque(picture, colour), inverted)
+    return Samples(color, white, _is_opaque(picture, color), inverted)
 
 
 def _shallow(picture: Image.Image, raw: str, path: str | Path) -> Samples:
@@ -297,8 +297,8 @@ def _shallow(picture: Image.Image, raw: str, path: str | Path) -> Samples:
         return Samples(np.asarray(rgb)[..., :3], 255, alpha)
     white = 1 if picture.mode == "1" else _white_of_gray(raw)
     gray = picture.getchannel(0) if alpha is not None else picture
-    colour = np.asarray(gray.convert("L"))[..., None] // (255 // white)
+    color = np.asarray(gray.convert("L"))[..., None] // (255 // white)
     inverted = tiff.white_is_zero(picture)
     if inverted:  # Pillow has inverted it already
-        colour = white - colour
-    return Samples(colour, white, alpha, inverted)
+        color = white - color
+    return Samples(color, white, alpha, inverted)

@@ -1,7 +1,7 @@
 """Masks: what of a picture is missing, or is to be cloned.
 
 In memory a mask is a bool array (height, width), True where the file is white. People draw masks
-in many ways, so that ``read_mask`` also takes the value 1 of 0 and 1, strokes of a colour on black,
+in many ways, so that ``read_mask`` also takes the value 1 of 0 and 1, strokes of a color on black,
 and shapes that exist only in the alpha channel. What could be meant in two ways is refused.
 """
 
@@ -19,8 +19,8 @@ from siren.images.opening import ImageError, ImageWarning, frames_left_out, open
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1
-_COLOURED = 48  # of 255: from this difference between its channels, a pixel has a colour
-_ONE_HUE = 40  # degrees: hues this far from the mean are still the same colour
+_COLORED = 48  # of 255: from this difference between its channels, a pixel has a color
+_ONE_HUE = 40  # degrees: hues this far from the mean are still the same color
 
 
 def read_mask(path: str | Path) -> np.ndarray:
@@ -29,8 +29,8 @@ def read_mask(path: str | Path) -> np.ndarray:
     True is white: more than half of the largest value that the file can hold. Besides, it is
 
     - the larger one of two gray values, if the smaller one is 0 (told by ``ImageWarning``),
-    - the other one of two colours, if one is black,
-    - whatever has a colour, if that is one hue on black,
+    - the other one of two colors, if one is black,
+    - whatever has a color, if that is one hue on black,
     - what is opaque, if that is all white or of one hue and the rest is transparent.
 
     Raises ``ImageError``, with the reason, if it is none of these, if all of it would be
@@ -43,7 +43,7 @@ def read_mask(path: str | Path) -> np.ndarray:
         notes += frames_left_out(picture, path)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    values, white = decoding.upright(samples.colour, turn).astype(np.float32), _white(samples)
+    values, white = decoding.upright(samples.color, turn).astype(np.float32), _white(samples)
     if samples.inverted:
         values = white - values
     if samples.alpha is not None and not (samples.alpha > 0.5).all():
@@ -51,7 +51,7 @@ def read_mask(path: str | Path) -> np.ndarray:
     elif values.shape[2] == 1:
         mask = _of_gray(name, values[..., 0], white)
     else:
-        mask = _of_colours(name, values * (255 / white))
+        mask = _of_colors(name, values * (255 / white))
     if mask.all() or not mask.any():
         raise ImageError(
             f"{name} is {'white' if mask.all() else 'black'} everywhere (its values go from "
@@ -70,12 +70,12 @@ def _unclear(fact: str) -> ImageError:
 
 def _white(samples) -> float:
     """White of the ``Samples`` of a mask; where the file does not say, the usual numbers."""
-    kind = samples.colour.dtype
+    kind = samples.color.dtype
     if samples.white is not None:
         return float(samples.white)
     if np.issubdtype(kind, np.integer):
         return float(np.iinfo(kind).max)
-    return 1.0 if samples.colour.max() <= 1 else 255.0
+    return 1.0 if samples.color.max() <= 1 else 255.0
 
 
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -88,7 +88,7 @@ def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
         what = "black shapes" if not light.any() else "light, dark and transparent places"
         raise _unclear(f"{name} has {what} on a transparent ground")
     if not (_is_gray(255 * seen) or _has_one_hue(255 * seen)):
-        raise _unclear(f"{name} has several colours on a transparent ground")
+        raise _unclear(f"{name} has several colors on a transparent ground")
     return visible
 
 
@@ -123,20 +123,20 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
     return values > white / 2
 
 
-def _of_colours(name: str, values: np.ndarray) -> np.ndarray:
-    """The mask of an opaque picture in colour, whose ``values`` are in 0..255."""
+def _of_colors(name: str, values: np.ndarray) -> np.ndarray:
+    """The mask of an opaque picture in color, whose ``values`` are in 0..255."""
     pixels = values.reshape(-1, 3)
     if _is_gray(pixels):
         return _of_gray(name, np.rint(pixels @ np.array([0.299, 0.587, 0.114])), 255.0).reshape(
             values.shape[:2]
         )
-    colours = np.unique(pixels[:: max(1, len(pixels) // 100000)], axis=0)
+    colors = np.unique(pixels[:: max(1, len(pixels) // 100000)], axis=0)
     black = (pixels == 0).all(1)
-    if black.any() and len(colours) <= 2 and len(np.unique(pixels, axis=0)) == 2:
+    if black.any() and len(colors) <= 2 and len(np.unique(pixels, axis=0)) == 2:
         return ~black.reshape(values.shape[:2])
     light = pixels.max(1) > 127.5
     if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
-        raise _unclear(f"{name} has several colours, or none of its pixels is black")
+        raise _unclear(f"{name} has several colors, or none of its pixels is black")
     return light.reshape(values.shape[:2])
 
 
@@ -146,12 +146,12 @@ def _chroma(pixels: np.ndarray) -> np.ndarray:
 
 def _is_gray(pixels: np.ndarray) -> bool:
     """Whether pixels (n, 1 or 3) in 0..255 are gray, but for the noise of JPEG."""
-    return bool((_chroma(pixels) < _COLOURED).all())
+    return bool((_chroma(pixels) < _COLORED).all())
 
 
 def _has_one_hue(pixels: np.ndarray) -> bool:
-    """Whether pixels (n, 3) in 0..255 all have about the same colour, and none is white or gray."""
-    if pixels.shape[1] == 1 or not len(pixels) or (_chroma(pixels) < _COLOURED).any():
+    """Whether pixels (n, 3) in 0..255 all have about the same color, and none is white or gray."""
+    if pixels.shape[1] == 1 or not len(pixels) or (_chroma(pixels) < _COLORED).any():
         return False
     # Hue is the angle of a pixel around the gray axis.
     red, green, blue = pixels.T

@@ -29,12 +29,12 @@ def to_shades(
     ``limits`` are the numbers that become 0 and 255; None: those of the file's depth. What is lost
     is appended to ``notes``. ``name`` is that of the file, quoted. Raises ImageError.
     """
-    _refuse_not_finite(samples.colour, name)
+    _refuse_not_finite(samples.color, name)
     if limits is None:
         limits = 0.0, _own_white(samples, name, notes)
     elif not samples.has_range:
         raise ImageError(
-            f"{name} has colours for which there is no range (CMYK or CIELAB); leave it out, or "
+            f"{name} has colors for which there is no range (CMYK or CIELAB); leave it out, or "
             "save the picture as RGB"
         )
     else:
@@ -46,25 +46,25 @@ def to_shades(
     return shades
 
 
-def _refuse_not_finite(colour: np.ndarray, name: str) -> None:
+def _refuse_not_finite(color: np.ndarray, name: str) -> None:
     """Raise ImageError for NaN and infinity."""
-    if np.issubdtype(colour.dtype, np.floating):
-        count = int((~np.isfinite(colour)).any(axis=-1).sum())
+    if np.issubdtype(color.dtype, np.floating):
+        count = int((~np.isfinite(color)).any(axis=-1).sum())
         if count:
             raise ImageError(
-                f"{name} has {count} of {colour[..., 0].size} pixels that are not a finite number "
+                f"{name} has {count} of {color[..., 0].size} pixels that are not a finite number "
                 "(NaN or infinity); replace them first"
             )
 
 
 def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
     """The number that is white without a range. Raises UnknownWhite."""
-    low, high = samples.colour.min().item(), samples.colour.max().item()
+    low, high = samples.color.min().item(), samples.color.max().item()
     white = samples.white
     if white is None:
-        white = _guessed_white(samples.colour.dtype, low, high)
+        white = _guessed_white(samples.color.dtype, low, high)
     if white is None:
-        kind = samples.colour.dtype.kind
+        kind = samples.color.dtype.kind
         kind = {"i": "signed integer", "u": "32-bit integer"}.get(kind, "floating-point")
         raise UnknownWhite(
             f"{name} has {kind} values from {_figure(low)} to {_figure(high)}, and the file does "
@@ -97,8 +97,8 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
     """Append how many visible pixels are outside ``limits``."""
     low, high = limits
     for outside, what in (
-        (samples.colour < low, f"below LOW, {_figure(low)}"),
-        (samples.colour > high, f"above HIGH, {_figure(high)}"),
+        (samples.color < low, f"below LOW, {_figure(low)}"),
+        (samples.color > high, f"above HIGH, {_figure(high)}"),
     ):
         outside = outside.any(axis=-1)
         if samples.alpha is not None:
@@ -112,12 +112,12 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
 
 
 def _stretch(samples: Samples, low: float, high: float) -> np.ndarray:
-    """The colours as float32 in [0, 255], with ``low`` at 0 and ``high`` at 255."""
-    colour = samples.colour
-    shades = np.empty(colour.shape, np.float32)
-    rows = max(1, _BLOCK // colour[0].size)
-    for first in range(0, len(colour), rows):
-        block = colour[first : first + rows].astype(np.float64)
+    """The colors as float32 in [0, 255], with ``low`` at 0 and ``high`` at 255."""
+    color = samples.color
+    shades = np.empty(color.shape, np.float32)
+    rows = max(1, _BLOCK // color[0].size)
+    for first in range(0, len(color), rows):
+        block = color[first : first + rows].astype(np.float64)
         block -= low
         block *= 255 / (high - low)
         if samples.inverted:

@@ -13,13 +13,13 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes of TIFF and 
 
 # Tags.
 _NEW_KIND, _OLD_KIND, _WIDTH, _HEIGHT = 254, 255, 256, 257
-_BITS, _COMPRESSION, _COLOUR, _SAMPLES, _PLANES, _KIND = 258, 259, 262, 277, 284, 339
-_DESCRIPTION, _COLOUR_MAP, _EXTRA, _SUBSAMPLING, _DEPTH = 270, 320, 338, 530, 32997
+_BITS, _COMPRESSION, _COLOR, _SAMPLES, _PLANES, _KIND = 258, 259, 262, 277, 284, 339
+_DESCRIPTION, _COLOR_MAP, _EXTRA, _SUBSAMPLING, _DEPTH = 270, 320, 338, 530, 32997
 
 # Values of tags that are read: no compression, CCITT (three kinds), LZW, JPEG (two), Deflate,
 # PackBits, Deflate (older), LZMA, Zstandard and WebP.
 _COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000, 50001)
-# Of 8-bit numbers in separate planes: colour, samples, extra samples (2: opacity).
+# Of 8-bit numbers in separate planes: color, samples, extra samples (2: opacity).
 _SEPARATE_PLANES = ((2, 3, ()), (2, 4, (2,)), (5, 4, ()))
 _WHITE_IS_ZERO, _YCBCR = 0, 6
 _SIGNED = 2
@@ -67,17 +67,17 @@ def stacked(picture: Image.Image) -> int:
 def is_exact(picture: Image.Image) -> bool:
     """Whether a TIFF that Pillow has opened is of a kind of which it reads the exact numbers."""
     tags = picture.tag_v2
-    bits, samples, colour = max(tags.get(_BITS, (1,))), tags.get(_SAMPLES, 1), tags.get(_COLOUR)
-    layout = colour, samples, tuple(tags.get(_EXTRA, ()))
+    bits, samples, color = max(tags.get(_BITS, (1,))), tags.get(_SAMPLES, 1), tags.get(_COLOR)
+    layout = color, samples, tuple(tags.get(_EXTRA, ()))
     has_planes = tags.get(_PLANES) == 2 and samples > 1
     is_signed = tags.get(_KIND, (1,))[0] == _SIGNED
-    has_coarse_colours = tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1)
+    has_coarse_colors = tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1)
     return (
         tags.get(_COMPRESSION, 1) in _COMPRESSIONS
         and tags.get(_DEPTH, 1) <= 1
         and (not is_signed or bits > 8)
         and (not has_planes or (bits == 8 and layout in _SEPARATE_PLANES))
-        and (colour != _YCBCR or is_compressed(picture) or not has_coarse_colours)
+        and (color != _YCBCR or is_compressed(picture) or not has_coarse_colors)
     )
 
 
@@ -88,11 +88,11 @@ def is_compressed(picture: Image.Image) -> bool:
 
 def white_is_zero(picture: Image.Image) -> bool:
     """Whether it is a TIFF whose largest value is black; Pillow inverts only those of 8 bits."""
-    return picture.format == "TIFF" and picture.tag_v2.get(_COLOUR) == _WHITE_IS_ZERO
+    return picture.format == "TIFF" and picture.tag_v2.get(_COLOR) == _WHITE_IS_ZERO
 
 
 def is_premultiplied(picture: Image.Image) -> bool:
-    """Whether it is a TIFF whose colours have been multiplied by their opacity."""
+    """Whether it is a TIFF whose colors have been multiplied by their opacity."""
     return picture.format == "TIFF" and tuple(picture.tag_v2.get(_EXTRA, ()))[:1] == (1,)
 
 
@@ -110,15 +110,15 @@ def correct_palette(picture: Image.Image) -> None:
     Tools of libtiff do the same.
     """
     if picture.format == "TIFF" and picture.mode in ("P", "PA"):
-        colours = picture.tag_v2[_COLOUR_MAP]
-        if max(colours) < 256:
-            picture.palette = ImagePalette.raw("RGB;L", bytes(colours))
+        colors = picture.tag_v2[_COLOR_MAP]
+        if max(colors) < 256:
+            picture.palette = ImagePalette.raw("RGB;L", bytes(colors))
 
 
 def deep_palette(picture: Image.Image) -> np.ndarray | None:
-    """The palette (colours, 3) of a TIFF, uint16, if 8 bits do not hold it; else None."""
+    """The palette (colors, 3) of a TIFF, uint16, if 8 bits do not hold it; else None."""
     if picture.format != "TIFF" or picture.mode != "P":
         return None
-    palette = np.array(picture.tag_v2[_COLOUR_MAP], np.uint16).reshape(3, -1).T
+    palette = np.array(picture.tag_v2[_COLOR_MAP], np.uint16).reshape(3, -1).T
     has_8_bits = palette.max() < 256 or not (palette % 257).any() or not (palette % 256).any()
     return None if has_8_bits else palette

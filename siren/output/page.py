@@ -22,7 +22,7 @@ from siren.output.runs import Run, find_runs
 from siren.text import printable
 
 PAGE = "index.html"
-#: By it a page is recognised as this program's; it is within the first 1024 bytes.
+#: By it a page is recognized as this program's; it is within the first 1024 bytes.
 GENERATOR = '<meta name="generator" content="siren-jittor">'
 MAX_CARDS = 100  # more would make the page slow to write and to open
 MAP_PIXELS = 1 << 23  # of all error maps: for the same reason

@@ -33,7 +33,6 @@ class Score:
     ssim: float | None = None
 
     def __str__(self) -> str:
-        """The score as it is printed."""
         return f"PSNR {decibels(self.psnr)}, SSIM {similarity(self.ssim)}"
 
 

@@ -128,7 +128,7 @@ class Edit(DerivativeTask):
         gradient = cosine.gradient if self.norm.border else operators.sobel_gradient
         own = gradient(image)
         blended = blend_fields(own, gradient(other), blend, alpha)
-        # A gradient at a pixel is made of its neighbours: all of them have to be in the region.
+        # A gradient at a pixel is made of its neighbors: all of them have to be in the region.
         inside = ndimage.binary_erosion(region, np.ones((3, 3)), border_value=1)[..., None]
         return tuple(np.where(inside, b, o) for b, o in zip(blended, own)), composite
 

@@ -41,7 +41,7 @@ class State:
     flat       the network's parameters, float32
     best       the best parameters so far
     lowest     their criterion, (1,)
-    optimizer  the optimiser's arrays
+    optimizer  the optimizer's arrays
     random     state of the generator that the loss draws from (JSON), or ""
     history    for each epoch so far, the fields of ``training.progress.Epoch`` as a list
     seconds    of training so far

@@ -29,7 +29,7 @@ class Gradient:
 
     A loss of the whole grid is one of derivatives, which the output layer's bias does not change,
     unless it supervises pixels too (``task.determines_mean``). A mask makes the gradient with
-    respect to that bias exactly 0: Adam, which normalises gradients, would turn mere rounding
+    respect to that bias exactly 0: Adam, which normalizes gradients, would turn mere rounding
     errors into full steps.
     """
 

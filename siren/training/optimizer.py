@@ -1,6 +1,6 @@
 """Adam and Muon, and schedules of their learning rates.
 
-Names and arguments are those of Jittor's optimisers. Only ``step`` differs: it takes gradients
+Names and arguments are those of Jittor's optimizers. Only ``step`` differs: it takes gradients
 instead of a loss, because a gradient may be a sum over strips of points and over processes; and it
 takes a factor of the learning rate.
 """
@@ -61,7 +61,7 @@ class Adam(_Optimizer):
 class Muon(_Optimizer):
     """Muon on the hidden matrices of a ``Siren``, Adam on all its other parameters.
 
-    A hidden matrix moves by ``lr`` times its orthogonalised momentum, in Nesterov's form
+    A hidden matrix moves by ``lr`` times its orthogonalized momentum, in Nesterov's form
     (Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks").
 
     ``engine`` supplies ``muon`` and ``adam``; ``adam_lr`` is the learning rate of the rest, and

@@ -100,7 +100,6 @@ class Progress:
         self.bar = None
 
     def __enter__(self):
-        """Show a bar if stderr is a terminal or a notebook."""
         if sys.stderr.isatty() or is_notebook():
             self.bar = progress_bar(
                 total=self.epochs,
@@ -112,7 +111,6 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 

@@ -96,7 +96,7 @@ __device__ inline void multiply_square(const Piece* left, const Piece* square, S
     }
 }
 
-// A thread's pairs of neighbouring elements among a block's sums, 16 rows and muon_block columns.
+// A thread's pairs of neighboring elements among a block's sums, 16 rows and muon_block columns.
 constexpr int thread_pairs = 2 * (warp_columns / 8);
 
 __device__ inline float2 pair_of(const Sums& sums, int i) {

@@ -45,7 +45,7 @@ struct Matrix {
 __device__ inline float to_float(__half x) { return __half2float(x); }
 __device__ inline float to_float(__nv_bfloat16 x) { return __bfloat162float(x); }
 
-// Two floats as neighbouring elements, the first one in the lower half.
+// Two floats as neighboring elements, the first one in the lower half.
 __device__ inline uint32_t to_pieces(float first, float second, __half) {
     uint32_t result;
 #if CUDART_VERSION >= 12010
@@ -64,7 +64,7 @@ __device__ inline uint32_t to_pieces(float first, float second, __nv_bfloat16) {
     return result;
 }
 
-// Eight neighbouring elements of a plane, 16 bytes.
+// Eight neighboring elements of a plane, 16 bytes.
 template <class Piece>
 __device__ inline uint4 pack8(const float* x) {
     return make_uint4(to_pieces(x[0], x[1], Piece()), to_pieces(x[2], x[3], Piece()),
@@ -77,7 +77,7 @@ __device__ inline void unpack8(const uint4& packed, float* x) {
     for (int j = 0; j < 8; ++j) x[j] = to_float(pieces[j]);
 }
 
-// Eight neighbouring elements of all planes.
+// Eight neighboring elements of all planes.
 template <class Precision>
 __device__ inline void store8(const Matrix<Precision>& matrix, size_t offset, const float* x) {
     typedef typename Precision::Piece Piece;

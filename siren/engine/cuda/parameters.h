@@ -79,7 +79,7 @@ __device__ inline void first_inputs(const Points& points, float w0, float w1, fl
     if (streams == 4) x[3] = 0;
 }
 
-// Eight neighbouring units of the first layer.
+// Eight neighboring units of the first layer.
 struct FirstUnits {
     float w0[8], w1[8], bias[8];
 
@@ -110,7 +110,7 @@ struct FirstUnits {
 
 // Weights are packed so that B's columns n of a group of 32 are stored as rows in the order
 //     n = 8 t + 2 f + e   at   8 f + 2 t + e,     t < 4, f < 4, e < 2:
-// then the four fragments f of a thread hold eight neighbouring columns, 8 t to 8 t + 7.
+// then the four fragments f of a thread hold eight neighboring columns, 8 t to 8 t + 7.
 __host__ __device__ inline int packed_row(int n) {
     const int t = n % 32 / 8, f = n % 8 / 2, e = n % 2;
     return n / 32 * 32 + 8 * f + 2 * t + e;

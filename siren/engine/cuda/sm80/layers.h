@@ -19,7 +19,7 @@ constexpr int outer_threads = 256;
 // 16-row fragments a warp holds.
 __host__ __device__ constexpr int fragments(int streams) { return streams == 3 ? 3 : 4; }
 
-// Writes a row's part from its eight columns at `column`; the four threads of 32 columns are neighbours.
+// Writes a row's part from its eight columns at `column`; the four threads of 32 columns are neighbors.
 __device__ inline void write_output_part(const OutputParts& output, const float* h, int row,
                                          int column, int width) {
     for (int c = 0; c < output.channels; ++c) {
