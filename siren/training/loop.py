@@ -62,7 +62,7 @@ def train(
     steps = steps_per_pass(len(task.points), batches)
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
-    guidance = _Guidance(network, task, engine, epochs)
+    guidance = Guidance(network, task, engine, epochs)
     run = _Run(network, task, optimizer, guidance)
     first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
@@ -141,7 +141,7 @@ class _Run:
         return self.training
 
 
-class _Guidance:
+class Guidance:
     """Shows the network's picture, now and then, to a prior that follows it, if the task has one.
 
     ``parameters`` (float32) are those of the picture that the prior follows, empty before the first
