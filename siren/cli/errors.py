@@ -71,6 +71,8 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
         sentence = runtime.missing_package(error.name)
     elif memory.is_out_of_memory(error):
         sentence = "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
+    elif isinstance(error, runtime.LibraryProblem):
+        sentence += " --verbose shows why, and --device cpu does without."
     elif not isinstance(error, (Failure, runtime.RuntimeProblem)):
         kind = type(error).__name__
         first = next(iter(sentence.splitlines()), "")[:200]

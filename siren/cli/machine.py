@@ -17,7 +17,7 @@ from siren.engine import fall_back, get_engine
 from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import write_png
 from siren.runtime import Compilation, run_interruptibly, under_mpirun
-from siren.runtime.paths import digest, private_folder
+from siren.runtime.environment import digest, private_folder
 from siren.tasks import TASKS
 
 # Pixels. On a GPU Jittor compiles indexing once for up to 1024 elements, once for up to 4096 and

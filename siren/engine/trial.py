@@ -18,7 +18,7 @@ import numpy as np
 
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
-from siren.runtime.problem import telling_line
+from siren.runtime.messages import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
 POINTS = 7

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from siren.runtime.cuda import gpu_name, load_driver
 from siren.runtime.machine import cpu_fact
-from siren.runtime.problem import telling_line
+from siren.runtime.messages import telling_line
 
 
 @dataclass(frozen=True)

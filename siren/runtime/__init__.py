@@ -13,10 +13,8 @@ import os
 import sys
 
 from siren.runtime import jit
-from siren.runtime.cache import home_setting
-from siren.runtime.child import Compilation, run_interruptibly
 from siren.runtime.cuda import Cuda, find_cuda, flags_for_capability
-from siren.runtime.environment import publish, user_environment
+from siren.runtime.environment import digest, home_setting, publish, shell_safe, user_environment
 from siren.runtime.install import missing_package
 from siren.runtime.jittor_import import import_jittor, restore_signals
 from siren.runtime.machine import (
@@ -26,15 +24,22 @@ from siren.runtime.machine import (
     describe,
     toolchain_settings,
 )
+from siren.runtime.messages import (
+    Compilation,
+    LibraryProblem,
+    RuntimeProblem,
+    SettingProblem,
+    describe_error,
+    notify,
+)
 from siren.runtime.patches import CUDA_FOLDER, jittor_folder, patch_jittor, write_headers
-from siren.runtime.paths import digest, shell_safe
-from siren.runtime.problem import RuntimeProblem, SettingProblem, describe_error, notify
 from siren.runtime.processes import (
     all_processors,
     check_launcher,
     notify_once,
     process_settings,
     rank,
+    run_interruptibly,
     under_mpirun,
     world_size,
 )
@@ -42,6 +47,7 @@ from siren.runtime.processes import (
 __all__ = [
     "Compilation",
     "Environment",
+    "LibraryProblem",
     "RuntimeProblem",
     "SettingProblem",
     "check_launcher",
@@ -199,9 +205,8 @@ def _switch_device(jt, use_cuda: bool) -> None:
     """Have Jittor compute on the GPU or on the CPU."""
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
         # With a silent log, Jittor continues without them and fails in the first matrix product.
-        raise RuntimeProblem(
-            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND "
-            "(--verbose shows why, --device cpu does without)."
+        raise LibraryProblem(
+            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND."
         )
     try:
         jt.flags.use_cuda = int(use_cuda)

@@ -15,9 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.environment import user_environment
-from siren.runtime.paths import digest, private_folder
-from siren.runtime.problem import RuntimeProblem, describe_error, telling_line
+from siren.runtime.environment import digest, private_folder, user_environment
+from siren.runtime.messages import RuntimeProblem, describe_error, telling_line
 
 
 @dataclass(frozen=True)

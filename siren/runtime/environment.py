@@ -1,9 +1,31 @@
-"""The environment variables that Jittor reads: the user's and ours; the user's win."""
+"""The variables that Jittor reads, and the files and paths that it is given.
+
+The environment has variables of the user's and of ours; the user's win.
+
+Jittor passes paths to a shell, some of them without quotes. A path that a shell would split is
+therefore replaced by a link with a safe name. Whoever could change that link, or a script beside
+it, could run programs as the user. So all of them are in a private folder, which belongs to this
+user and which nobody else can write.
+"""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import functools
 import json
 import os
+import re
+import secrets
+import shutil
+import stat
+import tempfile
+from pathlib import Path
+
+from siren import files
+from siren.runtime.messages import RuntimeProblem, SettingProblem
+
+# ---- variables ----
 
 # In this variable publish() stores, as JSON, {variable: [value before, value set]}, so that a
 # second call and a child process can distinguish our settings from the user's.
@@ -40,3 +62,155 @@ def publish(settings: dict[str, str]) -> None:
 def _published() -> dict[str, list]:
     """What publish() has stored."""
     return json.loads(os.environ.get(RECORD, "{}"))
+
+
+# ---- folders and paths ----
+
+# Stricter than a shell: a comma or a colon would end the name in -Wl,-rpath,FOLDER.
+_SHELL_SAFE = re.compile(r"[\w./+=@%-]+", re.ASCII)
+
+
+def home() -> str:
+    """The user's home folder, absolute; raises SettingProblem if there is none."""
+    folder = user_environment().get("HOME")
+    if not folder:
+        import pwd
+
+        try:
+            folder = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:
+            raise SettingProblem(
+                "The variable HOME is not set and this user has no home folder; set HOME to a "
+                "folder that can be written."
+            ) from None
+    try:
+        return os.path.abspath(folder)
+    except OSError:  # the current folder is gone
+        raise SettingProblem(
+            f"The variable HOME is {folder!r}, a path from a folder that is gone; set HOME to a "
+            "folder that can be written."
+        ) from None
+
+
+def home_setting() -> dict[str, str]:
+    """HOME as a link to the same folder, if a shell would split its path; else nothing.
+
+    JITTOR_HOME would work too, but Jittor stores that one for the user's other programs.
+    """
+    safe = shell_safe(home())
+    return {"HOME": safe} if safe != user_environment().get("HOME", safe) else {}
+
+
+def shell_safe(path: str | os.PathLike, folder: str = "") -> str:
+    """``path`` itself if it is shell-safe; else the same path through a link that is.
+
+    Args:
+        path: an absolute path.
+        folder: a folder above ``path`` that the link should point to; by default ``path`` itself.
+    """
+    path = os.fspath(path)
+    if is_shell_safe(path):
+        return path
+    if not (folder and path.startswith(folder + os.sep) and is_shell_safe(path[len(folder) :])):
+        folder = path
+    link = private_folder() / f"link-{digest(folder)}"
+    write_link(link, folder)
+    return str(link) + path[len(folder) :]
+
+
+def is_shell_safe(path: str) -> bool:
+    """Whether a shell, and Jittor when it splits commands, treat ``path`` as one word."""
+    return bool(_SHELL_SAFE.fullmatch(path))
+
+
+def private_folder() -> Path:
+    """A folder with a shell-safe path that belongs to this user and that nobody else can write."""
+    folders = [folder / f"siren-{os.geteuid()}" for folder in _shared_folders()]
+    with contextlib.suppress(RuntimeProblem):
+        folders.insert(0, Path(home(), ".cache", "siren"))
+    for folder in folders:
+        if is_shell_safe(str(folder)) and make_private(folder):
+            return folder
+    return _fresh_folder()
+
+
+def create_folder(folder: str | os.PathLike) -> None:
+    """Create a folder and its parents, readable by this user only, if they are missing."""
+    folder = Path(folder)
+    for each in [*reversed(folder.parents), folder]:
+        if not os.path.lexists(each):
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                os.mkdir(each, 0o700)
+
+
+def make_private(folder: Path) -> bool:
+    """Create a folder if it is missing; returns whether only this user owns and can write it."""
+    try:
+        create_folder(folder)
+        status = os.lstat(folder)  # of a link itself, not of its target
+    except OSError:
+        return False
+    owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    private = owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
+    return private and not _others_can_replace(folder)
+
+
+def _others_can_replace(folder: Path) -> bool:
+    """Whether another user owns a parent of this folder, or can rename what is in one."""
+    trusted = {os.geteuid(), 0, os.stat("/").st_uid}  # in a container, / may belong to "nobody"
+    for parent in Path(os.path.realpath(folder)).parents:
+        status = os.stat(parent)
+        anyone = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
+        if anyone or status.st_uid not in trusted:
+            return True
+    return False
+
+
+def write_file(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file of a private folder atomically, unless it has this text already."""
+    content = text.encode("utf8", "surrogateescape")
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    files.write_bytes(path, content, mode)
+
+
+def write_link(link: Path, target: str) -> None:
+    """Make a link of a private folder point to ``target``, atomically."""
+    with contextlib.suppress(OSError):
+        if os.readlink(link) == target:
+            return
+    temporary = f"{link}-{secrets.token_hex(4)}"
+    os.symlink(target, temporary)
+    os.replace(temporary, link)  # another process may do the same
+
+
+def digest(text: str) -> str:
+    """The beginning of a text's digest, for file names."""
+    return files.digest(os.fsencode(text))[:12]
+
+
+def _shared_folders() -> list[Path]:
+    """Folders for temporary files with shell-safe paths.
+
+    /tmp comes first: TMPDIR may change from one job to the next, and Jittor recompiles everything
+    when a path has changed.
+    """
+    folders = ["/tmp", "/var/tmp"]
+    with contextlib.suppress(OSError):  # there may be none
+        folders.append(tempfile.gettempdir())
+    return [Path(folder) for folder in folders if is_shell_safe(folder)]
+
+
+@functools.cache
+def _fresh_folder() -> Path:
+    """A new folder that this process removes at its end; Jittor recompiles everything for it."""
+    for place in _shared_folders():
+        with contextlib.suppress(OSError):
+            folder = Path(tempfile.mkdtemp(prefix="siren-", dir=place))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            return folder
+    raise RuntimeProblem(
+        "There is no folder for temporary files: neither HOME, /tmp nor /var/tmp can be written; "
+        "make one of them writable."
+    )

@@ -1,4 +1,4 @@
-"""Imports Jittor; if its core is not compiled yet, a child process compiles it first.
+"""Imports Jittor; if its core is not compiled, or is damaged, a child process compiles it first.
 
 Jittor's signal handlers end the process at once, on Ctrl-C and when any child process is killed.
 They are removed.
@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import json
 import os
 import re
 import signal
+import struct
 import sys
 import traceback
 import warnings
 from pathlib import Path
 
-from siren.runtime.cache import STAMP, locked, remove_damaged
-from siren.runtime.child import Compilation, run_interruptibly
 from siren.runtime.cuda import find_cuda
-from siren.runtime.environment import setting
+from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
-from siren.runtime.paths import digest, is_shell_safe
-from siren.runtime.problem import RuntimeProblem, describe_error, strip_colours, telling_line
-from siren.runtime.processes import all_processors, notify_once, under_mpirun
+from siren.runtime.messages import (
+    Compilation,
+    RuntimeProblem,
+    describe_error,
+    strip_colours,
+    telling_line,
+)
+from siren.runtime.processes import all_processors, notify_once, run_interruptibly, under_mpirun
 from siren.signals import deferred, in_main_thread
 
+STAMP = "siren-compiled-"  # the beginning of a file's name: the core is compiled for some settings
 # Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
 _COMPILED_BY = (
     *("cc_path", "cc_flags", "nvcc_path", "nvcc_flags", "CPLUS_INCLUDE_PATH", "python_config_path"),
@@ -256,3 +262,73 @@ def _as_runtime_problem(verbose: bool):
         if isinstance(error, ModuleNotFoundError) and missing_package(error.name):
             raise RuntimeProblem(missing_package(error.name)) from error
         raise RuntimeProblem(f"Jittor cannot be imported: {describe_error(error)}") from error
+
+
+# ---- the folder of compiled code ----
+
+
+@contextlib.contextmanager
+def locked():
+    """Within its context Jittor compiles nothing; its value is whether it was compiling before.
+
+    Jittor holds a lock while it compiles. Raises OSError.
+    """
+    from jittor_utils import lock
+
+    with open(lock.lock_path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def remove_damaged(cache_path: str) -> None:
+    """Remove compiled files that end too early, as after a full disk or a power failure.
+
+    Jittor uses whatever has a record (``.key``, and ``.md5`` for one file). A library that ends too
+    early crashes it or makes it hang, an object file cannot be linked, and a record that ends too
+    early makes it rebuild a library that it has loaded. Without its record a file is compiled
+    again: an operator when it is needed, all else by a child process, as at the first start.
+
+    While a process is compiling, its files grow, and nothing is removed.
+    """
+    with contextlib.suppress(OSError), locked() as alone:
+        if not alone:
+            return
+        for compiled, record in _recorded(cache_path):
+            with contextlib.suppress(OSError):
+                if not (_is_complete(compiled) and _is_complete_record(record)):
+                    os.unlink(record)
+                    os.unlink(compiled)
+                    if "jit" not in Path(compiled).relative_to(cache_path).parts:  # an operator
+                        for stamp in Path(cache_path).glob(f"{STAMP}*"):
+                            stamp.unlink()
+
+
+def _recorded(cache_path: str):
+    """Compiled files, each with its record."""
+    for folder, _, names in os.walk(cache_path):  # at every start: Path.rglob takes twice as long
+        present = set(names)
+        for name in names:
+            record = "data.md5" if name == "data.o" else f"{name}.key"
+            if name.endswith((".so", ".o")) and record in present:
+                yield os.path.join(folder, name), os.path.join(folder, record)
+
+
+def _is_complete(compiled: str) -> bool:
+    """Whether a 64-bit ELF file is as long as its header says: the table of sections comes last."""
+    with open(compiled, "rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:4] != b"\x7fELF":
+        return False
+    start, size, count = struct.unpack_from("<Q10xHH", header, 40)
+    return os.path.getsize(compiled) >= start + size * count
+
+
+def _is_complete_record(record: str) -> bool:
+    """Whether a record is whole: lines, which are a command and the hashes of files, or one MD5."""
+    with open(record, "rb") as file:
+        content = file.read()
+    return content.endswith(b"\n") if record.endswith(".key") else len(content) == 32

@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import importlib.machinery
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -16,15 +17,23 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.cache import check_cache
 from siren.runtime.cuda import gpu_name
-from siren.runtime.environment import user_environment
+from siren.runtime.environment import (
+    create_folder,
+    digest,
+    home,
+    is_shell_safe,
+    private_folder,
+    shell_safe,
+    user_environment,
+    write_file,
+)
 from siren.runtime.install import JITTOR, PACKAGES, missing_package
-from siren.runtime.paths import digest, private_folder, shell_safe, write_file
-from siren.runtime.problem import RuntimeProblem, SettingProblem, describe_error
+from siren.runtime.messages import RuntimeProblem, SettingProblem, describe_error
 from siren.runtime.processes import check_processes
 
 COMPILER = "g++"
@@ -40,7 +49,7 @@ def check_machine() -> None:
     check_processes()
     _check_packages()
     _check_compiler()
-    check_cache()
+    _check_cache()
     private_folder()
 
 
@@ -87,6 +96,51 @@ def _check_compiler() -> None:
             f"The C headers of Python {version} (Python.h) are missing; "
             f"install the package python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora)."
         )
+
+
+def _check_cache() -> None:
+    """Raise SettingProblem if Jittor cannot write its cache."""
+    _check_writable("the variable HOME", home())
+    name, folder = _jittor_home()
+    if folder is None:
+        return
+    folder = folder and os.path.abspath(folder)
+    if not is_shell_safe(folder):
+        raise SettingProblem(
+            f"{name} is {folder!r}, but Jittor cannot work in a folder of such a name; choose one "
+            "of letters, digits, dots, hyphens and underscores."
+        )
+    _check_writable(name, folder)
+
+
+def _check_writable(name: str, folder: str) -> None:
+    cache = os.path.join(folder, ".cache", "jittor")
+    try:
+        create_folder(cache)
+        with tempfile.TemporaryFile(dir=cache) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise SettingProblem(
+            f"Jittor keeps what it compiles in {cache}, which cannot be written "
+            f"({error.strerror or error}); set {name} to a folder that can."
+        ) from error
+
+
+def _jittor_home() -> tuple[str, str | None]:
+    """(where JITTOR_HOME is set, its value): by the variable, or in Jittor's configuration file."""
+    user = user_environment()
+    if "JITTOR_HOME" in user:
+        return "the variable JITTOR_HOME", user["JITTOR_HOME"]
+    config = os.path.join(home(), ".cache", "jittor", "config.json")
+    try:
+        with open(config, encoding="utf8") as file:
+            return f"JITTOR_HOME in {config}", json.load(file).get("JITTOR_HOME")
+    except FileNotFoundError:
+        return "", None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise RuntimeProblem(
+            f"Jittor cannot read its own {config} ({error}); remove it."
+        ) from error
 
 
 def _python_include_folders() -> list[str]:

@@ -27,8 +27,8 @@ from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from siren.runtime.environment import create_folder, digest, private_folder, write_file
 from siren.runtime.jit import accelerate_operators
-from siren.runtime.paths import create_folder, digest, private_folder, write_file
 
 # ---- C++ ----
 
@@ -81,7 +81,7 @@ inline void cast_scalar(PyObject* scalar, void* to, PyArrayDescr_Proxy* type) {
 _TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
 _STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
 # The compiler of operators writes its progress to the standard error stream, log or no log. A
-# parent process that reads it says so by a variable (child.py).
+# parent process that reads it says so by a variable (processes.py).
 _PARALLEL_COMPILER = [
     (
         "bool change_line = false;",

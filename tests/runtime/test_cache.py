@@ -10,7 +10,7 @@ import jittor_utils
 import pytest
 from jittor_utils import lock
 
-from siren.runtime.cache import STAMP, remove_damaged
+from siren.runtime.jittor_import import STAMP, remove_damaged
 
 LIBRARY = Path(sys.modules["jit_utils_core"].__file__)  # of the core; any other is like it
 NAMES = ["jittor_core.so", "jit/an_op.so", "cu12/jittor_core.so", "obj_files/a.cc.o", "data.o"]

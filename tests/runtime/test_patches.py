@@ -14,7 +14,7 @@ import pytest
 
 from siren.runtime import machine, patches
 from siren.runtime.install import JITTOR
-from siren.runtime.problem import RuntimeProblem
+from siren.runtime.messages import RuntimeProblem
 
 JITTORS = Path(importlib.util.find_spec("jittor").submodule_search_locations[0])
 

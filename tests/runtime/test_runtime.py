@@ -1077,8 +1077,8 @@ def test_an_interrupted_child_takes_its_own_children_along(tmp_path, number):
 
 def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsys):
     clock = [100.0]
-    monkeypatch.setattr("siren.runtime.child.DELAY", 0)
-    monkeypatch.setattr("siren.runtime.child.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
+    monkeypatch.setattr("siren.runtime.messages.time.monotonic", lambda: clock[0])
     with runtime.Compilation("Compiling ...", "files") as compilation:
         compilation.announce.join()
         for done in range(1, 31):
@@ -1096,7 +1096,7 @@ def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsy
 def test_on_a_terminal_there_is_a_bar(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    monkeypatch.setattr("siren.runtime.child.DELAY", 0)
+    monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
     monkeypatch.setattr("sys.stderr", terminal)
     with runtime.Compilation("Compiling ...", "kernels") as compilation:
         compilation.announce.join()

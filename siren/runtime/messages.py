@@ -1,0 +1,106 @@
+"""What the user is told: problems, in a sentence each, and how far a compilation has come."""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+import time
+
+from siren.notebook import is_notebook, progress_bar
+
+
+class RuntimeProblem(RuntimeError):
+    """Jittor or the device cannot be used; the message is a sentence for the user."""
+
+
+class SettingProblem(RuntimeProblem):
+    """The same because of a variable that the user has set, or of how the program was started."""
+
+
+class LibraryProblem(RuntimeProblem):
+    """Jittor cannot build its part for a library of CUDA; its log shows why, the CPU needs none."""
+
+
+def notify(sentence: str) -> None:
+    """Print a line on stderr."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def telling_line(output: str) -> str:
+    """The line of a program's output that says most: the first error, or else the last line.
+
+    It has no colour codes. It is empty if no line has words in it.
+    """
+    lines = [line.strip() for line in strip_colours(output).splitlines() if re.search(r"\w", line)]
+    errors = [line for line in lines if re.search(r"\b(error|fatal)\s*: ", line, re.IGNORECASE)]
+    line = (errors or lines[-1:] or [""])[0]
+    return line if len(line) <= 300 else line[:300] + " ..."
+
+
+def describe_error(error: BaseException) -> str:
+    """An error's type and the telling line of its message."""
+    return f"{type(error).__name__}: {telling_line(str(error)) or 'no message'}"
+
+
+def strip_colours(text: str) -> str:
+    """``text`` without a terminal's colour codes."""
+    return re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
+
+
+_DONE = re.compile(r"^\s*Compiling (?P<what>[^(]*)\((?P<done>\d+)/(?P<all>\d+)\)")
+DELAY = 3  # seconds; what is done sooner is not worth a word
+LINE_EVERY = 10  # seconds between lines where there is no bar
+
+
+class Compilation:
+    """A context in which a child compiles: a sentence once, then a bar, or lines if there is none.
+
+    announcement  the sentence, for stderr
+    files         what is counted, such as "files of Jittor's core"
+    """
+
+    def __init__(self, announcement: str, files: str):
+        self.files = files
+        self.announce = threading.Timer(DELAY, notify, [announcement])
+        self.announce.daemon = True
+        self.bar = None
+        self.first = None  # (time, done) of the first line
+        self.last = time.monotonic()
+
+    def __enter__(self) -> Compilation:
+        """Announce the compilation, unless it is over soon."""
+        self.announce.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Remove the bar."""
+        self.announce.cancel()
+        if self.bar is not None:
+            self.bar.close()
+
+    def read(self, line: str) -> None:
+        """Show the progress that a ``line`` of the child's output tells of, if it does."""
+        match = _DONE.match(line)
+        if match is None or self.announce.is_alive():
+            return
+        done, count = int(match["done"]), int(match["all"])
+        if self.first is None or done < self.first[1]:
+            self.first = time.monotonic(), done
+            self.last = self.first[0]  # the time left is not known yet
+        if sys.stderr.isatty() or is_notebook():
+            self._show_bar(done, count)
+        elif time.monotonic() - self.last >= LINE_EVERY:
+            self.last = time.monotonic()
+            begin, before = self.first
+            left = (self.last - begin) / max(done - before, 1) * (count - done)
+            notify(f"{done} of {count} {self.files} compiled, about {left:.0f} s left")
+
+    def _show_bar(self, done: int, count: int) -> None:
+        if self.bar is None or self.bar.total != count:
+            if self.bar is not None:
+                self.bar.close()
+            form = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left"
+            self.bar = progress_bar(total=count, desc=self.files, bar_format=form, leave=False)
+        self.bar.n = done
+        self.bar.refresh()
