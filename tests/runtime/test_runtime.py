@@ -31,9 +31,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ANNOUNCEMENT = "Jittor compiles its core once on this machine: a minute and a half ...\n"
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
-# Each case in a fork, in which nothing of siren is imported yet
 FORKS = """
 import json, os, sys, tempfile
+{before}
 for code, variables in json.load(sys.stdin):
     if os.fork() == 0:
         os.environ.clear()
@@ -77,11 +77,11 @@ def run_python(code, timeout=600, **variables):
     )
 
 
-def outputs(cases):
-    """What pieces of code print as JSON, each with its variables."""
+def outputs(cases, before=""):
+    """What pieces of code print as JSON, each with its variables, in forks after ``before``."""
     cases = [(code, environment_with(variables)) for code, variables in cases]
     result = subprocess.run(
-        [sys.executable, "-c", FORKS],
+        [sys.executable, "-c", FORKS.format(before=before)],
         env=environment_with({}),
         input=json.dumps(cases),
         capture_output=True,
@@ -99,7 +99,8 @@ def check_problems(cases):
         (PROBLEM.format(before=before, device="cpu"), {"nvcc_path": None, **variables})
         for before, variables, _ in cases
     ]
-    for (before, variables, words), (kind, sentence) in zip(cases, outputs(programs)):
+    found = outputs(programs, "from siren import runtime")
+    for (before, variables, words), (kind, sentence) in zip(cases, found):
         assert kind != "NoneType" and len(sentence.splitlines()) == 1, (before, variables)
         for word in words:
             assert word in f"{kind}: {sentence}", (before, variables)
@@ -392,12 +393,6 @@ def test_flags_fit_the_gpu(monkeypatch, version, capability, flags, wanted):
     assert cuda.flags_for_capability(flags) == (wanted or flags)
 
 
-def fake_nccl(root, library):
-    for path in ("include/nccl.h", library):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).touch()
-
-
 def process_of(monkeypatch, rank, size):
     for name, value in {"SIZE": size, "RANK": rank, "LOCAL_SIZE": size, "LOCAL_RANK": rank}.items():
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", str(value))
@@ -409,19 +404,30 @@ def gpu_settings(found):
     return found
 
 
-@pytest.mark.parametrize("library", ["lib64/libnccl.so", "lib64/libnccl.so.2"])
-def test_processes_take_a_gpu_each_and_nccl_where_it_is(monkeypatch, tmp_path, library):
+@pytest.mark.parametrize(
+    "library, rank, size, gpus, wanted",
+    [
+        ("lib64/libnccl.so", 1, 2, 2, {"device_id": "1", "use_nccl": "1"}),
+        ("lib64/libnccl.so.2", 1, 2, 2, {"device_id": "1", "use_nccl": "1"}),
+        ("lib64/libnccl.so", 2, 4, 1, {}),
+        ("lib64/libnccl.so", 2, 4, 2, {"device_id": "0"}),
+    ],
+)
+def test_processes_share_the_gpus_or_take_one_each_and_nccl_where_it_is(
+    monkeypatch, tmp_path, library, rank, size, gpus, wanted
+):
     nvcc = fake_toolkit(tmp_path / "cuda")
-    fake_nccl(tmp_path / "cuda", library)
+    for path in ("include/nccl.h", library):
+        (tmp_path / "cuda" / path).touch()
     monkeypatch.setenv("HOME", str(tmp_path))
-    process_of(monkeypatch, 1, 2)
+    process_of(monkeypatch, rank, size)
     for _ in range(2):  # the second time, what the first has made is there
-        found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", 2))
-        assert found["device_id"] == "1"
-        assert found["use_nccl"] == "1"
-        assert found["nccl_include_path"] == str(tmp_path / "cuda" / "include")
-        library_found = Path(found["nccl_lib_path"], "libnccl.so").resolve()
-        assert library_found == tmp_path / "cuda" / library
+        found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", gpus))
+        if "use_nccl" in wanted:
+            assert found.pop("nccl_include_path") == str(tmp_path / "cuda" / "include")
+            library_found = Path(found.pop("nccl_lib_path"), "libnccl.so").resolve()
+            assert library_found == tmp_path / "cuda" / library
+        assert found == wanted
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -456,15 +462,6 @@ def test_what_compiles_is_not_bound_as_mpirun_has_bound_the_process():
         go_on.set()
         os.sched_setaffinity(0, whole)
     assert seen[0] >= whole
-
-
-@pytest.mark.parametrize("gpus, wanted", [(1, None), (2, "0")])
-def test_more_processes_than_gpus_share_them_without_nccl(monkeypatch, tmp_path, gpus, wanted):
-    nvcc = fake_toolkit(tmp_path / "cuda")
-    fake_nccl(tmp_path / "cuda", "lib64/libnccl.so")
-    process_of(monkeypatch, 2, 4)
-    found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", gpus))
-    assert found == ({"device_id": wanted} if wanted else {})
 
 
 def test_an_nccl_of_the_user_is_taken(monkeypatch, tmp_path):
