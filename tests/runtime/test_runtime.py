@@ -166,7 +166,6 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
             [f"package {package} is missing", "pip install -r requirements.txt"],
         )
         for module, package in install.PACKAGES.items()
-        if module != "astunparse"
     ),
     ("sys.modules['jittor_utils'] = None", {}, [f"pip install --no-deps {install.JITTOR}"]),
     ("sys.version_info = (3, 8, 0)", {}, ["3.9 to 3.14", "3.8"]),
