@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 import siren
+from siren import signals
 
 # nohup, and a shell's background jobs, ignore Ctrl-C, and so would all programs started here.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -26,3 +27,15 @@ DATA = Path(__file__).resolve().parent.parent / "data"
 @pytest.fixture
 def data():
     return DATA
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """A run that was stopped ignores signals to its end; this process goes on, as do its children.
+
+    Jittor's compile workers would never end, if they inherited that SIGTERM is ignored.
+    """
+    before = [signal.getsignal(number) for number in signals.SIGNALS]
+    yield
+    for number, handler in zip(signals.SIGNALS, before):
+        signal.signal(number, handler)
