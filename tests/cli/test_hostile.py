@@ -136,8 +136,8 @@ def test_a_folder_that_turns_into_a_file_meanwhile(tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     original = loop.train
 
-    def replaced(*arguments):
-        result = original(*arguments)
+    def replaced(*arguments, **more):
+        result = original(*arguments, **more)
         shutil.rmtree(folder)
         folder.write_text("a file")
         return result
@@ -302,11 +302,9 @@ def interrupted_run(folder, monkeypatch, *arguments):
     """A run that is asked to stop in its third epoch."""
     original = loop.train
 
-    def stopped(network, task, engine, epochs, optimizer, schedule, ours, stop, *more):
+    def stopped(*arguments, **more):
         asked = iter([False, False, True])
-        return original(
-            network, task, engine, epochs, optimizer, schedule, ours, lambda: next(asked), *more
-        )
+        return original(*arguments, **{**more, "stop": lambda: next(asked)})
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", stopped)
@@ -435,7 +433,7 @@ def test_several_go_on_after_a_kill_in_any_place(tmp_path):
 
 @pytest.mark.parametrize("verbose", [False, True])
 def test_an_error_that_nobody_foresaw(tmp_path, monkeypatch, verbose):
-    def fail(*_):
+    def fail(*_, **__):
         raise LookupError("so much for that\nand more")
 
     monkeypatch.setattr(loop, "train", fail)
@@ -451,10 +449,10 @@ def test_an_error_that_nobody_foresaw(tmp_path, monkeypatch, verbose):
 def test_one_of_several_that_fails_in_any_way_leaves_the_others_alone(tmp_path, monkeypatch):
     original = loop.train
 
-    def fail(network, task, *more):
+    def fail(network, task, *arguments, **more):
         if task.reference.mean() < 0:
             raise RuntimeError("std::bad_alloc")
-        return original(network, task, *more)
+        return original(network, task, *arguments, **more)
 
     Image.new("L", (20, 20), 0).save(tmp_path / "a.png")
     Image.new("L", (20, 20), 255).save(tmp_path / "b.png")
