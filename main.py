@@ -10,24 +10,21 @@ from __future__ import annotations
 import sys
 
 import siren
-from siren.cli import program
-
-if __name__ == "__main__":
-    program.end_quietly_before_training()  # first, because the imports below take a second
-
 from siren import tasks
-from siren.cli import inputs, recipes
-from siren.cli.session import Session
+from siren.cli import program, recipes
 
 
-def train_picture(session: Session):
-    """Train one network on one picture, or one pair of them; returns the ``Outcome``."""
-    pictures = session.read(inputs.read_inputs)
+def train_picture(session):
+    """Train one network on one picture, or one pair of them; returns the ``Outcome``.
+
+    session  a ``siren.cli.session.Session``
+    """
+    pictures = session.read()
     settings = session.prepare(pictures, recipes.resolve)
     task = session.share(make_task, settings, pictures)
     network = make_network(settings)
     optimizer, schedule = make_optimizer(settings, network, session.engine)
-    batches = inputs.make_batches(settings, len(task.points))
+    batches = make_batches(settings)
     session.open_checkpoint(task, network, optimizer, batches)
     result = siren.train(
         network,
@@ -44,7 +41,7 @@ def train_picture(session: Session):
     return session.save(task, network, result)
 
 
-def make_task(settings, pictures: inputs.Inputs):
+def make_task(settings, pictures):
     """What the network learns from the pictures: the experiment that ``--task`` names."""
     prior = None  # what is added to the loss because pictures are smooth
     if settings.prior == "tv":
@@ -75,10 +72,17 @@ def make_optimizer(settings, network, engine):
     return siren.Adam(network.parameters(), settings.lr, engine=engine), schedule
 
 
+def make_batches(settings):
+    """What cuts a pass over the training points into steps; None: all points in one step."""
+    if settings.batch_points is None:
+        return None
+    return siren.Batches(settings.batch_points, settings.seed)
+
+
 def main() -> int:
     """Run the program with its command line; returns the exit status."""
     return program.run(sys.argv[1:], train_picture)
 
 
 if __name__ == "__main__":
-    sys.exit(program.exit_status(main))
+    sys.exit(program.run_to_the_end(main))

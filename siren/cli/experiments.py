@@ -146,7 +146,7 @@ def by_last_run(options: argparse.Namespace) -> float | None:
 def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
     """Seconds, given those of each point in a step of ``measure``."""
     options = _resolved(options)
-    points = training_points(options, options.sidelength**2)
+    points = training_points(options, options.sidelength**2, _left_by_mask(options))
     order = TASKS[options.task].order if options.operator in EXACT else 0
     steps = math.ceil(points / (options.batch_points or points))
     work = points * _STREAMS[order] + (_PRIOR_POINTS if options.prior != "none" else 0)
@@ -156,7 +156,12 @@ def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
 
 def _resolved(options: argparse.Namespace) -> argparse.Namespace:
     """``options`` as for a square picture."""
-    return resolve(options, (options.sidelength, options.sidelength))
+    return resolve(options, (options.sidelength, options.sidelength), _left_by_mask(options))
+
+
+def _left_by_mask(options: argparse.Namespace) -> int | None:
+    """Half of the pixels, if there is a mask, which is not read for a forecast."""
+    return None if options.mask_path is None else options.sidelength**2 // 2
 
 
 def measure(options: argparse.Namespace, device: str, precision: str) -> float:

@@ -144,17 +144,3 @@ def _blaming(option: str):
         if sentence not in _told:
             _told.add(sentence)
             print(printable(sentence), flush=True)
-
-
-def make_batches(options: argparse.Namespace, count: int):
-    """``Batches`` of ``--batch_points`` out of ``count`` points; None: all. Raises Problem."""
-    from siren.samples import Batches  # imports Jittor
-
-    if options.batch_points is None:
-        return None
-    if options.batch_points > count:
-        raise Problem(
-            f"--batch_points {options.batch_points} is more than the {count} points that are "
-            "trained on; leave it out to use all of them"
-        )
-    return Batches(options.batch_points, options.seed)

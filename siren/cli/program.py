@@ -10,13 +10,6 @@ from collections.abc import Callable
 from siren import runtime, signals
 
 
-def end_quietly_before_training() -> None:
-    """Let Ctrl-C and SIGTERM end the program at once, in one line, until ``run`` takes over."""
-    message = b"main.py: interrupted before training; nothing was written\n"
-    for number in signals.SIGNALS:
-        signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
-
-
 def run(arguments: list[str], train_picture: Callable) -> int:
     """Do what the command line says; returns the exit status.
 
@@ -62,8 +55,11 @@ def _dispatch(options, train_picture: Callable) -> int:
     return run_pictures(options, train)
 
 
-def exit_status(main: Callable[[], int]) -> int:
-    """That of ``main()``; signals are ignored afterwards: the interpreter alone is left to end."""
+def run_to_the_end(main: Callable[[], int]) -> int:
+    """``main()``; signals end the program in one line before it, and are ignored after it."""
+    message = b"main.py: interrupted before training; nothing was written\n"
+    for number in signals.SIGNALS:
+        signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
     status = main()
-    signals.ignore()
+    signals.ignore()  # the interpreter alone is left to end
     return status

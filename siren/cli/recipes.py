@@ -136,6 +136,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
         options.points = options.points or default_points(pixels)
         _check_points(options.points, pixels)
     points = training_points(options, pixels, given)
+    _check_batch(options.batch_points, points)
     _, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
@@ -168,6 +169,14 @@ def _check_points(points: int, pixels: int) -> None:
         raise Problem(
             f"--points {points} leaves none of the {pixels} pixels to fill in; give fewer, or a "
             "larger --sidelength"
+        )
+
+
+def _check_batch(batch: int | None, points: int) -> None:
+    if batch is not None and batch > points:
+        raise Problem(
+            f"--batch_points {batch} is more than the {points} points that are trained on; leave "
+            "it out to use all of them"
         )
 
 

@@ -63,9 +63,9 @@ class Session:
         """Leave the surroundings: handlers of signals, and the lock on the folder."""
         return self._surroundings.__exit__(*error)
 
-    def read(self, read_pictures: Callable) -> inputs.Inputs | None:
-        """``read_pictures(options)`` in rank 0; None in others."""
-        return read_pictures(self.options) if self.is_rank_0 else None
+    def read(self) -> inputs.Inputs | None:
+        """The pictures that the options name, in rank 0; None in others. Raises Problem."""
+        return inputs.read_inputs(self.options) if self.is_rank_0 else None
 
     def prepare(self, pictures: inputs.Inputs | None, resolve: Callable) -> argparse.Namespace:
         """Lock the folder, start Jittor, check memory, choose an engine, rehearse the run.

@@ -18,6 +18,7 @@ import main
 from siren.cli.errors import Problem
 from siren.cli.inputs import read_inputs
 from siren.cli.options import TASKS, parse
+from siren.cli.recipes import resolve
 from siren.cli.several import make_runs
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
 from siren.npz import read_network
@@ -169,6 +170,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures, examples):
         try:
             runs = make_runs(options)
             inputs = [read_inputs(each) for each in runs]
+            settings = [resolve(each, *read.extent) for each, read in zip(runs, inputs)]
         except Problem as problem:
             assert str(problem).startswith("--")
             assert "\n" not in str(problem)
@@ -176,7 +178,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures, examples):
             return
         seen["planned"] += 1
         assert len({each.output_dir for each in runs}) == len(runs)
-        for each, read in zip(runs, inputs):
+        for each, read in zip(settings, inputs):
             plan = main.make_task(each, read)
             assert plan.reference.shape == read.image.shape
             assert plan.reference.shape[2] == each.channels
