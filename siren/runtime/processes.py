@@ -262,11 +262,14 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
     if os.getppid() != {parent}:
         sys.exit(1)
-option, program, *sys.argv[1:] = sys.argv[1:]
-if option == "-m":
+kind = sys.argv[1] if sys.argv[1] in ("-c", "-m") else ""
+program, *sys.argv[1:] = sys.argv[2 if kind else 1 :]
+if kind == "-m":
     runpy.run_module(program, run_name="__main__", alter_sys=True)
-else:
+elif kind == "-c":
     exec(program, {{"__name__": "__main__"}})
+else:
+    runpy.run_path(program, run_name="__main__")
 """
 
 
@@ -278,7 +281,8 @@ def run_interruptibly(
     An exception in this process, such as KeyboardInterrupt, kills the child and its children.
 
     Args:
-        arguments: ``["-c", code, ...]`` or ``["-m", module, ...]``, as for the interpreter.
+        arguments: ``["-c", code, ...]``, ``["-m", module, ...]`` or ``[file, ...]``, as for the
+            interpreter.
         verbose: copy the child's output to stderr as it comes.
         read: called with every line of the child's output, as it comes.
 

@@ -53,8 +53,8 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
 
     monkeypatch.undo()
     small = machine.in_miniature(options, tmp_path, 16, 16)
-    result = call(*machine.as_arguments(small))
-    assert result.returncode == 0, result.stderr
+    result = machine.run_interruptibly([PROGRAM, *machine.as_arguments(small)])
+    assert result.returncode == 0, result.stdout
     metrics = json.loads((small.output_dir / "metrics.json").read_text())
     assert (metrics["height"], metrics["width"]) == (16, 16)
     assert (small.output_dir / "output.png").read_bytes()[24] == 16

@@ -73,4 +73,4 @@ def test_a_task_takes_two_files(tmp_path):
     (tmp_path / "results" / "positive.png").write_text("somebody else's")
     refused = train(*small, *picture)
     assert refused.returncode == 2
-    assert "positive.png exists, and is not as this program wrote it" in refused.stderr
+    assert "positive.png is not as this program wrote it" in refused.stderr
