@@ -7,10 +7,17 @@ which starts Jittor.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
+if __name__ == "__main__":  # the imports below take a while; until ``main``, signals end it at once
+    message = b"main.py: interrupted before training; nothing was written\n"
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
+
 import siren
-from siren import tasks
+from siren import signals, tasks
 from siren.cli import program, recipes
 
 
@@ -85,4 +92,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(program.run_to_the_end(main))
+    status = main()
+    signals.ignore()  # the interpreter alone is left to end
+    sys.exit(status)

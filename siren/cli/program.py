@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Callable
 
@@ -53,13 +52,3 @@ def _dispatch(options, train_picture: Callable) -> int:
     from siren.cli.several import run_pictures
 
     return run_pictures(options, train)
-
-
-def run_to_the_end(main: Callable[[], int]) -> int:
-    """``main()``; signals end the program in one line before it, and are ignored after it."""
-    message = b"main.py: interrupted before training; nothing was written\n"
-    for number in signals.SIGNALS:
-        signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
-    status = main()
-    signals.ignore()  # the interpreter alone is left to end
-    return status
