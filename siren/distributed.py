@@ -63,7 +63,9 @@ def broadcast(content: bytes) -> bytes:
 
 def broadcast_object(value):
     """Rank 0's ``value``, which can be pickled, in all processes."""
-    return pickle.loads(broadcast(pickle.dumps(value)))
+    if world_size() == 1:
+        return value
+    return pickle.loads(broadcast(pickle.dumps(value) if rank() == 0 else b""))
 
 
 def scatter(array: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 
 from siren import runtime
 from siren.cli.errors import DIVERGED, Interrupted, Outcome, Problem, notify
@@ -69,8 +68,7 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     from siren import distributed  # imports Jittor
 
     root = distributed.rank() == 0
-    depends_on = identity(options, device, task) if root else {}
-    depends_on = json.loads(distributed.broadcast(json.dumps(depends_on).encode()))
+    depends_on = distributed.broadcast_object(identity(options, device, task) if root else None)
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
     checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
     if options.resume:

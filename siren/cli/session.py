@@ -73,10 +73,10 @@ class Session:
         Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
         in all processes those of rank 0. Raises NothingLeft, Problem, RuntimeProblem.
         """
-        settings = copy.copy(self.options)
+        settings, finished = copy.copy(self.options), None
         if self.is_rank_0:
             settings = resolve(self.options, *pictures.extent)
-        finished = self._lock_folder(settings, pictures) if self.is_rank_0 else None
+            finished = self._lock_folder(settings, pictures)
         if finished and runtime.world_size() == 1:
             raise NothingLeft(finished)
         self.device, settings.precision = machine.start_jittor(settings)

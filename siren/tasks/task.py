@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from siren.samples import Points
 from siren.tasks import Declaration
 
 
-class Task:
+class Task(ABC):
     """What the training loop and the output need of an experiment.
 
     declared        its line of ``tasks.TASKS``
@@ -44,24 +45,24 @@ class Task:
     determines_mean = False
 
     @classmethod
+    @abstractmethod
     def make(cls, settings: Any, pictures: Any, prior: Any) -> Task:
         """The task of a run of main.py, whose options are the attributes of ``settings``.
 
         pictures  with ``image``, ``other`` and ``mask``, of which the latter two may be None
         """
-        raise NotImplementedError
 
     @property
     def random(self) -> np.random.Generator | None:
         """The generator that the prior draws from, or None."""
         return self.prior and self.prior.random
 
+    @abstractmethod
     def loss(self, network: Any, batch: Any, engine: Any) -> Any:
         """The loss without the prior, a scalar Var, of a ``samples.Batch``.
 
         It is of all ``points``; of any of them if the loss is pointwise.
         """
-        raise NotImplementedError
 
     def baselines(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
         """(name, function that makes the picture) of each classical method, on the same data."""

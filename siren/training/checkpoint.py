@@ -1,4 +1,4 @@
-"""The state of a run on disk, from which ``--resume`` continues."""
+"""The state of a run on disk, from which an interrupted run continues."""
 
 from __future__ import annotations
 
