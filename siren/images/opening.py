@@ -60,13 +60,13 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
             magic = file.read(4)
             with Image.open(file, "r", _FORMATS) as picture:
                 notes = _turn_to_page(picture, path, name) if picture.format == "TIFF" else []
-                _check_header(picture, name)
+                _check_header(picture, path, name)
                 yield picture, notes
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if magic in tiff.MAGIC:
-            raise _unreadable_tiff(name) from error
+        if magic in tiff.MAGIC and tiff.describe(path):
+            raise _unreadable_tiff(path, name) from error
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
@@ -154,20 +154,20 @@ def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[Ima
     return notes
 
 
-def _check_header(picture: Image.Image, name: str) -> None:
+def _check_header(picture: Image.Image, path: str | Path, name: str) -> None:
     """Raise ImageError if the ``picture`` is too large, or would be misread."""
     if min(picture.size) < 1:
         raise ImageError(f"{name} is a picture without pixels")
     if picture.width * picture.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     if picture.format == "TIFF" and not tiff.is_exact(picture):
-        raise _unreadable_tiff(name)
+        raise _unreadable_tiff(path, name)
 
 
-def _unreadable_tiff(name: str) -> ImageError:
+def _unreadable_tiff(path: str | Path, name: str) -> ImageError:
     return ImageError(
-        f"{name} is a TIFF of a kind that cannot be read exactly, or an incomplete one; save it as "
-        "a PNG of 8 or 16 bits"
+        f"{name} is a TIFF with {tiff.describe(path)}, which cannot be read; save it as a PNG of 8 "
+        "or 16 bits"
     )
 
 
