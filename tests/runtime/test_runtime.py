@@ -94,7 +94,10 @@ def outputs(cases, before=""):
 
 
 def check_problems(cases):
-    """In each case (code before, variables, words) start() says these words in one sentence."""
+    """In each case (code before, variables, words) start() says these words in one sentence.
+
+    They are looked for in "\\nKind: sentence\\n", so that words can be all of it.
+    """
     programs = [
         (PROBLEM.format(before=before, device="cpu"), {"nvcc_path": None, **variables})
         for before, variables, _ in cases
@@ -103,7 +106,7 @@ def check_problems(cases):
     for (before, variables, words), (kind, sentence) in zip(cases, found):
         assert kind != "NoneType" and len(sentence.splitlines()) == 1, (before, variables)
         for word in words:
-            assert word in f"{kind}: {sentence}", (before, variables)
+            assert word in f"\n{kind}: {sentence}\n", (before, variables)
 
 
 def fake_program(folder, name, script):
@@ -221,12 +224,12 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
         (
             f"sys.path.insert(0, {str(numpy.parent)!r})",
             {},
-            [": NumPy cannot be imported: ImportError: the reason"],
+            ["\nRuntimeProblem: NumPy cannot be imported: ImportError: the reason\n"],
         ),
         (
             f"sys.path.insert(0, {str(utils.parent)!r})",
             {},
-            [": Jittor cannot be imported: OSError: the reason"],
+            ["\nRuntimeProblem: Jittor cannot be imported: OSError: the reason\n"],
         ),
     ]
     for number, content in enumerate(["{broken", "[]", '{"JITTOR_HOME": "/a b"}']):
@@ -244,7 +247,7 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
     ):
         compiler = fake_program(tmp_path / f"bin{number}", "g++", f"{version}\n{script}\nexit 1")
         variables = {"HOME": str(tmp_path / f"home{number}"), "cc_path": str(compiler)}
-        cases.append(("", variables, [": Jittor cannot be compiled: ", words]))
+        cases.append(("", variables, ["\nRuntimeProblem: Jittor cannot be compiled: ", words]))
     check_problems(cases)
 
 
