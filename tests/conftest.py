@@ -29,6 +29,15 @@ def data():
     return DATA
 
 
+@pytest.fixture(params=["reference", "fused"])
+def engine(request):
+    """Each engine, without a trial."""
+    from siren.engine import reference
+    from siren.engine.fused import Fused
+
+    return reference if request.param == "reference" else Fused()
+
+
 @pytest.fixture(autouse=True)
 def _signals():
     """A run that was stopped ignores signals to its end; this process goes on, as do its children.

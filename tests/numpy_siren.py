@@ -11,12 +11,14 @@ import numpy as np
 from siren.engine.trial import streams
 
 
+def float64(layers):
+    """Pairs of weight and bias in float64."""
+    return [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in layers]
+
+
 def layers_of(network):
     """[(weight, bias), ...] of a ``siren.network.Siren``, in float64."""
-    return [
-        (layer.weight.astype(np.float64), layer.bias.astype(np.float64))
-        for layer in network.split(network.flat.numpy())
-    ]
+    return float64(network.split(network.flat.numpy()))
 
 
 def value(layers, omega_0, x):

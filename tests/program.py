@@ -103,6 +103,14 @@ def run(*arguments, cwd=ROOT):
     )
 
 
+def python(code, cwd=ROOT, **how):
+    """What a program in Python prints in a process of its own, which has to end well."""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, **how)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 def wait_for(condition):
     """Wait for some minutes until it is true; raises an AssertionError if that does not happen."""
     for _ in range(6000):

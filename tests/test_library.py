@@ -2,20 +2,22 @@
 
 import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy_siren import value
+from numpy_siren import float64, value
+from program import ROOT, python
 
 import siren
 from siren.samples import grid
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "siren" / "README.md").read_text(encoding="utf8")
 LIBRARY, IN_NUMPY, IN_PYTORCH = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def drawn(saved, side):
+    """The picture (side * side, channels) of a network of a file, in float64."""
+    return value(float64(saved.layers), saved.omega_0, grid(side, side).astype(np.float64))
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,7 @@ def folder(tmp_path_factory):
     code += "import numpy as np\n"
     code += "np.savez('results', larger, rows, columns, laplacian, again.flat.numpy())\n"
     code += "assert (again.flat.numpy() == network.flat.numpy()).all()\n"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, check=True)
+    python(code, folder, env={**os.environ, "PYTHONPATH": str(ROOT)})
     return folder
 
 
@@ -62,9 +63,7 @@ def test_the_library(folder):
     saved = siren.read_network(folder / "network.npz")
     assert saved.shape == (32, 32)
     assert flat.size == sum(p.size for pair in saved.layers for p in pair)
-    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in saved.layers]
-    expected = value(layers, saved.omega_0, grid(64, 64).astype(np.float64))
-    np.testing.assert_allclose(larger.reshape(-1, 1), expected, atol=1e-4)
+    np.testing.assert_allclose(larger.reshape(-1, 1), drawn(saved, 64), atol=1e-4)
 
 
 def test_numpy_draws_the_same_network(folder, monkeypatch):
@@ -73,9 +72,7 @@ def test_numpy_draws_the_same_network(folder, monkeypatch):
     exec(IN_NUMPY, names)
     assert names["picture"].shape == (256, 256, 1)
     saved = siren.read_network(folder / "network.npz")
-    layers = [(weight.astype(np.float64), bias.astype(np.float64)) for weight, bias in saved.layers]
-    expected = value(layers, saved.omega_0, grid(256, 256).astype(np.float64))
-    np.testing.assert_allclose(names["picture"].reshape(-1, 1), expected, atol=1e-4)
+    np.testing.assert_allclose(names["picture"].reshape(-1, 1), drawn(saved, 256), atol=1e-4)
 
 
 def test_pytorch_draws_the_same_network(folder, monkeypatch):

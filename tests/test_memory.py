@@ -1,18 +1,17 @@
 """What a run needs, what there is, and how both are told."""
 
+import functools
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from program import python
 
 from siren import memory
 from siren.cli import machine
 from siren.cli.errors import Problem
 from siren.cli.options import parse
 
-ROOT = Path(__file__).resolve().parent.parent
 MB = 1 << 20
 GB = 1 << 30
 
@@ -132,15 +131,8 @@ def test_limits_of_containers(tmp_path):
 
 def test_a_limit_of_the_shell_counts():
     code = "from siren import memory; print(memory.available())"
-    child = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (GB, GB)),
-    )
-    assert 0 < int(child.stdout) < GB
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (GB, GB))
+    assert 0 < int(python(code, preexec_fn=limit)) < GB
 
 
 @pytest.mark.parametrize(

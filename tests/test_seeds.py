@@ -1,13 +1,10 @@
 """Random numbers: spread by the seed, apart for each purpose, and nobody else's."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import jittor as jt
 import numpy as np
 import pytest
 from numpy_siren import layers_of
+from program import python
 
 from siren.network import Siren
 from siren.samples import PIXELS, PRIOR, WEIGHTS, Batches, generator
@@ -65,14 +62,5 @@ def test_another_process_draws_the_same_network():
         "from siren.network import Siren; "
         "print(Siren(hidden_features=4, hidden_layers=0, seed=9).flat.numpy().tolist())"
     )
-    results = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for _ in range(2)
-    }
+    results = {python(code) for _ in range(2)}
     assert len(results) == 1 and results.pop().strip()

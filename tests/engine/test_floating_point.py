@@ -1,10 +1,7 @@
 """The processor's floating-point state is handed back as it was found, in every thread."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from program import python
 
 # What happens in the process, one after the other; after each, subnormal numbers have to survive in
 # the main thread, a thread that is older than everything, a new one, and a forked process.
@@ -50,15 +47,9 @@ check("after an operation of Jittor")
 
 @pytest.mark.parametrize("engine", ["fused", "reference"])
 def test_subnormal_numbers_survive(engine):
-    done = subprocess.run(
-        [sys.executable, "-c", f"ENGINE = {engine!r}\n{CODE}"],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stdout.splitlines() if line.endswith(("True", "False"))]
+    printed = python(f"ENGINE = {engine!r}\n{CODE}")
+    lines = [line for line in printed.splitlines() if line.endswith(("True", "False"))]
     assert [line.split(" True")[0].split(" False")[0] for line in lines] == [
         "at the start", "after the import", "after training", "after an operation of Jittor"
     ]  # fmt: skip
-    assert not any("False" in line for line in lines), done.stdout
+    assert not any("False" in line for line in lines), printed
