@@ -66,6 +66,19 @@ def parameter_derivative(loss, layers, depth, kind, direction, step=1e-30):
     return loss(moved).imag / step
 
 
+def errors_of_gradient(rng, loss, layers, gradient):
+    """Of each weight and bias in turn: its part of a gradient, and that part's error.
+
+    ``gradient`` has pairs as ``layers``; the error is that along a random direction of length 1.
+    """
+    for depth, pair in enumerate(gradient):
+        for kind, ours in enumerate(pair):
+            direction = rng.normal(size=ours.shape)
+            direction /= np.linalg.norm(direction)
+            expected = parameter_derivative(loss, layers, depth, kind, direction)
+            yield ours, abs((ours * direction).sum() - expected)
+
+
 def relative_error(actual, expected):
     """Largest absolute difference over the largest expected magnitude."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)

@@ -174,14 +174,10 @@ NO_CODE = re.compile(
     r"""//[^\n]*|/\*.*?\*/|^[ \t]*\#(?:\\\n|[^\n])*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])'""",
     re.DOTALL | re.MULTILINE,
 )
-NO_NAME = (
-    re.compile(  # what may stand before a declaration: attributes, parameters of a template, access
-        r"""\b__\w+__\b(?:\s*\([^()]*(?:\([^()]*\))*[^()]*\))?|\btemplate\s*<[^<>]*(?:<[^<>]*>[^<>]*)*>
-    |\b(?:public|private|protected)\s*:""",
-        re.VERBOSE,
-    )
-)
 BEGINNING = re.compile(r"(?:\s|(?:public|private|protected)\s*:)*")
+SCOPE = re.compile(r"\b(?:namespace|class|struct|union|extern)\b[^()]*$")  # before a brace
+INITIALIZER = re.compile(r"\s*[,;{)]")  # behind it
+NAME = re.compile(r"(operator\s*\W+?|~?\b(?!__)\w+)\s*\(")
 
 
 def only_code(text):
@@ -189,41 +185,27 @@ def only_code(text):
     return NO_CODE.sub(lambda match: "\n" * match[0].count("\n"), text)
 
 
-def kind_of_brace(before):
-    """What a brace after this text opens in a namespace or class; a function is (name,)."""
-    head = NO_NAME.sub("", before)
-    name = re.search(r"(operator\s*\W+?|~?\w+)\s*\(", head)
-    if name:
-        body = re.search(
-            r"(?:\)|\}|\bconst|\bnoexcept)\s*$", head
-        )  # not one in a list of initializers
-        return (name[1],) if body else "initializer"
-    scope = re.search(r"\b(?:namespace|class|struct|union)\b|\bextern\s*$", head)
-    return "scope" if scope else "initializer"
-
-
 def cpp_functions(text):
     """(name, first line, lines) of each function in C++ code, in classes too; not of lambdas."""
     code = only_code(text)
-    kinds, start = [], 0  # of each brace that is open; where a declaration may begin
+    scopes, start = [], 0  # whether each open brace is one; where a declaration may begin
     for match in re.finditer(r"[{};]", code):
         place = match.start()
         if match[0] == "{":
-            outside = all(kind == "scope" for kind in kinds)
-            kinds.append(kind_of_brace(code[start:place]) if outside else "block")
-            if kinds[-1] in ("block", "initializer"):
+            scopes.append(all(scopes) and bool(SCOPE.search(code, start, place)))
+            if not scopes[-1]:
                 continue
-            first = BEGINNING.match(code, start).end()
-            kinds[-1] = kinds[-1] if kinds[-1] == "scope" else (*kinds[-1], first)
         elif match[0] == "}":
-            kind = kinds.pop()
-            if isinstance(kind, tuple):
-                line = code.count("\n", 0, kind[1]) + 1
-                yield kind[0], line, code.count("\n", 0, place) + 2 - line
-            if kind in ("block", "initializer"):
-                continue
-        start = place + 1
-    assert not kinds, "braces do not match"
+            is_scope = scopes.pop()
+            if all(scopes) and not is_scope:
+                if INITIALIZER.match(code, place + 1):
+                    continue
+                first = BEGINNING.match(code, start).end()
+                line = code.count("\n", 0, first) + 1
+                yield NAME.search(code, first)[1], line, code.count("\n", 0, place) + 2 - line
+        if all(scopes):
+            start = place + 1
+    assert not scopes, "braces do not match"
 
 
 def test_functions_of_cpp_are_found():

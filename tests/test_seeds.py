@@ -62,5 +62,5 @@ def test_another_process_draws_the_same_network():
         "from siren.network import Siren; "
         "print(Siren(hidden_features=4, hidden_layers=0, seed=9).flat.numpy().tolist())"
     )
-    results = {python(code) for _ in range(2)}
-    assert len(results) == 1 and results.pop().strip()
+    ours = Siren(hidden_features=4, hidden_layers=0, seed=9).flat.numpy().tolist()
+    assert str(ours) in python(code)
