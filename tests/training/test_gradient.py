@@ -20,7 +20,7 @@ from siren.tasks.edit import Edit
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
-from siren.training import checkpoint, evaluation, gradient, loop
+from siren.training import evaluation, gradient, loop
 from siren.training.checkpoint import Checkpoint
 from siren.training.gradient import Gradient
 from siren.training.optimizer import Adam, linear
@@ -226,7 +226,6 @@ def test_loaded_points_are_the_points(images):
 
 @pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])
 def test_training_by_batches_goes_on_to_the_same_network(images, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(checkpoint, "SAVE_EVERY", -1.0)
     monkeypatch.setattr(evaluation, "SAMPLE_OF_BATCHES", 50)
 
     def train(ours=None, stop=lambda: False):
