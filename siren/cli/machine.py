@@ -32,7 +32,7 @@ DECISIVE += ["hold_out", "mask_path", "batch_points", "preview_every"]
 def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
     """Import Jittor; returns the device, and the precision, which is never "auto".
 
-    Raises Problem and RuntimeProblem.
+    Raises Problem.
     """
     device = runtime.start(options.device, options.verbose)
     if options.precision == "auto":

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from siren import images, runtime, signals
 from siren.cli import inputs, machine, resuming
-from siren.cli.errors import Outcome, Problem
+from siren.cli.errors import INTERRUPTION, Outcome, Problem, about, report_error
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path, identity_options
 from siren.output.preview import Preview
@@ -26,16 +26,26 @@ class NothingLeft(Exception):
         self.outcome = outcome
 
 
-def run(train_picture: Callable, options: argparse.Namespace, stop: signals.Stop) -> Outcome:
+def run(
+    train_picture: Callable, options: argparse.Namespace, subject: str, stop: signals.Stop
+) -> Outcome:
     """What ``train_picture`` returns for a ``Session`` on the picture that ``options`` name.
 
-    With several processes, each calls it, and rank 0 alone reads and writes.
+    With a ``subject``, which names the run among others, an error is reported, and is no reason to
+    stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
+    writes.
     """
-    with Session(options, stop, inspect.getfile(train_picture)) as session:
-        try:
+    try:
+        with Session(options, stop, inspect.getfile(train_picture)) as session:
             return train_picture(session)
-        except NothingLeft as end:
-            return end.outcome
+    except NothingLeft as end:
+        return end.outcome
+    except (Exception, KeyboardInterrupt) as error:
+        if not subject:
+            raise
+        outcome = report_error(error, subject, options.verbose)
+        stop.requested = stop.requested or outcome == INTERRUPTION
+        return outcome
 
 
 class Session:
@@ -71,7 +81,7 @@ class Session:
         """Lock the folder, start Jittor, check memory, choose an engine, rehearse the run.
 
         Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
-        in all processes those of rank 0. Raises NothingLeft, Problem, RuntimeProblem.
+        in all processes those of rank 0. Raises NothingLeft, Problem.
         """
         settings, finished = copy.copy(self.options), None
         if self.is_rank_0:
@@ -124,7 +134,7 @@ class Session:
     def save(self, task, network, result) -> Outcome:
         """Save the ``result`` of the training in rank 0, and print its scores.
 
-        Raises Interrupted, Failure, and the first error met while pictures were made.
+        Raises Problem, and the first error met while pictures were made.
         """
         from siren.cli.finishing import finish
 
@@ -145,10 +155,8 @@ def check_agreement(options: argparse.Namespace, facts: dict) -> None:
         return
     facts = dict(facts)
     for option, path in inputs.paths(options).items():
-        try:
+        with about(option, images.ImageError):
             facts[f"the picture of --{option}"] = images.content_hash(path)
-        except images.ImageError as error:
-            raise Problem(f"--{option}: {error}") from error
     names = distributed.disagreements(facts)
     if names:
         what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)

@@ -25,10 +25,9 @@ from siren.runtime.machine import (
     toolchain_settings,
 )
 from siren.runtime.messages import (
+    FAILED,
     Compilation,
-    LibraryProblem,
-    RuntimeProblem,
-    SettingProblem,
+    Problem,
     describe_error,
     notify,
 )
@@ -47,9 +46,7 @@ from siren.runtime.processes import (
 __all__ = [
     "Compilation",
     "Environment",
-    "LibraryProblem",
-    "RuntimeProblem",
-    "SettingProblem",
+    "Problem",
     "check_launcher",
     "describe",
     "missing_package",
@@ -118,7 +115,7 @@ def _or_empty(collect, *arguments) -> dict[str, str]:
     """``collect(*arguments)``; {} if it fails: ``start`` reports the problem later."""
     try:
         return collect(*arguments)
-    except (OSError, RuntimeProblem):
+    except (OSError, Problem):
         return {}
 
 
@@ -158,7 +155,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        RuntimeProblem: something is missing or unsuitable, or ``device="cuda"`` is not available.
+        Problem: something is missing or unsuitable, or ``device="cuda"`` is not available.
         ValueError: there is no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -180,8 +177,9 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         check_arrays()
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
-        raise RuntimeProblem(
-            "The device cuda cannot be used: Jittor has been imported without it in this process."
+        raise Problem(
+            "The device cuda cannot be used: Jittor has been imported without it in this process.",
+            FAILED,
         )
     _switch_device(jt, use_cuda)
     if use_cuda and world_size() > 1 and not jt.compile_extern.use_nccl:
@@ -193,10 +191,10 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
 
 def _explain_missing_cuda(device: str) -> None:
-    """Report why there is no GPU; raise RuntimeProblem if ``device`` is "cuda"."""
+    """Report why there is no GPU; raise Problem if ``device`` is "cuda"."""
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
-        raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
+        raise Problem(f"The device cuda cannot be used: {reason}.", FAILED)
     if reason and "nvcc_path" not in user_environment():
         notify_once(f"Using the CPU: {reason}.")
 
@@ -205,12 +203,14 @@ def _switch_device(jt, use_cuda: bool) -> None:
     """Have Jittor compute on the GPU or on the CPU."""
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
         # With a silent log, Jittor continues without them and fails in the first matrix product.
-        raise LibraryProblem(
-            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND."
+        raise Problem(
+            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND.",
+            FAILED,
+            gpu_alone=True,
         )
     try:
         jt.flags.use_cuda = int(use_cuda)
     except RuntimeError as error:
-        raise RuntimeProblem(f"The GPU cannot be used: {describe_error(error)}.") from error
+        raise Problem(f"The GPU cannot be used: {describe_error(error)}.", FAILED) from error
     if use_cuda:
         jt.flags.nvcc_flags = flags_for_capability(jt.flags.nvcc_flags)

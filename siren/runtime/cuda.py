@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren.runtime.environment import digest, private_folder, user_environment
-from siren.runtime.messages import RuntimeProblem, describe_error, telling_line
+from siren.runtime.messages import Problem, describe_error, telling_line
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,13 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
     programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
     tried = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
     name = f"nvcc-{digest(tried)}-works"
-    with contextlib.suppress(OSError, RuntimeProblem):
+    with contextlib.suppress(OSError, Problem):
         if (private_folder() / name).exists():
             return ""
     problem = _compile_with_nvcc(nvcc, compiler)
     if problem:
         return f"{nvcc} does not work with the compiler {compiler} ({problem})"
-    with contextlib.suppress(OSError, RuntimeProblem):
+    with contextlib.suppress(OSError, Problem):
         (private_folder() / name).touch()
     return ""
 

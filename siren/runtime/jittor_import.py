@@ -23,8 +23,9 @@ from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
 from siren.runtime.messages import (
+    FAILED,
     Compilation,
-    RuntimeProblem,
+    Problem,
     describe_error,
     strip_colours,
     telling_line,
@@ -53,7 +54,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         verbose: likewise.
 
     Raises:
-        RuntimeProblem: Jittor cannot be compiled or imported.
+        Problem: Jittor cannot be compiled or imported.
     """
     with _as_runtime_problem(verbose):
         import jittor_utils
@@ -203,7 +204,7 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
         if child.returncode or stamp.exists():
             break
     if child.returncode:
-        raise RuntimeProblem(f"Jittor cannot be compiled: {_reason(child)}")
+        raise Problem(f"Jittor cannot be compiled: {_reason(child)}", FAILED)
 
 
 def _reason(child) -> str:
@@ -247,21 +248,22 @@ def _stop_workers(jittor_utils) -> None:
 
 @contextlib.contextmanager
 def _as_runtime_problem(verbose: bool):
-    """Turn any error of importing Jittor into a RuntimeProblem."""
+    """Turn any error of importing Jittor into a Problem."""
     try:
         yield
-    except RuntimeProblem:
+    except Problem:
         raise
     except SystemExit as error:  # Jittor has recompiled a library that is already loaded
-        raise RuntimeProblem(
-            "Jittor has been rebuilt for changed compiler settings; run the same command again."
+        raise Problem(
+            "Jittor has been rebuilt for changed compiler settings; run the same command again.",
+            FAILED,
         ) from error
     except Exception as error:
         if verbose:
             traceback.print_exc(file=sys.stderr)
         if isinstance(error, ModuleNotFoundError) and missing_package(error.name):
-            raise RuntimeProblem(missing_package(error.name)) from error
-        raise RuntimeProblem(f"Jittor cannot be imported: {describe_error(error)}") from error
+            raise Problem(missing_package(error.name), FAILED) from error
+        raise Problem(f"Jittor cannot be imported: {describe_error(error)}", FAILED) from error
 
 
 # ---- the folder of compiled code ----

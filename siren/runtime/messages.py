@@ -9,17 +9,20 @@ import time
 
 from siren.notebook import is_notebook, progress_bar
 
-
-class RuntimeProblem(RuntimeError):
-    """Jittor or the device cannot be used; the message is a sentence for the user."""
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
-class SettingProblem(RuntimeProblem):
-    """The same because of a variable that the user has set, or of how the program was started."""
+class Problem(Exception):
+    """What ends a run, in a sentence for the user, who can do something about it.
 
+    status     ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the
+               machine; ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
+    gpu_alone  the CPU does not need what is missing, and Jittor's log shows why it is
+    """
 
-class LibraryProblem(RuntimeProblem):
-    """Jittor cannot build its part for a library of CUDA; its log shows why, the CPU needs none."""
+    def __init__(self, sentence: str, status: int = BAD_INPUT, gpu_alone: bool = False):
+        super().__init__(sentence)
+        self.status, self.gpu_alone = status, gpu_alone
 
 
 def notify(sentence: str) -> None:

@@ -23,7 +23,7 @@ import pytest
 from program import wait_for
 
 from siren import runtime
-from siren.cli.errors import FAILED, report_error
+from siren.cli.errors import BAD_INPUT, FAILED, report_error
 from siren.runtime import cuda, environment, install, machine, processes
 from siren.runtime.environment import RECORD, user_environment
 
@@ -53,10 +53,10 @@ try:
     runtime.rank(), runtime.world_size()
     runtime.start({device!r})
     problem = None
-except runtime.RuntimeProblem as error:
+except runtime.Problem as error:
     problem = error
 assert "jittor" not in sys.modules
-print(json.dumps([type(problem).__name__, str(problem)]))
+print(json.dumps([getattr(problem, "status", 0), str(problem)]))
 """
 
 
@@ -96,17 +96,17 @@ def outputs(cases, before=""):
 def check_problems(cases):
     """In each case (code before, variables, words) start() says these words in one sentence.
 
-    They are looked for in "\\nKind: sentence\\n", so that words can be all of it.
+    They are looked for in "\\nexit status: sentence\\n", so that words can be all of it.
     """
     programs = [
         (PROBLEM.format(before=before, device="cpu"), {"nvcc_path": None, **variables})
         for before, variables, _ in cases
     ]
     found = outputs(programs, "from siren import runtime")
-    for (before, variables, words), (kind, sentence) in zip(cases, found):
-        assert kind != "NoneType" and len(sentence.splitlines()) == 1, (before, variables)
+    for (before, variables, words), (status, sentence) in zip(cases, found):
+        assert status and len(sentence.splitlines()) == 1, (before, variables)
         for word in words:
-            assert word in f"\n{kind}: {sentence}\n", (before, variables)
+            assert word in f"\n{status}: {sentence}\n", (before, variables)
 
 
 def fake_program(folder, name, script):
@@ -205,7 +205,7 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     (
         "os.environ['HOME'] = 'here'; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())",
         {},
-        ["SettingProblem: ", "HOME is 'here'"],
+        ["2: ", "HOME is 'here'"],
     ),
 ]
 
@@ -224,12 +224,12 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
         (
             f"sys.path.insert(0, {str(numpy.parent)!r})",
             {},
-            ["\nRuntimeProblem: NumPy cannot be imported: ImportError: the reason\n"],
+            ["\n1: NumPy cannot be imported: ImportError: the reason\n"],
         ),
         (
             f"sys.path.insert(0, {str(utils.parent)!r})",
             {},
-            ["\nRuntimeProblem: Jittor cannot be imported: OSError: the reason\n"],
+            ["\n1: Jittor cannot be imported: OSError: the reason\n"],
         ),
     ]
     for number, content in enumerate(["{broken", "[]", '{"JITTOR_HOME": "/a b"}']):
@@ -247,7 +247,7 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
     ):
         compiler = fake_program(tmp_path / f"bin{number}", "g++", f"{version}\n{script}\nexit 1")
         variables = {"HOME": str(tmp_path / f"home{number}"), "cc_path": str(compiler)}
-        cases.append(("", variables, ["\nRuntimeProblem: Jittor cannot be compiled: ", words]))
+        cases.append(("", variables, ["\n1: Jittor cannot be compiled: ", words]))
     check_problems(cases)
 
 
@@ -258,7 +258,7 @@ def test_unknown_device():
 
 def test_parts_that_jittor_cannot_build_are_named_with_the_way_out(capsys):
     without = types.SimpleNamespace(compile_extern=types.SimpleNamespace(cublas=None, curand=None))
-    with pytest.raises(runtime.LibraryProblem) as caught:
+    with pytest.raises(runtime.Problem) as caught:
         runtime._switch_device(without, True)
     assert report_error(caught.value).status == FAILED
     said = capsys.readouterr().err
@@ -949,9 +949,9 @@ def test_several_processes_that_are_not_open_mpis_are_refused(clean, variables, 
     if who is None:
         processes.check_launcher()
         return
-    with pytest.raises(runtime.SettingProblem, match=who) as caught:
+    with pytest.raises(runtime.Problem, match=who) as caught:
         processes.check_launcher()
-    assert "Open MPI's mpirun" in str(caught.value)
+    assert "Open MPI's mpirun" in str(caught.value) and caught.value.status == BAD_INPUT
     unset = re.search(r"unset (.*) to train alone", str(caught.value))[1]
     for name in unset.split(" and "):
         clean.delenv(name)
