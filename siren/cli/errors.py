@@ -9,6 +9,7 @@ import traceback
 from dataclasses import dataclass
 
 from siren import memory, runtime
+from siren.runtime.install import missing_package
 from siren.runtime.messages import BAD_INPUT, FAILED, INTERRUPTED, Problem
 from siren.text import printable
 
@@ -74,7 +75,7 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
 
 
 def _failure_in_words(error: BaseException) -> str:
-    missing = isinstance(error, ModuleNotFoundError) and runtime.missing_package(error.name)
+    missing = isinstance(error, ModuleNotFoundError) and missing_package(error.name)
     if missing:
         return missing
     if memory.is_out_of_memory(error):

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from siren.cli.errors import FAILED, Problem, about
+from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
 from siren.output import (
     Record,
@@ -18,6 +18,7 @@ from siren.output import (
     training_files,
 )
 from siren.output.report import check_summary
+from siren.runtime.messages import failure
 from siren.tasks import TASKS
 from siren.text import printable
 
@@ -98,8 +99,7 @@ def _locked_folder(options: argparse.Namespace):
 
 def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Problem:
     """The error for results that could not be written; ``rescue`` says where the network is."""
-    return Problem(
+    return failure(
         f"the results could not be written to {printable(str(options.output_dir))} "
-        f"({error.strerror or error}){rescue}",
-        FAILED,
+        f"({error.strerror or error}){rescue}"
     )

@@ -19,10 +19,12 @@ from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, finger
 
 
 def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
-    """The recorded outcome if the same run has finished in this folder; else None.
+    """With ``--resume``, the recorded outcome if the same run has finished in this folder.
 
-    Raises Problem if the folder belongs to another run.
+    Else it is None. Raises Problem if the folder belongs to another run.
     """
+    if not options.resume:
+        return None
     settings = identity_options(options)
     if options.precision == "auto":
         settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
@@ -43,16 +45,6 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
         metrics["ssim"],
         metrics["seconds"],
     )
-
-
-def report_finished_run(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
-    """With ``--resume``: say that the run has finished and return its outcome; else None."""
-    if not options.resume:
-        return None
-    outcome = finished_outcome(options, pictures)
-    if outcome:
-        print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
-    return outcome
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):

@@ -48,8 +48,10 @@ def run(
         return outcome
 
 
-class Session:
+class Session(contextlib.ExitStack):
     """The surroundings of one training, whose steps are methods, in the order of their calls.
+
+    Its context leaves what they have entered: handlers of signals, and the lock on the folder.
 
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
@@ -60,18 +62,10 @@ class Session:
     """
 
     def __init__(self, options: argparse.Namespace, stop: signals.Stop, program: str):
+        super().__init__()
         self.options, self.stop, self.program = options, stop, program
         self.is_rank_0 = runtime.rank() == 0
         self.lock = self.preview = None
-        self._surroundings = contextlib.ExitStack()
-
-    def __enter__(self) -> Session:
-        """Enter nothing yet: ``prepare`` and ``open_checkpoint`` do."""
-        return self
-
-    def __exit__(self, *error):
-        """Leave the surroundings: handlers of signals, and the lock on the folder."""
-        return self._surroundings.__exit__(*error)
 
     def read(self) -> inputs.Inputs | None:
         """The pictures that the options name, in rank 0; None in others. Raises Problem."""
@@ -86,7 +80,12 @@ class Session:
         settings, finished = copy.copy(self.options), None
         if self.is_rank_0:
             settings = resolve(self.options, *pictures.extent)
-            finished = self._lock_folder(settings, pictures)
+            files = inputs.paths(settings).values()
+            self.lock = self.enter_context(output_folder(settings, files))
+            finished = resuming.finished_outcome(settings, pictures)
+        if finished:
+            folder = display_path(settings.output_dir)
+            print(f"nothing is left to resume: the run in {folder} is done")
         if finished and runtime.world_size() == 1:
             raise NothingLeft(finished)
         self.device, settings.precision = machine.start_jittor(settings)
@@ -95,12 +94,13 @@ class Session:
         if distributed.any_true(finished is not None):
             raise NothingLeft(finished or Outcome(0, "finished"))  # rank 0 alone knows how
         if self.is_rank_0:
-            machine.check_memory(settings, pictures.image.shape[:2], self.device)
+            shape = pictures.image.shape[:2]
+            machine.require_memory(machine.memory_demand(settings, shape, self.device))
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         self.engine = machine.choose_engine(settings, self.device)
         if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)
-        self._surroundings.enter_context(signals.shield_children())
+        self.enter_context(signals.shield_children())
         facts = {"resume": self.options.resume, "device": self.device}
         check_agreement(self.options, {**identity_options(self.options), **facts})
         self.settings = distributed.broadcast_object(settings)
@@ -129,7 +129,7 @@ class Session:
             f"{self.settings.epochs} epochs, device {self.device}",
             flush=True,
         )
-        self._surroundings.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
+        self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
 
     def save(self, task, network, result) -> Outcome:
         """Save the ``result`` of the training in rank 0, and print its scores.
@@ -139,12 +139,6 @@ class Session:
         from siren.cli.finishing import finish
 
         return finish(self, task, network, result) if self.is_rank_0 else Outcome(0, result.ended)
-
-    def _lock_folder(self, settings: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-        """Lock the output folder; returns the outcome if the run has finished there before."""
-        files = inputs.paths(settings).values()
-        self.lock = self._surroundings.enter_context(output_folder(settings, files))
-        return resuming.report_finished_run(settings, pictures)
 
 
 def check_agreement(options: argparse.Namespace, facts: dict) -> None:

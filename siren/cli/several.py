@@ -187,8 +187,6 @@ def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
             pass
     else:
         check_folder(options, files)
-    if not options.resume:
-        return None
     return finished_outcome(settings, pictures)
 
 

@@ -15,22 +15,9 @@ import sys
 from siren.runtime import jit
 from siren.runtime.cuda import Cuda, find_cuda, flags_for_capability
 from siren.runtime.environment import digest, home_setting, publish, shell_safe, user_environment
-from siren.runtime.install import missing_package
 from siren.runtime.jittor_import import import_jittor, restore_signals
-from siren.runtime.machine import (
-    Environment,
-    check_arrays,
-    check_machine,
-    describe,
-    toolchain_settings,
-)
-from siren.runtime.messages import (
-    FAILED,
-    Compilation,
-    Problem,
-    describe_error,
-    notify,
-)
+from siren.runtime.machine import check_arrays, check_machine, describe, toolchain_settings
+from siren.runtime.messages import Problem, describe_error, failure, notify
 from siren.runtime.patches import CUDA_FOLDER, jittor_folder, patch_jittor, write_headers
 from siren.runtime.processes import (
     all_processors,
@@ -38,22 +25,17 @@ from siren.runtime.processes import (
     notify_once,
     process_settings,
     rank,
-    run_interruptibly,
     under_mpirun,
     world_size,
 )
 
 __all__ = [
-    "Compilation",
-    "Environment",
     "Problem",
     "check_launcher",
     "describe",
-    "missing_package",
     "notify",
     "prepare",
     "rank",
-    "run_interruptibly",
     "shell_safe",
     "start",
     "under_mpirun",
@@ -177,9 +159,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         check_arrays()
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
-        raise Problem(
-            "The device cuda cannot be used: Jittor has been imported without it in this process.",
-            FAILED,
+        raise failure(
+            "The device cuda cannot be used: Jittor has been imported without it in this process."
         )
     _switch_device(jt, use_cuda)
     if use_cuda and world_size() > 1 and not jt.compile_extern.use_nccl:
@@ -194,7 +175,7 @@ def _explain_missing_cuda(device: str) -> None:
     """Report why there is no GPU; raise Problem if ``device`` is "cuda"."""
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
-        raise Problem(f"The device cuda cannot be used: {reason}.", FAILED)
+        raise failure(f"The device cuda cannot be used: {reason}.")
     if reason and "nvcc_path" not in user_environment():
         notify_once(f"Using the CPU: {reason}.")
 
@@ -203,14 +184,13 @@ def _switch_device(jt, use_cuda: bool) -> None:
     """Have Jittor compute on the GPU or on the CPU."""
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
         # With a silent log, Jittor continues without them and fails in the first matrix product.
-        raise Problem(
+        raise failure(
             "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND.",
-            FAILED,
             gpu_alone=True,
         )
     try:
         jt.flags.use_cuda = int(use_cuda)
     except RuntimeError as error:
-        raise Problem(f"The GPU cannot be used: {describe_error(error)}.", FAILED) from error
+        raise failure(f"The GPU cannot be used: {describe_error(error)}.") from error
     if use_cuda:
         jt.flags.nvcc_flags = flags_for_capability(jt.flags.nvcc_flags)

@@ -175,16 +175,7 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
     with contextlib.suppress(OSError, Problem):
         if (private_folder() / name).exists():
             return ""
-    problem = _compile_with_nvcc(nvcc, compiler)
-    if problem:
-        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
-    with contextlib.suppress(OSError, Problem):
-        (private_folder() / name).touch()
-    return ""
-
-
-def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
-    """The error of compiling two includes, or ""."""
+    problem = ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "trial.cu")
@@ -198,9 +189,15 @@ def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
                 errors="replace",
                 timeout=300,
             )
+        if trial.returncode:
+            problem = telling_line(trial.stdout) or "no message"
     except (OSError, subprocess.SubprocessError) as error:
-        return describe_error(error)
-    return (telling_line(trial.stdout) or "no message") if trial.returncode else ""
+        problem = describe_error(error)
+    if problem:
+        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
+    with contextlib.suppress(OSError, Problem):
+        (private_folder() / name).touch()
+    return ""
 
 
 def gpu_name() -> str:

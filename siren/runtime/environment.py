@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from siren import files
-from siren.runtime.messages import FAILED, Problem
+from siren.runtime.messages import Problem, failure
 
 # ---- variables ----
 
@@ -210,8 +210,7 @@ def _fresh_folder() -> Path:
             folder = Path(tempfile.mkdtemp(prefix="siren-", dir=place))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             return folder
-    raise Problem(
+    raise failure(
         "There is no folder for temporary files: neither HOME, /tmp nor /var/tmp can be written; "
-        "make one of them writable.",
-        FAILED,
+        "make one of them writable."
     )

@@ -33,7 +33,7 @@ from siren.runtime.environment import (
     write_file,
 )
 from siren.runtime.install import JITTOR, PACKAGES, missing_package
-from siren.runtime.messages import FAILED, Problem, describe_error
+from siren.runtime.messages import Problem, describe_error, failure
 from siren.runtime.processes import check_processes
 
 COMPILER = "g++"
@@ -56,26 +56,22 @@ def check_machine() -> None:
 def _check_python() -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
-        raise Problem(
-            f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.",
-            FAILED,
-        )
+        raise failure(f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise Problem(
+        raise failure(
             f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
-            f"build of Python {version}; use the usual build.",
-            FAILED,
+            f"build of Python {version}; use the usual build."
         )
 
 
 def _check_packages() -> None:
     for module in (*PACKAGES, "jittor"):
         if importlib.util.find_spec(module) is None:
-            raise Problem(missing_package(module), FAILED)
+            raise failure(missing_package(module))
     try:
         import numpy as np
     except ImportError as error:
-        raise Problem(f"NumPy cannot be imported: {describe_error(error)}", FAILED) from error
+        raise failure(f"NumPy cannot be imported: {describe_error(error)}") from error
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # computed and cached now, before Jittor's kernels disable subnormals
 
@@ -86,19 +82,17 @@ def _check_compiler() -> None:
     if not shutil.which(compiler):
         if "cc_path" in user:
             raise Problem(f"cc_path is set to {compiler!r}, which is not a program.")
-        raise Problem(
+        raise failure(
             f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
-            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora).",
-            FAILED,
+            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."
         )
     if "python_config_path" not in user and not any(
         Path(folder, "Python.h").exists() for folder in _python_include_folders()
     ):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise Problem(
+        raise failure(
             f"The C headers of Python {version} (Python.h) are missing; "
-            f"install the package python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora).",
-            FAILED,
+            f"install the package python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora)."
         )
 
 
@@ -142,10 +136,7 @@ def _jittor_home() -> tuple[str, str | None]:
     except FileNotFoundError:
         return "", None
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise Problem(
-            f"Jittor cannot read its own {config} ({error}); remove it.",
-            FAILED,
-        ) from error
+        raise failure(f"Jittor cannot read its own {config} ({error}); remove it.") from error
 
 
 def _python_include_folders() -> list[str]:
@@ -193,10 +184,9 @@ def check_arrays() -> None:
         return
     problem = find_array_problem()
     if problem:
-        raise Problem(
+        raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
-            f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}",
-            FAILED,
+            f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}"
         )
     stamp.touch()
 

@@ -25,6 +25,11 @@ class Problem(Exception):
         self.status, self.gpu_alone = status, gpu_alone
 
 
+def failure(sentence: str, gpu_alone: bool = False) -> Problem:
+    """The ``Problem`` of a machine that lacks something, or has what does not work."""
+    return Problem(sentence, FAILED, gpu_alone)
+
+
 def notify(sentence: str) -> None:
     """Print a line on stderr."""
     print(sentence, file=sys.stderr, flush=True)
@@ -59,12 +64,12 @@ LINE_EVERY = 10  # seconds between lines where there is no bar
 class Compilation:
     """A context in which a child compiles: a sentence once, then a bar, or lines if there is none.
 
-    announcement  the sentence, for stderr
+    announcement  the sentence, for stderr; if it is "", nothing is said
     files         what is counted, such as "files of Jittor's core"
     """
 
     def __init__(self, announcement: str, files: str):
-        self.files = files
+        self.files, self.shown = files, bool(announcement)
         self.announce = threading.Timer(DELAY, notify, [announcement])
         self.announce.daemon = True
         self.bar = None
@@ -73,7 +78,8 @@ class Compilation:
 
     def __enter__(self) -> Compilation:
         """Announce the compilation, unless it is over soon."""
-        self.announce.start()
+        if self.shown:
+            self.announce.start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -85,7 +91,7 @@ class Compilation:
     def read(self, line: str) -> None:
         """Show the progress that a ``line`` of the child's output tells of, if it does."""
         match = _DONE.match(line)
-        if match is None or self.announce.is_alive():
+        if match is None or self.announce.is_alive() or not self.shown:
             return
         done, count = int(match["done"]), int(match["all"])
         if self.first is None or done < self.first[1]:

@@ -29,7 +29,7 @@ from siren.runtime.environment import (
     user_environment,
     write_link,
 )
-from siren.runtime.messages import FAILED, Problem, notify
+from siren.runtime.messages import Problem, failure, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
@@ -127,10 +127,9 @@ def check_processes() -> None:
             "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
         )
     if not shutil.which(user.get("mpicc_path") or "mpicc"):
-        raise Problem(
+        raise failure(
             "mpicc is missing, with which Jittor compiles its part for several processes; install "
-            "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun.",
-            FAILED,
+            "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."
         )
 
 

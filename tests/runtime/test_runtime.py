@@ -26,6 +26,7 @@ from siren import runtime
 from siren.cli.errors import BAD_INPUT, FAILED, report_error
 from siren.runtime import cuda, environment, install, machine, processes
 from siren.runtime.environment import RECORD, user_environment
+from siren.runtime.messages import Compilation
 
 ROOT = Path(__file__).resolve().parents[2]
 ANNOUNCEMENT = "Jittor compiles its core once on this machine: a minute and a half ...\n"
@@ -997,9 +998,9 @@ def test_a_child_says_how_it_ended_and_sees_what_we_see(monkeypatch, tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit('the one of the current folder')")
     monkeypatch.chdir(tmp_path)
     code = "import sys, numpy; print(numpy.__name__, sys.argv[1:]); sys.exit(3)"
-    child = runtime.run_interruptibly(["-c", code, "a b"])
+    child = processes.run_interruptibly(["-c", code, "a b"])
     assert (child.returncode, child.stdout) == (3, "numpy ['a b']\n")
-    child = runtime.run_interruptibly(["-m", "json.tool", "--help"])
+    child = processes.run_interruptibly(["-m", "json.tool", "--help"])
     assert child.returncode == 0 and "json.tool" in child.stdout
 
 
@@ -1009,12 +1010,13 @@ def test_an_interrupted_child_takes_its_own_children_along(tmp_path, number):
     result = run_python(
         f"""
         import os, signal, threading
-        from siren import runtime, signals
+        from siren import signals
+        from siren.runtime import processes
         code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 60; echo'])"
         threading.Timer(1, os.kill, [os.getpid(), signal.{number}]).start()
         with signals.raising_interrupt():
             try:
-                runtime.run_interruptibly(["-c", code])
+                processes.run_interruptibly(["-c", code])
             except KeyboardInterrupt:
                 print("interrupted")
         """,
@@ -1029,7 +1031,7 @@ def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsy
     clock = [100.0]
     monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
     monkeypatch.setattr("siren.runtime.messages.time.monotonic", lambda: clock[0])
-    with runtime.Compilation("Compiling ...", "files") as compilation:
+    with Compilation("Compiling ...", "files") as compilation:
         compilation.announce.join()
         for done in range(1, 31):
             compilation.read(f"Compiling jittor_core({done}/31)\n")
@@ -1048,7 +1050,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
     terminal.isatty = lambda: True
     monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
     monkeypatch.setattr("sys.stderr", terminal)
-    with runtime.Compilation("Compiling ...", "kernels") as compilation:
+    with Compilation("Compiling ...", "kernels") as compilation:
         compilation.announce.join()
         compilation.read("Compiling Operators(1/3) used: 2.1s eta: 4s \n")
         compilation.read("Compiling Operators(3/3) used: 6.3s eta: 0s \n")
@@ -1056,6 +1058,6 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 
 
 def test_what_is_over_soon_is_not_mentioned(capsys):
-    with runtime.Compilation("Compiling ...", "kernels") as compilation:
+    with Compilation("Compiling ...", "kernels") as compilation:
         compilation.read("Compiling Operators(1/3)\n")
     assert capsys.readouterr().err == ""
