@@ -33,14 +33,17 @@ _UNCOUNTED = ("epochs", "seed", "lr", "muon_lr", "input_path", "ot_image_path", 
 
 
 class Experiments:
-    """The runs of each of ``options.experiments``. Raises Problem for bad input."""
+    """The runs of each of ``options.experiments``. Raises Problem for bad input.
+
+    stop  asked before each experiment
+    """
 
     several = True
 
-    def __init__(self, options: argparse.Namespace):
+    def __init__(self, options: argparse.Namespace, stop: Stop):
         if runtime.world_size() > 1:
             raise Problem("--task all runs in one process; under mpirun give one task at a time")
-        self.options = options.experiments
+        self.options, self.stop = options.experiments, stop
         self.groups = [Pictures(each, alone=False) for each in self.options]
         files = [path for group in self.groups for path in group.files]
         for group in self.groups:
@@ -52,23 +55,23 @@ class Experiments:
         """How all ended together."""
         return Outcome(overall_status(self.outcomes), f"{len(self.groups)} experiments")
 
-    def runs_to_train(self, stop: Stop) -> Iterator[list[Run]]:
+    def runs_to_train(self) -> Iterator[list[Run]]:
         """Yield the runs that the caller has to train, before the next step; then print a table.
 
         A failure does not stop the experiments after it.
         """
         expected = _announce(self.options, [len(group.runs) for group in self.groups])
         for number, (options, group) in enumerate(zip(self.options, self.groups)):
-            if stop():
+            if self.stop():
                 self.outcomes.append(NOT_BEGUN)
                 continue
             print(f"== {options.task}, {number + 1} of {len(self.groups)}", flush=True)
             try:
                 with followed_by(sum(expected[number + 1 :])):
-                    yield from group.runs_to_train(stop)
+                    yield from group.runs_to_train()
                 self.outcomes.append(group.outcome)
             except (Exception, KeyboardInterrupt) as error:
-                stop.requested = stop.requested or isinstance(error, KeyboardInterrupt)
+                self.stop.requested |= isinstance(error, KeyboardInterrupt)
                 self.outcomes.append(report_error(error, options.task, options.verbose))
         print(_table(self.options, self.outcomes), flush=True)
 

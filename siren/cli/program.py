@@ -46,8 +46,8 @@ def train(options, train_picture: Callable) -> int:
     from siren.cli.workers import train_on_workers
 
     stop = signals.Stop()
-    call = Experiments(options) if options.task == "all" else Pictures(options)
-    for runs in call.runs_to_train(stop):
+    call = Experiments(options, stop) if options.task == "all" else Pictures(options)
+    for runs in call.runs_to_train():
         if runtime.world_size() > 1 and call.several:
             train_on_workers(runs, train_picture, stop)
             continue

@@ -44,7 +44,7 @@ def run(
         if not subject:
             raise
         outcome = report_error(error, subject, options.verbose)
-        stop.requested = stop.requested or outcome == INTERRUPTION
+        stop.requested |= outcome == INTERRUPTION
         return outcome
 
 
@@ -52,6 +52,9 @@ class Session(contextlib.ExitStack):
     """The surroundings of one training, whose steps are methods, in the order of their calls.
 
     Its context leaves what they have entered: handlers of signals, and the lock on the folder.
+    Into the folder are written: ``.lock`` by ``prepare``; ``preview.png`` and ``state.npz`` during
+    training (``siren.training.loop``); by ``save`` first the network and metrics without scores,
+    then all results (``siren.cli.finishing``), after which the state is removed.
 
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
@@ -147,7 +150,6 @@ def check_agreement(options: argparse.Namespace, facts: dict) -> None:
 
     if distributed.world_size() == 1:
         return
-    facts = dict(facts)
     for option, path in inputs.paths(options).items():
         with about(option, images.ImageError):
             facts[f"the picture of --{option}"] = images.content_hash(path)

@@ -19,7 +19,7 @@ from siren.images import ImageError
 from siren.output import report
 from siren.output.page import PAGE, write_page
 from siren.runtime.processes import local_size
-from siren.signals import Stop, deferred
+from siren.signals import deferred
 from siren.text import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -46,16 +46,25 @@ class Pictures:
     """The runs of one task, one for each picture of ``--input_path``. Raises Problem.
 
     alone  whether there are no other experiments
+
+    Several pictures get a folder each.
     """
 
     def __init__(self, options: argparse.Namespace, alone: bool = True):
         self.options, self.alone = options, alone
-        each_options = make_runs(options)
-        self.several = len(each_options) > 1
-        self.runs = [Run(each, "" if alone else options.task) for each in each_options]
-        for number, run in enumerate(self.runs if self.several else ()):
-            run.subject = display_path(run.options.input_path)
-            run.heading = f"== {number + 1} of {len(self.runs)}: {run.subject}"
+        with about("input_path", ImageError):
+            pictures = find_pictures(options.input_path)
+        self.several = len(pictures) > 1
+        names = folder_names(pictures) if self.several else [""]
+        self.runs = []
+        for number, (picture, name) in enumerate(zip(pictures, names)):
+            own = {"input_path": picture, "output_dir": options.output_dir / name}
+            run = Run(argparse.Namespace(**{**vars(options), **own}))
+            run.subject = "" if alone else options.task
+            if self.several:
+                run.subject = display_path(picture)
+                run.heading = f"== {number + 1} of {len(pictures)}: {run.subject}"
+            self.runs.append(run)
 
     @property
     def files(self) -> list[Path]:
@@ -76,9 +85,16 @@ class Pictures:
         ``files`` are all files that the call reads.
         """
         for run in self.runs:
-            run.outcome = check_run(run.options, files)
+            pictures = inputs.read_inputs(run.options)
+            settings = recipes.resolve(run.options, *pictures.extent)
+            if os.path.isdir(run.options.output_dir):  # Path.is_dir may raise
+                with output_folder(run.options, files):  # which clears up after a killed run
+                    pass
+            else:
+                check_folder(run.options, files)
+            run.outcome = finished_outcome(settings, pictures)
 
-    def runs_to_train(self, stop: Stop) -> Iterator[list[Run]]:
+    def runs_to_train(self) -> Iterator[list[Run]]:
         """Yield the runs that the caller has to train, before the next step; then write a summary.
 
         Under mpirun, all processes share the points of a single picture. Several pictures are
@@ -113,19 +129,6 @@ class Pictures:
                 report.write_summary(self.options.output_dir, rows)
         except OSError as error:
             raise save_failure(self.options, error) from error
-
-
-def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of one run for each picture; several pictures get a folder each."""
-    with about("input_path", ImageError):
-        pictures = find_pictures(options.input_path)
-    folders = [options.output_dir]
-    if len(pictures) > 1:
-        folders = [options.output_dir / name for name in folder_names(pictures)]
-    return [
-        argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
-        for picture, folder in zip(pictures, folders)
-    ]
 
 
 def find_pictures(paths: list[Path]) -> list[Path]:
@@ -173,21 +176,6 @@ def folder_names(pictures: list[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
-    """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run.
-
-    ``files`` are all files that the call reads.
-    """
-    pictures = inputs.read_inputs(options)
-    settings = recipes.resolve(options, *pictures.extent)
-    if os.path.isdir(options.output_dir):  # Path.is_dir may raise
-        with output_folder(options, files):  # which clears up after a killed run
-            pass
-    else:
-        check_folder(options, files)
-    return finished_outcome(settings, pictures)
 
 
 def _summary_row(options: argparse.Namespace, outcome: Outcome) -> report.SummaryRow:

@@ -60,7 +60,7 @@ def train_on_workers(runs: list[Run], train_picture: Callable, stop: Stop) -> No
                 run = busy.pop(worker)
                 run.outcome = worker.outcome()
                 _report(run, worker)
-                stop.requested = stop.requested or run.outcome.status == INTERRUPTED
+                stop.requested |= run.outcome.status == INTERRUPTED
                 give(worker)
             if stop():
                 for worker in busy:

@@ -24,7 +24,7 @@ from program import wait_for
 
 from siren import runtime
 from siren.cli.errors import BAD_INPUT, FAILED, report_error
-from siren.runtime import cuda, environment, install, machine, processes
+from siren.runtime import cuda, environment, install, jittor_import, machine, processes
 from siren.runtime.environment import RECORD, user_environment
 from siren.runtime.messages import Compilation
 
@@ -523,6 +523,29 @@ def test_the_first_compilation_is_announced_with_its_length(tmp_path):
     assert exists == "False"
     assert first.startswith("Jittor compiles its core once on this machine: a minute and a half")
     assert "Another process" in second and "a minute and a half" in second
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_mpirun_one_process_speaks_of_what_a_child_compiles_without_mpi(
+    monkeypatch, tmp_path, rank
+):
+    process_of(monkeypatch, rank, 2)
+    announced, programs = [], []
+
+    def child(arguments, verbose, read):
+        programs.append(arguments[1].partition("prepare(")[0] + "print(processes.under_mpirun())")
+        return types.SimpleNamespace(returncode=0)
+
+    def compilation(announcement, _):
+        announced.append(announcement)
+        return Compilation("", "files")
+
+    monkeypatch.setattr(jittor_import, "run_interruptibly", child)
+    monkeypatch.setattr(jittor_import, "Compilation", compilation)
+    monkeypatch.setattr(jittor_import, "setting", lambda name: "")
+    jittor_import._compile_in_child(tmp_path / "stamp", "cpu", False)
+    assert set(announced) == ({""} if rank else {ANNOUNCEMENT.strip()})
+    assert processes.run_interruptibly(["-c", programs[0]]).stdout == "False\n"
 
 
 def test_jittor_starts_quietly_and_leaves_signals_to_python():
