@@ -34,12 +34,14 @@ class Run:
     subject  what messages about it begin with; "" if it is alone, and then it raises its errors
     heading  a line to print when it begins, or ""
     outcome  how it ended; None before
+    pixels   of the picture, to which the time of a training is proportional; 0 before ``check``
     """
 
     options: argparse.Namespace
     subject: str = ""
     heading: str = ""
     outcome: Outcome | None = None
+    pixels: int = 0
 
 
 class Pictures:
@@ -93,6 +95,7 @@ class Pictures:
             else:
                 check_folder(run.options, files)
             run.outcome = finished_outcome(settings, pictures)
+            run.pixels = pictures.image.shape[0] * pictures.image.shape[1]
 
     def runs_to_train(self) -> Iterator[list[Run]]:
         """Yield the runs that the caller has to train, before the next step; then write a summary.

@@ -6,7 +6,6 @@ nothing else with it: mpirun would end all if a rank died.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -17,7 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection, wait
 
-from siren import images, signals
+from siren import signals
 from siren.cli import session
 from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Outcome, notify
 from siren.cli.several import Run
@@ -37,7 +36,7 @@ def train_on_workers(runs: list[Run], train_picture: Callable, stop: Stop) -> No
     """
     if not runs:
         return
-    queue = deque(sorted(runs, key=lambda run: -_points(run.options)))
+    queue = deque(sorted(runs, key=lambda run: -run.pixels))
     workers = [Worker(*each) for each in enumerate(leave_mpirun(runs[0].options.device))]
     busy: dict[Worker, Run] = {}
 
@@ -167,10 +166,3 @@ def _report(run: Run, worker: Worker) -> None:
     print(
         f"{run.subject}: {run.outcome.ended}{score}{duration} (process {worker.rank})", flush=True
     )
-
-
-def _points(options: argparse.Namespace) -> int:
-    """The number of points of a run, to which its time is proportional: their epochs are equal."""
-    size = images.image_size(options.input_path)
-    height, width = images.fit_size(*size, options.sidelength, options.aspect)
-    return height * width

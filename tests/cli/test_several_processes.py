@@ -184,10 +184,10 @@ def fake(session):
 )
 def test_workers_one_for_each_gpu(monkeypatch, capsys, gpus, names, ended):
     monkeypatch.setattr(workers, "leave_mpirun", lambda _: [{"GPU": gpu} for gpu in gpus])
-    monkeypatch.setattr(workers, "_points", lambda options: len(options.input_path.name))
     monkeypatch.setattr(workers.signals, "end_with_parent", lambda: None)
     runs = [
-        Run(Namespace(input_path=Path(name), device="cpu", verbose=False), name) for name in names
+        Run(Namespace(input_path=Path(n), device="cpu", verbose=False), n, pixels=len(n))
+        for n in names
     ]
     stop = Stop()
     workers.train_on_workers(runs, fake, stop)
