@@ -131,7 +131,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     Args:
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``: the GPU if it works, else the CPU.
-        verbose: let Jittor log to the console, and print the traceback of a failed import.
+        verbose: let Jittor log to the console.
 
     Returns:
         ``"cpu"`` or ``"cuda"``.

@@ -14,7 +14,6 @@ import re
 import signal
 import struct
 import sys
-import traceback
 import warnings
 from pathlib import Path
 
@@ -55,14 +54,14 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     Raises:
         Problem: Jittor cannot be compiled or imported.
     """
-    with _as_problem(verbose):
+    with _as_problem():
         import jittor_utils
 
         remove_damaged(jittor_utils.cache_path)
         stamp = _stamp(jittor_utils.cache_path)
         if not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
             _compile_in_child(stamp, device, verbose)
-    with deferred(), _as_problem(verbose), _without_workers(jittor_utils):
+    with deferred(), _as_problem(), _without_workers(jittor_utils):
         with _without_handlers():
             _load_utilities(jittor_utils)
         with _without_handlers():
@@ -217,7 +216,7 @@ def _without_workers(jittor_utils):
 
 
 @contextlib.contextmanager
-def _as_problem(verbose: bool):
+def _as_problem():
     """Turn any error of importing Jittor into a Problem."""
     try:
         yield
@@ -228,8 +227,6 @@ def _as_problem(verbose: bool):
             "Jittor has been rebuilt for changed compiler settings; run the same command again."
         ) from error
     except Exception as error:
-        if verbose:
-            traceback.print_exc(file=sys.stderr)
         if isinstance(error, ModuleNotFoundError) and missing_package(error.name):
             raise failure(missing_package(error.name)) from error
         raise failure(f"Jittor cannot be imported: {describe_error(error)}") from error
