@@ -6,7 +6,6 @@ and every call is trivial. Call nothing here before ``runtime.start``.
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 
@@ -75,8 +74,7 @@ def scatter(array: np.ndarray) -> np.ndarray:
     bytes.
     """
     root = rank() == 0
-    header = json.dumps([array.shape, array.dtype.str]).encode() if root else b""
-    (total, *row_shape), dtype = json.loads(broadcast(header))
+    (total, *row_shape), dtype = broadcast_object((array.shape, array.dtype) if root else None)
     local = share(total)
     result = array[local.start : local.stop] if root else np.empty((len(local), *row_shape), dtype)
     rows = max(1, _BLOCK // np.dtype((dtype, tuple(row_shape))).itemsize)
@@ -91,12 +89,10 @@ def scatter(array: np.ndarray) -> np.ndarray:
 
 
 def disagreements(facts: dict) -> list[str]:
-    """Names of the ``facts`` (values that JSON can store) that differ between processes."""
-    expected = json.loads(broadcast(json.dumps(facts).encode()))
-    names = list(expected)
-    differs = [json.loads(json.dumps(facts.get(name))) != expected[name] for name in names]
-    counts = all_reduce(jt.array(np.float32([*differs, 0]))).numpy()
-    return [name for name, count in zip(names, counts) if count > 0]
+    """Names of the ``facts`` (values that can be pickled) that differ between processes."""
+    expected = broadcast_object(facts)
+    counts = sum_of([*(facts.get(name) != value for name, value in expected.items()), 0])
+    return [name for name, count in zip(expected, counts) if count > 0]
 
 
 class Agreement:

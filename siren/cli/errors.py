@@ -1,32 +1,32 @@
-"""What ends a run early: exceptions, messages to the user, exit statuses."""
+"""What ends a run early: problems, messages to the user, exit statuses."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import signal
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from siren import memory, runtime
-from siren.signals import Stop
+from siren.runtime.install import missing_package
+from siren.runtime.messages import BAD_INPUT, FAILED, INTERRUPTED, Problem
 from siren.text import printable
 
-FAILED, BAD_INPUT, DIVERGED, INTERRUPTED = 1, 2, 3, 130  # exit statuses, beside 0
+DIVERGED = 3  # exit status, beside 0 and those of a Problem
 _RANK_0_FIRST = 2  # seconds
 
 
-class Problem(Exception):
-    """Bad input, which the user can correct; the message is one sentence."""
+@contextlib.contextmanager
+def about(option: str, *kinds: type[Exception], way_out: str = ""):
+    """Within its context, errors of ``kinds`` become Problems with the ``option``.
 
-
-class Failure(Exception):
-    """Something is wrong with the machine; the message is one sentence."""
-
-
-class Interrupted(Exception):
-    """Ctrl-C or SIGTERM; the message says what has been saved."""
+    ``way_out`` follows the error's sentence.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise Problem(f"--{option}: {error}{way_out}") from error
 
 
 @dataclass(frozen=True)
@@ -60,44 +60,34 @@ def report_error(error: BaseException, subject: str = "", verbose: bool = False)
     ``subject`` names the run if there are several. With ``verbose``, the traceback is printed too,
     except for bad input.
     """
-    status, sentence = FAILED, str(error)
-    if isinstance(error, (Problem, runtime.SettingProblem)):
-        status = BAD_INPUT
-    elif isinstance(error, (Interrupted, KeyboardInterrupt)):
-        sentence = sentence or "interrupted before training; nothing was written"
-        notify(f"{subject}{sentence}")
+    subject = f"{subject}: " if subject else ""
+    if isinstance(error, KeyboardInterrupt):
+        error = Problem("interrupted before training; nothing was written", INTERRUPTED)
+    status = error.status if isinstance(error, Problem) else FAILED
+    if status == INTERRUPTED:
+        notify(f"{subject}{error}")
         return INTERRUPTION
-    elif isinstance(error, ModuleNotFoundError) and runtime.missing_package(error.name):
-        sentence = runtime.missing_package(error.name)
-    elif memory.is_out_of_memory(error):
-        sentence = "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
-    elif isinstance(error, runtime.LibraryProblem):
-        sentence += " --verbose shows why, and --device cpu does without."
-    elif not isinstance(error, (Failure, runtime.RuntimeProblem)):
-        kind = type(error).__name__
-        first = next(iter(sentence.splitlines()), "")[:200]
-        sentence = (
-            f"an error of the program, {kind}{': ' if first else ''}{first}; "
-            "--verbose shows where, for a report"
-        )
     if verbose and status == FAILED:
         traceback.print_exception(type(error), error, error.__traceback__)
-    sentence = printable(sentence)
+    sentence = printable(str(error) if status == BAD_INPUT else _failure_in_words(error))
     notify(f"error: {subject}{sentence}")
     return Outcome(status, f"failed: {sentence}")
 
 
-def run_safely(run: Callable, options: argparse.Namespace, stop: Stop, subject: str) -> Outcome:
-    """The outcome of ``run(options, stop)``; an error is reported and does not stop other runs.
-
-    ``subject`` names the run.
-    """
-    try:
-        return run(options, stop)
-    except (Exception, KeyboardInterrupt) as error:
-        if isinstance(error, (Interrupted, KeyboardInterrupt)):
-            stop.requested = True
-        return report_error(error, f"{subject}: ", options.verbose)
+def _failure_in_words(error: BaseException) -> str:
+    missing = isinstance(error, ModuleNotFoundError) and missing_package(error.name)
+    if missing:
+        return missing
+    if memory.is_out_of_memory(error):
+        return "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
+    if isinstance(error, Problem):
+        way_out = " --verbose shows why, and --device cpu does without." if error.gpu_alone else ""
+        return f"{error}{way_out}"
+    kind, first = type(error).__name__, next(iter(str(error).splitlines()), "")[:200]
+    return (
+        f"an error of the program, {kind}{': ' if first else ''}{first}; "
+        "--verbose shows where, for a report"
+    )
 
 
 def let_rank_0_speak() -> None:
@@ -108,7 +98,7 @@ def let_rank_0_speak() -> None:
     try:
         if runtime.rank() == 0:
             return
-    except runtime.RuntimeProblem:
+    except Problem:
         return  # this is the error
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_RANK_0_FIRST)

@@ -5,23 +5,16 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 
 from siren import runtime
-from siren.cli.errors import Outcome, Problem, overall_status, run_safely
+from siren.cli.errors import Outcome, Problem, overall_status, report_error
 from siren.cli.machine import choose_engine, start_jittor
 from siren.cli.options import display_path, identity_options, parse
 from siren.cli.recipes import EXACT, resolve, training_points
-from siren.cli.several import (
-    NOT_BEGUN,
-    check_run,
-    input_files,
-    make_runs,
-    run_several,
-    update_page,
-)
+from siren.cli.several import NOT_BEGUN, Pictures, Run
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.tasks import TASKS
@@ -39,49 +32,58 @@ _AROUND = 3.0  # seconds before and after each training
 _UNCOUNTED = ("epochs", "seed", "lr", "muon_lr", "input_path", "ot_image_path", "precision")
 
 
-def run_all(options: argparse.Namespace, run: Callable) -> int:
-    """Call ``run(options, stop)`` for each of ``options.experiments``; returns the exit status.
+class Experiments:
+    """The runs of each of ``options.experiments``. Raises Problem for bad input.
 
-    Bad input is found before the first training. A failure does not stop the experiments after it.
+    stop  asked before each experiment
     """
-    if runtime.world_size() > 1:
-        raise Problem("--task all runs in one process; under mpirun give one task at a time")
-    groups = [make_runs(each) for each in options.experiments]
-    files = [path for group in groups for path in input_files(group)]
-    checked = [[check_run(each, files) for each in group] for group in groups]
-    expected = _announce(groups)
-    stop = Stop()
-    outcomes = []
-    for number, (each, group) in enumerate(zip(options.experiments, groups)):
-        if stop():
-            outcomes.append(NOT_BEGUN)
-            continue
-        print(f"== {each.task}, {number + 1} of {len(groups)}", flush=True)
-        with followed_by(sum(expected[number + 1 :])):
-            outcomes.append(_run_group(run, each, group, checked[number], stop))
-    print(_table(options.experiments, outcomes), flush=True)
-    update_page(options.output_dir, several=True)
-    return overall_status(outcomes)
 
+    several = True
 
-def _run_group(run: Callable, options, group: list, checked: list, stop: Stop) -> Outcome:
-    """The outcome of one experiment, on one picture or on several; errors are reported."""
-    if len(group) == 1:
-        return checked[0] or run_safely(run, group[0], stop, options.task)
+    def __init__(self, options: argparse.Namespace, stop: Stop):
+        if runtime.world_size() > 1:
+            raise Problem("--task all runs in one process; under mpirun give one task at a time")
+        self.options, self.stop = options.experiments, stop
+        self.groups = [Pictures(each, alone=False) for each in self.options]
+        files = [path for group in self.groups for path in group.files]
+        for group in self.groups:
+            group.check(files)
+        self.outcomes: list[Outcome] = []  # of the groups that are over
 
-    def run_pictures(options, stop):
-        status = run_several(options, group, checked, run, stop)
-        return Outcome(status, f"{len(group)} pictures")
+    @property
+    def outcome(self) -> Outcome:
+        """How all ended together."""
+        return Outcome(overall_status(self.outcomes), f"{len(self.groups)} experiments")
 
-    return run_safely(run_pictures, options, stop, options.task)
+    def runs_to_train(self) -> Iterator[list[Run]]:
+        """Yield the runs that the caller has to train, before the next step; then print a table.
+
+        A failure does not stop the experiments after it.
+        """
+        expected = _announce(self.options, [len(group.runs) for group in self.groups])
+        for number, (options, group) in enumerate(zip(self.options, self.groups)):
+            if self.stop():
+                self.outcomes.append(NOT_BEGUN)
+                continue
+            print(f"== {options.task}, {number + 1} of {len(self.groups)}", flush=True)
+            try:
+                with followed_by(sum(expected[number + 1 :])):
+                    yield from group.runs_to_train()
+                self.outcomes.append(group.outcome)
+            except (Exception, KeyboardInterrupt) as error:
+                self.stop.requested |= isinstance(error, KeyboardInterrupt)
+                self.outcomes.append(report_error(error, options.task, options.verbose))
+        print(_table(self.options, self.outcomes), flush=True)
 
 
 # ---- what is said before and after ------------------------------------------------------------
 
 
-def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
-    """Print what will be done and how long it takes, about; returns the seconds of each group."""
-    experiments = [group[0] for group in groups]
+def _announce(experiments: list[argparse.Namespace], pictures: list[int]) -> list[float]:
+    """Print what will be done and how long it takes, about; returns the seconds of each.
+
+    ``pictures`` has the number of pictures of each experiment.
+    """
     expected = [by_last_run(each) for each in experiments]
     speed = None
     if None in expected:
@@ -92,7 +94,7 @@ def _announce(groups: list[list[argparse.Namespace]]) -> list[float]:
             by_steps(each, speed) if known is None else known
             for each, known in zip(experiments, expected)
         ]
-    expected = [seconds * len(group) for seconds, group in zip(expected, groups)]
+    expected = [seconds * number for seconds, number in zip(expected, pictures)]
     rows = [
         (each.task, f"{each.epochs} epochs", duration(seconds), display_path(each.output_dir))
         for each, seconds in zip(experiments, expected)

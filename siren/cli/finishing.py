@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 
 from siren import signals
-from siren.cli.errors import DIVERGED, INTERRUPTED, Interrupted, Outcome, Problem, notify
+from siren.cli.errors import DIVERGED, INTERRUPTED, Outcome, Problem, notify
 from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
-from siren.cli.resuming import interruption_message
+from siren.cli.resuming import interruption
 from siren.files import Change
 from siren.npz import NETWORK, write_network
 from siren.output.results import Results, Saved, scored_pixels_note
@@ -21,8 +21,8 @@ from siren.training.checkpoint import Checkpoint
 def finish(session, task, network, result) -> Outcome:
     """Save the ``result`` of a training of ``session`` and print its scores.
 
-    The state on disk is removed once the results of a complete run are written. Raises Interrupted,
-    Failure, and the first error met while pictures were made.
+    The state on disk is removed once the results of a complete run are written. Raises Problem,
+    and the first error met while pictures were made.
     """
     options, checkpoint = session.settings, session.checkpoint
     if result.best is None:
@@ -44,8 +44,8 @@ def finish(session, task, network, result) -> Outcome:
     except KeyboardInterrupt:
         if not change.committed:
             how = _rescue(result, checkpoint, task, network, session.bits)
-            raise Interrupted(f"interrupted while the results were saved{how}") from None
-        raise Interrupted("interrupted; all results are written") from None
+            raise Problem(f"interrupted while the results were saved{how}", INTERRUPTED) from None
+        raise Problem("interrupted; all results are written", INTERRUPTED) from None
     except Exception as error:
         how = _rescue(result, checkpoint, task, network, session.bits)
         if isinstance(error, OSError):
@@ -60,10 +60,10 @@ def finish(session, task, network, result) -> Outcome:
     return Outcome(status, result.ended, score.psnr, score.ssim, result.history[-1].seconds)
 
 
-def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint) -> Exception:
-    """The error for a training without a single finite loss."""
+def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint) -> Problem:
+    """What to raise after a training without a single finite loss."""
     if result.ended == "interrupted":
-        return Interrupted(interruption_message(checkpoint))
+        return interruption(checkpoint)
     return Problem(
         "the loss is not finite from the start; try a smaller --omega_0"
         + (" or --prior_weight" if getattr(options, "prior", "none") != "none" else "")

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from siren.cli.errors import Failure, Problem
+from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
 from siren.output import (
     Record,
@@ -18,6 +18,7 @@ from siren.output import (
     training_files,
 )
 from siren.output.report import check_summary
+from siren.runtime.messages import failure
 from siren.tasks import TASKS
 from siren.text import printable
 
@@ -63,25 +64,21 @@ def check_folder(
             f"--output_dir {folder_name}: the run would replace or remove its own input "
             f"{printable(str(path))} ({name}); name another folder"
         )
-    with _own_files():
+    with _no_foreign_files():
         record.check(names)
 
 
 @contextlib.contextmanager
 def parent_folder(options: argparse.Namespace):
     """Lock the folder that holds one output folder for each of several pictures. Raises Problem."""
-    with _own_files():
+    with _no_foreign_files():
         check_summary(options.output_dir)
     with _locked_folder(options):
         yield
 
 
-@contextlib.contextmanager
-def _own_files():
-    try:
-        yield
-    except ForeignFile as error:
-        raise Problem(f"--output_dir: {error}, or name another folder") from error
+def _no_foreign_files():
+    return about("output_dir", ForeignFile, way_out=", or name another folder")
 
 
 @contextlib.contextmanager
@@ -90,9 +87,8 @@ def _locked_folder(options: argparse.Namespace):
     folder = options.output_dir
     with contextlib.ExitStack() as stack:
         try:
-            lock = stack.enter_context(open_folder(folder))
-        except FolderInUse as error:
-            raise Problem(f"--output_dir: {error}; name another folder, or wait") from error
+            with about("output_dir", FolderInUse, way_out="; name another folder, or wait"):
+                lock = stack.enter_context(open_folder(folder))
         except (OSError, ValueError) as error:  # a full disk may still have room for names
             raise Problem(
                 f"--output_dir {printable(str(folder))} cannot be written "
@@ -101,9 +97,9 @@ def _locked_folder(options: argparse.Namespace):
         yield lock
 
 
-def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Failure:
+def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Problem:
     """The error for results that could not be written; ``rescue`` says where the network is."""
-    return Failure(
+    return failure(
         f"the results could not be written to {printable(str(options.output_dir))} "
         f"({error.strerror or error}){rescue}"
     )

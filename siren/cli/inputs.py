@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from siren import images
-from siren.cli.errors import Problem
+from siren.cli.errors import Problem, about
 from siren.images import masks
 from siren.pictures import translate
 from siren.tasks import TASKS
@@ -126,16 +126,14 @@ def _blaming(option: str):
     Each warning is printed once, although several pictures are read twice. Masks have no --range.
     """
     is_mask = option == "mask_path"
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", images.ImageWarning)
+    with about(option, images.ImageError), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", images.ImageWarning)
+        try:
             yield
-    except images.UnknownWhite as error:
-        way_out = "save it as a PNG of 8 bits" if is_mask else "say so with --range LOW HIGH"
-        raise Problem(f"--{option}: {error.fact}; {way_out}") from error
-    except images.ImageError as error:
-        raise Problem(f"--{option}: {error}") from error
+        except images.UnknownWhite as error:
+            way_out = "save it as a PNG of 8 bits" if is_mask else "say so with --range LOW HIGH"
+            raise images.ImageError(f"{error.fact}; {way_out}") from error
     for warning in caught:
         note = warning.message
         sentence = f"--{option}: {note.fact}"

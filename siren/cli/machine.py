@@ -16,8 +16,9 @@ from siren.cli.options import as_arguments
 from siren.engine import fall_back, get_engine
 from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import write_png
-from siren.runtime import Compilation, run_interruptibly, under_mpirun
 from siren.runtime.environment import digest, private_folder
+from siren.runtime.messages import Compilation
+from siren.runtime.processes import run_interruptibly, under_mpirun
 from siren.tasks import TASKS
 
 # Pixels. On a GPU Jittor compiles indexing once for up to 1024 elements, once for up to 4096 and
@@ -32,7 +33,7 @@ DECISIVE += ["hold_out", "mask_path", "batch_points", "preview_every"]
 def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
     """Import Jittor; returns the device, and the precision, which is never "auto".
 
-    Raises Problem and RuntimeProblem.
+    Raises Problem.
     """
     device = runtime.start(options.device, options.verbose)
     if options.precision == "auto":
@@ -43,11 +44,6 @@ def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
             "to see why there is none"
         )
     return device, options.precision
-
-
-def check_memory(options: argparse.Namespace, shape: tuple[int, int], device: str) -> None:
-    """Raise Problem if training on a picture of ``shape`` (height, width) needs too much memory."""
-    require_memory(memory_demand(options, shape, device))
 
 
 def memory_demand(

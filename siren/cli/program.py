@@ -24,7 +24,11 @@ def run(arguments: list[str], train_picture: Callable) -> int:
             runtime.check_launcher()
             if runtime.rank() > 0:  # rank 0 alone prints
                 sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-            return _dispatch(options, train_picture)
+            if options.task == "render":
+                from siren.cli.rendering import render
+
+                return render(options)
+            return train(options, train_picture)
         except (Exception, KeyboardInterrupt) as error:
             if not isinstance(error, KeyboardInterrupt):
                 let_rank_0_speak()
@@ -34,21 +38,24 @@ def run(arguments: list[str], train_picture: Callable) -> int:
             return status
 
 
-def _dispatch(options, train_picture: Callable) -> int:
-    """Render a network, or run one or all experiments; returns the exit status."""
-    from functools import partial
-
+def train(options, train_picture: Callable) -> int:
+    """Train on one or several pictures, in one or all experiments; returns the exit status."""
     from siren.cli import session
+    from siren.cli.experiments import Experiments
+    from siren.cli.several import Pictures, update_page
+    from siren.cli.workers import train_on_workers
 
-    train = partial(session.run, train_picture)
-    if options.task == "render":
-        from siren.cli.rendering import render
-
-        return render(options)
-    if options.task == "all":
-        from siren.cli.experiments import run_all
-
-        return run_all(options, train)
-    from siren.cli.several import run_pictures
-
-    return run_pictures(options, train)
+    stop = signals.Stop()
+    call = Experiments(options, stop) if options.task == "all" else Pictures(options)
+    for runs in call.runs_to_train():
+        if runtime.world_size() > 1 and call.several:
+            train_on_workers(runs, train_picture, stop)
+            continue
+        for each in runs:
+            if stop():
+                break
+            if each.heading:
+                print(each.heading, flush=True)
+            each.outcome = session.run(train_picture, each.options, each.subject, stop)
+    update_page(options.output_dir, call.several)
+    return call.outcome.status

@@ -6,7 +6,7 @@ import argparse
 
 from siren import memory, runtime, signals
 from siren.cli import inputs
-from siren.cli.errors import Interrupted, Problem
+from siren.cli.errors import INTERRUPTED, Problem, about
 from siren.cli.folder import output_folder, save_failure
 from siren.cli.options import display_path, json_options
 from siren.files import Change
@@ -21,10 +21,8 @@ def render(options: argparse.Namespace) -> int:
     """Draw a trained network; returns the exit status."""
     if runtime.world_size() > 1:
         raise Problem("--task render draws in one process; start it without mpirun")
-    try:
+    with about("network_path", NetworkError):
         saved = read_network(options.network_path)
-    except NetworkError as error:
-        raise Problem(f"--network_path: {error}") from error
     channels = len(saved.layers[-1][1])
     if channels not in (1, 3):
         raise Problem(
@@ -36,7 +34,7 @@ def render(options: argparse.Namespace) -> int:
             pictures = _draw(options, saved)
             _write(options, lock, pictures)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; nothing was drawn") from None
+        raise Problem("interrupted; nothing was drawn", INTERRUPTED) from None
     except NotANumber as error:
         raise Problem(
             f"--network_path {printable(str(options.network_path))}: some values of its picture "

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 
 from siren import runtime
-from siren.cli.errors import DIVERGED, Interrupted, Outcome, Problem, notify
+from siren.cli.errors import DIVERGED, INTERRUPTED, Outcome, Problem, notify
 from siren.cli.inputs import Inputs
 from siren.cli.options import display_path, identity_options
 from siren.output.report import read_metrics
@@ -19,15 +19,17 @@ from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, finger
 
 
 def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
-    """The recorded outcome if the same run has finished in this folder; else None.
+    """With ``--resume``, the recorded outcome if the same run has finished in this folder.
 
-    Raises Problem if the folder belongs to another run.
+    Else it is None. Raises Problem if the folder belongs to another run.
     """
+    if not options.resume:
+        return None
     settings = identity_options(options)
     if options.precision == "auto":
         settings.pop("precision", None)  # "auto" depends on the device, which is not known yet
     earlier = Checkpoint(options.output_dir, settings)
-    try:
+    with _about_resume(f"{display_path(options.output_dir)}: "):
         if earlier.exists():
             earlier.load()
             return None
@@ -36,11 +38,6 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
             return None
         earlier.identity["data"] = pictures.fingerprint()
         earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
-    except StateError as error:
-        folder = display_path(options.output_dir)
-        raise Problem(
-            f"--resume: {folder}: {_reason(error)}; leave it out to start anew"
-        ) from error
     return Outcome(
         DIVERGED if metrics["ended"] == "diverged" else 0,
         metrics["ended"],
@@ -48,16 +45,6 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
         metrics["ssim"],
         metrics["seconds"],
     )
-
-
-def report_finished_run(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:
-    """With ``--resume``: say that the run has finished and return its outcome; else None."""
-    if not options.resume:
-        return None
-    outcome = finished_outcome(options, pictures)
-    if outcome:
-        print(f"nothing is left to resume: the run in {display_path(options.output_dir)} is done")
-    return outcome
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):
@@ -98,7 +85,7 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
     from siren import distributed
     from siren.samples import steps_per_pass
 
-    try:
+    with _about_resume():
         content = checkpoint.content() if distributed.rank() == 0 else b""
         state = checkpoint.load(distributed.broadcast(content))
         fits = state.fits(
@@ -110,8 +97,6 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
         )
         if not fits:
             raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
-    except StateError as error:
-        raise Problem(f"--resume: {_reason(error)}; leave it out to start anew") from error
     checkpoint.state = state
     print(f"resumed at epoch {state.epoch}", flush=True)
     if state.threads not in ("", checkpoint.threads):
@@ -122,35 +107,39 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
         )
 
 
-def _reason(error: StateError) -> str:
-    """Why a run cannot be continued, with the names of options as they are typed."""
-    if not isinstance(error, AnotherRun):
-        return str(error)
-    same = "the input image is not that of the earlier run"
-    return same if error.name == "data" else f"--{error}"
+@contextlib.contextmanager
+def _about_resume(where: str = ""):
+    """Within its context, a StateError becomes a Problem that names options as they are typed."""
+    try:
+        yield
+    except StateError as error:
+        reason = f"--{error}" if isinstance(error, AnotherRun) else error
+        if getattr(error, "name", "") == "data":
+            reason = "the input image is not that of the earlier run"
+        raise Problem(f"--resume: {where}{reason}; leave it out to start anew") from error
 
 
-def interruption_message(checkpoint: Checkpoint) -> str:
-    """The message for a run that was interrupted and has no results."""
-    if checkpoint.written is None:
-        return "interrupted; nothing was written"
-    return f"interrupted; the state of epoch {checkpoint.written} is kept, and --resume goes on"
+def interruption(checkpoint: Checkpoint) -> Problem:
+    """What to raise when a run was interrupted and has no results."""
+    kept = f"the state of epoch {checkpoint.written} is kept, and --resume goes on"
+    what = "nothing was written" if checkpoint.written is None else kept
+    return Problem(f"interrupted; {what}", INTERRUPTED)
 
 
 @contextlib.contextmanager
 def handle_interruption(checkpoint: Checkpoint, stop: Stop):
     """Around training and saving: ``stop`` handles signals, and the user learns what is saved.
 
-    Raises Interrupted for KeyboardInterrupt.
+    Raises Problem for KeyboardInterrupt.
     """
     try:
         with stop:
             yield
     except KeyboardInterrupt:
-        raise Interrupted(interruption_message(checkpoint)) from None
+        raise interruption(checkpoint) from None
     except RuntimeError:
         if stop.requested:  # the signal has also reached Jittor's compiler
-            raise Interrupted(interruption_message(checkpoint)) from None
+            raise interruption(checkpoint) from None
         if checkpoint.written is not None:
             notify(f"the state of epoch {checkpoint.written} is kept; --resume goes on from it")
         raise

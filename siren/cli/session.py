@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from siren import images, runtime, signals
 from siren.cli import inputs, machine, resuming
-from siren.cli.errors import Outcome, Problem
+from siren.cli.errors import INTERRUPTION, Outcome, Problem, about, report_error
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path, identity_options
 from siren.output.preview import Preview
@@ -26,20 +26,35 @@ class NothingLeft(Exception):
         self.outcome = outcome
 
 
-def run(train_picture: Callable, options: argparse.Namespace, stop: signals.Stop) -> Outcome:
+def run(
+    train_picture: Callable, options: argparse.Namespace, subject: str, stop: signals.Stop
+) -> Outcome:
     """What ``train_picture`` returns for a ``Session`` on the picture that ``options`` name.
 
-    With several processes, each calls it, and rank 0 alone reads and writes.
+    With a ``subject``, which names the run among others, an error is reported, and is no reason to
+    stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
+    writes.
     """
-    with Session(options, stop, inspect.getfile(train_picture)) as session:
-        try:
+    try:
+        with Session(options, stop, inspect.getfile(train_picture)) as session:
             return train_picture(session)
-        except NothingLeft as end:
-            return end.outcome
+    except NothingLeft as end:
+        return end.outcome
+    except (Exception, KeyboardInterrupt) as error:
+        if not subject:
+            raise
+        outcome = report_error(error, subject, options.verbose)
+        stop.requested |= outcome == INTERRUPTION
+        return outcome
 
 
-class Session:
+class Session(contextlib.ExitStack):
     """The surroundings of one training, whose steps are methods, in the order of their calls.
+
+    Its context leaves what they have entered: handlers of signals, and the lock on the folder.
+    Into the folder are written: ``.lock`` by ``prepare``; ``preview.png`` and ``state.npz`` during
+    training (``siren.training.loop``); by ``save`` first the network and metrics without scores,
+    then all results (``siren.cli.finishing``), after which the state is removed.
 
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
@@ -50,18 +65,10 @@ class Session:
     """
 
     def __init__(self, options: argparse.Namespace, stop: signals.Stop, program: str):
+        super().__init__()
         self.options, self.stop, self.program = options, stop, program
         self.is_rank_0 = runtime.rank() == 0
         self.lock = self.preview = None
-        self._surroundings = contextlib.ExitStack()
-
-    def __enter__(self) -> Session:
-        """Enter nothing yet: ``prepare`` and ``open_checkpoint`` do."""
-        return self
-
-    def __exit__(self, *error):
-        """Leave the surroundings: handlers of signals, and the lock on the folder."""
-        return self._surroundings.__exit__(*error)
 
     def read(self) -> inputs.Inputs | None:
         """The pictures that the options name, in rank 0; None in others. Raises Problem."""
@@ -71,12 +78,17 @@ class Session:
         """Lock the folder, start Jittor, check memory, choose an engine, rehearse the run.
 
         Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
-        in all processes those of rank 0. Raises NothingLeft, Problem, RuntimeProblem.
+        in all processes those of rank 0. Raises NothingLeft, Problem.
         """
         settings, finished = copy.copy(self.options), None
         if self.is_rank_0:
             settings = resolve(self.options, *pictures.extent)
-            finished = self._lock_folder(settings, pictures)
+            files = inputs.paths(settings).values()
+            self.lock = self.enter_context(output_folder(settings, files))
+            finished = resuming.finished_outcome(settings, pictures)
+        if finished:
+            folder = display_path(settings.output_dir)
+            print(f"nothing is left to resume: the run in {folder} is done")
         if finished and runtime.world_size() == 1:
             raise NothingLeft(finished)
         self.device, settings.precision = machine.start_jittor(settings)
@@ -85,12 +97,13 @@ class Session:
         if distributed.any_true(finished is not None):
             raise NothingLeft(finished or Outcome(0, "finished"))  # rank 0 alone knows how
         if self.is_rank_0:
-            machine.check_memory(settings, pictures.image.shape[:2], self.device)
+            shape = pictures.image.shape[:2]
+            machine.require_memory(machine.memory_demand(settings, shape, self.device))
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         self.engine = machine.choose_engine(settings, self.device)
         if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)
-        self._surroundings.enter_context(signals.shield_children())
+        self.enter_context(signals.shield_children())
         facts = {"resume": self.options.resume, "device": self.device}
         check_agreement(self.options, {**identity_options(self.options), **facts})
         self.settings = distributed.broadcast_object(settings)
@@ -119,22 +132,16 @@ class Session:
             f"{self.settings.epochs} epochs, device {self.device}",
             flush=True,
         )
-        self._surroundings.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
+        self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
 
     def save(self, task, network, result) -> Outcome:
         """Save the ``result`` of the training in rank 0, and print its scores.
 
-        Raises Interrupted, Failure, and the first error met while pictures were made.
+        Raises Problem, and the first error met while pictures were made.
         """
         from siren.cli.finishing import finish
 
         return finish(self, task, network, result) if self.is_rank_0 else Outcome(0, result.ended)
-
-    def _lock_folder(self, settings: argparse.Namespace, pictures: inputs.Inputs) -> Outcome | None:
-        """Lock the output folder; returns the outcome if the run has finished there before."""
-        files = inputs.paths(settings).values()
-        self.lock = self._surroundings.enter_context(output_folder(settings, files))
-        return resuming.report_finished_run(settings, pictures)
 
 
 def check_agreement(options: argparse.Namespace, facts: dict) -> None:
@@ -143,12 +150,9 @@ def check_agreement(options: argparse.Namespace, facts: dict) -> None:
 
     if distributed.world_size() == 1:
         return
-    facts = dict(facts)
     for option, path in inputs.paths(options).items():
-        try:
+        with about(option, images.ImageError):
             facts[f"the picture of --{option}"] = images.content_hash(path)
-        except images.ImageError as error:
-            raise Problem(f"--{option}: {error}") from error
     names = distributed.disagreements(facts)
     if names:
         what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)

@@ -4,48 +4,134 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from siren import runtime
 from siren.cli import inputs, recipes
-from siren.cli.errors import (
-    INTERRUPTED,
-    Outcome,
-    Problem,
-    notify,
-    overall_status,
-    run_safely,
-)
+from siren.cli.errors import INTERRUPTED, Outcome, Problem, about, notify, overall_status
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.options import OUTPUTS, display_path
 from siren.cli.resuming import finished_outcome
-from siren.cli.workers import train_on_workers
 from siren.files import ForeignFile
 from siren.images import ImageError
 from siren.output import report
 from siren.output.page import PAGE, write_page
 from siren.runtime.processes import local_size
-from siren.signals import Stop, deferred
+from siren.signals import deferred
 from siren.text import printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 NOT_BEGUN = Outcome(INTERRUPTED, "not begun")
 
 
-def make_runs(options: argparse.Namespace) -> list[argparse.Namespace]:
-    """The options of one run for each picture; several pictures get a folder each."""
-    try:
-        pictures = find_pictures(options.input_path)
-    except ImageError as error:
-        raise Problem(f"--input_path: {error}") from error
-    folders = [options.output_dir]
-    if len(pictures) > 1:
-        folders = [options.output_dir / name for name in folder_names(pictures)]
-    return [
-        argparse.Namespace(**{**vars(options), "input_path": picture, "output_dir": folder})
-        for picture, folder in zip(pictures, folders)
-    ]
+@dataclass(eq=False)
+class Run:
+    """One picture, or one pair of them, to train on.
+
+    options  as ``parse`` gives them, for this picture
+    subject  what messages about it begin with; "" if it is alone, and then it raises its errors
+    heading  a line to print when it begins, or ""
+    outcome  how it ended; None before
+    pixels   of the picture, to which the time of a training is proportional; 0 before ``check``
+    """
+
+    options: argparse.Namespace
+    subject: str = ""
+    heading: str = ""
+    outcome: Outcome | None = None
+    pixels: int = 0
+
+
+class Pictures:
+    """The runs of one task, one for each picture of ``--input_path``. Raises Problem.
+
+    alone  whether there are no other experiments
+
+    Several pictures get a folder each.
+    """
+
+    def __init__(self, options: argparse.Namespace, alone: bool = True):
+        self.options, self.alone = options, alone
+        with about("input_path", ImageError):
+            pictures = find_pictures(options.input_path)
+        self.several = len(pictures) > 1
+        names = folder_names(pictures) if self.several else [""]
+        self.runs = []
+        for number, (picture, name) in enumerate(zip(pictures, names)):
+            own = {"input_path": picture, "output_dir": options.output_dir / name}
+            run = Run(argparse.Namespace(**{**vars(options), **own}))
+            run.subject = "" if alone else options.task
+            if self.several:
+                run.subject = display_path(picture)
+                run.heading = f"== {number + 1} of {len(pictures)}: {run.subject}"
+            self.runs.append(run)
+
+    @property
+    def files(self) -> list[Path]:
+        """The paths of all files that the runs read."""
+        return [path for run in self.runs for path in inputs.paths(run.options).values()]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How all ended together."""
+        if not self.several:
+            return self.runs[0].outcome or NOT_BEGUN
+        outcomes = [run.outcome or NOT_BEGUN for run in self.runs]
+        return Outcome(overall_status(outcomes), f"{len(self.runs)} pictures")
+
+    def check(self, files: list[Path]) -> None:
+        """Raise Problem for bad input; with ``--resume``, runs that have finished get an outcome.
+
+        ``files`` are all files that the call reads.
+        """
+        for run in self.runs:
+            pictures = inputs.read_inputs(run.options)
+            settings = recipes.resolve(run.options, *pictures.extent)
+            if os.path.isdir(run.options.output_dir):  # Path.is_dir may raise
+                with output_folder(run.options, files):  # which clears up after a killed run
+                    pass
+            else:
+                check_folder(run.options, files)
+            run.outcome = finished_outcome(settings, pictures)
+            run.pixels = pictures.image.shape[0] * pictures.image.shape[1]
+
+    def runs_to_train(self) -> Iterator[list[Run]]:
+        """Yield the runs that the caller has to train, before the next step; then write a summary.
+
+        Under mpirun, all processes share the points of a single picture. Several pictures are
+        trained by rank 0 alone, in child processes. Bad input is found before the first training.
+        """
+        if self.several and self.alone:
+            if runtime.rank() > 0:
+                self.runs = []
+                return
+            if local_size() < runtime.world_size():
+                raise Problem(
+                    "--input_path names several pictures, whose processes must all run on one "
+                    "machine; start mpirun on each machine with some of the pictures"
+                )
+            self.check(self.files)
+        to_train = [run for run in self.runs if run.outcome is None]
+        if not self.several:
+            yield to_train
+            return
+        with parent_folder(self.options):
+            yield to_train
+            self._write_summary()
+        not_begun = sum(run.outcome is None for run in self.runs)
+        if not_begun:
+            notify(f"{not_begun} of {len(self.runs)} not begun; --resume goes on")
+
+    def _write_summary(self) -> None:
+        rows = [_summary_row(run.options, run.outcome or NOT_BEGUN) for run in self.runs]
+        print(report.format_table(rows))
+        try:
+            with deferred():
+                report.write_summary(self.options.output_dir, rows)
+        except OSError as error:
+            raise save_failure(self.options, error) from error
 
 
 def find_pictures(paths: list[Path]) -> list[Path]:
@@ -93,89 +179,6 @@ def folder_names(pictures: list[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def run_pictures(options: argparse.Namespace, run: Callable) -> int:
-    """Call ``run(options, stop)`` for each picture of ``--input_path``; returns the exit status.
-
-    Under mpirun, all processes share the points of a single picture. Several pictures are trained
-    by rank 0 alone, in child processes. Bad input is found before the first training.
-    """
-    runs = make_runs(options)
-    if len(runs) == 1:
-        status = run(runs[0], Stop()).status
-    elif runtime.rank() > 0:
-        return 0
-    elif local_size() < runtime.world_size():
-        raise Problem(
-            "--input_path names several pictures, whose processes must all run on one machine; "
-            "start mpirun on each machine with some of the pictures"
-        )
-    else:
-        files = input_files(runs)
-        outcomes = [check_run(each, files) for each in runs]
-        status = run_several(options, runs, outcomes, run, Stop())
-    update_page(options.output_dir, len(runs) > 1)
-    return status
-
-
-def input_files(runs: list[argparse.Namespace]) -> list:
-    """The paths of all files that ``runs`` read."""
-    return [path for each in runs for path in inputs.paths(each).values()]
-
-
-def run_several(
-    options: argparse.Namespace, runs: list, outcomes: list, run: Callable, stop: Stop
-) -> int:
-    """Call ``run(options, stop)`` for each of ``runs`` and write a summary; returns the status.
-
-    options   those of the whole call
-    outcomes  of ``check_run`` for each of ``runs``; those that are not None are not run again
-    """
-    outcomes = list(outcomes)
-    train = train_in_turn if runtime.world_size() == 1 else train_on_workers
-    with parent_folder(options):
-        train(runs, outcomes, run, stop)
-        not_begun = outcomes.count(None)
-        outcomes = [outcome or NOT_BEGUN for outcome in outcomes]
-        rows = [_summary_row(each, outcome) for each, outcome in zip(runs, outcomes)]
-        print(report.format_table(rows))
-        try:
-            with deferred():
-                report.write_summary(options.output_dir, rows)
-        except OSError as error:
-            raise save_failure(options, error) from error
-    if not_begun:
-        notify(f"{not_begun} of {len(runs)} not begun; --resume goes on")
-    return overall_status(outcomes)
-
-
-def train_in_turn(runs: list, outcomes: list, run: Callable, stop: Stop) -> None:
-    """Fill in the ``outcomes`` that are None: of ``run(options, stop)`` for each of ``runs``."""
-    for number, each in enumerate(runs):
-        if stop():
-            return
-        if outcomes[number] is None:
-            subject = display_path(each.input_path)
-            print(f"== {number + 1} of {len(runs)}: {subject}", flush=True)
-            outcomes[number] = run_safely(run, each, stop, subject)
-
-
-def check_run(options: argparse.Namespace, files: list) -> Outcome | None:
-    """Raise Problem for bad input; with ``--resume``, return the outcome of a finished run.
-
-    ``files`` are all files that the call reads.
-    """
-    pictures = inputs.read_inputs(options)
-    settings = recipes.resolve(options, *pictures.extent)
-    if os.path.isdir(options.output_dir):  # Path.is_dir may raise
-        with output_folder(options, files):  # which clears up after a killed run
-            pass
-    else:
-        check_folder(options, files)
-    if not options.resume:
-        return None
-    return finished_outcome(settings, pictures)
 
 
 def _summary_row(options: argparse.Namespace, outcome: Outcome) -> report.SummaryRow:

@@ -6,7 +6,6 @@ nothing else with it: mpirun would end all if a rank died.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import multiprocessing
 import os
@@ -14,11 +13,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection, wait
 
-from siren import images, signals
-from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Outcome, notify, run_safely
-from siren.cli.options import display_path
+from siren import signals
+from siren.cli import session
+from siren.cli.errors import FAILED, INTERRUPTED, INTERRUPTION, Outcome, notify
+from siren.cli.several import Run
 from siren.runtime.processes import leave_mpirun
 from siren.signals import Stop
 from siren.text import safe_streams, score_cells
@@ -27,27 +28,27 @@ _POLL = 0.1  # seconds between two looks at whether to stop
 _TIME_TO_END = 20  # seconds for children that have nothing more to do
 
 
-def train_on_workers(runs: list, outcomes: list, run: Callable, stop: Stop) -> None:
-    """Fill in the ``outcomes`` that are None: of ``run(options, stop)`` for each of ``runs``.
+def train_on_workers(runs: list[Run], train_picture: Callable, stop: Stop) -> None:
+    """Have each of ``runs`` trained by ``session.run``, which gives it its outcome.
 
     The longest runs come first, so that no process is left with one at the end. A run that is
-    interrupted stops all.
+    interrupted stops all; those that have not begun then have no outcome.
     """
-    waiting = [number for number, outcome in enumerate(outcomes) if outcome is None]
-    queue = deque(sorted(waiting, key=lambda number: -_points(runs[number])))
-    workers = [Worker(*each, run) for each in enumerate(leave_mpirun(runs[0].device))]
-    busy: dict[Worker, int] = {}  # the number of the run that each one has
+    if not runs:
+        return
+    queue = deque(sorted(runs, key=lambda run: -run.pixels))
+    workers = [Worker(*each) for each in enumerate(leave_mpirun(runs[0].options.device))]
+    busy: dict[Worker, Run] = {}
 
     def give(worker: Worker) -> None:
         """Have a worker train the next run, or end if there is none."""
         if stop() or not queue:
             worker.close()
             return
-        number = busy[worker] = queue.popleft()
-        subject = display_path(runs[number].input_path)
-        place = f"{len(waiting) - len(queue)} of {len(waiting)}"
-        print(f"== {place}: {subject} (process {worker.rank})", flush=True)
-        worker.begin(runs[number])
+        run = busy[worker] = queue.popleft()
+        place = f"{len(runs) - len(queue)} of {len(runs)}"
+        print(f"== {place}: {run.subject} (process {worker.rank})", flush=True)
+        worker.begin(partial(session.run, train_picture, run.options, run.subject), run.subject)
 
     signals.end_with_parent()
     with stop, _ended(workers):
@@ -55,10 +56,10 @@ def train_on_workers(runs: list, outcomes: list, run: Callable, stop: Stop) -> N
             give(worker)
         while busy:
             for worker in wait(busy, _POLL):
-                number = busy.pop(worker)
-                outcomes[number] = outcome = worker.outcome()
-                _report(runs[number], outcome, worker)
-                stop.requested = stop.requested or outcome.status == INTERRUPTED
+                run = busy.pop(worker)
+                run.outcome = worker.outcome()
+                _report(run, worker)
+                stop.requested |= run.outcome.status == INTERRUPTED
                 give(worker)
             if stop():
                 for worker in busy:
@@ -70,26 +71,24 @@ class Worker:
 
     rank       its number among the workers
     variables  of its environment, beside those of this process
-    run        called in the child as ``run(options, stop)``; returns the ``Outcome``
     """
 
-    def __init__(self, rank: int, variables: dict[str, str], run: Callable):
+    def __init__(self, rank: int, variables: dict[str, str]):
         self.rank = rank
         self.variables = variables
-        self.run = run
         self.process = None
 
-    def begin(self, options: argparse.Namespace) -> None:
-        """Start the run with ``options``."""
+    def begin(self, training: Callable[[Stop], Outcome], subject: str) -> None:
+        """Start a training, which is called in the child; ``subject`` names it."""
         if self.process is None:
             context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
             self.pipe, end = context.Pipe()
-            self.process = context.Process(target=_work, args=(end, self.variables, self.run))
+            self.process = context.Process(target=_work, args=(end, self.variables))
             self.process.start()
             end.close()
-        self.options, self.interrupted = options, False
+        self.subject, self.interrupted = subject, False
         with contextlib.suppress(OSError):  # the child has died, which ``outcome`` finds
-            self.pipe.send(options)
+            self.pipe.send(training)
 
     def fileno(self) -> int:
         """What ``multiprocessing.connection.wait`` looks at: the run has ended, or the child."""
@@ -112,7 +111,7 @@ class Worker:
             return INTERRUPTION
         how = f"signal {-status}" if status < 0 else f"status {status}"
         sentence = f"its process ended ({how})"
-        notify(f"error: {display_path(self.options.input_path)}: {sentence}; --resume continues it")
+        notify(f"error: {self.subject}: {sentence}; --resume continues it")
         return Outcome(FAILED, f"failed: {sentence}")
 
     def close(self) -> None:
@@ -143,8 +142,8 @@ class _Stop(Stop):
         self.requested = True
 
 
-def _work(pipe: Connection, variables: dict[str, str], run: Callable) -> None:
-    """What the child does: the runs whose options come through ``pipe``, until it is closed."""
+def _work(pipe: Connection, variables: dict[str, str]) -> None:
+    """What the child does: the trainings that come through ``pipe``, until it is closed."""
     os.setsid()  # mpirun signals its process's whole group; the parent passes on one signal
     signals.end_with_parent()
     os.environ.update(variables)
@@ -153,25 +152,17 @@ def _work(pipe: Connection, variables: dict[str, str], run: Callable) -> None:
     with safe_streams(), signals.raising_interrupt():
         try:
             while True:
-                options = pipe.recv()
-                subject = display_path(options.input_path)
-                pipe.send(run_safely(run, options, _Stop(), subject))
+                pipe.send(pipe.recv()(_Stop()))
         except (EOFError, OSError, KeyboardInterrupt):
             signals.ignore()  # nothing but the interpreter's shutdown is left
     signals.ignore()
 
 
-def _report(options: argparse.Namespace, outcome: Outcome, worker: Worker) -> None:
+def _report(run: Run, worker: Worker) -> None:
     """Say how a run has ended."""
-    psnr, _, seconds = score_cells(outcome)
+    psnr, _, seconds = score_cells(run.outcome)
     score = f", PSNR {psnr}" if psnr else ""
     duration = f", {seconds} s" if seconds else ""
-    subject = display_path(options.input_path)
-    print(f"{subject}: {outcome.ended}{score}{duration} (process {worker.rank})", flush=True)
-
-
-def _points(options: argparse.Namespace) -> int:
-    """The number of points of a run, to which its time is proportional: their epochs are equal."""
-    size = images.image_size(options.input_path)
-    height, width = images.fit_size(*size, options.sidelength, options.aspect)
-    return height * width
+    print(
+        f"{run.subject}: {run.outcome.ended}{score}{duration} (process {worker.rank})", flush=True
+    )

@@ -15,23 +15,9 @@ import sys
 from siren.runtime import jit
 from siren.runtime.cuda import Cuda, find_cuda, flags_for_capability
 from siren.runtime.environment import digest, home_setting, publish, shell_safe, user_environment
-from siren.runtime.install import missing_package
 from siren.runtime.jittor_import import import_jittor, restore_signals
-from siren.runtime.machine import (
-    Environment,
-    check_arrays,
-    check_machine,
-    describe,
-    toolchain_settings,
-)
-from siren.runtime.messages import (
-    Compilation,
-    LibraryProblem,
-    RuntimeProblem,
-    SettingProblem,
-    describe_error,
-    notify,
-)
+from siren.runtime.machine import check_arrays, check_machine, describe, toolchain_settings
+from siren.runtime.messages import Problem, describe_error, failure, notify
 from siren.runtime.patches import CUDA_FOLDER, jittor_folder, patch_jittor, write_headers
 from siren.runtime.processes import (
     all_processors,
@@ -39,24 +25,17 @@ from siren.runtime.processes import (
     notify_once,
     process_settings,
     rank,
-    run_interruptibly,
     under_mpirun,
     world_size,
 )
 
 __all__ = [
-    "Compilation",
-    "Environment",
-    "LibraryProblem",
-    "RuntimeProblem",
-    "SettingProblem",
+    "Problem",
     "check_launcher",
     "describe",
-    "missing_package",
     "notify",
     "prepare",
     "rank",
-    "run_interruptibly",
     "shell_safe",
     "start",
     "under_mpirun",
@@ -118,7 +97,7 @@ def _or_empty(collect, *arguments) -> dict[str, str]:
     """``collect(*arguments)``; {} if it fails: ``start`` reports the problem later."""
     try:
         return collect(*arguments)
-    except (OSError, RuntimeProblem):
+    except (OSError, Problem):
         return {}
 
 
@@ -152,13 +131,13 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     Args:
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``: the GPU if it works, else the CPU.
-        verbose: let Jittor log to the console, and print the traceback of a failed import.
+        verbose: let Jittor log to the console.
 
     Returns:
         ``"cpu"`` or ``"cuda"``.
 
     Raises:
-        RuntimeProblem: something is missing or unsuitable, or ``device="cuda"`` is not available.
+        Problem: something is missing or unsuitable, or ``device="cuda"`` is not available.
         ValueError: there is no such device.
     """
     if device not in ("auto", "cpu", "cuda"):
@@ -180,7 +159,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
         check_arrays()
     use_cuda = device != "cpu" and bool(jt.has_cuda)
     if device == "cuda" and not use_cuda:
-        raise RuntimeProblem(
+        raise failure(
             "The device cuda cannot be used: Jittor has been imported without it in this process."
         )
     _switch_device(jt, use_cuda)
@@ -193,10 +172,10 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
 
 def _explain_missing_cuda(device: str) -> None:
-    """Report why there is no GPU; raise RuntimeProblem if ``device`` is "cuda"."""
+    """Report why there is no GPU; raise Problem if ``device`` is "cuda"."""
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
-        raise RuntimeProblem(f"The device cuda cannot be used: {reason}.")
+        raise failure(f"The device cuda cannot be used: {reason}.")
     if reason and "nvcc_path" not in user_environment():
         notify_once(f"Using the CPU: {reason}.")
 
@@ -205,12 +184,13 @@ def _switch_device(jt, use_cuda: bool) -> None:
     """Have Jittor compute on the GPU or on the CPU."""
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
         # With a silent log, Jittor continues without them and fails in the first matrix product.
-        raise LibraryProblem(
-            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND."
+        raise failure(
+            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND.",
+            gpu_alone=True,
         )
     try:
         jt.flags.use_cuda = int(use_cuda)
     except RuntimeError as error:
-        raise RuntimeProblem(f"The GPU cannot be used: {describe_error(error)}.") from error
+        raise failure(f"The GPU cannot be used: {describe_error(error)}.") from error
     if use_cuda:
         jt.flags.nvcc_flags = flags_for_capability(jt.flags.nvcc_flags)

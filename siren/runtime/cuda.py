@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren.runtime.environment import digest, private_folder, user_environment
-from siren.runtime.messages import RuntimeProblem, describe_error, telling_line
+from siren.runtime.messages import Problem, describe_error, telling_line
 
 
 @dataclass(frozen=True)
@@ -172,19 +172,10 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
     programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
     tried = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
     name = f"nvcc-{digest(tried)}-works"
-    with contextlib.suppress(OSError, RuntimeProblem):
+    with contextlib.suppress(OSError, Problem):
         if (private_folder() / name).exists():
             return ""
-    problem = _compile_with_nvcc(nvcc, compiler)
-    if problem:
-        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
-    with contextlib.suppress(OSError, RuntimeProblem):
-        (private_folder() / name).touch()
-    return ""
-
-
-def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
-    """The error of compiling two includes, or ""."""
+    problem = ""
     try:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "trial.cu")
@@ -198,9 +189,15 @@ def _compile_with_nvcc(nvcc: str, compiler: str) -> str:
                 errors="replace",
                 timeout=300,
             )
+        if trial.returncode:
+            problem = telling_line(trial.stdout) or "no message"
     except (OSError, subprocess.SubprocessError) as error:
-        return describe_error(error)
-    return (telling_line(trial.stdout) or "no message") if trial.returncode else ""
+        problem = describe_error(error)
+    if problem:
+        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
+    with contextlib.suppress(OSError, Problem):
+        (private_folder() / name).touch()
+    return ""
 
 
 def gpu_name() -> str:

@@ -23,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 from siren import files
-from siren.runtime.messages import RuntimeProblem, SettingProblem
+from siren.runtime.messages import Problem, failure
 
 # ---- variables ----
 
@@ -71,7 +71,7 @@ _SHELL_SAFE = re.compile(r"[\w./+=@%-]+", re.ASCII)
 
 
 def home() -> str:
-    """The user's home folder, absolute; raises SettingProblem if there is none."""
+    """The user's home folder, absolute; raises Problem if there is none."""
     folder = user_environment().get("HOME")
     if not folder:
         import pwd
@@ -79,14 +79,14 @@ def home() -> str:
         try:
             folder = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:
-            raise SettingProblem(
+            raise Problem(
                 "The variable HOME is not set and this user has no home folder; set HOME to a "
                 "folder that can be written."
             ) from None
     try:
         return os.path.abspath(folder)
     except OSError:  # the current folder is gone
-        raise SettingProblem(
+        raise Problem(
             f"The variable HOME is {folder!r}, a path from a folder that is gone; set HOME to a "
             "folder that can be written."
         ) from None
@@ -126,7 +126,7 @@ def is_shell_safe(path: str) -> bool:
 def private_folder() -> Path:
     """A folder with a shell-safe path that belongs to this user and that nobody else can write."""
     folders = [folder / f"siren-{os.geteuid()}" for folder in _shared_folders()]
-    with contextlib.suppress(RuntimeProblem):
+    with contextlib.suppress(Problem):
         folders.insert(0, Path(home(), ".cache", "siren"))
     for folder in folders:
         if is_shell_safe(str(folder)) and make_private(folder):
@@ -210,7 +210,7 @@ def _fresh_folder() -> Path:
             folder = Path(tempfile.mkdtemp(prefix="siren-", dir=place))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             return folder
-    raise RuntimeProblem(
+    raise failure(
         "There is no folder for temporary files: neither HOME, /tmp nor /var/tmp can be written; "
         "make one of them writable."
     )

@@ -46,10 +46,6 @@ for module in ("numpy.linalg", "scipy.linalg", "PIL.Image", "tqdm", "astunparse"
 """
 
 
-class Refusal(Exception):
-    """Something that the user has to decide or to mend; the message is a sentence."""
-
-
 @dataclass(frozen=True)
 class Requirement:
     """A line of a requirements file.
@@ -85,7 +81,10 @@ def parse(line: str) -> Requirement | None:
 
 
 def install(file: Path) -> None:
-    """Install what ``file`` names, and Jittor, unless it is there; raises Refusal."""
+    """Install what ``file`` names, and Jittor, unless it is there.
+
+    What the user has to decide or to mend ends the program with status 1 and a sentence.
+    """
     lines = file.read_text(encoding="utf8").splitlines()
     required = [requirement for requirement in map(parse, lines) if requirement]
     jittor = parse(JITTOR)
@@ -128,8 +127,8 @@ def _is_there(requirement: Requirement, installed: dict[str, str]) -> bool:
 def _refuse_to_replace(requirements: list[Requirement]) -> None:
     for requirement in requirements:
         option = "--no-deps " if requirement.text == JITTOR else ""
-        raise Refusal(
-            f"{sys.prefix} has {requirement.name} {_installed()[requirement.name]}, but "
+        sys.exit(
+            f"run.sh: {sys.prefix} has {requirement.name} {_installed()[requirement.name]}, but "
             f"{requirement.text} is needed; to replace it: "
             f"{_install_command()} {option}{shlex.quote(requirement.text)}"
         )
@@ -148,7 +147,7 @@ def _run_installer(
         print(f"Installing {', '.join(texts)} into {sys.prefix} ...", file=sys.stderr, flush=True)
         if subprocess.run(command).returncode:
             kept = ", without other versions of what is there," if pinned else ""
-            raise Refusal(f"installing {', '.join(texts)}{kept} failed; the reason is above.")
+            sys.exit(f"run.sh: installing {', '.join(texts)}{kept} failed; the reason is above.")
 
 
 def _installer() -> list[str]:
@@ -160,8 +159,8 @@ def _installer() -> list[str]:
     uv = shutil.which("uv")
     if uv:
         return [uv, "pip", "install", "-q", "--python", sys.executable]
-    raise Refusal(
-        f"{sys.prefix} has no pip, and there is no uv here; "
+    sys.exit(
+        f"run.sh: {sys.prefix} has no pip, and there is no uv here; "
         f"{shlex.quote(sys.executable)} -m ensurepip adds pip."
     )
 
@@ -181,26 +180,16 @@ def _is_pep_440(version: str) -> bool:
 
 
 def _try() -> None:
-    """Raise Refusal for the first package that cannot be imported."""
+    """Name the first package that cannot be imported, and end the program."""
     trial = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True)
     if trial.returncode:
         module, reason = trial.stderr.strip().splitlines()[-2:]
         package = PACKAGES[module]
-        raise Refusal(
-            f"{package} {_installed().get(package, '')} does not work in {sys.prefix} ({reason}); "
-            f"to replace it: {_install_command()} --upgrade {package}"
+        sys.exit(
+            f"run.sh: {package} {_installed().get(package, '')} does not work in {sys.prefix} "
+            f"({reason}); to replace it: {_install_command()} --upgrade {package}"
         )
 
 
-def main() -> int:
-    """Install what the file named on the command line asks for; returns the exit status."""
-    try:
-        install(Path(sys.argv[1]))
-    except Refusal as refusal:
-        print(f"run.sh: {refusal}", file=sys.stderr)
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    install(Path(sys.argv[1]))

@@ -6,7 +6,6 @@ They are removed.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import fcntl
 import json
@@ -15,7 +14,6 @@ import re
 import signal
 import struct
 import sys
-import traceback
 import warnings
 from pathlib import Path
 
@@ -24,12 +22,13 @@ from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
 from siren.runtime.messages import (
     Compilation,
-    RuntimeProblem,
+    Problem,
     describe_error,
+    failure,
     strip_colours,
     telling_line,
 )
-from siren.runtime.processes import all_processors, notify_once, run_interruptibly, under_mpirun
+from siren.runtime.processes import rank, run_interruptibly
 from siren.signals import deferred, in_main_thread
 
 STAMP = "siren-compiled-"  # the beginning of a file's name: the core is compiled for some settings
@@ -53,25 +52,16 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         verbose: likewise.
 
     Raises:
-        RuntimeProblem: Jittor cannot be compiled or imported.
+        Problem: Jittor cannot be compiled or imported.
     """
-    with _as_runtime_problem(verbose):
+    with _as_problem():
         import jittor_utils
-    remove_damaged(jittor_utils.cache_path)
-    exists = _core_exists(jittor_utils.cache_path)
-    if under_mpirun() and not exists:
-        # In this process: mpirun forwards the compiler's output and ends all processes itself.
-        notify_once(_prepare_compilation(jittor_utils.cache_path))
-        with _as_runtime_problem(verbose), _default_sigterm(), all_processors():
-            with _without_handlers():
-                load_jittor()
-            _stop_workers(jittor_utils)
-        return
-    with _as_runtime_problem(verbose):
+
+        remove_damaged(jittor_utils.cache_path)
         stamp = _stamp(jittor_utils.cache_path)
-        if not under_mpirun() and not (exists and stamp.exists()):
+        if not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
             _compile_in_child(stamp, device, verbose)
-    with deferred(), _as_runtime_problem(verbose), _without_workers(jittor_utils):
+    with deferred(), _as_problem(), _without_workers(jittor_utils):
         with _without_handlers():
             _load_utilities(jittor_utils)
         with _without_handlers():
@@ -127,23 +117,6 @@ def _without_handlers():
         restore_signals()
 
 
-@contextlib.contextmanager
-def _default_sigterm():
-    """Within its context SIGTERM ends this process, and those that it forks, at once.
-
-    Jittor may end a worker immediately after forking it; if Python handled SIGTERM, the signal
-    would be lost.
-    """
-    if not in_main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def restore_signals() -> None:
     """Reinstall the handlers that Python has registered."""
     if not in_main_thread():
@@ -187,9 +160,13 @@ def _prepare_compilation(cache_path: str) -> str:
 
 
 def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
-    """Import Jittor in a child process, which compiles everything that this process will need."""
+    """Import Jittor in a child process, which compiles everything that this process will need.
+
+    Under mpirun each process has one, which does not use MPI; Jittor lets one compile at a time.
+    """
     code = (
-        "from siren.runtime import jit, jittor_import, prepare\n"
+        "from siren.runtime import jit, jittor_import, prepare, processes\n"
+        f"processes.under_mpirun() and processes.leave_mpirun('cpu')\n"
         f"prepare({device!r}, {verbose!r})\n"
         "import jittor_utils\n"
         "jit.accelerate_core(jittor_utils)\n"
@@ -198,12 +175,13 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
     )
     for _ in range(3):  # Jittor exits with status 0 after it has rebuilt a library in use
         announcement = _prepare_compilation(str(stamp.parent))
-        with Compilation(announcement, "files of Jittor's core") as compilation:
+        shown = announcement if rank() == 0 else ""
+        with Compilation(shown, "files of Jittor's core") as compilation:
             child = run_interruptibly(["-c", code], verbose, compilation.read)
         if child.returncode or stamp.exists():
             break
     if child.returncode:
-        raise RuntimeProblem(f"Jittor cannot be compiled: {_reason(child)}")
+        raise failure(f"Jittor cannot be compiled: {_reason(child)}")
 
 
 def _reason(child) -> str:
@@ -237,31 +215,21 @@ def _without_workers(jittor_utils):
         jittor_utils.run_cmds = with_workers
 
 
-def _stop_workers(jittor_utils) -> None:
-    """End Jittor's worker processes (see ``_without_workers``); it starts new ones when needed."""
-    if jittor_utils.pool_size:
-        atexit.unregister(jittor_utils.pool_cleanup)
-        jittor_utils.pool_cleanup()
-        jittor_utils.pool_size = 0
-
-
 @contextlib.contextmanager
-def _as_runtime_problem(verbose: bool):
-    """Turn any error of importing Jittor into a RuntimeProblem."""
+def _as_problem():
+    """Turn any error of importing Jittor into a Problem."""
     try:
         yield
-    except RuntimeProblem:
+    except Problem:
         raise
     except SystemExit as error:  # Jittor has recompiled a library that is already loaded
-        raise RuntimeProblem(
+        raise failure(
             "Jittor has been rebuilt for changed compiler settings; run the same command again."
         ) from error
     except Exception as error:
-        if verbose:
-            traceback.print_exc(file=sys.stderr)
         if isinstance(error, ModuleNotFoundError) and missing_package(error.name):
-            raise RuntimeProblem(missing_package(error.name)) from error
-        raise RuntimeProblem(f"Jittor cannot be imported: {describe_error(error)}") from error
+            raise failure(missing_package(error.name)) from error
+        raise failure(f"Jittor cannot be imported: {describe_error(error)}") from error
 
 
 # ---- the folder of compiled code ----

@@ -33,7 +33,7 @@ from siren.runtime.environment import (
     write_file,
 )
 from siren.runtime.install import JITTOR, PACKAGES, missing_package
-from siren.runtime.messages import RuntimeProblem, SettingProblem, describe_error
+from siren.runtime.messages import Problem, describe_error, failure
 from siren.runtime.processes import check_processes
 
 COMPILER = "g++"
@@ -44,7 +44,7 @@ _TRIED = '"numpy<2.6"'  # what this program has been tried with
 
 
 def check_machine() -> None:
-    """Raise RuntimeProblem for the first thing that is missing or unsuitable."""
+    """Raise Problem for the first thing that is missing or unsuitable."""
     _check_python()
     check_processes()
     _check_packages()
@@ -56,11 +56,9 @@ def check_machine() -> None:
 def _check_python() -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
-        raise RuntimeProblem(
-            f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}."
-        )
+        raise failure(f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.")
     if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise RuntimeProblem(
+        raise failure(
             f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
             f"build of Python {version}; use the usual build."
         )
@@ -69,11 +67,11 @@ def _check_python() -> None:
 def _check_packages() -> None:
     for module in (*PACKAGES, "jittor"):
         if importlib.util.find_spec(module) is None:
-            raise RuntimeProblem(missing_package(module))
+            raise failure(missing_package(module))
     try:
         import numpy as np
     except ImportError as error:
-        raise RuntimeProblem(f"NumPy cannot be imported: {describe_error(error)}") from error
+        raise failure(f"NumPy cannot be imported: {describe_error(error)}") from error
     for kind in (np.float32, np.float64):
         np.finfo(kind)  # computed and cached now, before Jittor's kernels disable subnormals
 
@@ -83,8 +81,8 @@ def _check_compiler() -> None:
     compiler = user.get("cc_path") or COMPILER
     if not shutil.which(compiler):
         if "cc_path" in user:
-            raise SettingProblem(f"cc_path is set to {compiler!r}, which is not a program.")
-        raise RuntimeProblem(
+            raise Problem(f"cc_path is set to {compiler!r}, which is not a program.")
+        raise failure(
             f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
             "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."
         )
@@ -92,21 +90,21 @@ def _check_compiler() -> None:
         Path(folder, "Python.h").exists() for folder in _python_include_folders()
     ):
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        raise RuntimeProblem(
+        raise failure(
             f"The C headers of Python {version} (Python.h) are missing; "
             f"install the package python{version}-dev (Debian, Ubuntu) or python3-devel (Fedora)."
         )
 
 
 def _check_cache() -> None:
-    """Raise SettingProblem if Jittor cannot write its cache."""
+    """Raise Problem if Jittor cannot write its cache."""
     _check_writable("the variable HOME", home())
     name, folder = _jittor_home()
     if folder is None:
         return
     folder = folder and os.path.abspath(folder)
     if not is_shell_safe(folder):
-        raise SettingProblem(
+        raise Problem(
             f"{name} is {folder!r}, but Jittor cannot work in a folder of such a name; choose one "
             "of letters, digits, dots, hyphens and underscores."
         )
@@ -120,7 +118,7 @@ def _check_writable(name: str, folder: str) -> None:
         with tempfile.TemporaryFile(dir=cache) as file:
             file.write(b"0")
     except OSError as error:
-        raise SettingProblem(
+        raise Problem(
             f"Jittor keeps what it compiles in {cache}, which cannot be written "
             f"({error.strerror or error}); set {name} to a folder that can."
         ) from error
@@ -138,9 +136,7 @@ def _jittor_home() -> tuple[str, str | None]:
     except FileNotFoundError:
         return "", None
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise RuntimeProblem(
-            f"Jittor cannot read its own {config} ({error}); remove it."
-        ) from error
+        raise failure(f"Jittor cannot read its own {config} ({error}); remove it.") from error
 
 
 def _python_include_folders() -> list[str]:
@@ -176,7 +172,7 @@ def check_arrays() -> None:
     """Try whether arrays come back from Jittor, once for each of its compilations and each NumPy.
 
     Jittor reads NumPy's own structures in memory. Where these differ from what it was written for,
-    values are garbage, and nothing else says so. Raises RuntimeProblem.
+    values are garbage, and nothing else says so. Raises Problem.
     """
     import jittor as jt
     import numpy as np
@@ -188,7 +184,7 @@ def check_arrays() -> None:
         return
     problem = find_array_problem()
     if problem:
-        raise RuntimeProblem(
+        raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
             f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}"
         )

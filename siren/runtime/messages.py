@@ -9,17 +9,25 @@ import time
 
 from siren.notebook import is_notebook, progress_bar
 
-
-class RuntimeProblem(RuntimeError):
-    """Jittor or the device cannot be used; the message is a sentence for the user."""
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
-class SettingProblem(RuntimeProblem):
-    """The same because of a variable that the user has set, or of how the program was started."""
+class Problem(Exception):
+    """What ends a run, in a sentence for the user, who can do something about it.
+
+    status     ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the
+               machine; ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
+    gpu_alone  the CPU does not need what is missing, and Jittor's log shows why it is
+    """
+
+    def __init__(self, sentence: str, status: int = BAD_INPUT, gpu_alone: bool = False):
+        super().__init__(sentence)
+        self.status, self.gpu_alone = status, gpu_alone
 
 
-class LibraryProblem(RuntimeProblem):
-    """Jittor cannot build its part for a library of CUDA; its log shows why, the CPU needs none."""
+def failure(sentence: str, gpu_alone: bool = False) -> Problem:
+    """The ``Problem`` of a machine that lacks something, or has what does not work."""
+    return Problem(sentence, FAILED, gpu_alone)
 
 
 def notify(sentence: str) -> None:
@@ -56,12 +64,12 @@ LINE_EVERY = 10  # seconds between lines where there is no bar
 class Compilation:
     """A context in which a child compiles: a sentence once, then a bar, or lines if there is none.
 
-    announcement  the sentence, for stderr
+    announcement  the sentence, for stderr; if it is "", nothing is said
     files         what is counted, such as "files of Jittor's core"
     """
 
     def __init__(self, announcement: str, files: str):
-        self.files = files
+        self.files, self.shown = files, bool(announcement)
         self.announce = threading.Timer(DELAY, notify, [announcement])
         self.announce.daemon = True
         self.bar = None
@@ -70,7 +78,8 @@ class Compilation:
 
     def __enter__(self) -> Compilation:
         """Announce the compilation, unless it is over soon."""
-        self.announce.start()
+        if self.shown:
+            self.announce.start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -82,7 +91,7 @@ class Compilation:
     def read(self, line: str) -> None:
         """Show the progress that a ``line`` of the child's output tells of, if it does."""
         match = _DONE.match(line)
-        if match is None or self.announce.is_alive():
+        if match is None or self.announce.is_alive() or not self.shown:
             return
         done, count = int(match["done"]), int(match["all"])
         if self.first is None or done < self.first[1]:

@@ -92,6 +92,24 @@ bool change_line = false;
     ),
     ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
 ]
+# cudaDeviceProp has lost two fields; cudaDeviceGetAttribute has had both since CUDA 5.
+_FIRST_FUNCTION = "inline int gpuDeviceInit("
+_HELPER_HEADER = [
+    (
+        _FIRST_FUNCTION,
+        """\
+struct SirenDeviceProp : cudaDeviceProp { int clockRate, computeMode; };
+
+inline cudaError_t sirenDeviceProperties(SirenDeviceProp* properties, int device) {
+  cudaDeviceGetAttribute(&properties->clockRate, cudaDevAttrClockRate, device);
+  cudaDeviceGetAttribute(&properties->computeMode, cudaDevAttrComputeMode, device);
+  return cudaGetDeviceProperties(properties, device);
+}
+
+"""
+        + _FIRST_FUNCTION,
+    )
+]
 
 
 def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
@@ -104,39 +122,11 @@ def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
 
 
 def corrected_helper_header(text: str) -> str:
-    """Jittor's ``helper_cuda.h`` without the fields that CUDA 13 has removed.
-
-    ``cudaDeviceProp`` lost ``clockRate`` and ``computeMode``; ``cudaDeviceGetAttribute`` has had
-    both since CUDA 5. The device is the one whose properties the code has read last.
-    """
-    attribute = {"clockRate": "cudaDevAttrClockRate", "computeMode": "cudaDevAttrComputeMode"}
-    pattern = re.compile(
-        r"cudaGetDeviceProperties\(&deviceProp,\s*(?P<device>\w+)\)"
-        r"|deviceProp\.(?P<field>clockRate|computeMode)\b"
-    )
-    matches = list(pattern.finditer(text))
-    if not any(match["field"] for match in matches):
-        return text
-    pieces, end, device = [], 0, "0"
-    for match in matches:
-        device = match["device"] or device
-        pieces.append(text[end : match.start()])
-        pieces.append(
-            f"sirenDeviceAttribute({attribute[match['field']]}, {device})"
-            if match["field"]
-            else match[0]
-        )
-        end = match.end()
-    text = "".join([*pieces, text[end:]])
-    function = (
-        "inline int sirenDeviceAttribute(cudaDeviceAttr attribute, int device) {\n"
-        "  int value = 0;\n"
-        "  cudaDeviceGetAttribute(&value, attribute, device);\n"
-        "  return value;\n"
-        "}\n\n"
-    )
-    user = text.rindex("\ninline ", 0, text.index("sirenDeviceAttribute(")) + 1
-    return text[:user] + function + text[user:]
+    """Jittor's ``helper_cuda.h`` with the properties of a device that CUDA 13 has removed."""
+    corrected = text.replace("cudaDeviceProp deviceProp;", "SirenDeviceProp deviceProp;")
+    corrected = corrected.replace("cudaGetDeviceProperties(&", "sirenDeviceProperties(&")
+    needed = corrected != text and text.count(_FIRST_FUNCTION) == 1
+    return replaced_once(corrected, _HELPER_HEADER) if needed else text
 
 
 CUDA_FOLDER = "extern/cuda/inc"

@@ -29,7 +29,7 @@ from siren.runtime.environment import (
     user_environment,
     write_link,
 )
-from siren.runtime.messages import RuntimeProblem, SettingProblem, notify
+from siren.runtime.messages import Problem, failure, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
@@ -53,33 +53,33 @@ def under_mpirun() -> bool:
 
 
 def world_size() -> int:
-    """The number of processes; 1 without mpirun. Raises RuntimeProblem."""
+    """The number of processes; 1 without mpirun. Raises Problem."""
     return _number("SIZE", 1, 1, 999_999) if under_mpirun() else 1
 
 
 def rank() -> int:
-    """The index of this process, from 0; 0 without mpirun. Raises RuntimeProblem."""
+    """The index of this process, from 0; 0 without mpirun. Raises Problem."""
     return _number("RANK", 0, 0, world_size() - 1) if under_mpirun() else 0
 
 
 def notify_once(sentence: str) -> None:
-    """Print a line on stderr, in one process for all. Raises RuntimeProblem."""
+    """Print a line on stderr, in one process for all. Raises Problem."""
     if rank() == 0:
         notify(sentence)
 
 
 def local_size() -> int:
-    """The number of processes on this machine. Raises RuntimeProblem."""
+    """The number of processes on this machine. Raises Problem."""
     return _number("LOCAL_SIZE", 1, 1, world_size()) if under_mpirun() else 1
 
 
 def local_rank() -> int:
-    """The index of this process among those on this machine, from 0. Raises RuntimeProblem."""
+    """The index of this process among those on this machine, from 0. Raises Problem."""
     return _number("LOCAL_RANK", 0, 0, local_size() - 1) if under_mpirun() else 0
 
 
 def check_launcher() -> None:
-    """Raise SettingProblem if this is one of several processes that Open MPI has not started.
+    """Raise Problem if this is one of several processes that Open MPI has not started.
 
     They could not work together, and each would train alone and write the same files. Where Slurm
     leaves open whether there are others, a line says so.
@@ -97,7 +97,7 @@ def check_launcher() -> None:
         signs = [(who, name) for who, name in signs if who != "srun"]
     if signs:
         values = " and ".join(f"{name} is {user[name]}" for _, name in signs)
-        raise SettingProblem(
+        raise Problem(
             f"This is one of several processes of {signs[0][0]} ({values}), and only those that "
             "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
             f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
@@ -111,23 +111,23 @@ def check_launcher() -> None:
 
 
 def check_processes() -> None:
-    """Raise RuntimeProblem if this process cannot work together with the others."""
+    """Raise Problem if this process cannot work together with the others."""
     check_launcher()
     if not under_mpirun():
         return
-    rank(), local_rank()  # raise RuntimeProblem if their variables are invalid
+    rank(), local_rank()  # raise Problem if their variables are invalid
     user = user_environment()
     if world_size() > 1 and f"{_PREFIX}RANK" not in user:
-        raise SettingProblem(
+        raise Problem(
             f"The variable {_PREFIX}SIZE is set and {_PREFIX}RANK is not; start the program with "
             f"mpirun, or unset {_PREFIX}SIZE."
         )
     if user.get("use_mpi", "1") != "1":
-        raise SettingProblem(
+        raise Problem(
             "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
         )
     if not shutil.which(user.get("mpicc_path") or "mpicc"):
-        raise RuntimeProblem(
+        raise failure(
             "mpicc is missing, with which Jittor compiles its part for several processes; install "
             "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."
         )
@@ -242,7 +242,7 @@ def _number(name: str, default: int, low: int, high: int) -> int:
     number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
     if low <= number <= high:
         return number
-    raise SettingProblem(
+    raise Problem(
         f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set (it should be a "
         f"number from {low}{f' to {high}' if high < 999_999 else ''}); start the program with "
         "mpirun, or unset all variables that begin with OMPI_."

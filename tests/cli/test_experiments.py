@@ -10,8 +10,9 @@ import time
 import pytest
 from program import ROOT, call, run
 
+from siren.cli import program
 from siren.cli.errors import Outcome, Problem
-from siren.cli.experiments import by_last_run, by_steps, run_all
+from siren.cli.experiments import by_last_run, by_steps
 from siren.cli.options import parse
 from siren.text import duration
 from siren.training.progress import followed_by, in_all
@@ -65,12 +66,12 @@ def experiments(tmp_path, *arguments):
 def test_a_failure_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("siren.cli.experiments._announce", lambda *_: [1.0] * 4)
 
-    def run(options, stop):
-        if options.task == "fit":
+    def train_picture(session):
+        if session.options.task == "fit":
             raise Problem("something is wrong")
-        return Outcome(3 if options.task == "edit" else 0, "diverged", 20.0, 0.5, 1.0)
+        return Outcome(3 if session.options.task == "edit" else 0, "diverged", 20.0, 0.5, 1.0)
 
-    assert run_all(experiments(tmp_path), run) == 2
+    assert program.train(experiments(tmp_path), train_picture) == 2
     said = capsys.readouterr()
     assert "error: fit: something is wrong" in said.err
     assert [line.split()[0] for line in said.out.splitlines()[-5:-1]] == [

@@ -25,7 +25,7 @@ from siren.cli.options import (
     parse,
 )
 from siren.cli.recipes import default_points, resolve
-from siren.cli.several import make_runs
+from siren.cli.several import Pictures
 from siren.text import printable
 
 
@@ -401,8 +401,8 @@ def test_a_mask_in_colour_counts_the_same_with_any_channels(task, tmp_path):
     arguments = ["--task", task, "--sidelength", "16", "--mask_path", str(tmp_path / "mask.png")]
     masks = []
     for channels in ("1", "3"):
-        (run,) = make_runs(parse([*arguments, "--channels", channels]))
-        masks.append(read_inputs(run).mask)
+        (run,) = Pictures(parse([*arguments, "--channels", channels])).runs
+        masks.append(read_inputs(run.options).mask)
     expected = np.zeros((16, 16), bool)
     expected[2:5] = expected[10:12] = True
     assert (masks[0] == expected).all()

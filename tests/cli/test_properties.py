@@ -19,7 +19,7 @@ from siren.cli.errors import Problem
 from siren.cli.inputs import read_inputs
 from siren.cli.options import TASKS, parse
 from siren.cli.recipes import resolve
-from siren.cli.several import make_runs
+from siren.cli.several import Pictures
 from siren.images import fit_size, image_size, read_image, to_integers, write_png
 from siren.npz import read_network
 from siren.output.report import read_metrics
@@ -168,7 +168,7 @@ def test_options_are_refused_in_one_sentence_or_give_a_plan(pictures, examples):
             assert -1 <= column_0 < column_1 <= 1
             return
         try:
-            runs = make_runs(options)
+            runs = [run.options for run in Pictures(options).runs]
             inputs = [read_inputs(each) for each in runs]
             settings = [resolve(each, *read.extent) for each, read in zip(runs, inputs)]
         except Problem as problem:

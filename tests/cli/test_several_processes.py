@@ -12,6 +12,7 @@ from program import call, draw, finish, needs_mpirun, network, state, statuses, 
 
 from siren.cli import errors, workers
 from siren.cli.errors import INTERRUPTION, Outcome
+from siren.cli.several import Run
 from siren.runtime import processes
 from siren.runtime.cuda import Cuda
 from siren.signals import Stop
@@ -163,33 +164,34 @@ def test_a_call_that_ends_early_goes_on(photos, tmp_path, whole, whom, number):
 # ---- without mpirun -----------------------------------------------------------------------------
 
 
-def fake(options, stop):
+def fake(session):
     """In place of a training: what the name of the picture says."""
-    name = options.input_path.name
+    name = session.options.input_path.name
     if name == "dies":
         os._exit(7)
     if name == "waits":
-        wait_for(stop)
+        wait_for(session.stop)
     return INTERRUPTION if name == "interrupts" else Outcome(0, "on GPU " + os.environ["GPU"])
 
 
 @pytest.mark.parametrize(
     ("gpus", "names", "ended"),
     [
-        ("01", ["short", "longer", "finished"], ["on GPU 1", "on GPU 0", "before"]),
+        ("01", ["short", "longer"], ["on GPU 1", "on GPU 0"]),
         ("0", ["dies", "b"], ["failed: its process ended (status 7)", "on GPU 0"]),
         ("01", ["interrupts", "waits", "x"], ["interrupted", "interrupted", None]),
     ],
 )
 def test_workers_one_for_each_gpu(monkeypatch, capsys, gpus, names, ended):
     monkeypatch.setattr(workers, "leave_mpirun", lambda _: [{"GPU": gpu} for gpu in gpus])
-    monkeypatch.setattr(workers, "_points", lambda options: len(options.input_path.name))
     monkeypatch.setattr(workers.signals, "end_with_parent", lambda: None)
-    runs = [Namespace(input_path=Path(name), device="cpu", verbose=False) for name in names]
-    outcomes = [Outcome(0, "before") if name == "finished" else None for name in names]
+    runs = [
+        Run(Namespace(input_path=Path(n), device="cpu", verbose=False), n, pixels=len(n))
+        for n in names
+    ]
     stop = Stop()
-    workers.train_on_workers(runs, outcomes, fake, stop)
-    assert [outcome and outcome.ended for outcome in outcomes] == ended
+    workers.train_on_workers(runs, fake, stop)
+    assert [run.outcome and run.outcome.ended for run in runs] == ended
     assert stop() == ("interrupts" in names)
     assert capsys.readouterr().err.count("--resume continues it") == names.count("dies")
 

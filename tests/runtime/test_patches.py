@@ -14,7 +14,7 @@ import pytest
 
 from siren.runtime import machine, patches
 from siren.runtime.install import JITTOR
-from siren.runtime.messages import RuntimeProblem
+from siren.runtime.messages import Problem
 
 JITTORS = Path(importlib.util.find_spec("jittor").submodule_search_locations[0])
 
@@ -59,19 +59,15 @@ def test_the_folder_is_another_for_other_headers(monkeypatch, tmp_path):
     assert after != before and names(after) == names(before)
 
 
-def test_the_corrected_header_asks_for_attributes_of_the_right_device():
+def test_the_corrected_header_asks_the_right_device_for_what_cuda_13_has_removed():
     header = (JITTORS / patches.CUDA_FOLDER / "helper_cuda.h").read_text()
     corrected = patches.corrected_helper_header(header)
-    assert "deviceProp.clockRate" not in corrected
-    assert "deviceProp.computeMode" not in corrected
-    calls = [line for line in corrected.splitlines() if "sirenDeviceAttribute(cudaDevAttr" in line]
-    assert [("devID" in call, "current_device" in call) for call in calls] == [
-        (True, False),
-        (False, True),
-        (False, True),
-        (False, True),
-    ]
-    assert corrected.index("inline int sirenDeviceAttribute(") < corrected.index(calls[0])
+    assert corrected.count("SirenDeviceProp deviceProp;") == 5
+    assert "cudaDeviceProp deviceProp;" not in corrected
+    asked = re.findall(r"(\w+)\(&deviceProp, (\w+)\)", corrected)
+    before = re.findall(r"cudaGetDeviceProperties\(&deviceProp, (\w+)\)", header)
+    assert asked == [("sirenDeviceProperties", device) for device in before] and len(asked) == 6
+    assert corrected.index("struct SirenDeviceProp") < corrected.index("SirenDeviceProp deviceProp")
     assert patches.corrected_helper_header(corrected) == corrected
 
 
@@ -160,7 +156,7 @@ def test_what_does_not_come_back_is_refused_with_the_way_out(monkeypatch, change
     monkeypatch.setattr(np, "__version__", "9.9")
     monkeypatch.setattr(jt, "array", broken(change))
     for _ in range(2):  # it is not remembered as a success
-        with pytest.raises(RuntimeProblem, match=words) as caught:
+        with pytest.raises(Problem, match=words) as caught:
             machine.check_arrays()
         assert "NumPy 9.9" in str(caught.value) and JITTOR in str(caught.value)
 
@@ -170,7 +166,7 @@ def test_arrays_are_tried_once_for_a_numpy(monkeypatch):
     monkeypatch.setattr(machine, "find_array_problem", lambda: "tried again")
     machine.check_arrays()
     monkeypatch.setattr(np, "__version__", "9.9")
-    with pytest.raises(RuntimeProblem, match="tried again"):
+    with pytest.raises(Problem, match="tried again"):
         machine.check_arrays()
 
 

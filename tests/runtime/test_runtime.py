@@ -23,9 +23,10 @@ import pytest
 from program import wait_for
 
 from siren import runtime
-from siren.cli.errors import FAILED, report_error
-from siren.runtime import cuda, environment, install, machine, processes
+from siren.cli.errors import BAD_INPUT, FAILED, report_error
+from siren.runtime import cuda, environment, install, jittor_import, machine, processes
 from siren.runtime.environment import RECORD, user_environment
+from siren.runtime.messages import Compilation
 
 ROOT = Path(__file__).resolve().parents[2]
 ANNOUNCEMENT = "Jittor compiles its core once on this machine: a minute and a half ...\n"
@@ -53,10 +54,10 @@ try:
     runtime.rank(), runtime.world_size()
     runtime.start({device!r})
     problem = None
-except runtime.RuntimeProblem as error:
+except runtime.Problem as error:
     problem = error
 assert "jittor" not in sys.modules
-print(json.dumps([type(problem).__name__, str(problem)]))
+print(json.dumps([getattr(problem, "status", 0), str(problem)]))
 """
 
 
@@ -96,17 +97,17 @@ def outputs(cases, before=""):
 def check_problems(cases):
     """In each case (code before, variables, words) start() says these words in one sentence.
 
-    They are looked for in "\\nKind: sentence\\n", so that words can be all of it.
+    They are looked for in "\\nexit status: sentence\\n", so that words can be all of it.
     """
     programs = [
         (PROBLEM.format(before=before, device="cpu"), {"nvcc_path": None, **variables})
         for before, variables, _ in cases
     ]
     found = outputs(programs, "from siren import runtime")
-    for (before, variables, words), (kind, sentence) in zip(cases, found):
-        assert kind != "NoneType" and len(sentence.splitlines()) == 1, (before, variables)
+    for (before, variables, words), (status, sentence) in zip(cases, found):
+        assert status and len(sentence.splitlines()) == 1, (before, variables)
         for word in words:
-            assert word in f"\n{kind}: {sentence}\n", (before, variables)
+            assert word in f"\n{status}: {sentence}\n", (before, variables)
 
 
 def fake_program(folder, name, script):
@@ -205,7 +206,7 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     (
         "os.environ['HOME'] = 'here'; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())",
         {},
-        ["SettingProblem: ", "HOME is 'here'"],
+        ["2: ", "HOME is 'here'"],
     ),
 ]
 
@@ -224,12 +225,12 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
         (
             f"sys.path.insert(0, {str(numpy.parent)!r})",
             {},
-            ["\nRuntimeProblem: NumPy cannot be imported: ImportError: the reason\n"],
+            ["\n1: NumPy cannot be imported: ImportError: the reason\n"],
         ),
         (
             f"sys.path.insert(0, {str(utils.parent)!r})",
             {},
-            ["\nRuntimeProblem: Jittor cannot be imported: OSError: the reason\n"],
+            ["\n1: Jittor cannot be imported: OSError: the reason\n"],
         ),
     ]
     for number, content in enumerate(["{broken", "[]", '{"JITTOR_HOME": "/a b"}']):
@@ -247,7 +248,7 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
     ):
         compiler = fake_program(tmp_path / f"bin{number}", "g++", f"{version}\n{script}\nexit 1")
         variables = {"HOME": str(tmp_path / f"home{number}"), "cc_path": str(compiler)}
-        cases.append(("", variables, ["\nRuntimeProblem: Jittor cannot be compiled: ", words]))
+        cases.append(("", variables, ["\n1: Jittor cannot be compiled: ", words]))
     check_problems(cases)
 
 
@@ -258,7 +259,7 @@ def test_unknown_device():
 
 def test_parts_that_jittor_cannot_build_are_named_with_the_way_out(capsys):
     without = types.SimpleNamespace(compile_extern=types.SimpleNamespace(cublas=None, curand=None))
-    with pytest.raises(runtime.LibraryProblem) as caught:
+    with pytest.raises(runtime.Problem) as caught:
         runtime._switch_device(without, True)
     assert report_error(caught.value).status == FAILED
     said = capsys.readouterr().err
@@ -522,6 +523,29 @@ def test_the_first_compilation_is_announced_with_its_length(tmp_path):
     assert exists == "False"
     assert first.startswith("Jittor compiles its core once on this machine: a minute and a half")
     assert "Another process" in second and "a minute and a half" in second
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_mpirun_one_process_speaks_of_what_a_child_compiles_without_mpi(
+    monkeypatch, tmp_path, rank
+):
+    process_of(monkeypatch, rank, 2)
+    announced, programs = [], []
+
+    def child(arguments, verbose, read):
+        programs.append(arguments[1].partition("prepare(")[0] + "print(processes.under_mpirun())")
+        return types.SimpleNamespace(returncode=0)
+
+    def compilation(announcement, _):
+        announced.append(announcement)
+        return Compilation("", "files")
+
+    monkeypatch.setattr(jittor_import, "run_interruptibly", child)
+    monkeypatch.setattr(jittor_import, "Compilation", compilation)
+    monkeypatch.setattr(jittor_import, "_prepare_compilation", lambda _: ANNOUNCEMENT)
+    jittor_import._compile_in_child(tmp_path / "stamp", "cpu", False)
+    assert set(announced) == ({""} if rank else {ANNOUNCEMENT})
+    assert processes.run_interruptibly(["-c", programs[0]]).stdout == "False\n"
 
 
 def test_jittor_starts_quietly_and_leaves_signals_to_python():
@@ -949,9 +973,9 @@ def test_several_processes_that_are_not_open_mpis_are_refused(clean, variables, 
     if who is None:
         processes.check_launcher()
         return
-    with pytest.raises(runtime.SettingProblem, match=who) as caught:
+    with pytest.raises(runtime.Problem, match=who) as caught:
         processes.check_launcher()
-    assert "Open MPI's mpirun" in str(caught.value)
+    assert "Open MPI's mpirun" in str(caught.value) and caught.value.status == BAD_INPUT
     unset = re.search(r"unset (.*) to train alone", str(caught.value))[1]
     for name in unset.split(" and "):
         clean.delenv(name)
@@ -997,9 +1021,9 @@ def test_a_child_says_how_it_ended_and_sees_what_we_see(monkeypatch, tmp_path):
     (tmp_path / "numpy.py").write_text("raise SystemExit('the one of the current folder')")
     monkeypatch.chdir(tmp_path)
     code = "import sys, numpy; print(numpy.__name__, sys.argv[1:]); sys.exit(3)"
-    child = runtime.run_interruptibly(["-c", code, "a b"])
+    child = processes.run_interruptibly(["-c", code, "a b"])
     assert (child.returncode, child.stdout) == (3, "numpy ['a b']\n")
-    child = runtime.run_interruptibly(["-m", "json.tool", "--help"])
+    child = processes.run_interruptibly(["-m", "json.tool", "--help"])
     assert child.returncode == 0 and "json.tool" in child.stdout
 
 
@@ -1009,12 +1033,13 @@ def test_an_interrupted_child_takes_its_own_children_along(tmp_path, number):
     result = run_python(
         f"""
         import os, signal, threading
-        from siren import runtime, signals
+        from siren import signals
+        from siren.runtime import processes
         code = "import subprocess; subprocess.run(['sh', '-c', 'sleep 60; echo'])"
         threading.Timer(1, os.kill, [os.getpid(), signal.{number}]).start()
         with signals.raising_interrupt():
             try:
-                runtime.run_interruptibly(["-c", code])
+                processes.run_interruptibly(["-c", code])
             except KeyboardInterrupt:
                 print("interrupted")
         """,
@@ -1029,7 +1054,7 @@ def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsy
     clock = [100.0]
     monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
     monkeypatch.setattr("siren.runtime.messages.time.monotonic", lambda: clock[0])
-    with runtime.Compilation("Compiling ...", "files") as compilation:
+    with Compilation("Compiling ...", "files") as compilation:
         compilation.announce.join()
         for done in range(1, 31):
             compilation.read(f"Compiling jittor_core({done}/31)\n")
@@ -1048,7 +1073,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
     terminal.isatty = lambda: True
     monkeypatch.setattr("siren.runtime.messages.DELAY", 0)
     monkeypatch.setattr("sys.stderr", terminal)
-    with runtime.Compilation("Compiling ...", "kernels") as compilation:
+    with Compilation("Compiling ...", "kernels") as compilation:
         compilation.announce.join()
         compilation.read("Compiling Operators(1/3) used: 2.1s eta: 4s \n")
         compilation.read("Compiling Operators(3/3) used: 6.3s eta: 0s \n")
@@ -1056,6 +1081,6 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
 
 
 def test_what_is_over_soon_is_not_mentioned(capsys):
-    with runtime.Compilation("Compiling ...", "kernels") as compilation:
+    with Compilation("Compiling ...", "kernels") as compilation:
         compilation.read("Compiling Operators(1/3)\n")
     assert capsys.readouterr().err == ""
