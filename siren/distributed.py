@@ -6,6 +6,7 @@ and every call is trivial. Call nothing here before ``runtime.start``.
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 
@@ -74,7 +75,8 @@ def scatter(array: np.ndarray) -> np.ndarray:
     bytes.
     """
     root = rank() == 0
-    (total, *row_shape), dtype = broadcast_object((array.shape, array.dtype) if root else None)
+    header = json.dumps([array.shape, array.dtype.str]).encode() if root else b""
+    (total, *row_shape), dtype = json.loads(broadcast(header))
     local = share(total)
     result = array[local.start : local.stop] if root else np.empty((len(local), *row_shape), dtype)
     rows = max(1, _BLOCK // np.dtype((dtype, tuple(row_shape))).itemsize)

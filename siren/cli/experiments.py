@@ -26,7 +26,7 @@ SIDE = 128  # of the picture whose points are a step that is measured
 # for each stream, of which a gradient has 3, a Laplacian 4.
 _STREAMS = {0: 1.0, 1: 3.2, 2: 4.3}
 _PRIOR_POINTS = 17000  # that many points of a loss of values take as long as a prior
-_MUON, _STEP = 5e-3, 1e-3  # seconds of Muon, and of anything else, in every step on a CPU
+_MUON, _STEP = 5e-3, 1e-3  # seconds of Muon (256 units), and of the rest, in a step on a CPU
 _AROUND = 3.0  # seconds before and after each training
 # The time of an epoch does not depend on these, and the number of epochs is accounted for.
 _UNCOUNTED = ("epochs", "seed", "lr", "muon_lr", "input_path", "ot_image_path", "precision")
@@ -96,7 +96,12 @@ def _announce(experiments: list[argparse.Namespace], pictures: list[int]) -> lis
         ]
     expected = [seconds * number for seconds, number in zip(expected, pictures)]
     rows = [
-        (each.task, f"{each.epochs} epochs", duration(seconds), display_path(each.output_dir))
+        (
+            each.task,
+            f"{_resolved(each).epochs} epochs",
+            duration(seconds),
+            display_path(each.output_dir),
+        )
         for each, seconds in zip(experiments, expected)
     ]
     print("Four experiments, one after the other, and about how long they take here:")
@@ -142,18 +147,20 @@ def by_last_run(options: argparse.Namespace) -> float | None:
         return None
     if epochs < 1 or options.device not in ("auto", device):
         return None
-    return training * options.epochs / epochs + _AROUND
+    return training * _resolved(options).epochs / epochs + _AROUND
 
 
-def by_steps(options: argparse.Namespace, seconds_per_point: float) -> float:
-    """Seconds, given those of each point in a step of ``measure``."""
+def by_steps(options: argparse.Namespace, seconds_of_256: float) -> float:
+    """Seconds, given what ``measure`` returns."""
     options = _resolved(options)
+    widening = options.hidden_features / 256
     points = training_points(options, options.sidelength**2, _left_by_mask(options))
     order = TASKS[options.task].order if options.operator in EXACT else 0
     steps = math.ceil(points / (options.batch_points or points))
     work = points * _STREAMS[order] + (_PRIOR_POINTS if options.prior != "none" else 0)
-    overhead = steps * (_STEP + (_MUON if options.optimizer == "muon" else 0))
-    return options.epochs * (work * seconds_per_point + overhead) + _AROUND
+    muon = _MUON * widening**3 if options.optimizer == "muon" else 0
+    seconds = work * seconds_of_256 * widening**2 + steps * (_STEP + muon)
+    return options.epochs * seconds + _AROUND
 
 
 def _resolved(options: argparse.Namespace) -> argparse.Namespace:
@@ -167,17 +174,18 @@ def _left_by_mask(options: argparse.Namespace) -> int | None:
 
 
 def measure(options: argparse.Namespace, device: str, precision: str) -> float:
-    """Seconds for each point of a step on values, without the optimizer: the best of a few.
+    """Seconds for each point of a step on values, without the optimizer, if it had 256 units.
 
-    ``options`` are those of a task without derivatives, and ``precision`` that of the run. The
-    kernels that are compiled are those that this task will use.
+    They are the best of a few, and proportional to the square of the width. ``options`` are those
+    of a task without derivatives, and ``precision`` that of the run. The kernels that are compiled
+    are those that this task will use.
     """
     import jittor as jt
 
     from siren.network import Siren
     from siren.samples import DevicePoints, Points, Selection
 
-    options = argparse.Namespace(**{**vars(options), "precision": precision})
+    options = argparse.Namespace(**{**vars(_resolved(options)), "precision": precision})
     engine = choose_engine(options, device)
     network = Siren(
         out_features=options.channels,
@@ -193,4 +201,4 @@ def measure(options: argparse.Namespace, device: str, precision: str) -> float:
         loss = engine.squared_error(network, batch, 0)
         jt.grad(loss, network.flat).sync(True)
         best = min(best, time.perf_counter() - start)
-    return best / SIDE**2
+    return best / SIDE**2 / (options.hidden_features / 256) ** 2

@@ -335,7 +335,7 @@ OPTIONS = {
             "multiplied by omega_first / omega_0",
             _FREQUENCY,
         ),
-        Option("hidden_features", "units per layer", _count(1, 2**16), default=256),
+        Option("hidden_features", "units per layer", _count(1, 2**16)),
         Option("hidden_layers", "sine layers after the first one", _count(0, 1000), default=3),
     ),
     "machine": (
@@ -470,7 +470,8 @@ def parse(arguments: list[str]) -> Namespace:
     An option that has no effect in this run is bad too (``is_effective``).
 
     ``input_path`` is a list of files and folders. ``points``, ``batch_points``, ``omega_first`` and
-    the tuned rates are None by default: they depend on the picture (``recipes.resolve``).
+    the tuned ``epochs``, ``hidden_features`` and rates are None by default: they depend on the
+    picture (``recipes.resolve``).
 
     For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
     ``experiments``, the options of each task, in the order in which they run. Each has those of the

@@ -15,10 +15,11 @@ from siren.tasks import TASKS
 class Recipe:
     """Settings by the names of main.py's options; the defaults are the course report's.
 
-    ``resolve`` sets the ``lr`` and ``muon_lr`` that are None.
+    ``resolve`` sets those that are None.
     """
 
-    epochs: int = 1000
+    epochs: int | None = 1000
+    hidden_features: int | None = 256
     optimizer: str = "adam"
     lr: float | None = 1e-4
     muon_lr: float | None = 5e-3
@@ -32,11 +33,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Sizing:
-    """How a recipe follows the size of the picture and the number of steps.
+    """How a recipe follows the size of the picture, the width and the number of steps.
 
-    omega_first  frequency of the first layer for 256 x 256 pixels
+    omega_first  frequency of the first layer for 256 x 256 pixels and 256 units
     batches      the least number of batches in a pass
-    muon_lr      Muon's rate in at most ``STEPS_AT_FULL_RATE`` steps
+    muon_lr      Muon's rate of 256 units in at most ``STEPS_AT_FULL_RATE`` steps
     """
 
     omega_first: float
@@ -46,7 +47,8 @@ class Sizing:
 
 _REPORT = Recipe(), None
 _TUNED = Recipe(
-    epochs=50,
+    epochs=None,
+    hidden_features=None,
     optimizer="muon",
     lr=None,
     muon_lr=None,
@@ -55,20 +57,21 @@ _TUNED = Recipe(
     residual_norm="pixel",
     omega_0=20.0,
 )
+_FIXED = {"epochs": 200, "hidden_features": 256}  # of pictures of any size
 _TUNED_FOR = {  # "" for every other task
     "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3)),
     # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
     "inpaint": (
-        replace(_TUNED, epochs=200, prior="structure", omega_0=10.0),
+        replace(_TUNED, **_FIXED, prior="structure", omega_0=10.0),
         Sizing(omega_first=10, batches=1, muon_lr=8e-3),
     ),
     # Exact derivatives weigh high frequencies more, and a pass is a single step.
     "exact edit": (
-        replace(_TUNED, epochs=200, omega_0=15.0),
+        replace(_TUNED, **_FIXED, omega_0=15.0),
         Sizing(omega_first=45, batches=1, muon_lr=6e-3),
     ),
     "exact poisson": (
-        replace(_TUNED, epochs=200, omega_0=8.0),
+        replace(_TUNED, **_FIXED, omega_0=8.0),
         Sizing(omega_first=30, batches=1, muon_lr=1e-2),
     ),
 }
@@ -77,14 +80,20 @@ NAMES = ("report", "tuned")
 EXACT = ("forward", "autograd")  # operators
 ADAM_RATE = 1e-3  # tuned
 STEPS_AT_FULL_RATE = 5000  # rates are lower in trainings of more
+WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe chooses from
+PASSES = 50  # tuned, of 256 units
+HIDDEN_LAYERS = 3  # for which widths were measured
+_COLOR = 256 * 256 * 3  # values of a color picture of 256 x 256 pixels
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
 CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
-_FOLLOWS = {  # the picture's size or the number of steps; in words, for the help
+_FOLLOWS = {  # the picture's size, the width or the number of steps; in words, for the help
+    "epochs": "; fewer for larger pictures: 22 for 512 x 512 in color, 12 for 1024 x 1024",
+    "hidden_features": "; up to 1024 for larger pictures and more epochs",
     "lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
-    "muon_lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
-    "omega_first": "; for 256 x 256, more for larger pictures",
+    "muon_lr": f"; less for more units and in more than {STEPS_AT_FULL_RATE} steps",
+    "omega_first": "; for 256 x 256, more for larger pictures and more units",
     "batch_points": "; at most 16384, or 32 times the side above 512 x 512",
 }
 
@@ -113,22 +122,60 @@ def default_points(pixels: int) -> int:
     return max(1, round(pixels * 5000 / 65536))
 
 
+def default_size(values: int) -> tuple[int, int]:
+    """The tuned recipe's (units of a layer, passes) for a picture of so many ``values``.
+
+    values  pixels times channels
+
+    A network has to grow with its picture, and a wider one needs fewer passes. So the width grows
+    with the fourth root of the values, and the passes are as many as cost what ``PASSES`` of 256
+    units do.
+    """
+    ideal = 300 * (values / _COLOR) ** 0.25
+    width = _nearest_width(ideal)
+    return width, _passes(width)
+
+
+def default_width(values: int, epochs: int) -> int:
+    """The tuned recipe's units of a layer for a picture of so many ``values`` in ``epochs`` passes.
+
+    It grows with the square root of the passes, because a wider network makes more of them, up to
+    four weights for each value: then hardly more than the rounding to 8 bits is left to learn.
+    """
+    width, passes = default_size(values)
+    ideal = min(width * (epochs / passes) ** 0.5, (4 * values / HIDDEN_LAYERS) ** 0.5)
+    return max(width, _nearest_width(ideal))
+
+
+def _nearest_width(ideal: float) -> int:
+    return min(WIDTHS, key=lambda width: max(width / ideal, ideal / width))
+
+
+def _passes(width: int) -> int:
+    """As many passes as cost no more than ``PASSES`` of 256 units; not more than those."""
+    return max(1, min(PASSES, int(PASSES * (256 / width) ** 2)))
+
+
 def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None) -> Namespace:
     """A copy of ``options`` in which what depends on the picture is set, where it is None.
 
     shape  (height, width) of the picture
     given  number of pixels that a mask leaves to inpaint; None without one
 
-    ``points`` is set for inpaint, and ``omega_first``, ``batch_points`` and both rates if the
-    recipe follows the size. ``omega_first`` stays None where the first layer's frequency is
-    ``omega_0``, and ``batch_points`` where every step takes all points. Raises Problem.
+    ``points`` is set for inpaint, and ``epochs``, ``hidden_features``, ``omega_first``,
+    ``batch_points`` and both rates if the recipe follows the size. ``omega_first`` stays None where
+    the first layer's frequency is ``omega_0``, and ``batch_points`` where every step takes all
+    points. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
-    detail, but most of their detail is coarser than the finest. Batches have at most 16384 points,
-    or 32 * side above 512 * 512: the less of a picture a network can learn, the noisier a batch.
-    Beyond 5000 steps Adam's rate is inversely proportional to their number: its steps have a
-    constant size, and in tens of thousands of them the frequencies of the first layer would drift
-    away. Muon's falls by a fifth for each factor of ten. Rates have three digits.
+    detail, but most of their detail is coarser than the finest. A wider network has units enough
+    for more of that: where the recipe chooses the width, the frequency grows with its power of 2/3,
+    and Muon's rate falls with its cube root. Batches have at most 16384 points, or 32 * side above
+    512 * 512: the less of a picture a network can learn, the noisier a batch. Beyond 5000 steps
+    Adam's rate is inversely proportional to their number: its steps have a constant size, and in
+    tens of thousands of them the frequencies of the first layer would drift away. Muon's falls by a
+    fifth for each factor of ten. Rates have three digits. All these were found by experiments
+    (benchmarks/NOTES.md, "The tuned recipe").
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
@@ -137,12 +184,16 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
         _check_points(options.points, pixels)
     points = training_points(options, pixels, given)
     _check_batch(options.batch_points, points)
-    _, sizing = _choose(options.recipe, options.task, options.operator)
+    chosen, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
+    _resolve_size(options, pixels * options.channels)
+    chooses_width = chosen.hidden_features is None
+    widening = max(1, options.hidden_features / 256) if chooses_width else 1
     side = pixels**0.5
     if options.omega_first is None:
-        options.omega_first = round(sizing.omega_first * (side / 256) ** (1 / 3), 2)
+        frequency = sizing.omega_first * (side / 256) ** (1 / 3) * widening ** (2 / 3)
+        options.omega_first = round(frequency, 2)
     pointwise = TASKS[options.task].pointwise(options.operator, options.residual_norm)
     if options.batch_points is None and pointwise:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
@@ -152,8 +203,20 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     if options.lr is None:
         options.lr = _three_digits(ADAM_RATE * share)
     if options.muon_lr is None:
-        options.muon_lr = _three_digits(sizing.muon_lr * share**0.1)
+        options.muon_lr = _three_digits(sizing.muon_lr * share**0.1 / widening ** (1 / 3))
     return options
+
+
+def _resolve_size(options: Namespace, values: int) -> None:
+    """Set ``epochs`` and ``hidden_features`` for a picture of so many ``values``, if None.
+
+    A width that is given may be less than the default, and then has more passes.
+    """
+    if options.epochs is None:
+        width, passes = default_size(values)
+        options.epochs = max(passes, _passes(options.hidden_features or width))
+    if options.hidden_features is None:
+        options.hidden_features = default_width(values, options.epochs)
 
 
 def training_points(options: Namespace, pixels: int, given: int | None = None) -> int:
@@ -194,6 +257,10 @@ def default_in_words(name: str) -> str:
 def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
     if name == "lr":
         return _shown(ADAM_RATE)
+    if name == "epochs" and recipe.epochs is None:
+        return _shown(PASSES)
+    if name == "hidden_features" and recipe.hidden_features is None:
+        return _shown(WIDTHS[0])
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
     return _shown(getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name))

@@ -9,13 +9,33 @@ import argparse
 import contextlib
 
 from siren import runtime
+from siren.cli import recipes
 from siren.cli.errors import DIVERGED, INTERRUPTED, Outcome, Problem, notify
 from siren.cli.inputs import Inputs
-from siren.cli.options import display_path, identity_options
+from siren.cli.options import BY_NAME, display_path, identity_options
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
 from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, fingerprint
+
+
+def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
+    """A copy of ``options``; with ``--resume``, what they leave to the recipe is as in that run.
+
+    So a run of an earlier version is continued as it began, although its recipe chose otherwise.
+    """
+    options = argparse.Namespace(**vars(options))
+    if not options.resume:
+        return options
+    earlier = Checkpoint(options.output_dir, {}).earlier_identity()
+    earlier = earlier or (read_metrics(options.output_dir) or {}).get("options")
+    if not isinstance(earlier, dict) or earlier.get("recipe") != options.recipe:
+        return options
+    for name in recipes.CHOSEN:
+        if getattr(options, name) is None and earlier.get(name) is not None:
+            with contextlib.suppress(argparse.ArgumentTypeError):  # the file is damaged
+                setattr(options, name, BY_NAME[name].reads["type"](str(earlier[name])))
+    return options
 
 
 def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome | None:

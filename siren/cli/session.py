@@ -82,7 +82,7 @@ class Session(contextlib.ExitStack):
         """
         settings, finished = copy.copy(self.options), None
         if self.is_rank_0:
-            settings = resolve(self.options, *pictures.extent)
+            settings = resolve(resuming.keep_choices(self.options), *pictures.extent)
             files = inputs.paths(settings).values()
             self.lock = self.enter_context(output_folder(settings, files))
             finished = resuming.finished_outcome(settings, pictures)
@@ -129,7 +129,8 @@ class Session(contextlib.ExitStack):
         subject = display_path(self.settings.input_path)
         print(
             f"{self.settings.task}: {subject} at {height} x {width}, {len(task.points)} points, "
-            f"{self.settings.epochs} epochs, device {self.device}",
+            f"{self.settings.hidden_features} units, {self.settings.epochs} epochs, "
+            f"device {self.device}",
             flush=True,
         )
         self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))

@@ -13,7 +13,7 @@ from siren.cli import inputs, recipes
 from siren.cli.errors import INTERRUPTED, Outcome, Problem, about, notify, overall_status
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.options import OUTPUTS, display_path
-from siren.cli.resuming import finished_outcome
+from siren.cli.resuming import finished_outcome, keep_choices
 from siren.files import ForeignFile
 from siren.images import ImageError
 from siren.output import report
@@ -88,7 +88,7 @@ class Pictures:
         """
         for run in self.runs:
             pictures = inputs.read_inputs(run.options)
-            settings = recipes.resolve(run.options, *pictures.extent)
+            settings = recipes.resolve(keep_choices(run.options), *pictures.extent)
             if os.path.isdir(run.options.output_dir):  # Path.is_dir may raise
                 with output_folder(run.options, files):  # which clears up after a killed run
                     pass

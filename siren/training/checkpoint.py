@@ -178,6 +178,14 @@ class Checkpoint:
         self.written = state.epoch
         return state
 
+    def earlier_identity(self) -> dict:
+        """The identity of the state in the file; empty if there is none that can be read."""
+        try:
+            with npz.unpacked(self.content()) as arrays:
+                return dict(json.loads(str(arrays["record"]))["identity"])
+        except (StateError, npz.FormatError):
+            return {}
+
     def check_identity(self, identity: dict) -> None:
         """Raise AnotherRun if the ``identity`` of an earlier run is not this run's."""
         for name, value in self.identity.items():

@@ -180,7 +180,7 @@ class _Record:
         self.network, self.task, self.best = run.network, run.task, run.best
         self.engine, self.epochs, self.preview = engine, epochs, preview
         self.root = distributed.rank() == 0
-        self.every = max(n for n in (1, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
+        self.every = max(n for n in (1, 2, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
         pixels = self.task.reference[..., 0].size
         short = batches is not None or 2 * len(self.task.points) < pixels  # a step or a pass
         self.pixels = None

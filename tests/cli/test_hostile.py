@@ -329,6 +329,21 @@ def test_a_state_is_kept_where_resume_is_forgotten(tmp_path, monkeypatch):
     assert "resumed at epoch 3" in train(tmp_path, "--epochs", 20, "--resume").stdout
 
 
+def test_a_run_whose_recipe_chose_otherwise_is_continued_as_it_began(tmp_path, monkeypatch):
+    chosen = ["--hidden_features", 16, "--omega_first", 90, "--muon_lr", 0.004]
+    small = ["--sidelength", 16, "--device", "cpu", "--output_dir", tmp_path]
+    interrupted_run(tmp_path, monkeypatch, "--recipe", "tuned", *chosen)  # as earlier versions did
+    called = call("--recipe", "tuned", *small, "--resume")
+    assert "16 units, 20 epochs" in called.stdout
+    assert "resumed at epoch 1" in called.stdout
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["options"]["omega_first"] == 90
+    again = call("--recipe", "tuned", *small, "--resume")
+    assert "nothing is left to resume" in again.stdout
+    other = call("--recipe", "tuned", *small, "--resume", "--epochs", 9)
+    one_sentence(other, 2, "--resume", "9 is not that of the earlier run, 20")
+
+
 def test_resuming_with_other_threads_is_told(tmp_path, monkeypatch):
     interrupted_run(tmp_path, monkeypatch)
     described = resuming.runtime.describe()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from siren.cli import recipes
 from siren.cli.inputs import read_inputs
 from siren.cli.options import (
     BY_NAME,
@@ -429,3 +430,50 @@ def test_tuned_rates_fall_with_the_steps_of_a_long_training(arguments, rate, muo
     options = parse(["--optimizer", "muon", "--epochs", "100000"])
     options = resolve(options, (256, 256))
     assert (options.lr, options.muon_lr) == (1e-4, 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side", "units", "passes"),
+    [
+        ("", 64, 256, 50),
+        ("--channels 3", 256, 256, 50),
+        ("", 512, 384, 22),
+        ("--channels 3", 512, 384, 22),
+        ("--channels 3", 1024, 512, 12),
+        ("--channels 3", 2048, 768, 5),
+        ("--channels 3", 16384, 1024, 3),
+        ("--epochs 50 --channels 3", 512, 512, 50),
+        ("--epochs 100 --channels 3", 512, 768, 100),
+        ("--epochs 5000 --channels 3", 512, 1024, 5000),
+        ("--epochs 5000", 256, 256, 5000),  # which has few values
+        ("--epochs 2 --channels 3", 1024, 512, 2),
+        ("--hidden_features 256 --channels 3", 512, 256, 50),
+        ("--hidden_features 768 --channels 3", 512, 768, 22),
+        ("--task poisson --channels 3", 512, 384, 22),
+        ("--task inpaint", 512, 256, 200),
+        ("--task edit --operator forward", 512, 256, 200),
+    ],
+)
+def test_the_tuned_network_grows_with_the_picture(arguments, side, units, passes):
+    options = resolve(parse(["--recipe", "tuned", *arguments.split()]), (side, side))
+    assert (options.hidden_features, options.epochs) == (units, passes)
+
+
+def test_a_default_costs_no_more_than_50_passes_of_256_units():
+    for values in np.geomspace(1, 3 * 2**28, 500).astype(int):
+        units, passes = recipes.default_size(values)
+        assert passes * units**2 <= 50 * 256**2
+        assert recipes.default_width(values, passes) == units
+        widths = [recipes.default_width(values, epochs) for epochs in (1, 10, 100, 1000)]
+        assert widths == sorted(widths)
+
+
+def test_wider_networks_begin_with_higher_frequencies_and_smaller_steps():
+    shape = 512, 512
+    color = ["--recipe", "tuned", "--channels", "3"]
+    usual = resolve(parse([*color, "--hidden_features", "256"]), shape)
+    wide = resolve(parse([*color, "--hidden_features", "2048"]), shape)
+    assert wide.omega_first == pytest.approx(4 * usual.omega_first, rel=1e-3)
+    assert wide.muon_lr == pytest.approx(usual.muon_lr / 2, rel=1e-2)
+    narrow = resolve(parse([*color, "--hidden_features", "64"]), shape)
+    assert (narrow.omega_first, narrow.muon_lr) == (usual.omega_first, usual.muon_lr)
