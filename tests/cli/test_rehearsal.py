@@ -66,7 +66,7 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    options = parse([*TUNED, "--task", "fit"])
+    options = resolve(parse([*TUNED, "--task", "fit"]), (256, 256))
     monkeypatch.setattr(machine, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
         machine.rehearse(PROGRAM, options, "cpu", 8)
