@@ -137,7 +137,8 @@ def by_last_run(options: argparse.Namespace) -> float | None:
     metrics = read_metrics(options.output_dir)
     if metrics is None or metrics["ended"] != "finished" or not metrics["seconds"]:
         return None
-    now, before = identity_options(_resolved(options)), metrics["options"]
+    options = _resolved(options)
+    now, before = identity_options(options), metrics["options"]
     if any(now[name] != before.get(name) for name in now.keys() - set(_UNCOUNTED)):
         return None
     try:
@@ -147,7 +148,7 @@ def by_last_run(options: argparse.Namespace) -> float | None:
         return None
     if epochs < 1 or options.device not in ("auto", device):
         return None
-    return training * _resolved(options).epochs / epochs + _AROUND
+    return training * options.epochs / epochs + _AROUND
 
 
 def by_steps(options: argparse.Namespace, seconds_of_256: float) -> float:

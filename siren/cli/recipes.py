@@ -88,6 +88,8 @@ PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
 CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
+# Of what ``resolve`` sets: for small pictures and few steps.
+_OF_SMALL_PICTURES = {"epochs": PASSES, "hidden_features": WIDTHS[0], "lr": ADAM_RATE}
 _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, for the help
     "epochs": "; fewer for larger pictures: 22 for 512 x 512 in color, 12 for 1024 x 1024",
     "hidden_features": "; up to 1024 for larger pictures and more epochs",
@@ -255,15 +257,10 @@ def default_in_words(name: str) -> str:
 
 
 def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
-    if name == "lr":
-        return _shown(ADAM_RATE)
-    if name == "epochs" and recipe.epochs is None:
-        return _shown(PASSES)
-    if name == "hidden_features" and recipe.hidden_features is None:
-        return _shown(WIDTHS[0])
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
-    return _shown(getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name))
+    value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
+    return _shown(_OF_SMALL_PICTURES[name] if value is None else value)
 
 
 def _shown(value) -> str:
