@@ -10,6 +10,9 @@ than 2n - 1 pixels is enlarged to them; a dash: it has no more than n.
 That reference is up to half of its pixels away from the training pixels, because resizing keeps the
 edges of a picture in place and not the centers of its outermost pixels. With --registered, all are
 drawn instead at the centers of the pixels of the photograph read at 2n by 2n, except the outermost.
+
+``--pareto 50 384x22 512x50`` is the other table: what the tuned recipe's passes buy, with its own
+width or with so many units, in means over the images. Each row is one call of main.py.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ BASELINES = ("direct", "nearest", "linear", "cubic", "thin_plate")
 class Run:
     """What one run of main.py reached; figures in dB are None where there is none.
 
+    units    of a hidden layer
     epochs   passes through all training points
     between  PSNR between the pixels
     spline   the same, of a cubic spline
@@ -45,6 +49,7 @@ class Run:
     image: str
     recipe: str
     seed: int
+    units: int
     epochs: int
     psnr: float
     between: float | None
@@ -54,20 +59,29 @@ class Run:
     baselines: dict[str, float]
 
 
-def run(task: str, recipe: str, seed: int, paths: list[Path], extra: list[str], registered) -> Run:
-    """Run main.py once, for edit on two images; raises CalledProcessError if it fails."""
+def run(task: str, recipe: str, seed: int, images, other, extra, registered: bool) -> list[Run]:
+    """Run main.py once on all ``images``; raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / "main.py"), "--task", task, "--recipe", recipe]
-        command += ["--seed", str(seed), "--input_path", str(paths[0]), "--output_dir", folder]
+        command += ["--seed", str(seed), "--output_dir", folder, "--input_path", *map(str, images)]
         if task == "edit":
-            command += ["--ot_image_path", str(paths[1])]
+            command += ["--ot_image_path", str(other)]
         subprocess.run([*command, *extra], check=True, stdout=subprocess.DEVNULL)
-        metrics = json.loads(Path(folder, "metrics.json").read_text())
-        between, spline = score_between(metrics, paths, Path(folder), registered)
+        written = sorted(path.parent for path in Path(folder).rglob("metrics.json"))
+        return [read_run(one, other, registered) for one in written]
+
+
+def read_run(folder: Path, other: Path, registered: bool) -> Run:
+    """What the run in ``folder`` reached; ``other`` is the second image of edit."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    options = metrics["options"]
+    paths = [Path(options["input_path"])] + [other] * (options["task"] == "edit")
+    between, spline = score_between(metrics, paths, folder, registered)
     return Run(
         paths[0].stem,
-        recipe,
-        seed,
+        options["recipe"],
+        options["seed"],
+        options["hidden_features"],
         metrics["epochs"],
         float(metrics["psnr"]),
         between,
@@ -131,8 +145,8 @@ def draw(folder: Path, size, crop) -> np.ndarray:
     siren.start("auto")
     saved = siren.read_network(folder / "network.npz")
     network = siren.Siren.from_layers(saved.layers, saved.omega_0)
-    size = network.hidden_features, network.hidden_layers, network.out_features
-    engine = siren.get_engine("fused", workload=Workload("fp32", *size, losses=()))
+    sizes = network.hidden_features, network.hidden_layers, network.out_features
+    engine = siren.get_engine("fused", workload=Workload("fp32", *sizes, losses=()))
     strips = evaluate_strips(network, engine, size, order=0, crop=crop)
     return np.concatenate([streams[0] for _, streams in strips])
 
@@ -148,31 +162,25 @@ def draw_spline(image: np.ndarray, size, margin) -> np.ndarray:
 # ---- tables ----------------------------------------------------------------------------------
 
 
-def mean(values) -> float | None:
-    """The mean of those that are not None; None without any."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+def cell(runs: list[Run], field: str, form: str = ".2f") -> str:
+    """The mean of a field of ``runs`` where it is known, and of how many if not of all."""
+    known = [value for one in runs if (value := getattr(one, field)) is not None]
+    partly = f" ({len(known)} of {len(runs)})" if 0 < len(known) < len(runs) else ""
+    return format(statistics.fmean(known), form) + partly if known else "–"
 
 
 def table_row(name: str, recipe: str, runs: list[Run], baselines: list[str]) -> list[str]:
     """One row: the means over ``runs``."""
-
-    def cell(field: str, form: str = ".2f") -> str:
-        value = mean(getattr(one, field) for one in runs)
-        return "–" if value is None else format(value, form)
-
-    known = sum(one.between is not None for one in runs)
-    partly = f" ({known} of {len(runs)})" if 0 < known < len(runs) else ""
-    scores = [mean(one.baselines[baseline] for one in runs) for baseline in baselines]
+    scores = [statistics.fmean(one.baselines[baseline] for one in runs) for baseline in baselines]
     return [
         name,
         recipe,
-        cell("epochs", ".0f"),
-        f"{cell('psnr')}",
-        cell("between") + partly,
-        cell("spline") + partly,
-        cell("ssim", ".3f"),
-        cell("seconds", ".0f"),
+        cell(runs, "epochs", ".0f"),
+        cell(runs, "psnr"),
+        cell(runs, "between"),
+        cell(runs, "spline"),
+        cell(runs, "ssim", ".3f"),
+        cell(runs, "seconds", ".0f"),
         *("exact" if score > 120 else f"{score:.2f}" for score in scores),  # float32 rounds at 150
     ]
 
@@ -182,13 +190,38 @@ def make_table(runs: list[Run]) -> str:
     baselines = [name for name in BASELINES if name in runs[0].baselines]
     head = ["image", "recipe", "passes", "PSNR", "between", "spline between", "SSIM"]
     rows = [[*head, "seconds", *baselines]]
-    rows.append(["---"] * len(rows[0]))
     for recipe in dict.fromkeys(one.recipe for one in runs):
         chosen = [one for one in runs if one.recipe == recipe]
         for image in dict.fromkeys(one.image for one in chosen):
             same = [one for one in chosen if one.image == image]
             rows.append(table_row(image, recipe, same, baselines))
         rows.append(table_row("**mean**", recipe, chosen, baselines))
+    return markdown(rows)
+
+
+def pareto_table(task: str, sizes: list[str], options: argparse.Namespace) -> str:
+    """Markdown with one row for each of ``sizes``: means over the images, seconds the median."""
+    rows = [["units", "passes", "seconds", "PSNR", "between", "spline between"]]
+    for size in sizes:
+        units, _, passes = size.rpartition("x")
+        extra = ["--epochs", passes, *(["--hidden_features", units] if units else [])]
+        extra += options.extra
+        runs = []
+        for seed in options.seeds:
+            runs += run(
+                task, "tuned", seed, options.images, options.other, extra, options.registered
+            )
+        seconds = statistics.median(one.seconds for one in runs)
+        scores = [cell(runs, field) for field in ("psnr", "between", "spline")]
+        chosen = "/".join(str(units) for units in sorted({one.units for one in runs}))
+        rows.append([chosen, passes, f"{seconds:.3g}", *scores])
+        print(f"# {task} {size}: {rows[-1]}", file=sys.stderr, flush=True)
+    return markdown(rows)
+
+
+def markdown(rows: list[list[str]]) -> str:
+    """A table of ``rows``, of which the first is the head."""
+    rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -208,19 +241,30 @@ def main() -> None:
     parser.add_argument("--other", default=OTHER, help="edit: the second image")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="means are over all")
     parser.add_argument("--registered", action="store_true", help="see above")
+    parser.add_argument("--pareto", nargs="+", metavar="[UNITSx]PASSES", help="see above")
     parser.add_argument("extra", nargs="*", help="after --: more options for main.py")
     options = parser.parse_args()
+    options.images = [find_image(name) for name in options.images]
+    options.other = find_image(options.other)
     sys.path.insert(0, str(ROOT))  # for siren
     for task in options.tasks:
-        runs = []
-        for recipe in options.recipes:
-            for image in options.images:
-                paths = [find_image(image)] + [find_image(options.other)] * (task == "edit")
-                for seed in options.seeds:
-                    one = run(task, recipe, seed, paths, options.extra, options.registered)
-                    runs.append(one)
-                    print(f"# {task} {one}", file=sys.stderr, flush=True)
-        print(f"\n### {task}\n\n{make_table(runs)}", flush=True)
+        table = (
+            pareto_table(task, options.pareto, options)
+            if options.pareto
+            else make_table(list(every_run(task, options)))
+        )
+        print(f"\n### {task}\n\n{table}", flush=True)
+
+
+def every_run(task: str, options: argparse.Namespace):
+    """Each image by each recipe and with each seed, in a process of its own."""
+    for recipe in options.recipes:
+        for image in options.images:
+            for seed in options.seeds:
+                extra, registered = options.extra, options.registered
+                [one] = run(task, recipe, seed, [image], options.other, extra, registered)
+                print(f"# {task} {one}", file=sys.stderr, flush=True)
+                yield one
 
 
 if __name__ == "__main__":
