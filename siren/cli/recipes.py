@@ -83,7 +83,6 @@ STEPS_AT_FULL_RATE = 5000  # rates are lower in trainings of more
 WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe chooses from
 PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
-_COLOR = 256 * 256 * 3  # values of a color picture of 256 x 256 pixels
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
 PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
@@ -124,29 +123,27 @@ def default_points(pixels: int) -> int:
     return max(1, round(pixels * 5000 / 65536))
 
 
-def default_size(values: int) -> tuple[int, int]:
-    """The tuned recipe's (units of a layer, passes) for a picture of so many ``values``.
-
-    values  pixels times channels
+def default_size(pixels: int, channels: int) -> tuple[int, int]:
+    """The tuned recipe's (units of a layer, passes) for a picture of so many ``pixels``.
 
     A network has to grow with its picture, and a wider one needs fewer passes. So the width grows
-    with the fourth root of the values, and the passes are as many as cost what ``PASSES`` of 256
-    units do.
+    with the root of the side, and the passes are as many as cost what ``PASSES`` of 256 units do.
+    A pixel in color counts as the root of 3 gray ones: it has three values, but gives one point to
+    train on, and a wide network in a few steps is worse than a small one in many.
     """
-    ideal = 300 * (values / _COLOR) ** 0.25
-    width = _nearest_width(ideal)
+    width = _nearest_width(230 * (pixels * channels**0.5 / 256**2) ** 0.25)
     return width, _passes(width)
 
 
-def default_width(values: int, epochs: int) -> int:
-    """The tuned recipe's units of a layer for a picture of so many ``values`` in ``epochs`` passes.
+def default_width(pixels: int, channels: int, epochs: int) -> int:
+    """The tuned recipe's units of a layer for a picture of so many ``pixels`` in ``epochs`` passes.
 
     It grows with the square root of the passes, because a wider network makes more of them, up to
     four weights for each value: then hardly more than the rounding to 8 bits is left to learn.
     """
-    width, passes = default_size(values)
-    ideal = min(width * (epochs / passes) ** 0.5, (4 * values / HIDDEN_LAYERS) ** 0.5)
-    return max(width, _nearest_width(ideal))
+    width, passes = default_size(pixels, channels)
+    enough = (4 * pixels * channels / HIDDEN_LAYERS) ** 0.5
+    return max(width, _nearest_width(min(width * (epochs / passes) ** 0.5, enough)))
 
 
 def _nearest_width(ideal: float) -> int:
@@ -172,7 +169,8 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. A wider network has units enough
     for more of that: where the recipe chooses the width, the frequency grows with its power of 2/3,
-    and Muon's rate falls with its cube root. Batches have at most 16384 points, or 32 * side above
+    and above 256 x 256 with the root of the side; Muon's rate falls with the width's cube root.
+    Batches have at most 16384 points, or 32 * side above
     512 * 512: the less of a picture a network can learn, the noisier a batch. Beyond 5000 steps
     Adam's rate is inversely proportional to their number: its steps have a constant size, and in
     tens of thousands of them the frequencies of the first layer would drift away. Muon's falls by a
@@ -189,12 +187,13 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     chosen, sizing = _choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
-    _resolve_size(options, pixels * options.channels)
+    _resolve_size(options, pixels)
     chooses_width = chosen.hidden_features is None
     widening = max(1, options.hidden_features / 256) if chooses_width else 1
     side = pixels**0.5
     if options.omega_first is None:
-        frequency = sizing.omega_first * (side / 256) ** (1 / 3) * widening ** (2 / 3)
+        power = 1 / 2 if chooses_width and side > 256 else 1 / 3
+        frequency = sizing.omega_first * (side / 256) ** power * widening ** (2 / 3)
         options.omega_first = round(frequency, 2)
     pointwise = TASKS[options.task].pointwise(options.operator, options.residual_norm)
     if options.batch_points is None and pointwise:
@@ -209,16 +208,16 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     return options
 
 
-def _resolve_size(options: Namespace, values: int) -> None:
-    """Set ``epochs`` and ``hidden_features`` for a picture of so many ``values``, if None.
+def _resolve_size(options: Namespace, pixels: int) -> None:
+    """Set ``epochs`` and ``hidden_features`` for a picture of so many ``pixels``, if None.
 
     A width that is given may be less than the default, and then has more passes.
     """
     if options.epochs is None:
-        width, passes = default_size(values)
+        width, passes = default_size(pixels, options.channels)
         options.epochs = max(passes, _passes(options.hidden_features or width))
     if options.hidden_features is None:
-        options.hidden_features = default_width(values, options.epochs)
+        options.hidden_features = default_width(pixels, options.channels, options.epochs)
 
 
 def training_points(options: Namespace, pixels: int, given: int | None = None) -> int:

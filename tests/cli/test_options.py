@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import sys
@@ -437,7 +438,10 @@ def test_tuned_rates_fall_with_the_steps_of_a_long_training(arguments, rate, muo
     [
         ("", 64, 256, 50),
         ("--channels 3", 256, 256, 50),
+        ("", 448, 256, 50),
         ("", 512, 384, 22),
+        ("--channels 3", 320, 256, 50),
+        ("--channels 3", 384, 384, 22),
         ("--channels 3", 512, 384, 22),
         ("--channels 3", 1024, 512, 12),
         ("--channels 3", 2048, 768, 5),
@@ -460,11 +464,11 @@ def test_the_tuned_network_grows_with_the_picture(arguments, side, units, passes
 
 
 def test_a_default_costs_no_more_than_50_passes_of_256_units():
-    for values in np.geomspace(1, 3 * 2**28, 500).astype(int):
-        units, passes = recipes.default_size(values)
+    for pixels, channels in itertools.product(np.geomspace(1, 2**28, 500).astype(int), (1, 3)):
+        units, passes = recipes.default_size(pixels, channels)
         assert passes * units**2 <= 50 * 256**2
-        assert recipes.default_width(values, passes) == units
-        widths = [recipes.default_width(values, epochs) for epochs in (1, 10, 100, 1000)]
+        assert recipes.default_width(pixels, channels, passes) == units
+        widths = [recipes.default_width(pixels, channels, n) for n in (1, 10, 100, 1000)]
         assert widths == sorted(widths)
 
 
