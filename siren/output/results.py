@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +24,8 @@ from siren.pictures import Picture
 from siren.solvers import Degenerate
 from siren.text import decibels, similarity
 from siren.training.evaluation import predict_derivatives, predict_image
+
+SMALL = 1 << 20  # pixels of a picture whose files are encoded at the same time
 
 
 @dataclass(frozen=True)
@@ -130,32 +133,58 @@ class Results:
         remove_leftovers(change, lock)
 
     def _write_pictures(self, change: Change, engine, preview) -> Saved:
-        """Score, make the baselines, and draw; one encoded picture at a time is in memory."""
+        """Score, make the baselines, and draw."""
         task, shape, saved = self.task, self.task.reference.shape[:2], Saved()
-
-        def write(name: str, make: Callable, *arguments: Any) -> None:
-            content = saved.attempt(make, *arguments)
-            if content is not None:
-                change.write(name, content)
-
-        write("reference.png", encode_png, task.reference, self.bits)
-        output = saved.attempt(lambda: task.restore(predict_image(self.network, engine, shape)))
-        if output is not None:
-            saved.score = saved.attempt(_score, task, output) or Score()
-            write("output.png", encode_png, output, self.bits)
-            baselines = saved.attempt(_make_baselines, task, saved)
-            if baselines is not None:
-                write("panel.png", _panel, task, output, saved, baselines)
-            del baselines  # before the derivatives, which take memory too
-            if preview is not None:
-                write("training.gif", preview.animation, output)
-                write("preview.png", encode_png, output)
-        derivatives = partial(predict_derivatives, self.network, engine, shape)
-        pictures = saved.attempt(task.pictures, derivatives) or []
-        for name, make in zip(task.declared.files, pictures):
-            write(name, lambda make=make: encode_png(make(), self.bits))
-        write("history.png", draw_history, self.result.history)
+        with _Files(change, saved, at_once=shape[0] * shape[1] <= SMALL) as files:
+            files.make("reference.png", encode_png, task.reference, self.bits)
+            output = saved.attempt(lambda: task.restore(predict_image(self.network, engine, shape)))
+            if output is not None:
+                files.make("output.png", encode_png, output, self.bits)
+                saved.score = saved.attempt(_score, task, output) or Score()
+                baselines = saved.attempt(_make_baselines, task, saved)
+                if baselines is not None:
+                    files.make("panel.png", _panel, task, output, saved, baselines)
+                del baselines  # before the derivatives, which take memory too
+                if preview is not None:
+                    files.make("training.gif", preview.animation, output)
+                    files.make("preview.png", encode_png, output)
+            derivatives = partial(predict_derivatives, self.network, engine, shape)
+            pictures = saved.attempt(task.pictures, derivatives) or []
+            for name, make in zip(task.declared.files, pictures):
+                files.make(name, lambda make=make: encode_png(make(), self.bits))
+            files.make("history.png", draw_history, self.result.history)
         return saved
+
+
+class _Files(ThreadPoolExecutor):
+    """Writes files into ``change`` whose contents threads make, all ``at_once`` or one by one.
+
+    Encoding is most of the time that results take; one by one takes the least memory. A content
+    that is None is left out, and so is one that fails: ``saved`` has the problem.
+    """
+
+    def __init__(self, change: Change, saved: Saved, at_once: bool):
+        super().__init__()
+        self.change, self.saved, self.at_once = change, saved, at_once
+        self.making = {}
+
+    def make(self, name: str, make: Callable, *arguments: Any) -> None:
+        """Have ``make(*arguments)`` make the content of the file called ``name``."""
+        self.making[name] = self.submit(make, *arguments)
+        if not self.at_once:
+            self._write()
+
+    def _write(self) -> None:
+        for name, content in self.making.items():
+            content = self.saved.attempt(content.result)
+            if content is not None:
+                self.change.write(name, content)
+        self.making = {}
+
+    def __exit__(self, kind, *rest):
+        if kind is None:
+            self._write()
+        return super().__exit__(kind, *rest)
 
 
 def _score(task, image: np.ndarray) -> Score:
