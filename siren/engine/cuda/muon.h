@@ -30,8 +30,6 @@ namespace {
 
 // The phases, in their order. A barrier between two of them lets each block read what all have written.
 template <class Piece>
-__device__ void step_adam(const MuonArguments<Piece>& m);
-template <class Piece>
 __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel);
 template <class Piece>
 __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& panel);
@@ -56,7 +54,7 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
 #endif
         m.barrier.wait();
     };
-    step_adam(m);
+    step_adam(m, m.first_adam_block());
     for_each_panel(m, [&](const Panel& panel) { step_momentum(m, panel); });
     wait();
     for_each_panel(m, [&](const Panel& panel) { scale_direction(m, panel); });
@@ -71,35 +69,6 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
         if (iteration > 0) continue;
         wait();
         for_each_panel(m, [&](const Panel& panel) { normalize_first(m, panel, x, next); });
-    }
-}
-
-// Adam's step for the parameters outside of matrices, which are `others` in number. With clusters, blocks that have
-// nothing else to do take it.
-template <class Piece>
-__device__ void step_adam(const MuonArguments<Piece>& m) {
-    const AdamNumbers& adam = m.adam;
-    const float keep_mean = float(adam.beta_1), keep_square = float(adam.beta_2);
-    const float add_mean = float(1 - adam.beta_1), add_square = float(1 - adam.beta_2);
-    const float scale = float(1 / adam.correction), least = float(adam.eps), rate = float(adam.rate);
-    const int64_t start = m.muon.start, biases = int64_t(m.muon.count) * m.muon.width, layer = m.layer();
-    const int64_t others = m.parameters - m.muon.count * (layer - m.muon.width);
-    const int first = m.first_adam_block();
-    for (int64_t i = (int(blockIdx.x) - first) * muon_threads + int(threadIdx.x); i >= 0 && i < others;
-         i += int64_t(gridDim.x - first) * muon_threads) {
-        int64_t at = i;
-        if (i >= start + biases) {
-            at = i - biases + m.muon.count * layer;
-        } else if (i >= start) {
-            const int64_t matrix = (i - start) / m.muon.width;
-            at = start + (matrix + 1) * layer - m.muon.width + (i - start) % m.muon.width;
-        }
-        const float g = m.in.gradient[at];
-        const float mean = keep_mean * m.in.mean[i] + add_mean * g;
-        const float square = keep_square * m.in.square[i] + add_square * g * g;
-        m.out.mean[i] = mean;
-        m.out.square[i] = square;
-        m.out.parameters[at] = m.in.parameters[at] - rate * mean / (scale * sqrtf(square) + least);
     }
 }
 
@@ -136,7 +105,7 @@ __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& pane
         load_section(m.in.gradient + panel.in_parameters, panel.rows, width, begin, slopes);
         load_section(m.new_average + panel.in_averages, panel.rows, width, begin, averages);
         const double sum = sum_of(m.direction_sums + panel.matrix * m.panels(), m.panels());
-        const float factor = sum > 0 ? sqrtf(sqrtf(float(width))) * float(rsqrt(sum)) : 0.0f;
+        const float factor = initial_scale(width, sum);
         for_each_element(begin, [&](int i, int j, int row, int column) {
             const float direction = m.muon.momentum * averages[i][j] + slopes[i][j];
             const uint32_t pieces = to_pieces(factor * direction, 0, Piece());
@@ -264,7 +233,7 @@ __device__ void normalize_first(const MuonArguments<Piece>& m, const Panel& pane
             z[i / 2][i % 2 * 2 + 1] = pair.y;
         });
         const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
-        const Polynomial p = m.polynomials[0].of_quotient(trace > 0 ? sqrtf(sqrtf(sqrtf(float(trace)))) : 1.0f);
+        const Polynomial p = normalized(m.polynomials[0], trace);
         apply_polynomial(m, p, last, panel, block, operands, z, next);
     }
 }

@@ -1,0 +1,123 @@
+// A tile of a product of matrices on Ampere and later: cp.async to a pipeline in shared memory, and mma.
+#pragma once
+
+#include "cuda/sm80/mma.h"
+#include "cuda/tile_matrix.h"
+
+namespace siren {
+namespace gpu {
+namespace {
+
+// By warps of 32 rows and half of the columns each.
+template <class Piece_, int rows_, int columns_>
+class TileProduct {
+public:
+    typedef Piece_ Piece;
+    static constexpr int rows = rows_, columns = columns_, threads = 2 * rows;
+    static constexpr int stages = rows * columns > 64 * 64 ? 2 : 4;  // where shared memory has 99 KB
+
+    struct Stage {
+        Piece left[rows * slab_columns], right[columns * slab_columns];
+    };
+    struct SharedStorage {
+        Stage stages[TileProduct::stages];
+    };
+    static constexpr int row_fragments = 2, column_fragments = columns / 16;
+    typedef float Sums[row_fragments][column_fragments][4];
+
+    __device__ explicit TileProduct(SharedStorage& shared) : shared_(shared) {}
+
+    template <Right right>
+    __device__ __forceinline__ void multiply(const TileOperands<Piece>& operands, Sums& sums) {
+        const int steps = operands.size / slab_columns;
+#pragma unroll
+        for (int i = 0; i < row_fragments * column_fragments * 4; ++i) (&sums[0][0][0])[i] = 0;
+        for (int k = 0; k < stages - 1; ++k) fetch<right>(operands, k);
+#pragma unroll 1
+        for (int k = 0; k < steps; ++k) {
+            cp_async_wait<stages - 2>();
+            __syncthreads();
+            if (k + stages - 1 < steps) fetch<right>(operands, k + stages - 1);
+            else cp_async_commit();  // so that as many are under way
+            multiply_stage<right>(shared_.stages[k % stages], sums);
+        }
+        __syncthreads();
+    }
+
+    // Calls visit(row, column, sum, the sum of the next column) for each pair of this thread.
+    template <class Visit>
+    __device__ __forceinline__ static void for_each_pair(const Sums& sums, const Visit& visit) {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < row_fragments; ++i) {
+#pragma unroll
+            for (int j = 0; j < column_fragments; ++j) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    visit(warp_row() + 16 * i + lane / 4 + 8 * half, warp_column() + 8 * j + lane % 4 * 2,
+                          sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+                }
+            }
+        }
+    }
+
+private:
+    __device__ static int warp_row() { return threadIdx.x / 64 * 32; }
+    __device__ static int warp_column() { return threadIdx.x / 32 % 2 * (columns / 2); }
+
+    __device__ static void start_copy(Piece* to, const Piece* from, int count) {
+        for (int i = threadIdx.x * 8; i < count; i += threads * 8) cp_async_16(to + i, from + i);
+    }
+
+    template <Right right>
+    __device__ __forceinline__ void fetch(const TileOperands<Piece>& operands, int k) {
+        Stage& stage = shared_.stages[k % stages];
+        start_copy(stage.left, operands.left_rows(k), rows * slab_columns);
+        if (right == Right::transposed) {
+            start_copy(stage.right, operands.right_rows(k), columns * slab_columns);
+        } else {
+            constexpr int size = slab_columns * slab_columns;
+#pragma unroll
+            for (int slab = 0; slab < columns / slab_columns; ++slab) {
+                start_copy(stage.right + slab * size, operands.right_slab(k, slab), size);
+            }
+        }
+        cp_async_commit();
+    }
+
+    template <Right right>
+    __device__ __forceinline__ void multiply_stage(const Stage& stage, Sums& sums) {
+        constexpr bool transposed = right == Right::transposed;
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int k = 0; k < slab_columns; k += 16) {
+            uint32_t a[row_fragments][4], b[column_fragments / 2][4];
+#pragma unroll
+            for (int i = 0; i < row_fragments; ++i) {
+                const int row = warp_row() + 16 * i + lane % 16;
+                ldmatrix<Load::as_stored>(a[i], stage.left + place_in_slabs(rows, row, k + lane / 16 * 8));
+            }
+#pragma unroll
+            for (int j = 0; j < column_fragments / 2; ++j) {
+                const int column = warp_column() + 16 * j;
+                const int place = transposed
+                                      ? place_in_slabs(columns, column + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8)
+                                      : place_in_slabs(slab_columns, k + lane % 16, column + lane / 16 * 8);
+                ldmatrix<transposed ? Load::as_stored : Load::transposed>(b[j], stage.right + place);
+            }
+#pragma unroll
+            for (int i = 0; i < row_fragments; ++i) {
+#pragma unroll
+                for (int j = 0; j < column_fragments; ++j) {
+                    mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Piece());
+                }
+            }
+        }
+    }
+
+    SharedStorage& shared_;
+};
+
+}  // namespace
+}  // namespace gpu
+}  // namespace siren
