@@ -108,19 +108,20 @@ public:
         typedef TileProduct<Piece, rows, columns> Product;
         Arguments m(step);
         m.padded = blocks(m.muon.width, rows) * rows;
-        const int tiles = tile_count<Product>(Tiles::all, m.padded), strips = strip_count(m.padded, Product::threads);
+        const int tiles = tile_count<Product>(Tiles::all, m.padded);
+        const auto kernel = muon_tiles_kernel<Product>;
+        constexpr size_t bytes = sizeof(MuonTilesStorage<Product>);
+        static const int most = most_resident_blocks(kernel, Product::threads, bytes);
+        const int grid = std::min(most, m.muon.count * tiles);
         lay_out_in_shared_memory(m, [&](Arena& arena, Arguments& laid_out) {
             const size_t count = laid_out.muon.count, size = count * laid_out.matrix_size();
             for (Piece** const matrix : {&laid_out.x, &laid_out.next, &laid_out.gram, &laid_out.polynomial}) {
                 arena.take(*matrix, size);
             }
-            arena.take(laid_out.direction_sums, count * strips);
+            arena.take(laid_out.direction_sums, std::max(count, size_t(grid)));
             arena.take(laid_out.trace_sums, count * tiles);
         });
-        const auto kernel = muon_tiles_kernel<Product>;
-        constexpr size_t bytes = sizeof(MuonTilesStorage<Product>);
-        static const int most = most_resident_blocks(kernel, Product::threads, bytes);
-        launch_cooperative(kernel, std::min(most, m.muon.count * tiles), Product::threads, bytes, m);
+        launch_cooperative(kernel, grid, Product::threads, bytes, m);
     }
 };
 

@@ -29,7 +29,7 @@ namespace {
 template <class Piece>
 struct MuonTiles : MuonStep {
     Piece *x, *next, *gram, *polynomial;  // (count, padded, padded), in slabs
-    double* direction_sums;               // squares of each strip of the direction
+    double* direction_sums;               // squares of each share of the direction
     double* trace_sums;                   // each tile's part of the trace of G^4, in the first iteration
 
     explicit MuonTiles(const MuonStep& step) : MuonStep(step) {}
@@ -70,89 +70,104 @@ __device__ __forceinline__ void for_each_tile(const MuonStep& m, Tiles which, co
 
 // ---- From the gradient to X -------------------------------------------------------------------------------------
 
-// These phases go through strips: a row for each warp of a block, and 256 columns.
-constexpr int strip_columns = 256, lane_columns = strip_columns / 32;
+// Each matrix is shared out evenly among blocks: `shares` blocks have one each, or a block has all of several matrices.
+__device__ inline int shares_of_matrix(const MuonStep& m) { return max(1, int(gridDim.x) / m.muon.count); }
 
-// Of one matrix.
-__host__ __device__ inline int strip_count(int padded, int threads) {
-    return padded / (threads / 32) * ((padded + strip_columns - 1) / strip_columns);
-}
-
-// A thread's elements of a strip: every 32nd of a row, from `column` on.
-struct StripPlace {
-    int number, matrix, row, column;
-};
-
-// Calls visit(place) for each strip of this block.
+// Calls visit(share, matrix) for each share of this block; the share is counted among those of all matrices.
 template <class Visit>
-__device__ inline void for_each_strip(const MuonStep& m, const Visit& visit) {
-    const int warps = blockDim.x / 32, strips = strip_count(m.padded, blockDim.x), down = m.padded / warps;
+__device__ inline void for_each_share(const MuonStep& m, const Visit& visit) {
+    const int shares = shares_of_matrix(m);
+    for (int share = blockIdx.x; share < m.muon.count * shares; share += gridDim.x) visit(share, share / shares);
+}
+
+// A warp's part of a share: two rows, of which a lane has every 32nd of 256 columns.
+constexpr int warp_rows = 2, lane_columns = 8, strip_columns = 32 * lane_columns;
+typedef float Strip[warp_rows][lane_columns];
+
+// Calls visit(row, column) for the first element of each of this lane's strips of a share.
+template <class Visit>
+__device__ inline void for_each_strip(const MuonStep& m, int share, const Visit& visit) {
+    const int shares = shares_of_matrix(m), warps = blockDim.x / 32;
+    const int across = (m.padded + strip_columns - 1) / strip_columns, strips = m.padded / warp_rows * across;
 #pragma unroll 1
-    for (int number = blockIdx.x; number < m.muon.count * strips; number += gridDim.x) {
-        const int strip = number % strips, row = strip % down * warps + threadIdx.x / 32;
-        visit(StripPlace{number, number / strips, row, strip / down * strip_columns + int(threadIdx.x) % 32});
+    for (int strip = share % shares * warps + threadIdx.x / 32; strip < strips; strip += shares * warps) {
+        visit(strip / across * warp_rows, strip % across * strip_columns + int(threadIdx.x) % 32);
     }
 }
 
-// Loads them from (width, width); 0 beyond it. All are loaded before anything is stored, which they would wait for.
-__device__ inline void load_strip(const float* matrix, int width, const StripPlace& place, float (&to)[lane_columns]) {
+// Calls visit(i, j, row, column) for each element of a strip.
+template <class Visit>
+__device__ inline void for_each_element(int row, int column, const Visit& visit) {
 #pragma unroll
-    for (int j = 0; j < lane_columns; ++j) {
-        const int column = place.column + 32 * j;
-        to[j] = place.row < width && column < width ? matrix[place.row * width + column] : 0.0f;
+    for (int i = 0; i < warp_rows; ++i) {
+#pragma unroll
+        for (int j = 0; j < lane_columns; ++j) visit(i, j, row + i, column + 32 * j);
     }
+}
+
+// Loads a strip of (width, width); 0 beyond it. All is loaded before anything is stored, which loads would wait for.
+__device__ inline void load_strip(const float* matrix, int width, int row, int column, Strip& to) {
+    for_each_element(row, column, [&](int i, int j, int at_row, int at_column) {
+        to[i][j] = at_row < width && at_column < width ? matrix[at_row * width + at_column] : 0.0f;
+    });
 }
 
 // The momentum, and the squares of the direction that looks a step ahead.
-__device__ inline void step_momentum(const MuonStep& m, double* direction_sums) {
+template <class Piece>
+__device__ inline void step_momentum(const MuonTiles<Piece>& m) {
     const int width = m.muon.width;
     const float momentum = m.muon.momentum;
-    for_each_strip(m, [&](const StripPlace& place) {
-        const size_t first = size_t(place.matrix) * width * width;
-        float slopes[lane_columns], averages[lane_columns];
-        load_strip(m.in.gradient + m.muon.start + place.matrix * m.layer(), width, place, slopes);
-        load_strip(m.average + first, width, place, averages);
+    for_each_share(m, [&](int share, int matrix) {
+        const float* const gradient = m.in.gradient + m.muon.start + matrix * m.layer();
+        const float* const average = m.average + size_t(matrix) * width * width;
+        float* const new_average = m.new_average + size_t(matrix) * width * width;
         double sum = 0;
-#pragma unroll
-        for (int j = 0; j < lane_columns; ++j) {
-            const int column = place.column + 32 * j;
-            const float average = momentum * averages[j] + slopes[j];
-            if (place.row < width && column < width) m.new_average[first + place.row * width + column] = average;
-            const float direction = momentum * average + slopes[j];
-            sum += double(direction) * direction;
-        }
-        store_sum_over_block(sum, direction_sums + place.number);
+        for_each_strip(m, share, [&](int first_row, int first_column) {
+            Strip slopes, averages;
+            load_strip(gradient, width, first_row, first_column, slopes);
+            load_strip(average, width, first_row, first_column, averages);
+            for_each_element(first_row, first_column, [&](int i, int j, int row, int column) {
+                const float result = momentum * averages[i][j] + slopes[i][j];
+                if (row < width && column < width) new_average[row * width + column] = result;
+                const float direction = momentum * result + slopes[i][j];
+                sum += double(direction) * direction;
+            });
+        });
+        store_sum_over_block(sum, m.direction_sums + share);
     });
 }
 
 // X at the start.
 template <class Piece>
 __device__ inline void scale_direction(const MuonTiles<Piece>& m) {
-    const int width = m.muon.width, strips = strip_count(m.padded, blockDim.x);
-    for_each_strip(m, [&](const StripPlace& place) {
-        float slopes[lane_columns], averages[lane_columns];
-        load_strip(m.in.gradient + m.muon.start + place.matrix * m.layer(), width, place, slopes);
-        load_strip(m.new_average + size_t(place.matrix) * width * width, width, place, averages);
-        const float factor = initial_scale(width, sum_of(m.direction_sums + place.matrix * strips, strips));
-        Piece* const x = m.x + place.matrix * m.matrix_size();
-#pragma unroll
-        for (int j = 0; j < lane_columns; ++j) {
-            const int column = place.column + 32 * j;
-            const uint32_t pieces = to_pieces(factor * (m.muon.momentum * averages[j] + slopes[j]), 0, Piece());
-            if (column >= m.padded) continue;
-            x[place_in_slabs(m.padded, place.row, column)] = *reinterpret_cast<const Piece*>(&pieces);
-        }
+    const int width = m.muon.width, shares = shares_of_matrix(m);
+    for_each_share(m, [&](int share, int matrix) {
+        const float* const gradient = m.in.gradient + m.muon.start + matrix * m.layer();
+        const float* const average = m.new_average + size_t(matrix) * width * width;
+        Piece* const x = m.x + matrix * m.matrix_size();
+        const float factor = initial_scale(width, sum_of(m.direction_sums + matrix * shares, shares));
+        for_each_strip(m, share, [&](int first_row, int first_column) {
+            Strip slopes, averages;
+            load_strip(gradient, width, first_row, first_column, slopes);
+            load_strip(average, width, first_row, first_column, averages);
+            for_each_element(first_row, first_column, [&](int i, int j, int row, int column) {
+                const float direction = m.muon.momentum * averages[i][j] + slopes[i][j];
+                const uint32_t pieces = to_pieces(factor * direction, 0, Piece());
+                if (column >= m.padded) return;
+                x[place_in_slabs(m.padded, row, column)] = *reinterpret_cast<const Piece*>(&pieces);
+            });
+        });
     });
 }
 
 // ---- Iterations -------------------------------------------------------------------------------------------------
 
-// A block's shared memory: the product's, and a tile as it will be in the matrix, and transposed.
+// A block's shared memory: the product's, and a tile as it will be in the matrix.
 template <class Product>
 struct MuonTilesStorage {
     typedef typename Product::Piece Piece;
     typename Product::SharedStorage product;
-    Piece tile[Product::rows * Product::columns], transposed[Product::rows * Product::columns];
+    Piece tile[Product::rows * Product::columns];
 };
 
 // Whether a tile has another one above the diagonal.
@@ -167,26 +182,26 @@ __device__ inline uint32_t* pair_in_tile(typename Product::Piece* tile, int row,
     return reinterpret_cast<uint32_t*>(tile + place_in_slabs(Product::rows, row, column));
 }
 
-// Keeps a pair of a symmetric matrix.
-template <class Product>
-__device__ inline void keep_pair(MuonTilesStorage<Product>& shared, int row, int column, float first, float second) {
+// Stores a tile of a symmetric matrix, and its mirror image. compute(i, row, column) gives a pair of it, as a float2.
+template <class Product, class Compute>
+__device__ __forceinline__ void store_symmetric(const MuonStep& m, Product& product, MuonTilesStorage<Product>& shared,
+                                                const MuonTile& tile, typename Product::Piece* matrix,
+                                                const Compute& compute) {
     typedef typename Product::Piece Piece;
-    const uint32_t pieces = to_pieces(first, second, Piece());
-    const Piece* const pair = reinterpret_cast<const Piece*>(&pieces);
-    *pair_in_tile<Product>(shared.tile, row, column) = pieces;
-    shared.transposed[place_in_slabs(Product::columns, column, row)] = pair[0];
-    shared.transposed[place_in_slabs(Product::columns, column + 1, row)] = pair[1];
-}
-
-// Stores a tile of a symmetric matrix.
-template <class Product>
-__device__ inline void store_symmetric(const MuonStep& m, MuonTilesStorage<Product>& shared, const MuonTile& tile,
-                                       typename Product::Piece* matrix) {
     constexpr int rows = Product::rows, columns = Product::columns;
+    Piece* const transposed = product.borrow_stage();
+    product.for_each_pair([&](int i, int row, int column) {
+        const float2 result = compute(i, row, column);
+        const uint32_t pieces = to_pieces(result.x, result.y, Piece());
+        const Piece* const pair = reinterpret_cast<const Piece*>(&pieces);
+        *pair_in_tile<Product>(shared.tile, row, column) = pieces;
+        transposed[place_in_slabs(columns, column, row)] = pair[0];
+        transposed[place_in_slabs(columns, column + 1, row)] = pair[1];
+    });
     __syncthreads();
     store_tile<rows, columns>(matrix, m.padded, tile.row, tile.column, shared.tile);
-    if (has_mirror<Product>(tile)) store_tile<columns, rows>(matrix, m.padded, tile.column, tile.row, shared.transposed);
-    __syncthreads();
+    if (has_mirror<Product>(tile)) store_tile<columns, rows>(matrix, m.padded, tile.column, tile.row, transposed);
+    product.return_stage();
 }
 
 template <class Product>
@@ -196,10 +211,8 @@ __device__ __forceinline__ void compute_gram(const MuonTiles<typename Product::P
         const size_t matrix = tile.matrix * m.matrix_size();
         typename Product::Sums sums;
         product.template multiply<Right::transposed>({x + matrix, x + matrix, m.padded, tile.row, tile.column}, sums);
-        product.for_each_pair(sums, [&](int row, int column, float first, float second) {
-            keep_pair(shared, row, column, first, second);
-        });
-        store_symmetric(m, shared, tile, m.gram + matrix);
+        store_symmetric(m, product, shared, tile, m.gram + matrix,
+                        [&](int i, int, int) { return make_float2(sums[i], sums[i + 1]); });
     });
 }
 
@@ -211,8 +224,8 @@ __device__ __forceinline__ void compute_trace(const MuonTiles<typename Product::
         typename Product::Sums sums;
         product.template multiply<Right::transposed>({gram, gram, m.padded, tile.row, tile.column}, sums);
         double sum = 0;
-        product.for_each_pair(sums, [&](int, int, float first, float second) {
-            sum += double(first) * first + double(second) * second;
+        product.for_each_pair([&](int i, int, int) {
+            sum += double(sums[i]) * sums[i] + double(sums[i + 1]) * sums[i + 1];
         });
         store_sum_over_block(has_mirror<Product>(tile) ? 2 * sum : sum, m.trace_sums + tile.number);
     });
@@ -238,32 +251,16 @@ __device__ __forceinline__ void compute_polynomial(const MuonTiles<typename Prod
                                                      sums);
         cp_async_wait<0>();
         __syncthreads();
-        product.for_each_pair(sums, [&](int row, int column, float first, float second) {
+        store_symmetric(m, product, shared, tile, m.polynomial + matrix, [&](int i, int row, int column) {
             const float2 g = to_floats<Piece>(*pair_in_tile<Product>(shared.tile, row, column));
             const int right = tile.column + column - tile.row - row;  // of the diagonal
-            keep_pair(shared, row, column, p.b * g.x + p.c * first + (right == 0 ? p.a : 0.0f),
-                      p.b * g.y + p.c * second + (right == -1 ? p.a : 0.0f));
+            return make_float2(p.b * g.x + p.c * sums[i] + (right == 0 ? p.a : 0.0f),
+                               p.b * g.y + p.c * sums[i + 1] + (right == -1 ? p.a : 0.0f));
         });
-        store_symmetric(m, shared, tile, m.polynomial + matrix);
     });
 }
 
-// Moves the parameters by a tile of the last X.
-template <class Product>
-__device__ __forceinline__ void move_parameters(const MuonStep& m, const MuonTile& tile, const typename Product::Sums& sums) {
-    const int width = m.muon.width;
-    const float* const from = m.in.parameters + m.muon.start + tile.matrix * m.layer();
-    float* const to = m.out.parameters + m.muon.start + tile.matrix * m.layer();
-    Product::for_each_pair(sums, [&](int row, int column, float first, float second) {
-        row += tile.row;
-        column += tile.column;
-        const int place = row * width + column;
-        if (row < width && column < width) to[place] = from[place] - m.muon.rate * first;
-        if (row < width && column + 1 < width) to[place + 1] = from[place + 1] - m.muon.rate * second;
-    });
-}
-
-// The next X, or, in the last iteration, the parameters.
+// The next X.
 template <class Product>
 __device__ __forceinline__ void apply_polynomial(const MuonTiles<typename Product::Piece>& m, Product& product,
                                                  MuonTilesStorage<Product>& shared, const typename Product::Piece* x,
@@ -274,13 +271,38 @@ __device__ __forceinline__ void apply_polynomial(const MuonTiles<typename Produc
         typename Product::Sums sums;
         product.template multiply<Right::as_stored>({m.polynomial + matrix, x + matrix, m.padded, tile.row, tile.column},
                                                     sums);
-        if (!next) return move_parameters<Product>(m, tile, sums);
-        product.for_each_pair(sums, [&](int row, int column, float first, float second) {
-            *pair_in_tile<Product>(shared.tile, row, column) = to_pieces(first, second, Piece());
+        product.for_each_pair([&](int i, int row, int column) {
+            *pair_in_tile<Product>(shared.tile, row, column) = to_pieces(sums[i], sums[i + 1], Piece());
         });
         __syncthreads();
         store_tile<Product::rows, Product::columns>(next + matrix, m.padded, tile.row, tile.column, shared.tile);
         __syncthreads();
+    });
+}
+
+// That of the last iteration moves the parameters, which are asked for before the product.
+template <class Product>
+__device__ __forceinline__ void move_parameters(const MuonTiles<typename Product::Piece>& m, Product& product,
+                                                const typename Product::Piece* x) {
+    const int width = m.muon.width;
+    for_each_tile<Product>(m, Tiles::all, [&](const MuonTile& tile) {
+        const size_t matrix = tile.matrix * m.matrix_size();
+        const int64_t first = m.muon.start + tile.matrix * m.layer() + tile.row * width + tile.column;
+        const float* const from = m.in.parameters + first;
+        float* const to = m.out.parameters + first;
+        const int rows = width - tile.row, columns = width - tile.column;  // that are there
+        typename Product::Sums sums, before;
+        product.for_each_pair([&](int i, int row, int column) {
+            before[i] = row < rows && column < columns ? from[row * width + column] : 0.0f;
+            before[i + 1] = row < rows && column + 1 < columns ? from[row * width + column + 1] : 0.0f;
+        });
+        product.template multiply<Right::as_stored>({m.polynomial + matrix, x + matrix, m.padded, tile.row, tile.column},
+                                                    sums);
+        product.for_each_pair([&](int i, int row, int column) {
+            if (row >= rows) return;
+            if (column < columns) to[row * width + column] = before[i] - m.muon.rate * sums[i];
+            if (column + 1 < columns) to[row * width + column + 1] = before[i + 1] - m.muon.rate * sums[i + 1];
+        });
     });
 }
 
@@ -302,7 +324,7 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
 #endif
     };
     step_adam(m, 0);
-    step_momentum(m, m.direction_sums);
+    step_momentum(m);
     wait();
     scale_direction(m);
     for (int iteration = 0; iteration < m.iterations; ++iteration) {
@@ -318,7 +340,11 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
         }
         compute_polynomial(m, product, shared, iteration);
         wait();
-        apply_polynomial(m, product, shared, x, last ? nullptr : next);
+        if (last) {
+            move_parameters(m, product, x);
+        } else {
+            apply_polynomial(m, product, shared, x, next);
+        }
     }
 #endif
 }

@@ -14,7 +14,7 @@ class TileProduct {
 public:
     typedef Piece_ Piece;
     static constexpr int rows = rows_, columns = columns_, threads = 2 * rows;
-    static constexpr int stages = rows * columns > 64 * 64 ? 2 : 4;  // where shared memory has 99 KB
+    static constexpr int stages = rows * columns > 64 * 64 ? 3 : 4;  // where shared memory has 99 KB
 
     struct Stage {
         Piece left[rows * slab_columns], right[columns * slab_columns];
@@ -23,7 +23,7 @@ public:
         Stage stages[TileProduct::stages];
     };
     static constexpr int row_fragments = 2, column_fragments = columns / 16;
-    typedef float Sums[row_fragments][column_fragments][4];
+    typedef float Sums[columns / 2];  // fragments of 16 x 8, row by row
 
     __device__ explicit TileProduct(SharedStorage& shared) : shared_(shared) {}
 
@@ -31,7 +31,7 @@ public:
     __device__ __forceinline__ void multiply(const TileOperands<Piece>& operands, Sums& sums) {
         const int steps = operands.size / slab_columns;
 #pragma unroll
-        for (int i = 0; i < row_fragments * column_fragments * 4; ++i) (&sums[0][0][0])[i] = 0;
+        for (int i = 0; i < columns / 2; ++i) sums[i] = 0;
         for (int k = 0; k < stages - 1; ++k) fetch<right>(operands, k);
 #pragma unroll 1
         for (int k = 0; k < steps; ++k) {
@@ -44,20 +44,18 @@ public:
         __syncthreads();
     }
 
-    // Calls visit(row, column, sum, the sum of the next column) for each pair of this thread.
+    // Memory for a tile, between two products.
+    __device__ Piece* borrow_stage() { return shared_.stages[0].left; }
+    __device__ void return_stage() { __syncthreads(); }
+
+    // Calls visit(i, row, column) for each pair of sums of this thread, i and i + 1, which are neighbors in a row.
     template <class Visit>
-    __device__ __forceinline__ static void for_each_pair(const Sums& sums, const Visit& visit) {
-        const int lane = threadIdx.x % 32;
+    __device__ __forceinline__ static void for_each_pair(const Visit& visit) {
+        const int row = warp_row() + threadIdx.x % 32 / 4, column = warp_column() + threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < row_fragments; ++i) {
-#pragma unroll
-            for (int j = 0; j < column_fragments; ++j) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    visit(warp_row() + 16 * i + lane / 4 + 8 * half, warp_column() + 8 * j + lane % 4 * 2,
-                          sums[i][j][2 * half], sums[i][j][2 * half + 1]);
-                }
-            }
+        for (int i = 0; i < columns / 2; i += 2) {
+            const int fragment = i / 4;
+            visit(i, row + fragment / column_fragments * 16 + i / 2 % 2 * 8, column + fragment % column_fragments * 8);
         }
     }
 
@@ -109,7 +107,8 @@ private:
             for (int i = 0; i < row_fragments; ++i) {
 #pragma unroll
                 for (int j = 0; j < column_fragments; ++j) {
-                    mma(sums[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Piece());
+                    float(&fragment)[4] = reinterpret_cast<float(&)[4]>(sums[4 * (i * column_fragments + j)]);
+                    mma(fragment, a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1], Piece());
                 }
             }
         }

@@ -17,7 +17,7 @@ public:
     static constexpr int rows = rows_, columns = columns_, threads = 2 * rows, stages = 4;
 
     struct Stage {
-        Piece left[rows * slab_columns], right[columns * slab_columns];
+        Piece left[rows * slab_columns], right[columns * slab_columns];  // one after the other
     };
     struct SharedStorage {
         Stage stages[TileProduct::stages];
@@ -32,11 +32,10 @@ public:
 
     template <Right right>
     __device__ __forceinline__ void multiply(const TileOperands<Piece>& operands, Sums& sums) {
-        constexpr int ahead = stages - 2;  // so that nobody waits for the stage that was read last
         constexpr bool transposed = right == Right::transposed;
         const int steps = operands.size / slab_columns;
         if (threadIdx.x == 0) {
-            for (int k = 0; k < ahead; ++k) fetch<right>(operands, k);
+            for (int k = 0; k < stages - 1; ++k) fetch<right>(operands, k);
         }
         const uint64_t left_descriptor =
             k_major_descriptor(shared_.stages[0].left + threadIdx.x / 128 * 64 * slab_columns);
@@ -45,7 +44,6 @@ public:
                        : mn_major_descriptor(shared_.stages[0].right, slab_columns * slab_columns * sizeof(Piece));
 #pragma unroll 1
         for (int k = 0; k < steps; ++k) {
-            if (threadIdx.x == 0 && k + ahead < steps) fetch<right>(operands, k + ahead);
             __syncwarp();
             shared_.pipeline.wait_full(consumed_);
             wgmma_fence();
@@ -59,20 +57,30 @@ public:
             wgmma_commit();
             wgmma_wait<1>();
             if (k > 0) release(consumed_.previous_stage());
+            if (threadIdx.x == 0 && k + stages - 1 < steps) fetch<right>(operands, k + stages - 1);
             consumed_.advance();
         }
+        __syncwarp();
         wgmma_wait<0>();
         release(consumed_.previous_stage());
     }
 
-    // Calls visit(row, column, sum, the sum of the next column) for each pair of this thread.
+    // Memory for a tile, between two products.
+    __device__ Piece* borrow_stage() {
+        __syncthreads();  // all have multiplied
+        return shared_.stages[0].left;
+    }
+    __device__ void return_stage() {
+        fence_async_proxy();  // bulk copies come there next
+        __syncthreads();
+    }
+
+    // Calls visit(i, row, column) for each pair of sums of this thread, i and i + 1, which are neighbors in a row.
     template <class Visit>
-    __device__ __forceinline__ static void for_each_pair(const Sums& sums, const Visit& visit) {
+    __device__ __forceinline__ static void for_each_pair(const Visit& visit) {
         const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < columns / 4; ++i) {
-            visit(row + i % 2 * 8, column + i / 2 * 8, sums[2 * i], sums[2 * i + 1]);
-        }
+        for (int i = 0; i < columns / 2; i += 2) visit(i, row + i / 2 % 2 * 8, column + i / 4 * 8);
     }
 
 private:
