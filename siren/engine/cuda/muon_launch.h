@@ -17,8 +17,8 @@ namespace siren {
 namespace gpu {
 namespace {
 
-// Launches blocks that wait for each other: no more than can be there at the same time. `most` is null, or that number.
-// Asking for it takes longer than a launch.
+// How many blocks can be there at the same time, as those that wait for each other must be. Asking takes longer than a
+// launch.
 template <class Kernel>
 int most_resident_blocks(Kernel kernel, int threads, size_t bytes) {
     int blocks = 0;
@@ -27,6 +27,7 @@ int most_resident_blocks(Kernel kernel, int threads, size_t bytes) {
     return blocks * device_attribute(cudaDevAttrMultiProcessorCount);
 }
 
+// Launches blocks that wait for each other.
 template <class Kernel, class Arguments>
 void launch_cooperative(Kernel kernel, int grid, int threads, size_t bytes, Arguments& m) {
     void* arguments[] = {&m};
@@ -96,19 +97,22 @@ class MuonTilesLauncher {
     typedef MuonTiles<Piece> Arguments;
 
 public:
+    // Tiles of 64 x 64 while those of three matrices fit at the same time, then of 128 x 128. (Microseconds on an H200,
+    // 512 / 704 / 768 / 1024 units: 69, 103, 132, 228 and 86, 112, 115, 179.) Without wgmma those of 128 x 64 were hardly
+    // quicker anywhere: 84, 145, 148, 298 after 80, 124, 164, 280.
     static void launch(const MuonStep& step) {
-        const int width = step.muon.width;
-        if (width <= 448) return launch_tiles<64, 64>(step);
-        if (width <= 768) return launch_tiles<128, 64>(step);
-        return launch_tiles<128, 128>(step);
+#ifdef SIREN_HOPPER
+        if (step.muon.width > 704) return launch_tiles<128>(step);
+#endif
+        launch_tiles<64>(step);
     }
 
-    template <int rows, int columns>
+    template <int side>
     static void launch_tiles(const MuonStep& step) {
-        typedef TileProduct<Piece, rows, columns> Product;
+        typedef TileProduct<Piece, side> Product;
         Arguments m(step);
-        m.padded = blocks(m.muon.width, rows) * rows;
-        const int tiles = tile_count<Product>(Tiles::all, m.padded);
+        const int across = blocks(m.muon.width, side), tiles = tile_count(Tiles::all, across);
+        m.padded = across * side;
         const auto kernel = muon_tiles_kernel<Product>;
         constexpr size_t bytes = sizeof(MuonTilesStorage<Product>);
         static const int most = most_resident_blocks(kernel, Product::threads, bytes);

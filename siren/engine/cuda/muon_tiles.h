@@ -1,8 +1,8 @@
 // The kernel of a step of Muon for wide matrices: `muon` of reference.py, as in muon.h, but tile by tile.
 //
 // An iteration X <- a X + b G X + c G G X, where G = X X^T, is three products: G, P = a 1 + b G + c G G, and P X. The
-// blocks of the grid share out the tiles of each, and wait for each other before the next. For a tile of r x c a block
-// fetches r rows and c columns; a panel of 16 rows, as in muon.h, needs all of X. G and P are symmetric: tiles above the
+// blocks of the grid share out the square tiles of each, and wait for each other before the next. For a tile a block
+// fetches as many rows and columns; for a panel of 16 rows, as in muon.h, all of X. G and P are symmetric: tiles above the
 // diagonal are those below it, transposed.
 //
 // The first iteration's polynomial needs X's Schatten-8 norm, the eighth root of the sum of squares of G G. That product
@@ -44,28 +44,9 @@ struct MuonTile {
 // Which tiles of a product: all, or of a symmetric one those that reach the lower triangle.
 enum class Tiles { all, lower };
 
-// Of one matrix.
-template <class Product>
-__host__ __device__ inline int tile_count(Tiles which, int padded) {
-    const int down = padded / Product::rows, across = padded / Product::columns;
-    return which == Tiles::all ? down * across : down * (down + 1) / 2 * (Product::rows / Product::columns);
-}
-
-// Calls visit(tile) for each tile of this block.
-template <class Product, class Visit>
-__device__ __forceinline__ void for_each_tile(const MuonStep& m, Tiles which, const Visit& visit) {
-    const int tiles = tile_count<Product>(which, m.padded);
-#pragma unroll 1
-    for (int number = blockIdx.x; number < m.muon.count * tiles; number += gridDim.x) {
-        int row = 0, column = number % tiles;
-        for (;; ++row) {
-            const int across = which == Tiles::all ? m.padded / Product::columns
-                                                   : (row + 1) * (Product::rows / Product::columns);
-            if (column < across) break;
-            column -= across;
-        }
-        visit(MuonTile{number, number / tiles, row * Product::rows, column * Product::columns});
-    }
+// Of one matrix that is so many tiles wide.
+__host__ __device__ inline int tile_count(Tiles which, int across) {
+    return which == Tiles::all ? across * across : across * (across + 1) / 2;
 }
 
 // ---- From the gradient to X -------------------------------------------------------------------------------------
@@ -165,154 +146,185 @@ __device__ inline void scale_direction(const MuonTiles<Piece>& m) {
 // A block's shared memory: the product's, and a tile as it will be in the matrix.
 template <class Product>
 struct MuonTilesStorage {
-    typedef typename Product::Piece Piece;
     typename Product::SharedStorage product;
-    Piece tile[Product::rows * Product::columns];
+    typename Product::Piece tile[Product::side * Product::side];
 };
 
-// Whether a tile has another one above the diagonal.
+// The products of an iteration, as far as they are this block's.
 template <class Product>
-__device__ inline bool has_mirror(const MuonTile& tile) {
-    return tile.column + Product::columns <= tile.row;
-}
-
-// A pair of neighbors in a row of a tile in shared memory.
-template <class Product>
-__device__ inline uint32_t* pair_in_tile(typename Product::Piece* tile, int row, int column) {
-    return reinterpret_cast<uint32_t*>(tile + place_in_slabs(Product::rows, row, column));
-}
-
-// Stores a tile of a symmetric matrix, and its mirror image. compute(i, row, column) gives a pair of it, as a float2.
-template <class Product, class Compute>
-__device__ __forceinline__ void store_symmetric(const MuonStep& m, Product& product, MuonTilesStorage<Product>& shared,
-                                                const MuonTile& tile, typename Product::Piece* matrix,
-                                                const Compute& compute) {
+class MuonProducts {
     typedef typename Product::Piece Piece;
-    constexpr int rows = Product::rows, columns = Product::columns;
-    Piece* const transposed = product.borrow_stage();
-    product.for_each_pair([&](int i, int row, int column) {
-        const float2 result = compute(i, row, column);
-        const uint32_t pieces = to_pieces(result.x, result.y, Piece());
-        const Piece* const pair = reinterpret_cast<const Piece*>(&pieces);
-        *pair_in_tile<Product>(shared.tile, row, column) = pieces;
-        transposed[place_in_slabs(columns, column, row)] = pair[0];
-        transposed[place_in_slabs(columns, column + 1, row)] = pair[1];
-    });
-    __syncthreads();
-    store_tile<rows, columns>(matrix, m.padded, tile.row, tile.column, shared.tile);
-    if (has_mirror<Product>(tile)) store_tile<columns, rows>(matrix, m.padded, tile.column, tile.row, transposed);
-    product.return_stage();
-}
+    typedef typename Product::Sums Sums;
+    static constexpr int side = Product::side;
 
-template <class Product>
-__device__ __forceinline__ void compute_gram(const MuonTiles<typename Product::Piece>& m, Product& product,
-                                             MuonTilesStorage<Product>& shared, const typename Product::Piece* x) {
-    for_each_tile<Product>(m, Tiles::lower, [&](const MuonTile& tile) {
-        const size_t matrix = tile.matrix * m.matrix_size();
-        typename Product::Sums sums;
-        product.template multiply<Right::transposed>({x + matrix, x + matrix, m.padded, tile.row, tile.column}, sums);
-        store_symmetric(m, product, shared, tile, m.gram + matrix,
-                        [&](int i, int, int) { return make_float2(sums[i], sums[i + 1]); });
-    });
-}
+public:
+    __device__ MuonProducts(const MuonTiles<Piece>& m, MuonTilesStorage<Product>& shared)
+        : m_(m), product_(shared.product), tile_(shared.tile) {}
 
-// The sum of squares of G G, in parts.
-template <class Product>
-__device__ __forceinline__ void compute_trace(const MuonTiles<typename Product::Piece>& m, Product& product) {
-    for_each_tile<Product>(m, Tiles::lower, [&](const MuonTile& tile) {
-        const auto* const gram = m.gram + tile.matrix * m.matrix_size();
-        typename Product::Sums sums;
-        product.template multiply<Right::transposed>({gram, gram, m.padded, tile.row, tile.column}, sums);
-        double sum = 0;
-        product.for_each_pair([&](int i, int, int) {
-            sum += double(sums[i]) * sums[i] + double(sums[i + 1]) * sums[i + 1];
+    // G = X X^T.
+    __device__ __forceinline__ void compute_gram(const Piece* x) {
+        for_each_tile(Tiles::lower, [&](const MuonTile& tile) {
+            Sums sums;
+            multiply<Right::transposed>(x, x, tile, sums);
+            store_symmetric(m_.gram, tile, [&](int i, int, int) { return make_float2(sums[i], sums[i + 1]); });
         });
-        store_sum_over_block(has_mirror<Product>(tile) ? 2 * sum : sum, m.trace_sums + tile.number);
-    });
-}
+    }
 
-template <class Product>
-__device__ __forceinline__ void compute_polynomial(const MuonTiles<typename Product::Piece>& m, Product& product,
-                                                   MuonTilesStorage<Product>& shared, int iteration) {
-    typedef typename Product::Piece Piece;
-    constexpr int rows = Product::rows, columns = Product::columns;
-    for_each_tile<Product>(m, Tiles::lower, [&](const MuonTile& tile) {
-        const size_t matrix = tile.matrix * m.matrix_size();
-        for_each_eight<rows, columns>(m.gram + matrix, m.padded, tile.row, tile.column, shared.tile,
-                                      [](Piece* from, Piece* to) { cp_async_16(to, from); });
-        cp_async_commit();
-        Polynomial p = m.polynomials[iteration];
-        if (iteration == 0) {
-            const int tiles = tile_count<Product>(Tiles::lower, m.padded);
-            p = normalized(p, sum_of(m.trace_sums + tile.matrix * tiles, tiles));
+    // The sum of squares of G G, in parts.
+    __device__ __forceinline__ void compute_trace() {
+        for_each_tile(Tiles::lower, [&](const MuonTile& tile) {
+            Sums sums;
+            multiply<Right::transposed>(m_.gram, m_.gram, tile, sums);
+            double sum = 0;
+            Product::for_each_pair([&](int i, int, int) {
+                sum += double(sums[i]) * sums[i] + double(sums[i + 1]) * sums[i + 1];
+            });
+            store_sum_over_block(tile.row == tile.column ? sum : 2 * sum, m_.trace_sums + tile.number);
+        });
+    }
+
+    // P = a 1 + b G + c G G. Its own tile of G is copied meanwhile to where that of P will be.
+    __device__ __forceinline__ void compute_polynomial(int iteration) {
+        for_each_tile(Tiles::lower, [&](const MuonTile& tile) {
+            for_each_eight<side>(m_.gram + tile.matrix * m_.matrix_size(), m_.padded, tile.row, tile.column, tile_,
+                                 [](Piece* from, Piece* to) { cp_async_16(to, from); });
+            cp_async_commit();
+            Polynomial p = m_.polynomials[iteration];
+            if (iteration == 0) {
+                const int tiles = tile_count(Tiles::lower, m_.padded / side);
+                p = normalized(p, sum_of(m_.trace_sums + tile.matrix * tiles, tiles));
+            }
+            Sums sums;
+            multiply<Right::transposed>(m_.gram, m_.gram, tile, sums);
+            cp_async_wait<0>();
+            __syncthreads();
+            store_symmetric(m_.polynomial, tile, [&](int i, int row, int column) {
+                const float2 g = to_floats<Piece>(*pair_of_tile(row, column));
+                const int right = tile.column + column - tile.row - row;  // of the diagonal
+                return make_float2(p.b * g.x + p.c * sums[i] + (right == 0 ? p.a : 0.0f),
+                                   p.b * g.y + p.c * sums[i + 1] + (right == -1 ? p.a : 0.0f));
+            });
+        });
+    }
+
+    // The next X, P X.
+    __device__ __forceinline__ void apply_polynomial(const Piece* x, Piece* next) {
+        for_each_tile(Tiles::all, [&](const MuonTile& tile) {
+            Sums sums;
+            multiply<Right::as_stored>(m_.polynomial, x, tile, sums);
+            Product::for_each_pair([&](int i, int row, int column) {
+                *pair_of_tile(row, column) = to_pieces(sums[i], sums[i + 1], Piece());
+            });
+            __syncthreads();
+            store_tile<side>(next + tile.matrix * m_.matrix_size(), m_.padded, tile.row, tile.column, tile_);
+            __syncthreads();
+        });
+    }
+
+    // That of the last iteration, by which the parameters move. It goes through shared memory, so that a warp has
+    // neighbors in a row.
+    __device__ __forceinline__ void move_parameters(const Piece* x) {
+        constexpr int pitch = side + 8;  // so that the rows of a thread's neighbors are in other banks
+        static_assert(side * pitch * sizeof(float) <= Product::borrowed_bytes, "the stages have no room");
+        for_each_tile(Tiles::all, [&](const MuonTile& tile) {
+            Sums sums;
+            multiply<Right::as_stored>(m_.polynomial, x, tile, sums);
+            float* const direction = reinterpret_cast<float*>(product_.borrow_stages());
+            Product::for_each_pair([&](int i, int row, int column) {
+                *reinterpret_cast<float2*>(direction + row * pitch + column) = make_float2(sums[i], sums[i + 1]);
+            });
+            __syncthreads();
+            const int64_t first = m_.muon.start + tile.matrix * m_.layer() + tile.row * m_.muon.width + tile.column;
+            subtract_tile<pitch>(m_.in.parameters + first, direction, m_.out.parameters + first,
+                                 m_.muon.width - tile.row, m_.muon.width - tile.column);
+            product_.return_stages();
+        });
+    }
+
+private:
+    // Calls visit(tile) for each tile of this block.
+    template <class Visit>
+    __device__ __forceinline__ void for_each_tile(Tiles which, const Visit& visit) {
+        const int across = m_.padded / side, tiles = tile_count(which, across);
+#pragma unroll 1
+        for (int number = blockIdx.x; number < m_.muon.count * tiles; number += gridDim.x) {
+            int row = 0, column = number % tiles;
+            for (;; ++row) {
+                const int in_row = which == Tiles::all ? across : row + 1;
+                if (column < in_row) break;
+                column -= in_row;
+            }
+            visit(MuonTile{number, number / tiles, row * side, column * side});
         }
-        typename Product::Sums sums;
-        product.template multiply<Right::transposed>({m.gram + matrix, m.gram + matrix, m.padded, tile.row, tile.column},
-                                                     sums);
-        cp_async_wait<0>();
-        __syncthreads();
-        store_symmetric(m, product, shared, tile, m.polynomial + matrix, [&](int i, int row, int column) {
-            const float2 g = to_floats<Piece>(*pair_in_tile<Product>(shared.tile, row, column));
-            const int right = tile.column + column - tile.row - row;  // of the diagonal
-            return make_float2(p.b * g.x + p.c * sums[i] + (right == 0 ? p.a : 0.0f),
-                               p.b * g.y + p.c * sums[i + 1] + (right == -1 ? p.a : 0.0f));
-        });
-    });
-}
+    }
 
-// The next X.
-template <class Product>
-__device__ __forceinline__ void apply_polynomial(const MuonTiles<typename Product::Piece>& m, Product& product,
-                                                 MuonTilesStorage<Product>& shared, const typename Product::Piece* x,
-                                                 typename Product::Piece* next) {
-    typedef typename Product::Piece Piece;
-    for_each_tile<Product>(m, Tiles::all, [&](const MuonTile& tile) {
-        const size_t matrix = tile.matrix * m.matrix_size();
-        typename Product::Sums sums;
-        product.template multiply<Right::as_stored>({m.polynomial + matrix, x + matrix, m.padded, tile.row, tile.column},
-                                                    sums);
-        product.for_each_pair([&](int i, int row, int column) {
-            *pair_in_tile<Product>(shared.tile, row, column) = to_pieces(sums[i], sums[i + 1], Piece());
-        });
-        __syncthreads();
-        store_tile<Product::rows, Product::columns>(next + matrix, m.padded, tile.row, tile.column, shared.tile);
-        __syncthreads();
-    });
-}
+    template <Right right_is>
+    __device__ __forceinline__ void multiply(const Piece* left, const Piece* right, const MuonTile& tile, Sums& sums) {
+        const size_t matrix = tile.matrix * m_.matrix_size();
+        product_.template multiply<right_is>({left + matrix, right + matrix, m_.padded, tile.row, tile.column}, sums);
+    }
 
-// That of the last iteration moves the parameters, which are asked for before the product.
-template <class Product>
-__device__ __forceinline__ void move_parameters(const MuonTiles<typename Product::Piece>& m, Product& product,
-                                                const typename Product::Piece* x) {
-    const int width = m.muon.width;
-    for_each_tile<Product>(m, Tiles::all, [&](const MuonTile& tile) {
-        const size_t matrix = tile.matrix * m.matrix_size();
-        const int64_t first = m.muon.start + tile.matrix * m.layer() + tile.row * width + tile.column;
-        const float* const from = m.in.parameters + first;
-        float* const to = m.out.parameters + first;
-        const int rows = width - tile.row, columns = width - tile.column;  // that are there
-        typename Product::Sums sums, before;
-        product.for_each_pair([&](int i, int row, int column) {
-            before[i] = row < rows && column < columns ? from[row * width + column] : 0.0f;
-            before[i + 1] = row < rows && column + 1 < columns ? from[row * width + column + 1] : 0.0f;
+    // Neighbors in a row of the tile in shared memory.
+    __device__ uint32_t* pair_of_tile(int row, int column) {
+        return reinterpret_cast<uint32_t*>(tile_ + place_in_slabs(side, row, column));
+    }
+
+    // Stores a tile of a symmetric matrix, and its mirror image. compute(i, row, column) gives a pair of it, a float2.
+    template <class Compute>
+    __device__ __forceinline__ void store_symmetric(Piece* matrices, const MuonTile& tile, const Compute& compute) {
+        Piece* const matrix = matrices + tile.matrix * m_.matrix_size();
+        Piece* const transposed = product_.borrow_stages();
+        Product::for_each_pair([&](int i, int row, int column) {
+            const float2 result = compute(i, row, column);
+            const uint32_t pieces = to_pieces(result.x, result.y, Piece());
+            const Piece* const pair = reinterpret_cast<const Piece*>(&pieces);
+            *pair_of_tile(row, column) = pieces;
+            transposed[place_in_slabs(side, column, row)] = pair[0];
+            transposed[place_in_slabs(side, column + 1, row)] = pair[1];
         });
-        product.template multiply<Right::as_stored>({m.polynomial + matrix, x + matrix, m.padded, tile.row, tile.column},
-                                                    sums);
-        product.for_each_pair([&](int i, int row, int column) {
-            if (row >= rows) return;
-            if (column < columns) to[row * width + column] = before[i] - m.muon.rate * sums[i];
-            if (column + 1 < columns) to[row * width + column + 1] = before[i + 1] - m.muon.rate * sums[i + 1];
-        });
-    });
-}
+        __syncthreads();
+        store_tile<side>(matrix, m_.padded, tile.row, tile.column, tile_);
+        if (tile.row != tile.column) store_tile<side>(matrix, m_.padded, tile.column, tile.row, transposed);
+        product_.return_stages();
+    }
+
+    // to = from - rate * direction, for so many rows and columns of a tile as are there.
+    template <int pitch>
+    __device__ __forceinline__ void subtract_tile(const float* from, const float* direction, float* to, int rows,
+                                                  int columns) {
+        constexpr int warp_rows = side / (Product::threads / 32), batch = 8, lane_columns = side / 32;
+        const int width = m_.muon.width, lane = threadIdx.x % 32, end = (threadIdx.x / 32 + 1) * warp_rows;
+#pragma unroll 1
+        for (int begin = end - warp_rows; begin < end; begin += batch) {
+            float before[batch][lane_columns];  // all are loaded before the first is stored
+            const auto for_each = [&](const auto& visit) {
+#pragma unroll
+                for (int i = 0; i < batch; ++i) {
+#pragma unroll
+                    for (int j = 0; j < lane_columns; ++j) {
+                        const int row = begin + i, column = lane + 32 * j;
+                        if (row < rows && column < columns) visit(before[i][j], row, column);
+                    }
+                }
+            };
+            for_each([&](float& x, int row, int column) { x = from[row * width + column]; });
+            for_each([&](float& x, int row, int column) {
+                to[row * width + column] = x - m_.muon.rate * direction[row * pitch + column];
+            });
+        }
+    }
+
+    const MuonTiles<Piece>& m_;
+    Product product_;
+    Piece* const tile_;
+};
 
 template <class Product>
 __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<typename Product::Piece> m) {
 #if !defined(SIREN_HOPPER) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
     typedef typename Product::Piece Piece;
     extern __shared__ __align__(1024) unsigned char muon_tiles_memory[];
-    auto& shared = *reinterpret_cast<MuonTilesStorage<Product>*>(muon_tiles_memory);
-    Product product(shared.product);
+    MuonProducts<Product> products(m, *reinterpret_cast<MuonTilesStorage<Product>*>(muon_tiles_memory));
     follow();
     const auto wait = [&] {
 #ifdef SIREN_HOPPER
@@ -328,22 +340,21 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
     wait();
     scale_direction(m);
     for (int iteration = 0; iteration < m.iterations; ++iteration) {
-        const bool odd = iteration % 2, last = iteration + 1 == m.iterations;
+        const bool odd = iteration % 2;
         const Piece* const x = odd ? m.next : m.x;
-        Piece* const next = odd ? m.x : m.next;
         wait();
-        compute_gram(m, product, shared, x);
+        products.compute_gram(x);
         wait();
         if (iteration == 0) {
-            compute_trace(m, product);
+            products.compute_trace();
             wait();
         }
-        compute_polynomial(m, product, shared, iteration);
+        products.compute_polynomial(iteration);
         wait();
-        if (last) {
-            move_parameters(m, product, x);
+        if (iteration + 1 == m.iterations) {
+            products.move_parameters(x);
         } else {
-            apply_polynomial(m, product, shared, x, next);
+            products.apply_polynomial(x, odd ? m.x : m.next);
         }
     }
 #endif

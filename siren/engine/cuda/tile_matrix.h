@@ -39,21 +39,21 @@ struct TileOperands {
 };
 
 // Calls visit(8 elements of the matrix, the same of the tile) for this thread's part of a tile in shared memory.
-template <int rows, int columns, class Piece, class Visit>
+template <int side, class Piece, class Visit>
 __device__ inline void for_each_eight(Piece* matrix, int size, int row, int column, Piece* tile, const Visit& visit) {
 #pragma unroll
-    for (int slab = 0; slab < columns / slab_columns; ++slab) {
+    for (int slab = 0; slab < side / slab_columns; ++slab) {
         Piece* const rows_of_slab = matrix + place_in_slabs(size, row, column + slab * slab_columns);
-        for (int i = threadIdx.x * 8; i < rows * slab_columns; i += blockDim.x * 8) {
-            visit(rows_of_slab + i, tile + slab * rows * slab_columns + i);
+        for (int i = threadIdx.x * 8; i < side * slab_columns; i += blockDim.x * 8) {
+            visit(rows_of_slab + i, tile + slab * side * slab_columns + i);
         }
     }
 }
 
 // Stores a tile that is in shared memory.
-template <int rows, int columns, class Piece>
+template <int side, class Piece>
 __device__ inline void store_tile(Piece* matrix, int size, int row, int column, Piece* tile) {
-    for_each_eight<rows, columns>(matrix, size, row, column, tile, [](Piece* to, Piece* from) {
+    for_each_eight<side>(matrix, size, row, column, tile, [](Piece* to, Piece* from) {
         *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
     });
 }

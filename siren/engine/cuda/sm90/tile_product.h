@@ -10,26 +10,27 @@ namespace gpu {
 namespace {
 
 // By a group of four warps for each 64 rows. Thread 0 also fetches the operands.
-template <class Piece_, int rows_, int columns_>
+template <class Piece_, int side_>
 class TileProduct {
 public:
     typedef Piece_ Piece;
-    static constexpr int rows = rows_, columns = columns_, threads = 2 * rows, stages = 4;
+    static constexpr int side = side_, threads = 2 * side, stages = 4;
 
     struct Stage {
-        Piece left[rows * slab_columns], right[columns * slab_columns];  // one after the other
+        Piece left[side * slab_columns], right[side * slab_columns];
     };
     struct SharedStorage {
         Stage stages[TileProduct::stages];
         Pipeline<TileProduct::stages> pipeline;
     };
-    typedef float Sums[columns / 2];
+    typedef float Sums[side / 2];
 
     __device__ explicit TileProduct(SharedStorage& shared) : shared_(shared) {
         if (threadIdx.x == 0) shared_.pipeline.init(1, threads / 32);
         __syncthreads();
     }
 
+    // Of matrices of at least three slabs.
     template <Right right>
     __device__ __forceinline__ void multiply(const TileOperands<Piece>& operands, Sums& sums) {
         constexpr bool transposed = right == Right::transposed;
@@ -65,12 +66,13 @@ public:
         release(consumed_.previous_stage());
     }
 
-    // Memory for a tile, between two products.
-    __device__ Piece* borrow_stage() {
+    // The memory of the stages, between two products.
+    static constexpr size_t borrowed_bytes = sizeof(Stage) * stages;
+    __device__ Piece* borrow_stages() {
         __syncthreads();  // all have multiplied
         return shared_.stages[0].left;
     }
-    __device__ void return_stage() {
+    __device__ void return_stages() {
         fence_async_proxy();  // bulk copies come there next
         __syncthreads();
     }
@@ -80,7 +82,7 @@ public:
     __device__ __forceinline__ static void for_each_pair(const Visit& visit) {
         const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < columns / 2; i += 2) visit(i, row + i / 2 % 2 * 8, column + i / 4 * 8);
+        for (int i = 0; i < side / 2; i += 2) visit(i, row + i / 2 % 2 * 8, column + i / 4 * 8);
     }
 
 private:
@@ -96,7 +98,7 @@ private:
         } else {
             constexpr int size = slab_columns * slab_columns;
 #pragma unroll
-            for (int slab = 0; slab < columns / slab_columns; ++slab) {
+            for (int slab = 0; slab < side / slab_columns; ++slab) {
                 bulk_copy(stage.right + slab * size, operands.right_slab(k, slab), size * sizeof(Piece), full);
             }
         }
