@@ -1,7 +1,8 @@
-// The kernel of a step of Muon, with Adam on all parameters that are not in a hidden matrix: `muon` of reference.py.
+// The kernel of a step of Muon up to 256 units, with Adam on all parameters that are not in a hidden matrix: `muon` of
+// reference.py. That of wider networks is in muon_tiles.h.
 //
 // A block has a panel of 16 rows of a matrix, and the blocks of a matrix go through phases together: as a cluster, with
-// its barriers, or, where there are more than 16 or no clusters, with barriers of the whole grid. An iteration
+// its barriers, or, where there are none, with barriers of the whole grid. An iteration
 // X <- a X + b Y + c Z, where G = X X^T, Y = G X and Z = G Y, takes two phases: with all of X at hand a panel of G gives
 // the same panel of Y, and with all of Y one of Z. X and Y go through the L2 cache in 16 bits; sums, and Z, are float32.
 // At 256 units a product takes a microsecond, as long as a barrier of the grid or as fetching X, so there are as few of
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
 #endif
         m.barrier.wait();
     };
-    step_adam(m, m.first_adam_block());
+    step_adam<muon_threads>(m, m.first_adam_block());
     for_each_panel(m, [&](const Panel& panel) { step_momentum(m, panel); });
     wait();
     for_each_panel(m, [&](const Panel& panel) { scale_direction(m, panel); });
@@ -91,7 +92,7 @@ __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel)
             sum += double(direction) * direction;
         });
     }
-    store_sum_over_block(sum, m.direction_sums + panel.number);
+    store_sum_over_block<muon_threads>(sum, m.direction_sums + panel.number);
 }
 
 // X at the start. The sum over panels is asked for after a section has been, so that both are waited for together.
@@ -104,7 +105,7 @@ __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& pane
         Section slopes, averages;
         load_section(m.in.gradient + panel.in_parameters, panel.rows, width, begin, slopes);
         load_section(m.new_average + panel.in_averages, panel.rows, width, begin, averages);
-        const double sum = sum_of(m.direction_sums + panel.matrix * m.panels(), m.panels());
+        const double sum = sum_of<1>(m.direction_sums + panel.matrix * m.panels(), m.panels());
         const float factor = initial_scale(width, sum);
         for_each_element(begin, [&](int i, int j, int row, int column) {
             const float direction = m.muon.momentum * averages[i][j] + slopes[i][j];
@@ -215,13 +216,14 @@ __device__ void z_and_update(const MuonArguments<Piece>& m, MuonStorage<Piece>& 
             sum += double(own.x) * own_y.x + double(own.y) * own_y.y;
         });
     }
-    if (iteration == 0) store_sum_over_block(sum, m.trace_sums + panel.number);
+    if (iteration == 0) store_sum_over_block<muon_threads>(sum, m.trace_sums + panel.number);
 }
 
-// The first iteration's end: X, Y and Z of X divided by its Schatten-8 norm. Operands are asked for before the sum over panels, as in scale_direction().
+// The first iteration's end: X, Y and Z of X divided by its Schatten-8 norm. Operands are asked for before the sum over
+// panels, as in scale_direction().
 template <class Piece>
 __device__ void normalize_first(const MuonArguments<Piece>& m, const Panel& panel, const Piece* x, Piece* next) {
-       const bool last = m.iterations == 1;
+    const bool last = m.iterations == 1;
     const float* const kept = m.z + panel.in_squares;
 #pragma unroll 1
     for (int block = 0; block < m.squares(); ++block) {
@@ -232,7 +234,7 @@ __device__ void normalize_first(const MuonArguments<Piece>& m, const Panel& pane
             z[i / 2][i % 2 * 2] = pair.x;
             z[i / 2][i % 2 * 2 + 1] = pair.y;
         });
-        const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
+        const double trace = sum_of<1>(m.trace_sums + panel.matrix * m.panels(), m.panels());
         const Polynomial p = normalized(m.polynomials[0], trace);
         apply_polynomial(m, p, last, panel, block, operands, z, next);
     }

@@ -35,9 +35,9 @@ void launch_cooperative(Kernel kernel, int grid, int threads, size_t bytes, Argu
                                       nullptr));
 }
 
-// The arrays of a kernel's arguments, in the memory that all kernels share.
+// The arrays of a kernel's arguments, in the memory that all calls share.
 template <class Arguments, class LayOut>
-void lay_out_in_shared_memory(Arguments& m, const LayOut& lay_out) {
+void lay_out_arrays(Arguments& m, const LayOut& lay_out) {
     Arena measured(nullptr);
     lay_out(measured, m);
     Arena arena(DeviceMemory::shared().reserve(measured.used()));
@@ -53,7 +53,7 @@ public:
         Arguments m(step);
         m.padded = blocks(m.muon.width, muon_block) * muon_block;
         m.clustered = false;
-        lay_out_in_shared_memory(m, lay_out);
+        lay_out_arrays(m, lay_out);
         const size_t bytes = MuonStorage<Piece>::bytes(m.padded);
         if (launch_clusters(m, bytes)) return;
         const auto kernel = muon_kernel<Piece>;
@@ -98,8 +98,8 @@ class MuonTilesLauncher {
 
 public:
     // Tiles of 64 x 64 while those of three matrices fit at the same time, then of 128 x 128. (Microseconds on an H200,
-    // 512 / 704 / 768 / 1024 units: 69, 103, 132, 228 and 86, 112, 115, 179.) Without wgmma those of 128 x 64 were hardly
-    // quicker anywhere: 84, 145, 148, 298 after 80, 124, 164, 280.
+    // 512 / 704 / 768 / 1024 units: 68, 100, 129, 227 and 84, 109, 112, 171.) Without wgmma only the former: 128 x 64 took
+    // 84, 145, 148, 298 where these took 80, 124, 164, 279.
     static void launch(const MuonStep& step) {
 #ifdef SIREN_HOPPER
         if (step.muon.width > 704) return launch_tiles<128>(step);
@@ -117,7 +117,7 @@ public:
         constexpr size_t bytes = sizeof(MuonTilesStorage<Product>);
         static const int most = most_resident_blocks(kernel, Product::threads, bytes);
         const int grid = std::min(most, m.muon.count * tiles);
-        lay_out_in_shared_memory(m, [&](Arena& arena, Arguments& laid_out) {
+        lay_out_arrays(m, [&](Arena& arena, Arguments& laid_out) {
             const size_t count = laid_out.muon.count, size = count * laid_out.matrix_size();
             for (Piece** const matrix : {&laid_out.x, &laid_out.next, &laid_out.gram, &laid_out.polynomial}) {
                 arena.take(*matrix, size);

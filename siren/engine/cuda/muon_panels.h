@@ -13,7 +13,7 @@ namespace siren {
 namespace gpu {
 namespace {
 
-constexpr int muon_threads = most_muon_threads, muon_warps = muon_threads / 32;
+constexpr int muon_threads = 256, muon_warps = muon_threads / 32;
 constexpr int panel_rows = 16;
 #ifdef SIREN_HOPPER
 constexpr int muon_block = 256;
@@ -43,9 +43,10 @@ struct Panel {
     size_t in_averages;     // in the momentum
 };
 
+// `padded` is a multiple of muon_block.
 template <class Piece>
 struct MuonArguments : MuonStep {
-    bool clustered;  // the panels of each matrix are a cluster of blocks
+    bool clustered;              // the panels of each matrix are a cluster of blocks
     Piece *x, *next, *y, *gram;  // (count, padded, padded)
     float* z;                    // of the first iteration, in the same places
     double* direction_sums;      // squares of each panel of the direction (count, panels)

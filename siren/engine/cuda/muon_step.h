@@ -12,7 +12,7 @@ namespace siren {
 namespace gpu {
 namespace {
 
-constexpr int most_muon_threads = 256, most_iterations = 8;
+constexpr int most_iterations = 8;
 
 // Matrices in memory have `padded` rows and columns, of which those from width on are 0.
 struct MuonStep {
@@ -32,6 +32,7 @@ struct MuonStep {
 };
 
 // Adam's step for the parameters outside of matrices, by the blocks from `first_block` on.
+template <int threads>
 __device__ inline void step_adam(const MuonStep& m, int first_block) {
     const AdamNumbers& adam = m.adam;
     const float keep_mean = float(adam.beta_1), keep_square = float(adam.beta_2);
@@ -39,8 +40,8 @@ __device__ inline void step_adam(const MuonStep& m, int first_block) {
     const float scale = float(1 / adam.correction), least = float(adam.eps), rate = float(adam.rate);
     const int64_t start = m.muon.start, biases = int64_t(m.muon.count) * m.muon.width, layer = m.layer();
     const int64_t others = m.parameters - m.muon.count * (layer - m.muon.width);
-    for (int64_t i = (int(blockIdx.x) - first_block) * int(blockDim.x) + int(threadIdx.x); i >= 0 && i < others;
-         i += int64_t(gridDim.x - first_block) * blockDim.x) {
+    for (int64_t i = (int(blockIdx.x) - first_block) * threads + int(threadIdx.x); i >= 0 && i < others;
+         i += int64_t(gridDim.x - first_block) * threads) {
         int64_t at = i;
         if (i >= start + biases) {
             at = i - biases + m.muon.count * layer;
@@ -64,21 +65,24 @@ __device__ inline double sum_over_warp(double x) {
 }
 
 // Writes the sum over a block's threads, in a fixed order.
+template <int threads>
 __device__ __noinline__ void store_sum_over_block(double x, double* result) {
-    __shared__ double warps[most_muon_threads / 32];
+    __shared__ double warps[threads / 32];
     x = sum_over_warp(x);
     __syncthreads();
     if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
     __syncthreads();
     if (threadIdx.x != 0) return;
-    for (int warp = 1; warp < blockDim.x / 32; ++warp) x += warps[warp];
+    for (int warp = 1; warp < threads / 32; ++warp) x += warps[warp];
     *result = x;
 }
 
-// The sum of `count` numbers that blocks have written, for each thread of a warp.
+// The sum of `count` numbers that blocks have written, for each thread of a warp. Of so many of its numbers a thread does
+// not wait for one before it asks for the next.
+template <int together>
 __device__ __noinline__ double sum_of(const double* numbers, int count) {
     double sum = 0;
-#pragma unroll 8
+#pragma unroll together
     for (int i = threadIdx.x % 32; i < count; i += 32) sum += __ldcg(numbers + i);
     return sum_over_warp(sum);
 }

@@ -6,7 +6,7 @@
 // diagonal are those below it, transposed.
 //
 // The first iteration's polynomial needs X's Schatten-8 norm, the eighth root of the sum of squares of G G. That product
-// is computed once for it alone, which takes no memory and hardly longer than to keep it.
+// is computed once for it alone, which takes no memory and hardly longer than to keep it. X begins as in muon.h.
 #pragma once
 
 #include <cstddef>
@@ -94,7 +94,7 @@ __device__ inline void load_strip(const float* matrix, int width, int row, int c
 }
 
 // The momentum, and the squares of the direction that looks a step ahead.
-template <class Piece>
+template <int threads, class Piece>
 __device__ inline void step_momentum(const MuonTiles<Piece>& m) {
     const int width = m.muon.width;
     const float momentum = m.muon.momentum;
@@ -114,7 +114,7 @@ __device__ inline void step_momentum(const MuonTiles<Piece>& m) {
                 sum += double(direction) * direction;
             });
         });
-        store_sum_over_block(sum, m.direction_sums + share);
+        store_sum_over_block<threads>(sum, m.direction_sums + share);
     });
 }
 
@@ -126,7 +126,7 @@ __device__ inline void scale_direction(const MuonTiles<Piece>& m) {
         const float* const gradient = m.in.gradient + m.muon.start + matrix * m.layer();
         const float* const average = m.new_average + size_t(matrix) * width * width;
         Piece* const x = m.x + matrix * m.matrix_size();
-        const float factor = initial_scale(width, sum_of(m.direction_sums + matrix * shares, shares));
+        const float factor = initial_scale(width, sum_of<8>(m.direction_sums + matrix * shares, shares));
         for_each_strip(m, share, [&](int first_row, int first_column) {
             Strip slopes, averages;
             load_strip(gradient, width, first_row, first_column, slopes);
@@ -152,13 +152,13 @@ struct MuonTilesStorage {
 
 // The products of an iteration, as far as they are this block's.
 template <class Product>
-class MuonProducts {
+class TiledIteration {
     typedef typename Product::Piece Piece;
     typedef typename Product::Sums Sums;
     static constexpr int side = Product::side;
 
 public:
-    __device__ MuonProducts(const MuonTiles<Piece>& m, MuonTilesStorage<Product>& shared)
+    __device__ TiledIteration(const MuonTiles<Piece>& m, MuonTilesStorage<Product>& shared)
         : m_(m), product_(shared.product), tile_(shared.tile) {}
 
     // G = X X^T.
@@ -179,7 +179,7 @@ public:
             Product::for_each_pair([&](int i, int, int) {
                 sum += double(sums[i]) * sums[i] + double(sums[i + 1]) * sums[i + 1];
             });
-            store_sum_over_block(tile.row == tile.column ? sum : 2 * sum, m_.trace_sums + tile.number);
+            store_sum_over_block<Product::threads>(tile.row == tile.column ? sum : 2 * sum, m_.trace_sums + tile.number);
         });
     }
 
@@ -192,7 +192,7 @@ public:
             Polynomial p = m_.polynomials[iteration];
             if (iteration == 0) {
                 const int tiles = tile_count(Tiles::lower, m_.padded / side);
-                p = normalized(p, sum_of(m_.trace_sums + tile.matrix * tiles, tiles));
+                p = normalized(p, sum_of<8>(m_.trace_sums + tile.matrix * tiles, tiles));
             }
             Sums sums;
             multiply<Right::transposed>(m_.gram, m_.gram, tile, sums);
@@ -324,7 +324,7 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
 #if !defined(SIREN_HOPPER) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
     typedef typename Product::Piece Piece;
     extern __shared__ __align__(1024) unsigned char muon_tiles_memory[];
-    MuonProducts<Product> products(m, *reinterpret_cast<MuonTilesStorage<Product>*>(muon_tiles_memory));
+    TiledIteration<Product> products(m, *reinterpret_cast<MuonTilesStorage<Product>*>(muon_tiles_memory));
     follow();
     const auto wait = [&] {
 #ifdef SIREN_HOPPER
@@ -335,8 +335,8 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
         m.barrier.wait();
 #endif
     };
-    step_adam(m, 0);
-    step_momentum(m);
+    step_adam<Product::threads>(m, 0);
+    step_momentum<Product::threads>(m);
     wait();
     scale_direction(m);
     for (int iteration = 0; iteration < m.iterations; ++iteration) {
