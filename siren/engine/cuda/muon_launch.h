@@ -97,9 +97,9 @@ class MuonTilesLauncher {
     typedef MuonTiles<Piece> Arguments;
 
 public:
-    // Tiles of 64 x 64 while those of three matrices fit at the same time, then of 128 x 128. (Microseconds on an H200,
-    // 512 / 704 / 768 / 1024 units: 68, 100, 129, 227 and 84, 109, 112, 171.) Without wgmma only the former: 128 x 64 took
-    // 84, 145, 148, 298 where these took 80, 124, 164, 279.
+    // Tiles of 64 x 64 while those of three matrices fit at the same time, then of 128 x 128. Microseconds on an H200 with
+    // 512, 704, 768 and 1024 units: 68, 100, 129, 227 and 84, 109, 112, 171. Without wgmma only the former: where these
+    // took 80, 124, 164 and 279, tiles of 128 x 64 took 84, 145, 148 and about 298.
     static void launch(const MuonStep& step) {
 #ifdef SIREN_HOPPER
         if (step.muon.width > 704) return launch_tiles<128>(step);

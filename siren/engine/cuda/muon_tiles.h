@@ -2,8 +2,8 @@
 //
 // An iteration X <- a X + b G X + c G G X, where G = X X^T, is three products: G, P = a 1 + b G + c G G, and P X. The
 // blocks of the grid share out the square tiles of each, and wait for each other before the next. For a tile a block
-// fetches as many rows and columns; for a panel of 16 rows, as in muon.h, all of X. G and P are symmetric: tiles above the
-// diagonal are those below it, transposed.
+// fetches as many rows and columns; for a panel of 16 rows, as in muon.h, all of X. G and P are symmetric: tiles above
+// the diagonal are those below it, transposed.
 //
 // The first iteration's polynomial needs X's Schatten-8 norm, the eighth root of the sum of squares of G G. That product
 // is computed once for it alone, which takes no memory and hardly longer than to keep it. X begins as in muon.h.
