@@ -21,7 +21,7 @@ from siren.runtime import shell_safe
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hidden matrices
-WIDEST_MUON = 1024  # for wider matrices its kernel on a GPU has no room
+NARROW = 256  # units, up to which a GPU has kernels of their own
 
 _COMPILER_OPTIONS = {f'FLAGS: -I"{shell_safe(Path(__file__).resolve().parent)}" ': 1}
 _POLYNOMIALS = (  # a std::vector<Polynomial>
@@ -169,8 +169,7 @@ class Fused:
 
     def muon(self, network, gradient, average, mean, square, adam_numbers, numbers):
         """As ``reference.muon``, in one operation."""
-        too_wide = network.hidden_features > WIDEST_MUON
-        if jt.flags.use_cuda and (self.precision == "fp32" or too_wide):
+        if jt.flags.use_cuda and self.precision == "fp32":
             return reference.muon(network, gradient, average, mean, square, adam_numbers, numbers)
         reference.check_muon(network, gradient, average, mean, square)
         start, count, n = reference.hidden_matrices(network)
@@ -182,6 +181,7 @@ class Fused:
             "{out0_p, out1_p, out2_p}, in4_p, out3_p, in0->num);",
             {**adam_numbers._asdict(), **numbers._asdict(), **place},
             header=f"#define SIREN_PRECISION {self.precision.capitalize()}\n"
+            f"#define SIREN_NARROW {int(n <= NARROW)}\n"
             '#include "cuda/optimizer.h"',
         )
         return new_flat, new_average, new_mean, new_square
@@ -318,13 +318,13 @@ def _pass_header(numbers, precision) -> str:
     """What a pass through the network includes on a GPU.
 
     The kernels are compiled for one order, precision and number of channels at a time, and for
-    networks up to 256 wide (``column_tile`` in ``cuda/parameters.h``) or for wider ones.
+    networks up to ``NARROW`` (``column_tile`` in ``cuda/parameters.h``) or for wider ones.
     """
     return (
         f"#define SIREN_ORDER {numbers['order']}\n"
         f"#define SIREN_PRECISION {precision.capitalize()}\n"
         f"#define SIREN_CHANNELS {numbers['channels']}\n"
-        f"#define SIREN_NARROW {int(numbers['width'] <= 256)}\n"
+        f"#define SIREN_NARROW {int(numbers['width'] <= NARROW)}\n"
         '#include "cuda/binding.h"'
     )
 

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
+from siren.engine.fused import NARROW
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.runtime.messages import telling_line
@@ -243,22 +244,27 @@ class _Trial:
         return _Check(ours, right, "its step of Adam is wrong")
 
     def muon(self) -> _Check:
-        """A step of a network with two hidden matrices, of the width that it has or a like one."""
-        width = self.workload.width
-        n = width if width <= 128 else 128 + width % 128
-        shape = _shape(n, 2, self.workload.channels)
-        sizes = [3 * n, n * n, n, n * n, n, self.workload.channels * (n + 1)]
+        """A step of a network with two hidden matrices, of the width that it has or a like one.
+
+        On a GPU tiles depend on the width of a wide network: it has its own, and one matrix.
+        """
+        width = self.network.hidden_features
+        by_tiles = jt.flags.use_cuda and width > NARROW
+        n = width if width <= 128 or by_tiles else 128 + width % 128
+        count = 1 if by_tiles else 2
+        shape = _shape(n, count, self.workload.channels)
+        sizes = [3 * n, *[n * n, n] * count, self.workload.channels * (n + 1)]
         arrays = flat, gradient, mean, square = self._state(sum(sizes))
-        average = self._uniform(1, (2, n, n))
+        average = self._uniform(1, (count, n, n))
         parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-        hidden = np.concatenate([parts[1], parts[3]])
+        hidden = np.concatenate(parts[1:-1:2])
         others = np.delete(np.arange(sum(sizes)), hidden)
         vars = _vars([flat, gradient, average, mean[others], square[others]])
         network = SimpleNamespace(**shape, flat=vars[0])
         ours = self.engine.muon(network, *vars[1:], ADAM, MUON)
 
         def right(new_flat, *moments):
-            slopes = gradient[hidden].reshape(2, n, n)
+            slopes = gradient[hidden].reshape(average.shape)
             new_average = MUON.momentum * average + slopes
             direction = orthogonalized(MUON.momentum * new_average + slopes)
             expected = flat.copy()

@@ -392,7 +392,7 @@ def test_precisions_of_a_gpu(on_gpu, precision, tolerance, seed):
 def test_muon_on_a_gpu(on_gpu, precision, tolerance):
     """Against the CPU's; of three matrices one is zero and one is very small."""
     rng = np.random.default_rng(0)
-    for n in (1, 5, 37, 64, 100, 256, 300, 600, 1024):
+    for n in (1, 5, 37, 64, 100, 256, 257, 300, 600, 1024):
         network = Siren(hidden_features=n, hidden_layers=3)
         start, _, _ = reference.hidden_matrices(network)
         gradient = rng.normal(size=network.flat.shape).astype(np.float32)
@@ -409,6 +409,47 @@ def test_muon_on_a_gpu(on_gpu, precision, tolerance):
         assert relative_error(ours[0] - before, expected[0] - before) < tolerance
         for one, other in zip(ours[1:], expected[1:]):
             assert np.abs(one - other).max() <= 1e-6 * np.abs(other).max()
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp16", 3e-3), ("bf16", 3e-2)])
+@pytest.mark.parametrize(
+    ("n", "layers"),
+    [
+        (272, 3),
+        (300, 1),
+        (384, 3),
+        (449, 2),
+        (500, 3),
+        (512, 12),  # more tiles than fit at the same time
+        (640, 3),
+        (768, 3),
+        (1000, 2),
+        (1024, 3),
+        (1024, 7),
+        (1100, 1),
+    ],
+)
+def test_muon_of_wide_networks_on_a_gpu(on_gpu, precision, tolerance, n, layers):
+    """Against float64; and twice the same."""
+    rng = np.random.default_rng(n)
+    network = Siren(hidden_features=n, hidden_layers=layers)
+    start, _, _ = reference.hidden_matrices(network)
+    gradient = rng.normal(size=network.flat.shape).astype(np.float32)
+    network, gradient, average, mean, square, *numbers = muon_arguments(network, jt.array(gradient))
+    average = rng.normal(size=average.shape).astype(np.float32)
+    arguments = network, gradient, jt.array(average), mean, square, *numbers
+    flat, new_average, *_ = (var.numpy() for var in Fused(precision).muon(*arguments))
+    assert (Fused(precision).muon(*arguments)[0].numpy() == flat).all()
+    before, gradient = network.flat.numpy(), gradient.numpy()
+    for k in range(layers):
+        place = slice(start + k * (n * n + n), start + k * (n * n + n) + n * n)
+        slopes = gradient[place].reshape(n, n).astype(np.float64)
+        expected = numbers[1].momentum * average[k] + slopes
+        assert relative_error(new_average[k], expected) < 1e-6
+        if k not in (0, layers - 1):
+            continue
+        direction = trial.orthogonalized((numbers[1].momentum * expected + slopes)[None])[0].ravel()
+        assert relative_error(before[place] - flat[place], direction) < tolerance
 
 
 def test_points_gathered_on_a_gpu(on_gpu):

@@ -22,15 +22,20 @@ public:
     }
 
     // Every barrier adds 2^31 in all, so its top bit changes when the last block has arrived, and nobody need reset it.
+    // What threads wrote before it is released by their block's first one, and acquired by that of another: quicker than
+    // two __threadfence().
     __device__ void wait() const {
         __syncthreads();
         if (threadIdx.x == 0) {
-            __threadfence();
-            const unsigned all = 1u << 31;
-            const unsigned before = atomicAdd(counter_, blockIdx.x == 0 ? all - (gridDim.x - 1) : 1);
-            while (((before ^ *static_cast<volatile unsigned*>(counter_)) & all) == 0) {
-            }
-            __threadfence();
+            const unsigned all = 1u << 31, own = blockIdx.x == 0 ? all - (gridDim.x - 1) : 1;
+            unsigned before, now;
+            asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;\n"
+                         : "=r"(before)
+                         : "l"(counter_), "r"(own)
+                         : "memory");
+            do {
+                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(now) : "l"(counter_) : "memory");
+            } while (((before ^ now) & all) == 0);
         }
         __syncthreads();
     }

@@ -1,7 +1,8 @@
-// The kernel of a step of Muon, with Adam on all parameters that are not in a hidden matrix: `muon` of reference.py.
+// The kernel of a step of Muon up to 256 units, with Adam on all parameters that are not in a hidden matrix: `muon` of
+// reference.py. That of wider networks is in muon_tiles.h.
 //
 // A block has a panel of 16 rows of a matrix, and the blocks of a matrix go through phases together: as a cluster, with
-// its barriers, or, where there are more than 16 or no clusters, with barriers of the whole grid. An iteration
+// its barriers, or, where there are none, with barriers of the whole grid. An iteration
 // X <- a X + b Y + c Z, where G = X X^T, Y = G X and Z = G Y, takes two phases: with all of X at hand a panel of G gives
 // the same panel of Y, and with all of Y one of Z. X and Y go through the L2 cache in 16 bits; sums, and Z, are float32.
 // At 256 units a product takes a microsecond, as long as a barrier of the grid or as fetching X, so there are as few of
@@ -30,8 +31,6 @@ namespace {
 
 // The phases, in their order. A barrier between two of them lets each block read what all have written.
 template <class Piece>
-__device__ void step_adam(const MuonArguments<Piece>& m);
-template <class Piece>
 __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel);
 template <class Piece>
 __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& panel);
@@ -56,7 +55,7 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
 #endif
         m.barrier.wait();
     };
-    step_adam(m);
+    step_adam<muon_threads>(m, m.first_adam_block());
     for_each_panel(m, [&](const Panel& panel) { step_momentum(m, panel); });
     wait();
     for_each_panel(m, [&](const Panel& panel) { scale_direction(m, panel); });
@@ -71,35 +70,6 @@ __global__ void __launch_bounds__(muon_threads) muon_kernel(MuonArguments<Piece>
         if (iteration > 0) continue;
         wait();
         for_each_panel(m, [&](const Panel& panel) { normalize_first(m, panel, x, next); });
-    }
-}
-
-// Adam's step for the parameters outside of matrices, which are `others` in number. With clusters, blocks that have
-// nothing else to do take it.
-template <class Piece>
-__device__ void step_adam(const MuonArguments<Piece>& m) {
-    const AdamNumbers& adam = m.adam;
-    const float keep_mean = float(adam.beta_1), keep_square = float(adam.beta_2);
-    const float add_mean = float(1 - adam.beta_1), add_square = float(1 - adam.beta_2);
-    const float scale = float(1 / adam.correction), least = float(adam.eps), rate = float(adam.rate);
-    const int64_t start = m.muon.start, biases = int64_t(m.muon.count) * m.muon.width, layer = m.layer();
-    const int64_t others = m.parameters - m.muon.count * (layer - m.muon.width);
-    const int first = m.first_adam_block();
-    for (int64_t i = (int(blockIdx.x) - first) * muon_threads + int(threadIdx.x); i >= 0 && i < others;
-         i += int64_t(gridDim.x - first) * muon_threads) {
-        int64_t at = i;
-        if (i >= start + biases) {
-            at = i - biases + m.muon.count * layer;
-        } else if (i >= start) {
-            const int64_t matrix = (i - start) / m.muon.width;
-            at = start + (matrix + 1) * layer - m.muon.width + (i - start) % m.muon.width;
-        }
-        const float g = m.in.gradient[at];
-        const float mean = keep_mean * m.in.mean[i] + add_mean * g;
-        const float square = keep_square * m.in.square[i] + add_square * g * g;
-        m.out.mean[i] = mean;
-        m.out.square[i] = square;
-        m.out.parameters[at] = m.in.parameters[at] - rate * mean / (scale * sqrtf(square) + least);
     }
 }
 
@@ -122,7 +92,7 @@ __device__ void step_momentum(const MuonArguments<Piece>& m, const Panel& panel)
             sum += double(direction) * direction;
         });
     }
-    store_sum_over_block(sum, m.direction_sums + panel.number);
+    store_sum_over_block<muon_threads>(sum, m.direction_sums + panel.number);
 }
 
 // X at the start. The sum over panels is asked for after a section has been, so that both are waited for together.
@@ -135,8 +105,8 @@ __device__ void scale_direction(const MuonArguments<Piece>& m, const Panel& pane
         Section slopes, averages;
         load_section(m.in.gradient + panel.in_parameters, panel.rows, width, begin, slopes);
         load_section(m.new_average + panel.in_averages, panel.rows, width, begin, averages);
-        const double sum = sum_of(m.direction_sums + panel.matrix * m.panels(), m.panels());
-        const float factor = sum > 0 ? sqrtf(sqrtf(float(width))) * float(rsqrt(sum)) : 0.0f;
+        const double sum = sum_of<1>(m.direction_sums + panel.matrix * m.panels(), m.panels());
+        const float factor = initial_scale(width, sum);
         for_each_element(begin, [&](int i, int j, int row, int column) {
             const float direction = m.muon.momentum * averages[i][j] + slopes[i][j];
             const uint32_t pieces = to_pieces(factor * direction, 0, Piece());
@@ -246,13 +216,14 @@ __device__ void z_and_update(const MuonArguments<Piece>& m, MuonStorage<Piece>& 
             sum += double(own.x) * own_y.x + double(own.y) * own_y.y;
         });
     }
-    if (iteration == 0) store_sum_over_block(sum, m.trace_sums + panel.number);
+    if (iteration == 0) store_sum_over_block<muon_threads>(sum, m.trace_sums + panel.number);
 }
 
-// The first iteration's end: X, Y and Z of X divided by its Schatten-8 norm. Operands are asked for before the sum over panels, as in scale_direction().
+// The first iteration's end: X, Y and Z of X divided by its Schatten-8 norm. Operands are asked for before the sum over
+// panels, as in scale_direction().
 template <class Piece>
 __device__ void normalize_first(const MuonArguments<Piece>& m, const Panel& panel, const Piece* x, Piece* next) {
-       const bool last = m.iterations == 1;
+    const bool last = m.iterations == 1;
     const float* const kept = m.z + panel.in_squares;
 #pragma unroll 1
     for (int block = 0; block < m.squares(); ++block) {
@@ -263,8 +234,8 @@ __device__ void normalize_first(const MuonArguments<Piece>& m, const Panel& pane
             z[i / 2][i % 2 * 2] = pair.x;
             z[i / 2][i % 2 * 2 + 1] = pair.y;
         });
-        const double trace = sum_of(m.trace_sums + panel.matrix * m.panels(), m.panels());
-        const Polynomial p = m.polynomials[0].of_quotient(trace > 0 ? sqrtf(sqrtf(sqrtf(float(trace)))) : 1.0f);
+        const double trace = sum_of<1>(m.trace_sums + panel.matrix * m.panels(), m.panels());
+        const Polynomial p = normalized(m.polynomials[0], trace);
         apply_polynomial(m, p, last, panel, block, operands, z, next);
     }
 }

@@ -4,17 +4,16 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/grid_barrier.h"
+#include "cuda/muon_step.h"
 #ifdef SIREN_HOPPER
 #include "cuda/sm90/ptx.h"
 #endif
-#include "optimizer_numbers.h"
 
 namespace siren {
 namespace gpu {
 namespace {
 
-constexpr int muon_threads = 256, muon_warps = muon_threads / 32, most_iterations = 8;
+constexpr int muon_threads = 256, muon_warps = muon_threads / 32;
 constexpr int panel_rows = 16;
 #ifdef SIREN_HOPPER
 constexpr int muon_block = 256;
@@ -44,28 +43,18 @@ struct Panel {
     size_t in_averages;     // in the momentum
 };
 
+// `padded` is a multiple of muon_block.
 template <class Piece>
-struct MuonArguments {
-    AdamInputs in;
-    AdamOutputs out;
-    const float* average;
-    float* new_average;
-    AdamNumbers adam;
-    MuonNumbers muon;
-    int64_t parameters;
-    GridBarrier barrier;
-    bool clustered;  // the panels of each matrix are a cluster of blocks
-    int padded;  // width of the matrices in memory, a multiple of muon_block; the rest is 0
-    int iterations;
-    Polynomial polynomials[most_iterations];
+struct MuonArguments : MuonStep {
+    bool clustered;              // the panels of each matrix are a cluster of blocks
     Piece *x, *next, *y, *gram;  // (count, padded, padded)
     float* z;                    // of the first iteration, in the same places
     double* direction_sums;      // squares of each panel of the direction (count, panels)
     double* trace_sums;          // each panel's part of the trace of G^4, in the first iteration
 
+    explicit MuonArguments(const MuonStep& step) : MuonStep(step) {}
     __host__ __device__ int panels() const { return padded / panel_rows; }  // of a matrix
     __host__ __device__ int squares() const { return padded / muon_block; }  // of a row of them
-    __device__ int64_t layer() const { return int64_t(muon.width) * muon.width + muon.width; }  // its numbers
     __device__ size_t square(int matrix, int row, int column) const {
         return ((size_t(matrix) * squares() + row) * squares() + column) * muon_block * muon_block;
     }
@@ -108,32 +97,6 @@ struct MuonStorage {
 template <class Piece, class Visit>
 __device__ void for_each_panel(const MuonArguments<Piece>& m, const Visit& visit) {
     for (int i = blockIdx.x; i < m.muon.count * m.panels(); i += gridDim.x) visit(m.panel(i));
-}
-
-__device__ inline double sum_over_warp(double x) {
-#pragma unroll
-    for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
-    return x;
-}
-
-// Writes the sum over a block's threads, in a fixed order.
-__device__ __noinline__ void store_sum_over_block(double x, double* result) {
-    __shared__ double warps[muon_warps];
-    x = sum_over_warp(x);
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    for (int warp = 1; warp < muon_warps; ++warp) x += warps[warp];
-    *result = x;
-}
-
-// The sum of `count` numbers that blocks have written, for each thread of a warp.
-__device__ __noinline__ double sum_of(const double* numbers, int count) {
-    double sum = 0;
-#pragma unroll 1
-    for (int i = threadIdx.x % 32; i < count; i += 32) sum += __ldcg(numbers + i);
-    return sum_over_warp(sum);
 }
 
 // A thread's elements of 16 rows and 256 columns: of each of a warp's rows every 32nd.

@@ -7,6 +7,7 @@
 #include "cuda/muon_panels.h"
 #include "cuda/numerics.h"
 #include "cuda/sm80/mma.h"
+#include "cuda/tile_matrix.h"
 
 namespace siren {
 namespace gpu {
@@ -52,9 +53,6 @@ __device__ inline void copy_square(MuonStorage<Piece>& shared, const Piece* from
     cp_async_wait<0>();
     __syncthreads();
 }
-
-// How a matrix enters a product on its right.
-enum class Right { as_stored, transposed };
 
 // The fragments of the right operand, the square or its transpose, for 16 of the depth, from k on, and 16 of the
 // product's columns.
@@ -134,12 +132,6 @@ __device__ inline void multiply_panel(const MuonArguments<Piece>& m, MuonStorage
 template <class Piece>
 __device__ inline void store_pair(Piece* to, float2 pair) {
     *reinterpret_cast<uint32_t*>(to) = to_pieces(pair.x, pair.y, Piece());
-}
-
-template <class Piece>
-__device__ inline float2 to_floats(unsigned packed) {
-    const Piece* const pair = reinterpret_cast<const Piece*>(&packed);
-    return make_float2(to_float(pair[0]), to_float(pair[1]));
 }
 
 }  // namespace

@@ -64,6 +64,13 @@ __device__ inline uint32_t to_pieces(float first, float second, __nv_bfloat16) {
     return result;
 }
 
+// Two neighboring elements as floats.
+template <class Piece>
+__device__ inline float2 to_floats(unsigned packed) {
+    const Piece* const pair = reinterpret_cast<const Piece*>(&packed);
+    return make_float2(to_float(pair[0]), to_float(pair[1]));
+}
+
 // Eight neighboring elements of a plane, 16 bytes.
 template <class Piece>
 __device__ inline uint4 pack8(const float* x) {

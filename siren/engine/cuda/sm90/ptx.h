@@ -164,6 +164,11 @@ __device__ inline void fence_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
 }
 
+// The same of what it has written to global memory, or sees there of what other blocks have.
+__device__ inline void fence_async_proxy_global() {
+    asm volatile("fence.proxy.async.global;\n" ::: "memory");
+}
+
 // ---- Operands in shared memory, and their descriptors --------------------------------------------------------
 
 // Large operands are made of blocks with rows of 64 elements, 128 bytes, in the 128-byte swizzle: the 16 bytes number
@@ -263,11 +268,50 @@ template <Major major>
 __device__ inline void wgmma_8(float (&accumulators)[4], uint64_t a, uint64_t b, bool add, __nv_bfloat16) {
     SIREN_WGMMA_8("bf16");
 }
+// The same for a B of 64 or 128 columns; A's rows run along k, and `right` says which B's do.
+#define SIREN_WGMMA_64(type)                                                                                     \
+    asm volatile(                                                                                                \
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %34, 0;\n"                                                         \
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " {"                                         \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                 \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"                         \
+        "}, %32, %33, add, 1, 1, 0, %35;\n}\n"                                                                   \
+        : SIREN_ACCUMULATORS_32(0)                                                                               \
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(right)))
+#define SIREN_WGMMA_128(type)                                                                                    \
+    asm volatile(                                                                                                \
+        "{\n.reg .pred add;\nsetp.ne.b32 add, %66, 0;\n"                                                         \
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {"                                        \
+        "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                                 \
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "                       \
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "                       \
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"                         \
+        "}, %64, %65, add, 1, 1, 0, %67;\n}\n"                                                                   \
+        : SIREN_ACCUMULATORS_32(0), SIREN_ACCUMULATORS_32(32)                                                    \
+        : "l"(a), "l"(b), "r"(int(add)), "n"(int(right)))
+template <Major right>
+__device__ inline void wgmma_tile(float (&accumulators)[32], uint64_t a, uint64_t b, bool add, __half) {
+    SIREN_WGMMA_64("f16");
+}
+template <Major right>
+__device__ inline void wgmma_tile(float (&accumulators)[32], uint64_t a, uint64_t b, bool add, __nv_bfloat16) {
+    SIREN_WGMMA_64("bf16");
+}
+template <Major right>
+__device__ inline void wgmma_tile(float (&accumulators)[64], uint64_t a, uint64_t b, bool add, __half) {
+    SIREN_WGMMA_128("f16");
+}
+template <Major right>
+__device__ inline void wgmma_tile(float (&accumulators)[64], uint64_t a, uint64_t b, bool add, __nv_bfloat16) {
+    SIREN_WGMMA_128("bf16");
+}
 #undef SIREN_ACCUMULATORS_4
 #undef SIREN_ACCUMULATORS_16
 #undef SIREN_ACCUMULATORS_32
 #undef SIREN_WGMMA_256
 #undef SIREN_WGMMA_8
+#undef SIREN_WGMMA_64
+#undef SIREN_WGMMA_128
 
 }  // namespace
 }  // namespace gpu
