@@ -161,7 +161,10 @@ def test_a_stamp_is_of_jittors_sources_and_of_variables(monkeypatch, tmp_path):
 
 
 def test_where_the_core_is_compiled_nothing_is_generated_or_compared():
-    """In another process: jittor.compiler writes its bindings whenever it generates them."""
+    """In another process: Jittor writes its bindings whenever it generates them.
+
+    A stamp that is damaged is written anew.
+    """
     code = """
         import siren
         siren.start("cpu")
@@ -175,6 +178,11 @@ def test_where_the_core_is_compiled_nothing_is_generated_or_compared():
     before = generated.stat().st_mtime_ns
     subprocess.run(run, check=True, cwd=ROOT)
     assert generated.stat().st_mtime_ns == before
+    stamps = {path: path.read_bytes() for path in Path(jittor_utils.cache_path).glob(f"{STAMP}*")}
+    for path in stamps:
+        cut(path, 0)
+    subprocess.run(run, check=True, cwd=ROOT)
+    assert any(content and path.read_bytes() == content for path, content in stamps.items())
 
 
 def test_what_is_missing_is_compiled_even_so(tmp_path):
