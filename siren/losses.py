@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import jittor as jt
 import numpy as np
-from scipy.fft import dct
 
 from siren import cosine
 from siren.operators import Forward, fd_divergence
@@ -116,6 +115,8 @@ class FiniteNorm(_SpectralNorm):
     border = False
 
     def __init__(self, shape, power: float):
+        from scipy.fft import dct
+
         super().__init__(shape, power, [2 - 2 * np.cos(np.pi * np.arange(n) / n) for n in shape])
         self.rows, self.columns = (_constant(dct(np.eye(n), axis=0, norm="ortho")) for n in shape)
 

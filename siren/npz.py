@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -28,21 +29,22 @@ class FormatError(ValueError):
 def read_file(path: Path) -> bytes:
     """The bytes of a file that starts like an .npz. Raises OSError or FormatError."""
     with open_regular(path) as file:
-        start = file.read(2)
-        if start != b"PK":  # checked first, because the rest may be of any size
+        if file.read(2) != b"PK":  # checked first, because the rest may be of any size
             raise FormatError("it is not an .npz file")
-        return start + file.read()
+        file.seek(0)
+        return file.read()
 
 
 @contextlib.contextmanager
-def unpacked(content: bytes) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an .npz file by name, each read when it is asked for.
+def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file, or of its content, by name, each read when it is asked for.
 
     Errors of any kind in the context, such as arrays that are missing or of no use, become
     FormatErrors.
     """
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        source = io.BytesIO(content) if isinstance(content, bytes) else content
+        with np.load(source, allow_pickle=False) as file:
             if any(member.file_size > MAX_BYTES for member in file.zip.infolist()):
                 raise FormatError("its arrays are too large")
             yield file

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import jittor as jt
 import numpy as np
-from scipy import ndimage
 
 from siren.samples import spacing
 
@@ -55,6 +54,8 @@ def sobel_gradient(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     It is the gradient target of the paper's published code. Returns (along rows, along columns).
     """
+    from scipy import ndimage
+
     difference, average = [-1 / 2, 0, 1 / 2], [1 / 4, 1 / 2, 1 / 4]
     rows, columns = (
         ndimage.correlate1d(

@@ -81,7 +81,7 @@ class StructureVariation:
         """D of every pixel: (height, width, 3) float32, the entries (row, row), (row, column) and
         (column, column) of symmetric matrices.
         """
-        from scipy import ndimage  # 0.3 s, which most runs do not need
+        from scipy import ndimage
 
         smooth = ndimage.gaussian_filter(picture, (self.SIGMA, self.SIGMA, 0))
         rows, columns = np.gradient(smooth, axis=(0, 1))

@@ -4,6 +4,8 @@ Everything is in pixel units (neighboring pixels have distance 1). The gradient 
 differences, zero across the last row and the last column; the divergence is its negative adjoint.
 So the divergence of the gradient is exactly the 5-point Laplacian with a reflecting border
 (`scipy.ndimage.laplace(image, mode="nearest")`).
+
+SciPy is imported where it is used, here and elsewhere: most runs do not need these 0.3 s.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ import contextlib
 import warnings
 
 import numpy as np
-from scipy.fft import dctn, idctn
 
 INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
 # Points that each thin-plate spline passes through. On a photograph with 5000 points, 32 score
@@ -41,6 +42,8 @@ def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
         float32 array (height, width, channels), each channel of mean zero.
 
     """
+    from scipy.fft import dctn, idctn
+
     laplacian = np.asarray(laplacian, np.float64)
     if laplacian.ndim != 3:
         raise ValueError(f"a Laplacian is (height, width, channels), not {laplacian.shape}")
@@ -126,6 +129,8 @@ def _solve_dirichlet(right: np.ndarray, inside: np.ndarray) -> np.ndarray:
     By conjugate gradients. The Laplacian of the whole rectangle, which a cosine transform inverts,
     preconditions: 40 iterations for a disc, 200 for random pixels.
     """
+    from scipy.fft import dctn, idctn
+
     height, width = right.shape
     eigenvalues = np.add.outer(_eigenvalues(height), _eigenvalues(width))
     eigenvalues += (np.pi / max(height, width)) ** 2  # as if the rectangle had a border of zeros
@@ -185,7 +190,7 @@ def interpolate(
         float32 array (height, width, channels); smooth methods may overshoot the values' range.
 
     """
-    from scipy import interpolate as scattered  # 0.3 s, which most runs do not need
+    from scipy import interpolate as scattered
     from scipy.spatial import Delaunay, QhullError
 
     points, values = np.asarray(points, np.float64), np.asarray(values, np.float64)

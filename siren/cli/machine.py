@@ -129,9 +129,10 @@ def _workload(options: argparse.Namespace) -> Workload:
 def load_engine(name: str, workload: Workload, device: str):
     """The engine called ``name`` if it passes a trial of the workload, else the reference one."""
     if name == "fused" and workload.has_kernels and not under_mpirun():
+        from siren.engine.fused import Fused
+
         reason = _try_in_child(workload, device)
-        if reason is not None:
-            return fall_back(reason)
+        return Fused(workload.precision) if reason is None else fall_back(reason)
     with signals.shield_children():
         return get_engine(name, workload.precision, workload)
 

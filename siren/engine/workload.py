@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
 import os
@@ -74,17 +75,23 @@ def trial_stamp(workload: Workload, device: str) -> str:
     """
     from importlib.metadata import version  # a third of the time that --help takes
 
-    folder = Path(__file__).resolve().parent
+    facts = [_sources(Path(__file__).resolve().parent)]
+    facts += [version("jittor"), sys.version, _program("cc_path", "g++")]
+    facts += [cpu_fact("model name"), cpu_fact("flags")]
+    if device == "cuda":
+        facts += [_program("nvcc_path", "nvcc"), _gpu()]
+    digest = hashlib.sha256(json.dumps([*facts, workload.to_json(device)]).encode()).hexdigest()
+    return f"trial-{digest[:24]}-works"
+
+
+@functools.cache
+def _sources(folder: Path) -> str:
+    """A digest of the engine's sources in ``folder``, and of where they are."""
     digest = hashlib.sha256(os.fsencode(folder))
     for path in sorted(folder.rglob("*")):
         if path.suffix in (".py", ".h"):
             digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
-    facts = [version("jittor"), sys.version, _program("cc_path", "g++")]
-    facts += [cpu_fact("model name"), cpu_fact("flags")]
-    if device == "cuda":
-        facts += [_program("nvcc_path", "nvcc"), _gpu()]
-    digest.update(json.dumps([*facts, workload.to_json(device)]).encode())
-    return f"trial-{digest.hexdigest()[:24]}-works"
+    return digest.hexdigest()
 
 
 def explanation(returncode: int, output: str) -> str | None:

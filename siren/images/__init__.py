@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from siren.files import file_digest, write_bytes
 from siren.images import decoding
@@ -267,6 +266,8 @@ def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.n
         pure: bool (height, width) of ``result``: the pixels that are made of given ones alone.
 
     """
+    from scipy import ndimage
+
     size = result.shape[:2]
     reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
     near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from siren.images import decoding, resize
 from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
@@ -174,6 +173,8 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
     """
     if mask.shape == tuple(size):
         return mask
+    from scipy import ndimage
+
     shares = resize(mask.astype(np.float32), size, Image.Resampling.BOX)
     scaled = shares > SHARE + 1e-5
     shapes, count = ndimage.label(mask, np.ones((3, 3)))

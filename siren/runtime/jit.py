@@ -32,7 +32,8 @@ CORE_FOLDER = "siren-core"  # in Jittor's cache, while the core is compiled; the
 
 # Files that do next to nothing in a training step; the others get -O1.
 _COLD = re.compile(
-    r"/src/(opt|test|codegen|profiler)/|tuner|miniz|pyjt_(?!var_holder|jit_op_maker|core|nano)"
+    r"/src/(opt|test|codegen|profiler|type)/|tuner|miniz|op_compiler|jit_compiler|mem_info"
+    r"|memory_profiler|swap|pyjt_(?!var_holder|jit_op_maker|core|nano)"
 )
 _COMMAND = re.compile(
     r'(?P<compiler>"[^"]+") (?P<source>"[^"]+")(?P<flags>.*) -c -o (?P<output>.*)'
@@ -57,7 +58,7 @@ def accelerate_core(jittor_utils) -> None:
         """Run ``commands`` in parallel: the longest first, so that it is not left at the end."""
         folder = Path(cache_path, CORE_FOLDER)
         shutil.rmtree(folder, ignore_errors=True)  # the remains of a compilation that was killed
-        if len(commands) > 20:
+        if sum(map(_is_missing, commands)) > 20:
             precompile_for_core(commands, folder)
         longest = max(commands, key=_size)
         commands = [longest, *(command for command in commands if command != longest)]
@@ -123,6 +124,12 @@ def _edit_record(record: Path, edit) -> None:
     if record.exists():
         command, rest = record.read_text().split("\n", 1)
         record.write_text(f"{edit(command)}\n{rest}")
+
+
+def _is_missing(command: str) -> bool:
+    """Whether there is no file yet that ``command`` would write."""
+    match = _COMMAND.fullmatch(command.strip())
+    return match is not None and not os.path.exists(match["output"].strip('"'))
 
 
 def _size(command: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from siren import files
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
@@ -28,10 +30,11 @@ from siren.runtime.messages import (
     strip_colours,
     telling_line,
 )
-from siren.runtime.processes import rank, run_interruptibly
+from siren.runtime.patches import jittor_folder, without_checks
+from siren.runtime.processes import rank, run_interruptibly, under_mpirun
 from siren.signals import deferred, in_main_thread
 
-STAMP = "siren-compiled-"  # the beginning of a file's name: the core is compiled for some settings
+STAMP = "siren-compiled-"  # the beginning of a file's name (_stamp)
 # Variables that affect the compilation of Jittor's core, besides those in the path of its cache.
 _COMPILED_BY = (
     *("cc_path", "cc_flags", "nvcc_path", "nvcc_flags", "CPLUS_INCLUDE_PATH", "python_config_path"),
@@ -59,12 +62,15 @@ def import_jittor(device: str, verbose: bool = False) -> None:
 
         remove_damaged(jittor_utils.cache_path)
         stamp = _stamp(jittor_utils.cache_path)
-        if not (stamp.exists() and _core_exists(jittor_utils.cache_path)):
+        if not _is_current(stamp):
             _compile_in_child(stamp, device, verbose)
     with deferred(), _as_problem(), _without_workers(jittor_utils):
         with _without_handlers():
             _load_utilities(jittor_utils)
-        with _without_handlers():
+        # Under mpirun, Jittor has compiled more than what the stamp is about.
+        checked = under_mpirun() or jittor_utils.cc is None
+        unchecked = contextlib.nullcontext() if checked else without_checks(jittor_utils)
+        with _without_handlers(), unchecked:
             load_jittor()
 
 
@@ -130,17 +136,39 @@ def restore_signals() -> None:
 # ---- the compilation --------------------------------------------------------------------------
 
 
-def _core_exists(cache_path: str) -> bool:
-    """Whether there is a core for this machine, Python and compiler; other settings may differ."""
-    pattern = "cu*/jittor_core*.so" if setting("nvcc_path") else "jittor_core*.so"
-    return any(Path(cache_path).glob(pattern))
-
-
 def _stamp(cache_path: str) -> Path:
-    """The file whose existence says that the core is compiled for the present settings."""
+    """The file that says: the core is compiled of the present sources for the present settings.
+
+    Its content is a digest of the libraries' records, which another program may have changed.
+    """
     cuda = find_cuda() if setting("nvcc_path") else None
-    settings = [os.environ.get(name) for name in _COMPILED_BY]
-    return Path(cache_path, f"{STAMP}{digest(json.dumps([settings, str(cuda)]))}")
+    macros = sorted(name for name in os.environ if name.startswith("JT"))  # of Jittor's sources
+    settings = [[name, os.environ.get(name)] for name in (*_COMPILED_BY, *macros)]
+    folder, sources = str(jittor_folder()), []
+    for pattern in ("*.py", "utils/*.gz", "src/**/*.[ch]*", "extern/**/*.[ch]*"):
+        for path in sorted(glob.glob(f"{glob.escape(folder)}/{pattern}", recursive=True)):
+            status = os.stat(path)
+            sources.append([path, status.st_size, int(status.st_mtime)])  # as archives keep it
+    return Path(cache_path, f"{STAMP}{digest(json.dumps([settings, str(cuda), sources]))}")
+
+
+def _is_current(stamp: Path) -> bool:
+    """Whether the stamp is there, and of the libraries that are there."""
+    with contextlib.suppress(OSError):
+        return stamp.read_bytes() == _libraries(stamp.parent)
+    return False
+
+
+def write_stamp(stamp: Path) -> None:
+    """Write the stamp, atomically, after the compilation."""
+    files.write_bytes(stamp, _libraries(stamp.parent))
+
+
+def _libraries(cache_path: Path) -> bytes:
+    """A digest of the records of the core's libraries."""
+    pattern = "cu*/jittor_core*.so" if setting("nvcc_path") else "jittor_core*.so"
+    libraries = sorted([*cache_path.glob("jit_utils_core*.so"), *cache_path.glob(pattern)])
+    return files.digest(b"".join(Path(f"{path}.key").read_bytes() for path in libraries)).encode()
 
 
 def _prepare_compilation(cache_path: str) -> str:
@@ -171,14 +199,14 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
         "import jittor_utils\n"
         "jit.accelerate_core(jittor_utils)\n"
         "jittor_import.load_jittor()\n"
-        f"open({str(stamp)!r}, 'w').close()\n"
+        f"jittor_import.write_stamp(jittor_import.Path({str(stamp)!r}))\n"
     )
     for _ in range(3):  # Jittor exits with status 0 after it has rebuilt a library in use
         announcement = _prepare_compilation(str(stamp.parent))
         shown = announcement if rank() == 0 else ""
         with Compilation(shown, "files of Jittor's core") as compilation:
             child = run_interruptibly(["-c", code], verbose, compilation.read)
-        if child.returncode or stamp.exists():
+        if child.returncode or _is_current(stamp):
             break
     if child.returncode:
         raise failure(f"Jittor cannot be compiled: {_reason(child)}")

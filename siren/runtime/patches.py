@@ -12,6 +12,8 @@ Some of its Python modules are changed when they are imported:
   from Python 3.13 on (PEP 667). They find it in ``sys.modules`` instead.
 - Its compiling workers must be forks, which Python 3.14 does not start by default: they inherit a
   lock from the process that starts them, and what ``jit.accelerate_core`` has replaced.
+- Where its core is known to be compiled, it does not generate its bindings and compare all sources
+  with its records again, which takes most of its import.
 - Whoever imports it, its operators are compiled by ``jit.sh``, so that none of them switches
   subnormal numbers off.
 """
@@ -19,8 +21,10 @@ Some of its Python modules are changed when they are imported:
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.util
 import multiprocessing
+import os
 import re
 import sys
 from functools import partial
@@ -181,7 +185,7 @@ def with_corrected_source(command: str) -> str:
 
 # ---- Python ----
 
-_PATCHED = ("jittor_utils", "jittor.compiler", "jittor")
+_PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler", "jittor")
 
 
 def compile_corrected(job: list[str]) -> bool:
@@ -193,8 +197,37 @@ def compile_corrected(job: list[str]) -> bool:
     return sys.modules["jittor_utils"].do_compile_itself([with_corrected_source(command), *paths])
 
 
+@contextlib.contextmanager
+def without_checks(jittor_utils):
+    """Within its context, what Jittor has compiled is not compared with its sources and flags."""
+    library = jittor_utils.cc
+    check = library.cache_compile
+
+    def compile_if_missing(command: str, *paths: str) -> bool:
+        output = re.search(r' -o "([^"]*)"', command)
+        return not (output and os.path.exists(output[1])) and check(command, *paths)
+
+    library.cache_compile = compile_if_missing
+    _Finder.checks = False
+    try:
+        yield
+    finally:
+        library.cache_compile = check
+        _Finder.checks = True
+
+
+def _bindings_if_missing(generate, cache_path: str, jittor_path: str) -> list[str]:
+    """The generated files to compile; none where there is the core, of which they are a part."""
+    return [] if glob.glob(f"{cache_path}/jittor_core*.so") else generate(cache_path, jittor_path)
+
+
 class _Finder:
-    """Finds those modules as Python does, and patches them when they are executed."""
+    """Finds those modules as Python does, and patches them when they are executed.
+
+    checks  whether Jittor compares what it has compiled with its sources (``without_checks``)
+    """
+
+    checks = True
 
     @staticmethod
     def find_spec(name, path=None, target=None):
@@ -211,6 +244,8 @@ class _Finder:
                     module.Pool = multiprocessing.get_context("fork").Pool
                     module.do_compile_itself = getattr(module, "do_compile", None)
                     module.do_compile = compile_corrected
+                elif name == "jittor.pyjt_compiler" and not _Finder.checks:
+                    module.compile = partial(_bindings_if_missing, module.compile)
                 elif name == "jittor":
                     accelerate_operators(module)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import ndimage
 
 from siren import cosine, losses, operators, solvers
 from siren.pictures import Picture, checked_image, checked_mask, gradient_picture, translate
@@ -121,6 +120,8 @@ class Edit(DerivativeTask):
 
     def _clone(self, image, other, operator, blend, alpha, region):
         """(field that is learned, direct solution) for a ``region`` of ``other`` in ``image``."""
+        from scipy import ndimage
+
         differences = clone_field(image, other, blend, alpha, region)
         composite = solvers.solve_inside(image, *differences, region)
         if operator == "fd":

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from siren import npz
-from siren.files import write_bytes
+from siren.files import open_regular, write_bytes
 
 SAVE_EVERY = 30.0  # seconds: the most training that a killed run loses
 NAME = "state.npz"
@@ -181,9 +181,9 @@ class Checkpoint:
     def earlier_identity(self) -> dict:
         """The identity of the state in the file; empty if there is none that can be read."""
         try:
-            with npz.unpacked(self.content()) as arrays:
+            with open_regular(self.path) as file, npz.unpacked(file) as arrays:
                 return dict(json.loads(str(arrays["record"]))["identity"])
-        except (StateError, npz.FormatError):
+        except (OSError, npz.FormatError):
             return {}
 
     def check_identity(self, identity: dict) -> None:

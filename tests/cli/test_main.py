@@ -215,6 +215,20 @@ def test_help_does_not_import_jittor():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
 
 
+def test_a_second_run_imports_and_tries_only_what_it_needs(tmp_path):
+    arguments = ["--task", "fit", *SMALL, "--output_dir"]
+    assert call(*arguments, tmp_path / "first").returncode == 0
+    code = (
+        f"import sys, main; sys.argv[1:] = {[*arguments, str(tmp_path / 'second')]!r}\n"
+        "assert main.main() == 0\n"
+        "print({'scipy', 'siren.engine.fused', 'siren.engine.trial'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1:] == ["{'siren.engine.fused'}"], result.stderr
+    first, second = (tmp_path / name / "output.png" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
     """A folder of files that are no pictures."""

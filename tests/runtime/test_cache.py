@@ -1,17 +1,22 @@
 """What is damaged in the folder of compiled code is compiled again; what is whole stays."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 import sys
+import textwrap
+import types
 from pathlib import Path
 
 import jittor_utils
 import pytest
 from jittor_utils import lock
 
+from siren.runtime import jittor_import, patches
 from siren.runtime.jittor_import import STAMP, remove_damaged
 
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(sys.modules["jit_utils_core"].__file__)  # of the core; any other is like it
 NAMES = ["jittor_core.so", "jit/an_op.so", "cu12/jittor_core.so", "obj_files/a.cc.o", "data.o"]
 
@@ -100,6 +105,102 @@ def test_nothing_is_removed_while_another_process_compiles(cache):
         assert (cache / "jit" / "an_op.so").exists()
     remove_damaged(str(cache))
     assert not (cache / "jit" / "an_op.so").exists()
+
+
+# ---- the stamp ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stamp(cache):
+    path = cache / f"{STAMP}abc"
+    assert not jittor_import._is_current(path)  # an empty one, or one that ends too early
+    jittor_import.write_stamp(path)
+    assert jittor_import._is_current(path)
+    return path
+
+
+def test_a_stamp_is_of_the_libraries_that_are_there(stamp):
+    record = stamp.with_name("jittor_core.so.key")
+    before = record.read_text()
+    record.write_text(before + "# b.cc: 12345\n")  # another program has built it again
+    assert not jittor_import._is_current(stamp)
+    record.write_text(before)
+    assert jittor_import._is_current(stamp)
+    stamp.with_name("jittor_core.so").unlink()
+    assert not jittor_import._is_current(stamp)
+
+
+@pytest.mark.parametrize("part", [0, 5, -1])
+def test_a_stamp_that_ends_too_early_is_none(stamp, part):
+    cut(stamp, part)
+    assert not jittor_import._is_current(stamp)
+    stamp.unlink()
+    assert not jittor_import._is_current(stamp)
+
+
+def test_a_stamp_is_of_jittors_sources_and_of_variables(monkeypatch, tmp_path):
+    def named():
+        return jittor_import._stamp(str(tmp_path)).name
+
+    source = tmp_path / "src" / "ops" / "a.h"
+    source.parent.mkdir(parents=True)
+    source.write_text("int a;")
+    monkeypatch.setattr(jittor_import, "jittor_folder", lambda: tmp_path)
+    names = [named()]
+    assert named() == names[0]
+    source.write_text("int a, b;")
+    names.append(named())
+    os.utime(source, (1, 1))
+    names.append(named())
+    (tmp_path / "compiler.py").touch()
+    names.append(named())
+    for variable in ("JT_SAVE_MEM", "enable_lto"):
+        monkeypatch.setenv(variable, "1")
+        names.append(named())
+    assert len(set(names)) == len(names)
+
+
+def test_where_the_core_is_compiled_nothing_is_generated_or_compared():
+    """In another process: Jittor writes its bindings whenever it generates them.
+
+    A stamp that is damaged is written anew.
+    """
+    code = """
+        import siren
+        siren.start("cpu")
+        import jittor
+        print(jittor.flags.cache_path, jittor.jittor_utils.cc.cache_compile)
+    """
+    run = [sys.executable, "-c", textwrap.dedent(code)]
+    folder, check = subprocess.check_output(run, text=True, cwd=ROOT).strip().split(" ", 1)
+    assert check.startswith("<built-in")  # for what is compiled later
+    generated = Path(folder, "gen", "pyjt_all.cc")
+    before = generated.stat().st_mtime_ns
+    subprocess.run(run, check=True, cwd=ROOT)
+    assert generated.stat().st_mtime_ns == before
+    stamps = {path: path.read_bytes() for path in Path(jittor_utils.cache_path).glob(f"{STAMP}*")}
+    for path in stamps:
+        cut(path, 0)
+    subprocess.run(run, check=True, cwd=ROOT)
+    assert any(content and path.read_bytes() == content for path, content in stamps.items())
+
+
+def test_what_is_missing_is_compiled_even_so(tmp_path):
+    commands = []
+    library = types.SimpleNamespace(cache_compile=lambda *job: not commands.append(job))
+    check = library.cache_compile
+    (tmp_path / "there.o").touch()
+    jobs = [(f'"g++" "a.cc" -c -o "{tmp_path}/{name}.o" -la', "cache") for name in ("there", "not")]
+    with patches.without_checks(types.SimpleNamespace(cc=library)):
+        assert [library.cache_compile(*job) for job in jobs] == [False, True]
+    assert commands == jobs[1:] and library.cache_compile is check
+
+    def generate(*_):
+        return ["gen/a.cc"]
+
+    assert patches._bindings_if_missing(generate, str(tmp_path), "") == ["gen/a.cc"]
+    (tmp_path / "jittor_core.so").touch()
+    assert patches._bindings_if_missing(generate, str(tmp_path), "") == []
 
 
 def test_everything_that_is_compiled_here_counts_as_whole():

@@ -183,12 +183,12 @@ def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
     assert result.stdout.split() == ["True", "False", "False", "True"]
 
 
-def accelerated(compiler, run_cmd=None):
+def accelerated(compiler, run_cmd=None, run_cmds=None):
     """What there is of ``jittor_utils`` here, on a machine with much memory."""
     utilities = types.SimpleNamespace(
         cc_type=compiler,
         run_cmd=run_cmd,
-        run_cmds=None,
+        run_cmds=run_cmds,
         do_compile=None,
         get_total_mem=lambda: 2**60,
     )
@@ -210,6 +210,19 @@ def test_what_jittor_compiles_one_by_one_gets_options_too(file, options):
     commands = []
     accelerated("g++", commands.append).run_cmd(f'"g++" "/cache/{file}"')
     assert commands == [f'"g++" "/cache/{file}"{options}']
+
+
+def test_the_header_is_compiled_for_many_files_that_are_missing(monkeypatch, tmp_path):
+    precompiled = []
+    monkeypatch.setattr(jit, "precompile_for_core", lambda *_: precompiled.append(True))
+    commands = [f'"g++" "{tmp_path}/{i}.cc" -c -o "{tmp_path}/{i}.o"' for i in range(30)]
+    utilities = accelerated("g++", run_cmds=lambda *_: None)
+    utilities.run_cmds(commands, str(tmp_path))
+    assert precompiled == [True]
+    for i in range(10):
+        (tmp_path / f"{i}.o").touch()
+    utilities.run_cmds(commands, str(tmp_path))
+    assert precompiled == [True]
 
 
 def test_the_header_is_compiled_for_all_files(tmp_path):
