@@ -67,8 +67,9 @@ def import_jittor(device: str, verbose: bool = False) -> None:
     with deferred(), _as_problem(), _without_workers(jittor_utils):
         with _without_handlers():
             _load_utilities(jittor_utils)
-        # Under mpirun, Jittor has compiled more than what the stamp is about.
-        checked = under_mpirun() or jittor_utils.cc is None
+        # Under mpirun and for a GPU, Jittor compiles more than what the stamp is about.
+        more = under_mpirun() or setting("nvcc_path")
+        checked = more or jittor_utils.cc is None
         unchecked = contextlib.nullcontext() if checked else without_checks(jittor_utils)
         with _without_handlers(), unchecked:
             load_jittor()
