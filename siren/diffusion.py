@@ -13,6 +13,8 @@ reflect.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 # Chosen on pictures that are not in data/.
@@ -37,42 +39,54 @@ def edge_enhancing_diffusion(picture: np.ndarray, given: np.ndarray) -> np.ndarr
         values; at the given pixels, bit for bit as float32 `picture`.
 
     """
-    if picture.ndim != 3 or given.shape != picture.shape[:2] or given.dtype != bool:
-        raise ValueError(f"given is booleans {picture.shape[:2]}, not {given.dtype} {given.shape}")
+    if picture.ndim != 3:
+        raise ValueError(f"a picture is (height, width, channels), not {picture.shape}")
+    if given.shape != picture.shape[:2] or given.dtype != bool:
+        raise ValueError(f"given is {picture.shape[:2]} booleans, not {given.dtype} {given.shape}")
     if not given.any():
         raise ValueError("no pixel is given")
     picture = np.where(given, np.moveaxis(picture, 2, 0), 0).astype(np.float32)
     known = picture[:, given]
-    filled = _steady_state(picture, given)
+    filled = steady_state(picture, given, _diffusion)
     filled = filled.clip(known.min(1)[:, None, None], known.max(1)[:, None, None])
     return np.ascontiguousarray(np.moveaxis(filled, 0, 2))
 
 
-def _steady_state(picture, given):
-    """The solution for ``picture`` (channels, height, width), which is 0 where not ``given``.
+def steady_state(picture: np.ndarray, given: np.ndarray, operator) -> np.ndarray:
+    """Where L(u) u = 0 at the pixels not given, L being a linear operator that depends on u.
 
     It starts from the solution for half the size, in which gaps are half as wide. The smallest
-    picture starts from a constant, whose D is I.
+    picture starts from a constant.
+
+    Args:
+        picture: float32 (channels, height, width), 0 where not given.
+        given: (height, width) booleans, some of them True.
+        operator: of u it returns L, a function of pictures, and its diagonal (height, width). L is
+            symmetric and positive definite where any pixel is held. For at least 2 x 2 pixels.
+
+    Returns:
+        u, as `picture`; at the given pixels, `picture`.
+
     """
     height, width = given.shape
     if given.all():
         return picture
-    if height == 1:  # doubled, since D is that of cells of 2 x 2 pixels
-        return _steady_state(*(np.repeat(x, 2, -2) for x in (picture, given)))[:, :1]
+    if height == 1:
+        return steady_state(*(np.repeat(x, 2, -2) for x in (picture, given)), operator)[:, :1]
     if width == 1:
-        return _steady_state(*(np.repeat(x, 2, -1) for x in (picture, given)))[..., :1]
+        return steady_state(*(np.repeat(x, 2, -1) for x in (picture, given)), operator)[..., :1]
     if max(height, width) > 8:
-        coarse = _steady_state(*_halve(picture, given))
+        coarse = steady_state(*_halve(picture, given), operator)
         start = _double(coarse)[:, :height, :width]
     else:
         mean = picture[:, given].mean(1)[:, None, None]
         start = np.broadcast_to(mean, picture.shape)
-    links = _links(*_diffusion_tensors(start))
+    apply, diagonal = operator(start)
     u = np.where(given, picture, start)
     for step in range(_STEPS):
         if step:
-            links = _links(*_diffusion_tensors(u))
-        u -= _solve(links, _apply(links, u), ~given)
+            apply, diagonal = operator(u)
+        u -= solve(apply, diagonal, apply(u), ~given)
     return u
 
 
@@ -95,6 +109,16 @@ def _double(picture):
         pairs = np.stack([(3 * x + before) / 4, (3 * x + after) / 4], 1)
         picture = np.moveaxis(pairs.reshape(-1, *x.shape[1:]), 0, axis)
     return picture
+
+
+def _diffusion(u):
+    """The operator of ``steady_state``: - div(D grad), D of u."""
+    links = _links(*_diffusion_tensors(u))
+    diagonal = np.zeros(u.shape[1:], u.dtype)
+    for weight, (here, there) in zip(links, _NEIGHBORS):
+        diagonal[here] += weight
+        diagonal[there] += weight
+    return partial(_apply, links), diagonal
 
 
 def _diffusion_tensors(picture):
@@ -158,15 +182,12 @@ def _apply(links, u):
     return result
 
 
-def _solve(links, right, free):
-    """x with ``_apply(links, x)`` = ``right`` where ``free``, and 0 elsewhere.
+def solve(apply, diagonal: np.ndarray, right: np.ndarray, free: np.ndarray) -> np.ndarray:
+    """x with `apply(x)` = `right` where `free`, and 0 elsewhere; up to ``_ACCURACY``.
 
-    By conjugate gradients; the diagonal preconditions.
+    By conjugate gradients, for each channel of `right` (channels, height, width); the diagonal of
+    the operator `apply` preconditions.
     """
-    diagonal = np.zeros(free.shape, right.dtype)
-    for weight, (here, there) in zip(links, _NEIGHBORS):
-        diagonal[here] += weight
-        diagonal[there] += weight
     inverse = free / diagonal
     x, residual = np.zeros_like(right), right.copy()
     direction = inverse * residual
@@ -175,7 +196,7 @@ def _solve(links, right, free):
     for _ in range(_MOST):
         if (product <= target).all():
             break
-        image = _apply(links, direction)
+        image = apply(direction)
         step = product / np.maximum(_dot(direction, image), _TINY)
         x += step * direction
         residual -= step * image
