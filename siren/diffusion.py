@@ -47,7 +47,7 @@ def edge_enhancing_diffusion(picture: np.ndarray, given: np.ndarray) -> np.ndarr
         raise ValueError("no pixel is given")
     picture = np.where(given, np.moveaxis(picture, 2, 0), 0).astype(np.float32)
     known = picture[:, given]
-    filled = steady_state(picture, given, _diffusion)
+    filled = steady_state(picture, given, lambda u: diffusion(*diffusion_tensors(u)))
     filled = filled.clip(known.min(1)[:, None, None], known.max(1)[:, None, None])
     return np.ascontiguousarray(np.moveaxis(filled, 0, 2))
 
@@ -111,30 +111,33 @@ def _double(picture):
     return picture
 
 
-def _diffusion(u):
-    """The operator of ``steady_state``: - div(D grad), D of u."""
-    links = _links(*_diffusion_tensors(u))
-    diagonal = np.zeros(u.shape[1:], u.dtype)
+def diffusion(a, b, c):
+    """- div(D grad), as ``steady_state`` takes it; D as ``diffusion_tensors`` returns it."""
+    links = _links(a, b, c)
+    diagonal = np.zeros((len(a) + 1, len(a[0]) + 1), a.dtype)
     for weight, (here, there) in zip(links, _NEIGHBORS):
         diagonal[here] += weight
         diagonal[there] += weight
     return partial(_apply, links), diagonal
 
 
-def _diffusion_tensors(picture):
-    """D of every cell: its entries (row, row), (row, column), (column, column), (h - 1, w - 1)."""
+def diffusion_tensors(picture, contrast=CONTRAST, sigma=SIGMA, rho=RHO):
+    """D of every cell of 2 x 2 pixels of ``picture`` (channels, height, width).
+
+    Its entries (row, row), (row, column) and (column, column), each (height - 1, width - 1).
+    """
     from scipy.ndimage import gaussian_filter  # 0.3 s, which most runs do not need
 
-    smooth = gaussian_filter(picture, (0, SIGMA, SIGMA))
+    smooth = gaussian_filter(picture, (0, sigma, sigma))
     rows, columns = np.diff(smooth, axis=1), np.diff(smooth, axis=2)
     rows, columns = (rows[..., 1:] + rows[..., :-1]) / 2, (columns[:, 1:] + columns[:, :-1]) / 2
     a, b, c = (
-        gaussian_filter((x * y).mean(0), RHO)
+        gaussian_filter((x * y).mean(0), rho)
         for x, y in ((rows, rows), (rows, columns), (columns, columns))
     )
     half_difference = (a - c) / 2
     radius = np.sqrt(half_difference**2 + b**2) + np.float32(1e-20)
-    g = 1 / np.sqrt(1 + ((a + c) / 2 + radius) / CONTRAST**2)
+    g = 1 / np.sqrt(1 + ((a + c) / 2 + radius) / contrast**2)
     # v v^T = I/2 + [[cos, sin], [sin, -cos]]/2 of twice the angle of v
     cosine, sine = half_difference / radius, b / radius
     mean, half = (g + 1) / 2, (g - 1) / 2
