@@ -128,9 +128,9 @@ def test_a_slanted_edge_is_sharper_than_the_harmonic_solution():
     assert psnr(enhanced, image, mask=~given) > psnr(harmonic, image, mask=~given) + 2
 
 
-@pytest.mark.parametrize("channels, least", [(1, 25.4), (3, 25.0)])
+@pytest.mark.parametrize("channels, least", [(1, 25.7), (3, 25.4)])
 def test_photograph(channels, least):
-    """As good as the solution with sparse matrices that was solved to the end; less 0.1 dB."""
+    """Better than 25.49 and 25.22 dB, of a fixed point solved by sparse elimination."""
     image = read_image(DATA / "flower.jpg", channels, (256, 256))
     given = np.zeros(256 * 256, bool)
     given[np.random.default_rng(0).choice(256 * 256, 5000, replace=False)] = True
