@@ -135,9 +135,14 @@ def diffusion_tensors(picture, contrast=CONTRAST, sigma=SIGMA, rho=RHO):
         gaussian_filter((x * y).mean(0), rho)
         for x, y in ((rows, rows), (rows, columns), (columns, columns))
     )
+    return slack_across_edges(a, b, c, contrast)
+
+
+def slack_across_edges(a, b, c, contrast):
+    """Entries of D from those of the structure tensor, which are of the same shape."""
     half_difference = (a - c) / 2
     radius = np.sqrt(half_difference**2 + b**2) + np.float32(1e-20)
-    g = 1 / np.sqrt(1 + ((a + c) / 2 + radius) / contrast**2)
+    g = 1 / np.sqrt(1 + ((a + c) / 2 + radius) / contrast**2)  # of the larger eigenvalue
     # v v^T = I/2 + [[cos, sin], [sin, -cos]]/2 of twice the angle of v
     cosine, sine = half_difference / radius, b / radius
     mean, half = (g + 1) / 2, (g - 1) / 2
