@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ("camera.png", "astronaut.jpg", "coffee.jpg", "chelsea.png", "flower.jpg")
 OTHER = "rocket.jpg"
 TASKS = ("fit", "poisson", "edit", "inpaint")
-BASELINES = ("direct", "nearest", "linear", "cubic", "thin_plate")
+BASELINES = ("direct", "linear", "cubic", "thin_plate", "edge_enhancing")
 
 
 @dataclass(frozen=True)

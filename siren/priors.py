@@ -11,6 +11,7 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
+from siren.diffusion import slack_across_edges
 from siren.losses import exact_mean
 from siren.samples import PRIOR, RandomPoints, generator, spacing
 
@@ -89,15 +90,7 @@ class StructureVariation:
             ndimage.gaussian_filter(product.mean(2), self.RHO)
             for product in (rows * rows, rows * columns, columns * columns)
         )
-        half_difference = (a - c) / 2
-        radius = np.sqrt(half_difference**2 + b**2) + 1e-20
-        contrast_squared = (a + c) / 2 + radius  # the larger eigenvalue
-        g = 1 / np.sqrt(1 + contrast_squared / self.CONTRAST**2)
-        # v v^T = I/2 + [[cos, sin], [sin, -cos]]/2 of twice the angle of v
-        cosine, sine = half_difference / radius, b / radius
-        mean, half = (g + 1) / 2, (g - 1) / 2
-        entries = [mean + half * cosine, half * sine, mean - half * cosine]
-        return np.stack(entries, axis=2).astype(np.float32)
+        return np.stack(slack_across_edges(a, b, c, self.CONTRAST), axis=2).astype(np.float32)
 
 
 def _draw(random: np.random.Generator, share: range) -> RandomPoints:

@@ -247,7 +247,7 @@ def _smooth(method: str, positions, values, triangulation, grid) -> np.ndarray:
 
 def _parts(grid: np.ndarray) -> int:
     """How many parts bound the memory for the neighbors of all pixels."""
-    return -(-len(grid) // (1 << 17))
+    return -(-len(grid) // (1 << 15))
 
 
 def _thin_plate(positions, values, grid) -> np.ndarray:

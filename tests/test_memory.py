@@ -44,6 +44,8 @@ MEASURED = [  # peak resident MB of main.py, or of its training step and 160, on
     (demand("edit", 768, **CLONING), 292),
     (demand("edit", 768, channels=3, **CLONING), 553),
     (demand("edit", 768, channels=3, **CLONING, **TUNED), 339),
+    (demand("inpaint", 1024), 308),
+    (demand("inpaint", 1024, channels=3), 441),
     (demand("fit", 128, engine="reference"), 771 + 160),
     (demand("edit", 128, engine="reference"), 2019 + 160),
     (demand("poisson", 128, engine="reference"), 2691 + 160),

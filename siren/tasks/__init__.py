@@ -82,7 +82,7 @@ TASKS = {
     "fit": Declaration(arrays=6),
     "poisson": Declaration(order=2, arrays=16, files=_DERIVATIVES),
     "edit": Declaration(order=1, arrays=20, images=2, files=_DERIVATIVES),
-    "inpaint": Declaration(arrays=10, fills=True, files=("masked.png",)),
+    "inpaint": Declaration(arrays=30, fills=True, files=("masked.png",)),
 }
 
 

@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from siren import losses, samples, solvers
+from siren.diffusion import edge_enhancing_diffusion
 from siren.pictures import Picture, checked_image, checked_mask
 from siren.samples import Points, grid
 from siren.tasks import TASKS
@@ -89,13 +90,16 @@ class Inpaint(Task):
         return losses.pixel_mse(network, batch, engine)
 
     def baselines(self):
-        """Interpolations of the given pixels by four methods."""
+        """Three interpolations of the given pixels, and edge-enhancing diffusion from them."""
         height, width, _ = self.reference.shape
         points = grid(height, width)[self.given_mask.ravel()]
         values = self.reference[self.given_mask]
         return [
-            (method, partial(solvers.interpolate, points, values, height, width, method))
-            for method in solvers.INTERPOLATIONS
+            *(
+                (method, partial(solvers.interpolate, points, values, height, width, method))
+                for method in ("linear", "cubic", "thin_plate")
+            ),
+            ("edge_enhancing", partial(edge_enhancing_diffusion, self.reference, self.given_mask)),
         ]
 
     def pictures(self, derivatives):

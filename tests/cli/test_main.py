@@ -166,7 +166,7 @@ def test_tuned_recipe_and_what_overrides_it(task, tmp_path):
     batch = options["batch_points"]
     assert batch is None if task == "inpaint" else 4 * batch == metrics["points"]
     assert metrics["validation"] is not None
-    names = {"fit": [], "inpaint": ["nearest", "linear", "cubic", "thin_plate"]}
+    names = {"fit": [], "inpaint": ["linear", "cubic", "thin_plate", "edge_enhancing"]}
     assert list(metrics["baselines"]) == names.get(task, ["direct"])
     if task == "inpaint":
         assert metrics["points"] == 300
