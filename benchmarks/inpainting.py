@@ -49,7 +49,9 @@ sys.path.insert(0, str(ROOT))
 
 from fourth_order import mixed_diffusion  # noqa: E402
 
+from siren.cli.recipes import PRIOR_WEIGHTS  # noqa: E402
 from siren.diffusion import (  # noqa: E402
+    cell_gradient,
     diffusion,
     diffusion_tensors,
     edge_enhancing_diffusion,
@@ -63,7 +65,6 @@ IMAGES = ("camera.png", "astronaut.jpg", "coffee.jpg", "chelsea.png", "flower.jp
 DIFFUSIONS = {"edge_enhancing": edge_enhancing_diffusion, "fourth_order": mixed_diffusion}
 CLASSICAL = (*INTERPOLATIONS, "biharmonic", *DIFFUSIONS, "frequency_selective")
 METHODS = (*CLASSICAL, "prior_on_pixels", "deep_image_prior", "deep_image_prior_50", "siren")
-PRIOR_WEIGHT = 1.3e-3  # of the tuned recipe
 HOLD_OUT = 0.05  # this share of the given pixels chooses the step of a deep image prior
 
 
@@ -170,7 +171,7 @@ def run_prior_on_pixels(problem: Problem) -> dict:
     share = given / np.float32(given.sum())
     tensors = np.ones((3, problem.side - 1, problem.side - 1), np.float32)
     tensors[1] = 0
-    weight = PRIOR_WEIGHT / (2 / (problem.side - 1)) / tensors[0].size
+    weight = PRIOR_WEIGHTS["structure"] / (2 / (problem.side - 1)) / tensors[0].size
     u = np.moveaxis(edge_enhancing_diffusion(problem.image, given), 2, 0)
     for update in range(11):
         if update:
@@ -190,8 +191,7 @@ def penalized(smooth, share, u):
 
 def variation(u, a, b, c):
     """grad u^T D grad u of every cell of 2 x 2 pixels of u (channels, h, w), mean of channels."""
-    rows, columns = np.diff(u, axis=1), np.diff(u, axis=2)
-    rows, columns = (rows[..., 1:] + rows[..., :-1]) / 2, (columns[:, 1:] + columns[:, :-1]) / 2
+    rows, columns = cell_gradient(u)
     return (a * rows**2 + 2 * b * rows * columns + c * columns**2).mean(0)
 
 

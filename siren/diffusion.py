@@ -126,20 +126,26 @@ def diffusion_tensors(picture, contrast=CONTRAST, sigma=SIGMA, rho=RHO):
 
     Its entries (row, row), (row, column) and (column, column), each (height - 1, width - 1).
     """
-    from scipy.ndimage import gaussian_filter  # 0.3 s, which most runs do not need
+    from scipy.ndimage import gaussian_filter
 
     smooth = gaussian_filter(picture, (0, sigma, sigma))
-    rows, columns = np.diff(smooth, axis=1), np.diff(smooth, axis=2)
-    rows, columns = (rows[..., 1:] + rows[..., :-1]) / 2, (columns[:, 1:] + columns[:, :-1]) / 2
-    a, b, c = (
-        gaussian_filter((x * y).mean(0), rho)
-        for x, y in ((rows, rows), (rows, columns), (columns, columns))
+    return slack_across_edges(*cell_gradient(smooth), contrast, rho)
+
+
+def cell_gradient(picture):
+    """Mean differences along rows and along columns of every cell of 2 x 2 pixels, as above."""
+    rows, columns = np.diff(picture, axis=1), np.diff(picture, axis=2)
+    return (rows[..., 1:] + rows[..., :-1]) / 2, (columns[:, 1:] + columns[:, :-1]) / 2
+
+
+def slack_across_edges(rows, columns, contrast, rho):
+    """Entries of D (height, width), from the gradient of each channel (channels, height, width)."""
+    from scipy.ndimage import gaussian_filter
+
+    a, b, c = (  # the structure tensor
+        gaussian_filter(product.mean(0), rho)
+        for product in (rows * rows, rows * columns, columns * columns)
     )
-    return slack_across_edges(a, b, c, contrast)
-
-
-def slack_across_edges(a, b, c, contrast):
-    """Entries of D from those of the structure tensor, which are of the same shape."""
     half_difference = (a - c) / 2
     radius = np.sqrt(half_difference**2 + b**2) + np.float32(1e-20)
     g = 1 / np.sqrt(1 + ((a + c) / 2 + radius) / contrast**2)  # of the larger eigenvalue

@@ -84,13 +84,11 @@ class StructureVariation:
         """
         from scipy import ndimage
 
-        smooth = ndimage.gaussian_filter(picture, (self.SIGMA, self.SIGMA, 0))
-        rows, columns = np.gradient(smooth, axis=(0, 1))
-        a, b, c = (
-            ndimage.gaussian_filter(product.mean(2), self.RHO)
-            for product in (rows * rows, rows * columns, columns * columns)
-        )
-        return np.stack(slack_across_edges(a, b, c, self.CONTRAST), axis=2).astype(np.float32)
+        sigmas = 0, self.SIGMA, self.SIGMA
+        smooth = ndimage.gaussian_filter(np.moveaxis(picture, 2, 0), sigmas)
+        gradient = np.gradient(smooth, axis=(1, 2))
+        tensors = slack_across_edges(*gradient, self.CONTRAST, self.RHO)
+        return np.stack(tensors, axis=2).astype(np.float32)
 
 
 def _draw(random: np.random.Generator, share: range) -> RandomPoints:

@@ -170,11 +170,11 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     detail, but most of their detail is coarser than the finest. A wider network has units enough
     for more of that: where the recipe chooses the width, the frequency grows with its power of 2/3,
     and above 256 x 256 with the root of the side; Muon's rate falls with the width's cube root.
-    Batches have at most 16384 points, or 32 * side above
-    512 * 512: the less of a picture a network can learn, the noisier a batch. Beyond 5000 steps
-    Adam's rate is inversely proportional to their number: its steps have a constant size, and in
-    tens of thousands of them the frequencies of the first layer would drift away. Muon's falls by a
-    fifth for each factor of ten. Rates have three digits. All these were found by experiments
+    Batches have at most 16384 points, or 32 * side above 512 * 512: the less of a picture a network
+    can learn, the noisier a batch. Beyond 5000 steps Adam's rate is inversely proportional to their
+    number: its steps have a constant size, and in tens of thousands of them the frequencies of the
+    first layer would drift away. Muon's falls by a fifth for each factor of ten. Rates have three
+    digits. All these were found by experiments
     (benchmarks/NOTES.md, "The tuned recipe").
     """
     options = Namespace(**vars(options))

@@ -58,7 +58,7 @@ def accelerate_core(jittor_utils) -> None:
         """Run ``commands`` in parallel: the longest first, so that it is not left at the end."""
         folder = Path(cache_path, CORE_FOLDER)
         shutil.rmtree(folder, ignore_errors=True)  # the remains of a compilation that was killed
-        if sum(map(_is_missing, commands)) > 20:
+        if sum(map(is_missing, commands)) > 20:
             precompile_for_core(commands, folder)
         longest = max(commands, key=_size)
         commands = [longest, *(command for command in commands if command != longest)]
@@ -126,10 +126,10 @@ def _edit_record(record: Path, edit) -> None:
         record.write_text(f"{edit(command)}\n{rest}")
 
 
-def _is_missing(command: str) -> bool:
-    """Whether there is no file yet that ``command`` would write."""
-    match = _COMMAND.fullmatch(command.strip())
-    return match is not None and not os.path.exists(match["output"].strip('"'))
+def is_missing(command: str) -> bool:
+    """Whether the file that ``command`` writes is not there yet, or it does not say which."""
+    output = re.search(r' -o "([^"]*)"', command)
+    return not (output and os.path.exists(output[1]))
 
 
 def _size(command: str) -> int:

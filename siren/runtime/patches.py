@@ -24,7 +24,6 @@ import contextlib
 import glob
 import importlib.util
 import multiprocessing
-import os
 import re
 import sys
 from functools import partial
@@ -32,7 +31,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from siren.runtime.environment import create_folder, digest, private_folder, write_file
-from siren.runtime.jit import accelerate_operators
+from siren.runtime.jit import accelerate_operators, is_missing
 
 # ---- C++ ----
 
@@ -204,8 +203,7 @@ def without_checks(jittor_utils):
     check = library.cache_compile
 
     def compile_if_missing(command: str, *paths: str) -> bool:
-        output = re.search(r' -o "([^"]*)"', command)
-        return not (output and os.path.exists(output[1])) and check(command, *paths)
+        return is_missing(command) and check(command, *paths)
 
     library.cache_compile = compile_if_missing
     _Finder.checks = False
