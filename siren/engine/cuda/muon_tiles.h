@@ -292,16 +292,16 @@ private:
     template <int pitch>
     __device__ __forceinline__ void subtract_tile(const float* from, const float* direction, float* to, int rows,
                                                   int columns) {
-        constexpr int warp_rows = side / (Product::threads / 32), batch = 8, lane_columns = side / 32;
-        const int width = m_.muon.width, lane = threadIdx.x % 32, end = (threadIdx.x / 32 + 1) * warp_rows;
+        constexpr int rows_of_warp = side / (Product::threads / 32), batch = 8, columns_of_lane = side / 32;
+        const int width = m_.muon.width, lane = threadIdx.x % 32, end = (threadIdx.x / 32 + 1) * rows_of_warp;
 #pragma unroll 1
-        for (int begin = end - warp_rows; begin < end; begin += batch) {
-            float before[batch][lane_columns];  // all are loaded before the first is stored
+        for (int begin = end - rows_of_warp; begin < end; begin += batch) {
+            float before[batch][columns_of_lane];  // all are loaded before the first is stored
             const auto for_each = [&](const auto& visit) {
 #pragma unroll
                 for (int i = 0; i < batch; ++i) {
 #pragma unroll
-                    for (int j = 0; j < lane_columns; ++j) {
+                    for (int j = 0; j < columns_of_lane; ++j) {
                         const int row = begin + i, column = lane + 32 * j;
                         if (row < rows && column < columns) visit(before[i][j], row, column);
                     }

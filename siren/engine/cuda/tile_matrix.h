@@ -28,13 +28,28 @@ template <class Piece>
 struct TileOperands {
     const Piece *left, *right;
     int size, row, column;
+};
 
-    // Rows of the left operand for step k of 64 of the depth, one piece of memory; and of a transposed right one.
-    __device__ const Piece* left_rows(int k) const { return left + place_in_slabs(size, row, k * slab_columns); }
-    __device__ const Piece* right_rows(int k) const { return right + place_in_slabs(size, column, k * slab_columns); }
-    // 64 rows of a right operand that is not, of one of the tile's slabs.
-    __device__ const Piece* right_slab(int k, int slab) const {
-        return right + place_in_slabs(size, k * slab_columns, column + slab * slab_columns);
+// What a tile needs for a step of 64 of the depth.
+template <class Piece, int side>
+struct TileStage {
+    Piece left[side * slab_columns], right[side * slab_columns];
+
+    // Calls copy(to, from, count) for each piece of memory that step k takes.
+    template <Right right_is, class Copy>
+    __device__ __forceinline__ void fetch(const TileOperands<Piece>& operands, int k, const Copy& copy) {
+        const int size = operands.size, depth = k * slab_columns;
+        copy(left, operands.left + place_in_slabs(size, operands.row, depth), side * slab_columns);
+        if (right_is == Right::transposed) {
+            copy(right, operands.right + place_in_slabs(size, operands.column, depth), side * slab_columns);
+            return;
+        }
+        constexpr int square = slab_columns * slab_columns;
+#pragma unroll
+        for (int slab = 0; slab < side / slab_columns; ++slab) {
+            const int column = operands.column + slab * slab_columns;
+            copy(right + slab * square, operands.right + place_in_slabs(size, depth, column), square);
+        }
     }
 };
 

@@ -15,9 +15,7 @@ public:
     typedef Piece_ Piece;
     static constexpr int side = side_, threads = 2 * side, stages = 4;
 
-    struct Stage {
-        Piece left[side * slab_columns], right[side * slab_columns];
-    };
+    typedef TileStage<Piece, side> Stage;
     struct SharedStorage {
         Stage stages[TileProduct::stages];
     };
@@ -67,23 +65,11 @@ private:
     __device__ static int warp_row() { return threadIdx.x / 64 * 32; }
     __device__ static int warp_column() { return threadIdx.x / 32 % 2 * (side / 2); }
 
-    __device__ static void start_copy(Piece* to, const Piece* from, int count) {
-        for (int i = threadIdx.x * 8; i < count; i += threads * 8) cp_async_16(to + i, from + i);
-    }
-
     template <Right right>
     __device__ __forceinline__ void fetch(const TileOperands<Piece>& operands, int k) {
-        Stage& stage = shared_.stages[k % stages];
-        start_copy(stage.left, operands.left_rows(k), side * slab_columns);
-        if (right == Right::transposed) {
-            start_copy(stage.right, operands.right_rows(k), side * slab_columns);
-        } else {
-            constexpr int size = slab_columns * slab_columns;
-#pragma unroll
-            for (int slab = 0; slab < side / slab_columns; ++slab) {
-                start_copy(stage.right + slab * size, operands.right_slab(k, slab), size);
-            }
-        }
+        shared_.stages[k % stages].template fetch<right>(operands, k, [](Piece* to, const Piece* from, int count) {
+            for (int i = threadIdx.x * 8; i < count; i += threads * 8) cp_async_16(to + i, from + i);
+        });
         cp_async_commit();
     }
 

@@ -16,9 +16,7 @@ public:
     typedef Piece_ Piece;
     static constexpr int side = side_, threads = 2 * side, stages = 4;
 
-    struct Stage {
-        Piece left[side * slab_columns], right[side * slab_columns];
-    };
+    typedef TileStage<Piece, side> Stage;
     struct SharedStorage {
         Stage stages[TileProduct::stages];
         Pipeline<TileProduct::stages> pipeline;
@@ -88,20 +86,11 @@ public:
 private:
     template <Right right>
     __device__ __forceinline__ void fetch(const TileOperands<Piece>& operands, int k) {
-        Stage& stage = shared_.stages[fetched_.stage];
         uint64_t* const full = &shared_.pipeline.full[fetched_.stage];
         shared_.pipeline.wait_empty(fetched_);
         expect_bytes(full, sizeof(Stage));
-        bulk_copy(stage.left, operands.left_rows(k), sizeof(stage.left), full);
-        if (right == Right::transposed) {
-            bulk_copy(stage.right, operands.right_rows(k), sizeof(stage.right), full);
-        } else {
-            constexpr int size = slab_columns * slab_columns;
-#pragma unroll
-            for (int slab = 0; slab < side / slab_columns; ++slab) {
-                bulk_copy(stage.right + slab * size, operands.right_slab(k, slab), size * sizeof(Piece), full);
-            }
-        }
+        shared_.stages[fetched_.stage].template fetch<right>(
+            operands, k, [&](Piece* to, const Piece* from, int count) { bulk_copy(to, from, count * sizeof(Piece), full); });
         fetched_.advance();
     }
 
