@@ -20,7 +20,7 @@ LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operat
 CUDA_LIBRARIES = 1 << 30  # the driver and the CUDA libraries, in the host's memory
 POINTS_OF_STEP = 1 << 20  # more points are processed strip by strip, see ``training.gradient``
 POINTS_OF_EVALUATION = 1 << 16  # see ``training.evaluation``
-ROWS = 192  # of a thread of the CPU's kernels, see engine/cpu/siren.h
+ROWS = 256  # of a thread of the CPU's kernels, see engine/cpu/siren.h
 
 # How many parameter-sized arrays exist at once, without the kernels' own. LIVE: parameters, best
 # parameters, gradient, moments. UPDATED: the new arrays of an update. SAVED: those of a state,

@@ -237,7 +237,7 @@ def test_functions_of_cpp_are_found():
         for functions in [list(cpp_functions(path.read_text(encoding="utf8")))]
     }
     assert sum(map(len, found.values())) > 400
-    assert found["cpu/siren.h"][:2] == ["stream_count", "for_each_tile"]
+    assert found["cpu/siren.h"][:2] == ["stream_count", "run_tiles"]
     assert "muon_kernel" in found["cuda/muon.h"]
     assert {"product_kernel", "outer_kernel"} <= set(found["cuda/sm80/layers.h"])
     assert {"ChainConsumer", "run", "chain_kernel"} <= set(found["cuda/sm90/chain.h"])

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ import numpy as np
 from siren import memory, runtime, signals
 from siren.cli.errors import Problem
 from siren.cli.options import as_arguments
-from siren.engine import fall_back, get_engine
+from siren.engine import get_engine
 from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import write_png
 from siren.runtime.environment import digest, private_folder
+from siren.runtime.machine import allow_amx
 from siren.runtime.messages import Compilation
 from siren.runtime.processes import run_interruptibly, under_mpirun
 from siren.tasks import TASKS
@@ -37,13 +39,25 @@ def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
     """
     device = runtime.start(options.device, options.verbose)
     if options.precision == "auto":
-        return device, "fp16" if device == "cuda" else "fp32"
-    if options.precision != "fp32" and device != "cuda":
+        return device, automatic_precision(device)
+    if options.precision == "bf16x2" and (device == "cuda" or not allow_amx()):
+        raise Problem(
+            "--precision bf16x2 needs a processor with AMX, as Intel's are from Sapphire Rapids on, "
+            "and --device cpu; leave it out"
+        )
+    if options.precision in ("fp16", "bf16") and device != "cuda":
         raise Problem(
             f"--precision {options.precision} needs a GPU; leave it out, or run with --device cuda "
             "to see why there is none"
         )
     return device, options.precision
+
+
+def automatic_precision(device: str) -> str:
+    """What ``--precision auto`` means on a device."""
+    if device == "cuda":
+        return "fp16"
+    return "bf16x2" if allow_amx() else "fp32"
 
 
 def memory_demand(
@@ -128,11 +142,9 @@ def _workload(options: argparse.Namespace) -> Workload:
 
 def load_engine(name: str, workload: Workload, device: str):
     """The engine called ``name`` if it passes a trial of the workload, else the reference one."""
-    if name == "fused" and workload.has_kernels and not under_mpirun():
-        from siren.engine.fused import Fused
-
-        reason = _try_in_child(workload, device)
-        return Fused(workload.precision) if reason is None else fall_back(reason)
+    if name == "fused" and not under_mpirun():
+        attempt = partial(_try_in_child, device=device)
+        return get_engine(name, workload.precision, workload, attempt)
     with signals.shield_children():
         return get_engine(name, workload.precision, workload)
 

@@ -29,7 +29,11 @@ def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
         return options
     earlier = Checkpoint(options.output_dir, {}).earlier_identity()
     earlier = earlier or (read_metrics(options.output_dir) or {}).get("options")
-    if not isinstance(earlier, dict) or earlier.get("recipe") != options.recipe:
+    if not isinstance(earlier, dict):
+        return options
+    if options.precision == "auto" and earlier.get("precision") == "fp32":
+        options.precision = "fp32"  # which every device has
+    if earlier.get("recipe") != options.recipe:
         return options
     for name in recipes.CHOSEN:
         if getattr(options, name) is None and earlier.get(name) is not None:

@@ -101,6 +101,7 @@ class Session(contextlib.ExitStack):
             machine.require_memory(machine.memory_demand(settings, shape, self.device))
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         self.engine = machine.choose_engine(settings, self.device)
+        settings.precision = getattr(self.engine, "precision", settings.precision)
         if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)
         self.enter_context(signals.shield_children())
@@ -130,7 +131,7 @@ class Session(contextlib.ExitStack):
         print(
             f"{self.settings.task}: {subject} at {height} x {width}, {len(task.points)} points, "
             f"{self.settings.hidden_features} units, {self.settings.epochs} epochs, "
-            f"device {self.device}",
+            f"device {self.device}{' with AMX' * (self.settings.precision == 'bf16x2')}",
             flush=True,
         )
         self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))

@@ -7,35 +7,48 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from functools import partial
+from typing import Callable
 
 from siren.engine.workload import Workload
 
 ENGINES = ("fused", "reference")
 
 
-def get_engine(name: str, precision: str = "fp32", workload: Workload | None = None):
+def get_engine(
+    name: str,
+    precision: str = "fp32",
+    workload: Workload | None = None,
+    attempt: Callable[[Workload], str | None] | None = None,
+):
     """The engine called ``name``, one of ``ENGINES``, with a precision of ``fused.PRECISIONS``.
 
     All that ``workload`` names is tried on a few points, at that precision; None: what fitting an
     image with the default network takes. Where any of it cannot be compiled or is wrong, a sentence
-    on stderr says so and the reference engine, plain Jittor operations, takes its place. It also
-    silently replaces it for networks without kernels (``Workload.has_kernels``). Raises ValueError
-    for another name or precision.
+    on stderr says so and the reference engine, plain Jittor operations, takes its place, or fp32
+    that of bf16x2. It also silently replaces it for networks without kernels
+    (``Workload.has_kernels``). ``attempt``, if given, makes the trial, and says what goes wrong.
+    Raises ValueError for another name or precision.
     """
     from siren.engine import reference
 
     if name not in ENGINES:
         raise ValueError(f"there is no engine {name!r}; there are {' and '.join(ENGINES)}")
-    if name == "reference":
+    workload = dataclasses.replace(workload or Workload(), precision=precision)
+    if name == "reference" or not workload.has_kernels:
         return reference
     from siren.engine.fused import Fused
     from siren.engine.trial import why_it_fails
 
     engine = Fused(precision)
-    workload = dataclasses.replace(workload or Workload(), precision=precision)
-    if not workload.has_kernels:
-        return reference
-    reason = why_it_fails(engine, workload)
+    reason = (attempt or partial(why_it_fails, engine))(workload)
+    if reason is not None and precision == "bf16x2":
+        print(
+            f"Products of bf16 do not work here ({reason}); using those of float32, which take "
+            "about twice the time.",
+            file=sys.stderr,
+        )
+        return get_engine(name, "fp32", workload, attempt)
     return engine if reason is None else fall_back(reason)
 
 

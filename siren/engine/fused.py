@@ -18,8 +18,9 @@ import jittor as jt
 from siren.engine import reference
 from siren.engine.reference import FLOAT32, STREAMS
 from siren.runtime import shell_safe
+from siren.runtime.machine import allow_amx
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", "bf16x2")
 LARGEST_GRID = 65535  # blocks along y: a kernel has one for each row of all hidden matrices
 NARROW = 256  # units, up to which a GPU has kernels of their own
 
@@ -33,9 +34,10 @@ _POLYNOMIALS = (  # a std::vector<Polynomial>
 class Fused:
     """The engine, with the functions of ``reference``.
 
-    precision  of the numbers that enter matrix products on a GPU, one of ``PRECISIONS``: fp32 (22
-               bits), fp16 (11 bits, as TF32 has), bf16 (8 bits). Sums are float32 in any case. A
-               CPU knows fp32 alone, and takes it for all.
+    precision  of the numbers that enter matrix products, one of ``PRECISIONS``. On a GPU: fp32 (22
+               bits), fp16 (11 bits, as TF32 has), bf16 (8 bits). On a CPU: bf16x2 (16 bits, two
+               bf16 for each number) where it has AMX, else ValueError; the others are all float32
+               (24 bits). Sums are float32 in any case.
     """
 
     precision: str = "fp32"
@@ -45,6 +47,8 @@ class Fused:
             raise ValueError(
                 f"there is no precision {self.precision!r}; there are {', '.join(PRECISIONS)}"
             )
+        if self.precision == "bf16x2" and not allow_amx():
+            raise ValueError("the precision bf16x2 needs a processor with AMX")
 
     def check_network(self, network) -> None:
         """Raise ValueError for a network that the kernels cannot take."""
@@ -70,12 +74,12 @@ class Fused:
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
         """As ``reference.streams``; differentiable in the parameters, not in the coordinates.
 
-        Where no gradients are kept (``jittor.no_grad``) the precision is fp32: what is looked at or
-        saved is what the parameters mean.
+        Where no gradients are kept (``jittor.no_grad``) a GPU's precision is fp32: what is looked
+        at or saved is what the parameters mean.
         """
         self.check_network(network)
         reference.check_points(network, coordinates, order, scale)
-        precision = "fp32" if jt.flags.no_grad else self.precision
+        precision = "fp32" if jt.flags.no_grad and jt.flags.use_cuda else self.precision
         numbers = _numbers(network, order, scale)
         output = _Streams()(network.flat, coordinates, numbers, precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
@@ -258,6 +262,7 @@ class _Streams(jt.Function):
             "siren::Call(data).streams(in0_p, in1_p, in1_shape0, out0_p);",
             numbers,
             _pass_header(numbers, precision),
+            precision == "bf16x2",
         )[0]
 
     def grad(self, cotangent):
@@ -268,6 +273,7 @@ class _Streams(jt.Function):
             "siren::Call(data).product(in0_p, in1_p, in2_p, in1_shape0, out0_p);",
             numbers,
             _pass_header(numbers, precision),
+            precision == "bf16x2",
         )
         return gradient, None, None, None
 
@@ -285,6 +291,7 @@ def _differentiate(network, given, call, numbers, precision):
         f"siren::Call(data).{call};",
         numbers,
         _pass_header(numbers, precision),
+        precision == "bf16x2",
     )
     loss = loss.tape()
     jt.tape_together([parameters], [loss], lambda cotangent: [cotangent * gradient])
@@ -329,17 +336,18 @@ def _pass_header(numbers, precision) -> str:
     )
 
 
-def _code(shapes, inputs, source, numbers, header=""):
+def _code(shapes, inputs, source, numbers, header="", amx=False):
     """Run one of the kernels as a Jittor operation with float32 outputs.
 
-    ``header`` is for a GPU; a CPU's kernels have one for all. The operation has no source for the
+    ``header`` is for a GPU; a CPU's kernels have one for all, with ``amx`` or without. The operation has no source for the
     other device: Jittor would tell those of different headers apart, and compile what is one kernel
     on a CPU several times at once, into the same file.
     """
     if jt.flags.use_cuda:
         sources = {"cuda_header": header, "cuda_src": source}
     else:
-        sources = {"cpu_header": '#include "cpu/binding.h"', "cpu_src": source}
+        included = "#define SIREN_AMX\n" * amx + '#include "cpu/binding.h"'
+        sources = {"cpu_header": included, "cpu_src": source}
     outputs = jt.code(shapes, [FLOAT32] * len(shapes), inputs, **sources, data=numbers)
     outputs[0].compile_options = _COMPILER_OPTIONS
     return outputs

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.machinery
 import importlib.util
 import json
@@ -250,6 +251,20 @@ def describe() -> Environment:
         device_name=gpu_name() if device == "cuda" else cpu,
         threads=threads,
     )
+
+
+@functools.cache
+def allow_amx() -> bool:
+    """Ask the kernel for AMX, which multiplies matrices; whether this process may use it now.
+
+    Linux lets a process use it only when it has asked (``ARCH_REQ_XCOMP_PERM`` of arch_prctl).
+    """
+    if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
+        return False
+    if not {"amx_tile", "amx_bf16", "avx512bw"} <= set(cpu_fact("flags").split()):
+        return False
+    arch_prctl, request_permission, tile_data = 158, 0x1023, 18
+    return ctypes.CDLL(None).syscall(arch_prctl, request_permission, tile_data) == 0
 
 
 def cpu_fact(name: str) -> str:

@@ -344,6 +344,12 @@ def test_a_run_whose_recipe_chose_otherwise_is_continued_as_it_began(tmp_path, m
     one_sentence(other, 2, "--resume", "9 is not that of the earlier run, 20")
 
 
+def test_a_run_in_float32_is_continued_in_it(tmp_path, monkeypatch):
+    interrupted_run(tmp_path, monkeypatch, "--precision", "fp32")
+    assert "resumed at epoch 3" in train(tmp_path, "--epochs", 20, "--resume").stdout
+    assert json.loads((tmp_path / "metrics.json").read_text())["options"]["precision"] == "fp32"
+
+
 def test_resuming_with_other_threads_is_told(tmp_path, monkeypatch):
     interrupted_run(tmp_path, monkeypatch)
     described = resuming.runtime.describe()

@@ -26,13 +26,14 @@ from numpy_siren import (
     value,
 )
 
-from siren.engine import get_engine, reference, trial
+from siren.engine import fused, get_engine, reference, trial
 from siren.engine import workload as workload_module
-from siren.engine.fused import PRECISIONS, Fused
+from siren.engine.fused import Fused
 from siren.engine.reference import AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload, explanation, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
+from siren.runtime.machine import allow_amx
 from siren.samples import (
     Batch,
     Batches,
@@ -50,19 +51,25 @@ from siren.training.optimizer import Muon
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 JITTORS_FLAGS = ["-std=c++14", "-fPIC", "-shared", "-Ofast"]
+GPU_PRECISIONS = ("fp32", "fp16", "bf16")
 INSTRUCTION_SETS = {
     # name: (vector lanes, compiler flags, what /proc/cpuinfo must list)
     "native": (None, ["-march=native", "-fopenmp"], ""),
     "avx2": (8, ["-march=haswell", "-fopenmp"], "avx2"),
     "portable, one thread": (4, ["-march=x86-64"], "sse2"),
+    "AMX": (16, ["-march=native", "-fopenmp", "-DSIREN_AMX"], "amx_bf16"),
 }
+VECTORS = [name for name in INSTRUCTION_SETS if name != "AMX"]
 
 
 class Kernels:
-    """The functions of ``kernels.cc`` on NumPy arrays."""
+    """The functions of ``kernels.cc`` on NumPy arrays.
 
-    def __init__(self, library):
-        self.library = library
+    rounding  how many times as large as in float32 an error may be
+    """
+
+    def __init__(self, library, rounding=1):
+        self.library, self.rounding = library, rounding
 
     def call(self, function, layers, omega_0, order, scale, points, *arrays):
         shape = layers[0][0].shape[0], len(layers) - 2, layers[-1][0].shape[0]
@@ -97,6 +104,8 @@ def flat(layers):
 
 class JittorKernels:
     """The same functions through Jittor, where ``jt.flags.use_cuda`` says."""
+
+    rounding = 1
 
     def __init__(self, precision):
         self.engine = Fused(precision)
@@ -157,7 +166,7 @@ def gpu():
         met += kernels.loss_vars(network, order, scale, points, np.zeros_like(target_of(seed)))
         cotangent = np.ones((len(points), (1, 3, 4)[order], network.out_features), np.float32)
         met.append(kernels.product_var(network, order, scale, points, cotangent))
-    for seed, precision in itertools.product(GPU_SEEDS, PRECISIONS):
+    for seed, precision in itertools.product(GPU_SEEDS, GPU_PRECISIONS):
         network, scale, points = cases[seed]
         kernels, target = JittorKernels(precision), np.zeros_like(target_of(seed))
         met += kernels.loss_vars(network, seed % 3, scale, points, target)
@@ -211,7 +220,7 @@ def kernels(request):
     return request.getfixturevalue("compiled")(request.param)
 
 
-@pytest.fixture(params=INSTRUCTION_SETS)
+@pytest.fixture(params=VECTORS)
 def cpu_kernels(request, compiled):
     return compiled(request.param)
 
@@ -235,7 +244,11 @@ def compiled(tmp_path_factory):
         library = loader.submit(ctypes.CDLL, str(folder / f"{name}.so")).result()
         if lanes is not None:
             assert library.vector_lanes() == lanes
-        return Kernels(library)
+        if name != "AMX":
+            return Kernels(library)
+        if not allow_amx():
+            pytest.skip("the kernel of the operating system does not allow AMX")
+        return Kernels(library, rounding=8)
 
     yield load
     for compiler in filter(None, compilers.values()):
@@ -307,8 +320,10 @@ def test_streams_are_float64s(kernels, seed):
         output = kernels.streams(layers, omega_0, order, scale, points)
         for stream in range(output.shape[1]):
             power = (0, 1, 1, 2)[stream]
-            tolerance = (1e-5 if power == 0 else 1e-4) * max(
-                np.abs(exact[stream]).max(), 0.1 * size**power * np.abs(exact[0]).max()
+            tolerance = (
+                kernels.rounding
+                * (1e-5 if power == 0 else 1e-4)
+                * max(np.abs(exact[stream]).max(), 0.1 * size**power * np.abs(exact[0]).max())
             )
             assert np.abs(output[:, stream] - exact[stream]).max() < tolerance
 
@@ -626,6 +641,34 @@ def test_an_engine_that_works_is_chosen_without_a_word(workload, capsys):
     assert get_engine("fused", "fp32", workload) == Fused("fp32")
     assert get_engine("reference", "fp32", workload) is reference
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not allow_amx(), reason="there is no AMX")
+@pytest.mark.parametrize("width", [40, 256])
+def test_it_is_chosen_with_amx_too(width, capsys):
+    workload = dataclasses.replace(EVERYTHING, width=width)
+    assert get_engine("fused", "bf16x2", workload) == Fused("bf16x2")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_products_of_bf16_that_fail_are_replaced_by_those_of_float32(monkeypatch, capsys):
+    monkeypatch.setattr(fused, "allow_amx", lambda: True)
+    tried = []
+
+    def attempt(workload):
+        tried.append(workload.precision)
+        return "g++ is too old" if workload.precision == "bf16x2" else None
+
+    assert get_engine("fused", "bf16x2", EVERYTHING, attempt) == Fused("fp32")
+    assert tried == ["bf16x2", "fp32"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "(g++ is too old); using those of float32" in line
+
+
+def test_products_of_bf16_need_amx(monkeypatch):
+    monkeypatch.setattr(fused, "allow_amx", lambda: False)
+    with pytest.raises(ValueError, match="needs a processor with AMX"):
+        Fused("bf16x2")
 
 
 @pytest.mark.parametrize(("precision", "order", "width", "channels"), TRIALS)

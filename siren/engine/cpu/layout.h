@@ -37,15 +37,16 @@ inline size_t aligned(size_t floats) { return (floats + 15) / 16 * 16; }
 // receives no cotangent, so padding never reaches a result.
 struct Layout {
     int width, hidden_layers, channels;  // width is the padded one
+    bool quartered;                      // whether matrices are in quarters
 
-    explicit Layout(const Network& net)
+    Layout(const Network& net, bool may_be_quartered)
         : width(round_up(net.width, panel)),
           hidden_layers(net.hidden_layers),
-          channels(net.channels) {}
+          channels(net.channels),
+          quartered(may_be_quartered && has_quarters(width)) {}
 
-    bool quartered() const { return has_quarters(width); }
     // Quarters need room for the sums of a weight matrix, or for the seven products of a gradient.
-    size_t matrix_size() const { return (quartered() ? 2 : 1) * size_t(width) * width; }
+    size_t matrix_size() const { return (quartered ? 2 : 1) * size_t(width) * width; }
     // First layer: both columns of W, then b.
     size_t first(int column) const { return size_t(column) * width; }
     size_t bias(int layer) const { return size_t(2 + layer) * width; }  // layer 0 .. hidden_layers
@@ -57,7 +58,7 @@ struct Layout {
     size_t size() const { return matrix(hidden_layers + 1); }
     // Where element (i, j) of a matrix's gradient is, from its start; quarters lie one by one.
     size_t gradient_element(int i, int j) const {
-        const int rows = quartered() ? width / 2 : width;
+        const int rows = quartered ? width / 2 : width;
         const size_t quarter = size_t(i / rows) + 2 * (j / rows);
         const int row = i % rows, column = j % rows;
         return (quarter * rows + column / panel * panel) * rows + row * panel + column % panel;
@@ -84,25 +85,29 @@ inline void pack_vector(const float* source, int n, int stride, float factor, fl
     for (int i = 0; i < padded; ++i) destination[i] = i < n ? factor * source[i * stride] : 0.0f;
 }
 
+// All parameters but the hidden matrices.
+inline void pack_vectors(const Network& net, const Layout& layout, float* data) {
+    const int width = layout.width;
+    for (int column = 0; column < 2; ++column) {
+        pack_vector(net.weights[0] + column, net.width, 2, net.omega, data + layout.first(column),
+                    width);
+    }
+    for (int l = 0; l <= net.hidden_layers; ++l) {
+        pack_vector(net.biases[l], net.width, 1, net.omega, data + layout.bias(l), width);
+    }
+    for (int c = 0; c < net.channels; ++c) {
+        pack_vector(net.weights[net.hidden_layers + 1] + size_t(c) * net.width, net.width, 1, 1.0f,
+                    data + layout.output(c), width);
+    }
+    pack_vector(net.biases[net.hidden_layers + 1], net.channels, 1, 1.0f,
+                data + layout.output_bias(), net.channels);
+}
+
 // One thread's share of the packing: some panels of every matrix, and thread 0 the vectors.
 inline void pack(const Network& net, const Layout& layout, bool backward, float* data,
                  float* transposed, int thread, int threads) {
     const int width = layout.width, panels = width / panel;
-    if (thread == 0) {
-        for (int column = 0; column < 2; ++column) {
-            pack_vector(net.weights[0] + column, net.width, 2, net.omega,
-                        data + layout.first(column), width);
-        }
-        for (int l = 0; l <= net.hidden_layers; ++l) {
-            pack_vector(net.biases[l], net.width, 1, net.omega, data + layout.bias(l), width);
-        }
-        for (int c = 0; c < net.channels; ++c) {
-            pack_vector(net.weights[net.hidden_layers + 1] + size_t(c) * net.width, net.width, 1,
-                        1.0f, data + layout.output(c), width);
-        }
-        pack_vector(net.biases[net.hidden_layers + 1], net.channels, 1, 1.0f,
-                    data + layout.output_bias(), net.channels);
-    }
+    if (thread == 0) pack_vectors(net, layout, data);
     const int begin = int(share(panels, thread, threads));
     const int end = int(share(panels, thread + 1, threads));
     for (int l = 1; l <= net.hidden_layers; ++l) {
@@ -121,7 +126,7 @@ inline void pack(const Network& net, const Layout& layout, bool backward, float*
 inline void pack_sums(const Layout& layout, bool backward, float* data, float* transposed, int thread,
                       int threads) {
     const int orientations = backward ? 2 : 1;
-    const int matrices = layout.quartered() ? orientations * layout.hidden_layers : 0;
+    const int matrices = layout.quartered ? orientations * layout.hidden_layers : 0;
     for (int i = thread; i < matrices; i += threads) {
         const int layer = 1 + i / orientations;
         float* const matrix = i % orientations == 0
@@ -131,41 +136,52 @@ inline void pack_sums(const Layout& layout, bool backward, float* data, float* t
     }
 }
 
-// One thread's share of the last step: some rows of every gradient, summed over the threads'
-// partial sums in order, times omega where omega was folded into the parameters.
-inline void reduce(const Network& net, const Layout& layout, const float* partial, int parts,
-                   const Gradients& gradients, int thread, int threads) {
-    const size_t size = aligned(layout.size());
-    const auto total = [&](size_t offset, int n, int stride, float factor, float* result) {
+// Sums over the threads' partial gradients, in order.
+struct Partial {
+    const float* data;  // `size` floats of each thread, one after the other
+    int parts;
+    size_t size;
+
+    // result[0], [stride], ... = factor times the sums of n floats from `offset` on.
+    void total(size_t offset, int n, int stride, float factor, float* result) const {
         for (int i = 0; i < n; i += lanes) {
             Vector x{};
-            for (int t = 0; t < parts; ++t) x += at(partial + t * size + offset + i);
+            for (int t = 0; t < parts; ++t) x += at(data + t * size + offset + i);
             x *= factor;
             for (int q = 0; q < std::min(lanes, n - i); ++q) *(result + (i + q) * stride) = x[q];
         }
-    };
-    const int last = net.hidden_layers + 1;
-    if (thread == 0) {
-        for (int column = 0; column < 2; ++column) {
-            total(layout.first(column), net.width, 2, net.omega, gradients.weights[0] + column);
-        }
-        for (int l = 0; l < last; ++l) {
-            total(layout.bias(l), net.width, 1, net.omega, gradients.biases[l]);
-        }
-        for (int c = 0; c < net.channels; ++c) {
-            total(layout.output(c), net.width, 1, 1.0f,
-                  gradients.weights[last] + size_t(c) * net.width);
-        }
-        total(layout.output_bias(), net.channels, 1, 1.0f, gradients.biases[last]);
     }
+};
+
+// The gradient of all parameters but the hidden matrices, times omega where it was folded into them.
+inline void reduce_vectors(const Network& net, const Layout& layout, const Partial& partial,
+                           const Gradients& gradients) {
+    const int last = net.hidden_layers + 1;
+    for (int column = 0; column < 2; ++column) {
+        partial.total(layout.first(column), net.width, 2, net.omega, gradients.weights[0] + column);
+    }
+    for (int l = 0; l < last; ++l) {
+        partial.total(layout.bias(l), net.width, 1, net.omega, gradients.biases[l]);
+    }
+    for (int c = 0; c < net.channels; ++c) {
+        partial.total(layout.output(c), net.width, 1, 1.0f,
+                      gradients.weights[last] + size_t(c) * net.width);
+    }
+    partial.total(layout.output_bias(), net.channels, 1, 1.0f, gradients.biases[last]);
+}
+
+// One thread's share of the last step: some rows of every matrix's gradient, and thread 0 the vectors.
+inline void reduce(const Network& net, const Layout& layout, const Partial& partial,
+                   const Gradients& gradients, int thread, int threads) {
+    if (thread == 0) reduce_vectors(net, layout, partial, gradients);
     const int begin = int(share(net.width, thread, threads));
     const int end = int(share(net.width, thread + 1, threads));
-    for (int l = 1; l < last; ++l) {
+    for (int l = 1; l <= net.hidden_layers; ++l) {
         for (int i = begin; i < end; ++i) {
             for (int j = 0; j < net.width; j += panel) {
-                total(layout.matrix(l) + layout.gradient_element(i, j),
-                      std::min(panel, net.width - j), 1, net.omega,
-                      gradients.weights[l] + size_t(i) * net.width + j);
+                partial.total(layout.matrix(l) + layout.gradient_element(i, j),
+                              std::min(panel, net.width - j), 1, net.omega,
+                              gradients.weights[l] + size_t(i) * net.width + j);
             }
         }
     }

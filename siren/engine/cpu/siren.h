@@ -1,5 +1,6 @@
 // SIREN (arXiv:2006.09661) on the CPU: streams of the network, losses on them, and the gradient
 // with respect to all parameters, in one pass over tiles of points small enough to stay in cache.
+// Products are of float32 (tile.h), or, where SIREN_AMX is defined, of two bf16 for each (amx/).
 //
 // The network maps coordinates (row, column) through `hidden_layers` + 1 sine layers of `width`
 // units, h <- sin(omega (W h + b)), and a linear layer to `channels` outputs.
@@ -26,6 +27,9 @@
 #include "cpu/layout.h"
 #include "cpu/parallel.h"
 #include "cpu/tile.h"
+#ifdef SIREN_AMX
+#include "cpu/amx/tile.h"
+#endif
 
 namespace siren {
 
@@ -36,54 +40,62 @@ namespace detail {
 // Packs the parameters, calls visit(tile, begin, end, thread) for tiles of points [begin, end) that
 // share n points evenly among threads, and, given gradients, has each tile run backward after its
 // visit and sums the result. The schedule is fixed, so equal thread counts give equal bits.
-template <int streams, class Visit>
-void for_each_tile(const Network& net, const float* coordinates, int64_t n, const float* scale,
-                   const Gradients* gradients, const Visit& visit) {
+template <class Tile, class Visit>
+void run_tiles(const Network& net, const float* coordinates, int64_t n, const float* scale,
+               const Gradients* gradients, const Visit& visit) {
     static thread_local Workspace workspace;
-    const Layout layout(net);
-    const int64_t groups = (n + point_group - 1) / point_group;
+    const Layout layout = Tile::layout_of(net);
+    constexpr int group = Tile::point_group;
+    const int64_t groups = (n + group - 1) / group;
     const int threads = int(std::max<int64_t>(std::min<int64_t>(max_threads(), groups), 1));
     const bool keep = gradients != nullptr;
 
     const size_t size = aligned(layout.size());
     const size_t matrices = aligned(layout.hidden_layers * layout.matrix_size());
-    const size_t scratch = aligned(Tile<streams>::scratch_size(layout, keep));
+    const size_t scratch = aligned(Tile::scratch_size(layout, keep));
     float* const data = workspace.reserve(size + matrices + threads * (scratch + keep * size));
     float* const transposed = data + size;
     float* const tiles = transposed + matrices;
-    float* const partial = tiles + threads * scratch;
+    const Partial partial{tiles + threads * scratch, threads, size};
 
     parallel(threads, [&](int thread) {
-        pack(net, layout, keep, data, transposed, thread, threads);
+        Tile::pack(net, layout, keep, data, transposed, thread, threads);
     });
     parallel(threads, [&](int thread) {
         pack_sums(layout, keep, data, transposed, thread, threads);
     });
     const Weights weights{layout, data, transposed};
     parallel(threads, [&](int thread) {
-        float* gradient = partial + thread * size;
+        float* gradient = tiles + threads * scratch + thread * size;
         if (keep) std::fill_n(gradient, size, 0.0f);
-        Tile<streams> tile(weights, scale, tiles + thread * scratch, keep);
+        Tile tile(weights, scale, tiles + thread * scratch, keep);
         const int64_t first = share(groups, thread, threads);
         const int64_t count = share(groups, thread + 1, threads) - first;
-        const int64_t tile_count = (count * point_group + tile.max_points - 1) / tile.max_points;
+        const int64_t tile_count = (count * group + Tile::max_points - 1) / Tile::max_points;
         for (int64_t t = 0; t < tile_count; ++t) {
-            const int64_t begin = (first + count * t / tile_count) * point_group;
-            const int64_t end = std::min(n, (first + count * (t + 1) / tile_count) * point_group);
+            const int64_t begin = (first + count * t / tile_count) * group;
+            const int64_t end = std::min(n, (first + count * (t + 1) / tile_count) * group);
             tile.load(coordinates + 2 * begin, int(end - begin));
             tile.forward();
             visit(tile, begin, end, thread);
             if (keep) tile.backward(gradient);
         }
-        if (!keep || !layout.quartered()) return;
-        for (int l = 1; l <= layout.hidden_layers; ++l) {
-            strassen_combine(gradient + layout.matrix(l), size_t(layout.width) * layout.width / 4);
-        }
+        if (keep) Tile::finish(layout, gradient);
     });
     if (!keep) return;
     parallel(threads, [&](int thread) {
-        reduce(net, layout, partial, threads, *gradients, thread, threads);
+        Tile::reduce(net, layout, partial, *gradients, thread, threads);
     });
+}
+
+template <int streams, class Visit>
+void for_each_tile(const Network& net, const float* coordinates, int64_t n, const float* scale,
+                   const Gradients* gradients, const Visit& visit) {
+#ifdef SIREN_AMX
+    run_tiles<amx::Tile<streams>>(net, coordinates, n, scale, gradients, visit);
+#else
+    run_tiles<Tile<streams>>(net, coordinates, n, scale, gradients, visit);
+#endif
 }
 
 template <int streams>
@@ -91,7 +103,7 @@ void forward(const Network& net, const float* coordinates, int64_t n, const floa
              float* output) {
     for_each_tile<streams>(
         net, coordinates, n, scale, nullptr,
-        [&](Tile<streams>& tile, int64_t begin, int64_t end, int) {
+        [&](auto& tile, int64_t begin, int64_t end, int) {
             float* y = output + begin * streams * net.channels;
             for (int p = 0; p < end - begin; ++p) {
                 for (int s = 0; s < streams; ++s) {
@@ -106,7 +118,7 @@ void backward(const Network& net, const float* coordinates, const float* cotange
               const float* scale, const Gradients& gradients) {
     for_each_tile<streams>(
         net, coordinates, n, scale, &gradients,
-        [&](Tile<streams>& tile, int64_t begin, int64_t end, int) {
+        [&](auto& tile, int64_t begin, int64_t end, int) {
             const float* y = cotangent + begin * streams * net.channels;
             for (int p = 0; p < end - begin; ++p) {
                 for (int s = 0; s < streams; ++s) {
@@ -124,7 +136,7 @@ double squared_error(const Network& net, const float* coordinates, const float* 
     std::vector<double> losses(max_threads(), 0.0);
     for_each_tile<streams>(
         net, coordinates, n, scale, &gradients,
-        [&](Tile<streams>& tile, int64_t begin, int64_t end, int thread) {
+        [&](auto& tile, int64_t begin, int64_t end, int thread) {
             const float* y = target + begin * supervised * net.channels;
             double loss = 0;
             for (int p = 0; p < end - begin; ++p) {

@@ -7,7 +7,7 @@
 
 #include "cpu/gemm.h"
 #include "cpu/layout.h"
-#include "cpu/sincos.h"
+#include "cpu/sine.h"
 #include "cpu/strassen.h"
 #include "cpu/vector.h"
 
@@ -20,15 +20,14 @@ namespace detail {
 // 192 are within 0.2 %, 96 1 to 2 % slower.
 constexpr int tile_rows = 192;
 
-// Points come in groups of this many, so that half the rows of a tile are whole register blocks.
-constexpr int point_group = 2 * block_rows;
-
 // All layers for one tile of points, on one thread. Rows of its matrices are ordered by half of the
 // points, then stream, then point: products add up the rows of the two halves (strassen.h), and only
 // the same streams, being of the same size, can be added without loss.
 template <int streams>
 class Tile {
 public:
+    // Points come in groups of this many, so that half the rows of a tile are whole register blocks.
+    static constexpr int point_group = 2 * block_rows;
     static constexpr int max_points = tile_rows / streams / point_group * point_group;
 
     // Without `keep`, layers share buffers, and only forward() may be called.
@@ -37,6 +36,26 @@ public:
         const size_t layers = layout.hidden_layers + 1;
         return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
                + (keep ? 2 * layers + 4 : 4) * matrix;
+    }
+
+    static Layout layout_of(const Network& net) { return {net, true}; }
+
+    static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
+                     int thread, int threads) {
+        detail::pack(net, layout, keep, data, transposed, thread, threads);
+    }
+
+    static void reduce(const Network& net, const Layout& layout, const Partial& partial,
+                       const Gradients& gradients, int thread, int threads) {
+        detail::reduce(net, layout, partial, gradients, thread, threads);
+    }
+
+    // From the threads' seven products of quarters to their gradients.
+    static void finish(const Layout& layout, float* gradient) {
+        if (!layout.quartered) return;
+        for (int l = 1; l <= layout.hidden_layers; ++l) {
+            strassen_combine(gradient + layout.matrix(l), size_t(layout.width) * layout.width / 4);
+        }
     }
 
     Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
@@ -124,7 +143,7 @@ private:
     template <class Done>
     void product(const float* a, const float* b, float* c, const Done& done) const {
         const int width = layout_.width;
-        if (!layout_.quartered()) {
+        if (!layout_.quartered) {
             for (int j = 0; j < width; j += panel) {
                 product_panel(a, b + size_t(j) * width, c + size_t(j) * rows(), rows(), width);
                 done(j);
@@ -142,7 +161,7 @@ private:
     // Adds g^T h to the gradient of a matrix.
     void add_outer_products(const float* g, const float* h, float* gradient) const {
         const int width = layout_.width;
-        if (!layout_.quartered()) {
+        if (!layout_.quartered) {
             const size_t stride = size_t(rows()) * panel;
             return outer_products(g, stride, h, stride, gradient, rows(), width, width);
         }
@@ -151,128 +170,104 @@ private:
         strassen_outer(g, left(), h, right(), gradient, rows(), width, width);
     }
 
+    // Streams of a point in a column panel.
+    void load_streams(const float* from, Vector* x) const {
+        for (int s = 0; s < streams; ++s) x[s] = at(from + s * stream_stride());
+    }
+    void store_streams(const Vector* x, float* to) const {
+        for (int s = 0; s < streams; ++s) at(to + s * stream_stride()) = x[s];
+    }
+
+    // What comes before the first sine: lanes from column j on.
+    struct First {
+        Vector w0, w1, bias, x0, x1;
+
+        First(const Tile& tile, int j)
+            : w0(at(tile.weights_.data + tile.layout_.first(0) + j)),
+              w1(at(tile.weights_.data + tile.layout_.first(1) + j)),
+              bias(at(tile.weights_.data + tile.layout_.bias(0) + j)),
+              x0(w0 * tile.scale_[0]),
+              x1(w1 * tile.scale_[1]) {}
+
+        // Streams of x at a point; without x itself where only its sine and cosine are needed.
+        void streams_of(const float* row, const float* column, Vector* x) const {
+            x[0] = row ? w0 * *row + (w1 * *column + bias) : Vector{};
+            if (streams >= 3) {
+                x[1] = x0;
+                x[2] = x1;
+            }
+            if (streams == 4) x[3] = Vector{};
+        }
+    };
+
     void first_layer(int j) const {
-        const size_t stride = stream_stride();
-        for (int v = 0; v < panel; v += lanes) {
-            const Vector w0 = at(weights_.data + layout_.first(0) + j + v);
-            const Vector w1 = at(weights_.data + layout_.first(1) + j + v);
-            const Vector bias = at(weights_.data + layout_.bias(0) + j + v);
-            const Vector x0 = w0 * scale_[0], x1 = w1 * scale_[1];
-            float* const all_h = outputs(0) + size_t(j) * rows() + v;
-            float* const all_cosine = x_then_cosine(0) + size_t(j) * rows() + v;
+        for (int v = j; v < j + panel; v += lanes) {
+            const First first(*this, v);
+            float* const all_h = outputs(0) + size_t(j) * rows() + (v - j);
+            float* const all_cosine = x_then_cosine(0) + size_t(j) * rows() + (v - j);
             each_point([&](int p, size_t offset) {
-                float* const h = all_h + offset;
-                float* const cosine = all_cosine + offset;
-                Vector s, c;
-                sincos(w0 * coordinates_[p] + (w1 * coordinates_[points_ + p] + bias), s, c);
-                at(cosine) = c;
-                at(h) = s;
-                if (streams >= 3) {
-                    at(h + stride) = c * x0;
-                    at(h + 2 * stride) = c * x1;
-                }
-                if (streams == 4) at(h + 3 * stride) = -s * (x0 * x0 + x1 * x1);
+                Vector x[streams], h[streams];
+                first.streams_of(coordinates_ + p, coordinates_ + points_ + p, x);
+                sine<streams>(x, h, at(all_cosine + offset));
+                store_streams(h, all_h + offset);
             });
         }
     }
 
     void first_layer_adjoint(int j, const float* cotangents, float* gradient) const {
-        const size_t stride = stream_stride();
-        for (int v = 0; v < panel; v += lanes) {
-            const Vector x0 = at(weights_.data + layout_.first(0) + j + v) * scale_[0];
-            const Vector x1 = at(weights_.data + layout_.first(1) + j + v) * scale_[1];
-            const float* const all_h = outputs(0) + size_t(j) * rows() + v;
-            const float* const all_cosine = x_then_cosine(0) + size_t(j) * rows() + v;
-            const float* const all_g = cotangents + size_t(j) * rows() + v;
+        for (int v = j; v < j + panel; v += lanes) {
+            const First first(*this, v);
+            const size_t start = size_t(j) * rows() + (v - j);
             Vector bias{}, dw0{}, dw1{}, dx0{}, dx1{};
             each_point([&](int p, size_t offset) {
-                const float* const h = all_h + offset;
-                const float* const cosine = all_cosine + offset;
-                const float* const g = all_g + offset;
-                const Vector s = at(h), c = at(cosine);
-                Vector d = c * at(g);
+                Vector x[streams], g[streams];
+                first.streams_of(nullptr, nullptr, x);
+                load_streams(cotangents + start + offset, g);
+                sine_adjoint<streams>(at(outputs(0) + start + offset),
+                                      at(x_then_cosine(0) + start + offset), x, g);
+                bias += g[0];
+                dw0 += g[0] * coordinates_[p];
+                dw1 += g[0] * coordinates_[points_ + p];
                 if (streams >= 3) {
-                    const Vector g0 = at(g + stride), g1 = at(g + 2 * stride);
-                    d -= s * (g0 * x0 + g1 * x1);
-                    dx0 += c * g0;
-                    dx1 += c * g1;
+                    dx0 += g[1];
+                    dx1 += g[2];
                 }
-                if (streams == 4) {
-                    const Vector laplacian = at(g + 3 * stride);
-                    d -= c * (x0 * x0 + x1 * x1) * laplacian;
-                    dx0 -= 2.0f * s * x0 * laplacian;
-                    dx1 -= 2.0f * s * x1 * laplacian;
-                }
-                bias += d;
-                dw0 += d * coordinates_[p];
-                dw1 += d * coordinates_[points_ + p];
             });
-            at(gradient + layout_.bias(0) + j + v) += bias;
-            at(gradient + layout_.first(0) + j + v) += dw0 + dx0 * scale_[0];
-            at(gradient + layout_.first(1) + j + v) += dw1 + dx1 * scale_[1];
+            at(gradient + layout_.bias(0) + v) += bias;
+            at(gradient + layout_.first(0) + v) += dw0 + dx0 * scale_[0];
+            at(gradient + layout_.first(1) + v) += dw1 + dx1 * scale_[1];
         }
     }
 
     void sine_layer(int l, int j) const {
-        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
             const Vector bias = at(weights_.data + layout_.bias(l) + j + v);
             float* const all_h = outputs(l) + size_t(j) * rows() + v;
             float* const all_x = x_then_cosine(l) + size_t(j) * rows() + v;
-            each_point([&](int p, size_t offset) {
-                float* const h = all_h + offset;
-                float* const x = all_x + offset;
-                Vector s, c;
-                sincos(at(x) + bias, s, c);
-                at(x) = c;
-                at(h) = s;
-                if (streams >= 3) {
-                    const Vector x0 = at(x + stride), x1 = at(x + 2 * stride);
-                    at(h + stride) = c * x0;
-                    at(h + 2 * stride) = c * x1;
-                    if (streams == 4) {
-                        at(h + 3 * stride) = c * at(x + 3 * stride) - s * (x0 * x0 + x1 * x1);
-                    }
-                }
+            each_point([&](int, size_t offset) {
+                Vector x[streams], h[streams];
+                load_streams(all_x + offset, x);
+                x[0] += bias;
+                sine<streams>(x, h, at(all_x + offset));
+                store_streams(h, all_h + offset);
             });
         }
     }
 
     // From cotangents of h to those of x, in place.
     void sine_layer_adjoint(int l, int j, float* cotangents, float* gradient) const {
-        const size_t stride = stream_stride();
         for (int v = 0; v < panel; v += lanes) {
             const float* const all_h = outputs(l) + size_t(j) * rows() + v;
             const float* const all_x = x_then_cosine(l) + size_t(j) * rows() + v;
             float* const all_g = cotangents + size_t(j) * rows() + v;
             Vector bias{};
-            each_point([&](int p, size_t offset) {
-                const float* const h = all_h + offset;
-                const float* const x = all_x + offset;
-                float* const g = all_g + offset;
-                const Vector s = at(h), c = at(x);
-                Vector d = c * at(g);
-                if (streams >= 3) {
-                    const Vector x0 = at(x + stride), x1 = at(x + 2 * stride);
-                    Vector g0 = at(g + stride), g1 = at(g + 2 * stride);
-                    Vector sine_terms = g0 * x0 + g1 * x1;
-                    g0 *= c;
-                    g1 *= c;
-                    if (streams == 4) {
-                        const Vector laplacian = at(g + 3 * stride);
-                        const Vector twice = 2.0f * s * laplacian;
-                        sine_terms += laplacian * at(x + 3 * stride);
-                        d -= c * (x0 * x0 + x1 * x1) * laplacian;
-                        g0 -= twice * x0;
-                        g1 -= twice * x1;
-                        at(g + 3 * stride) = c * laplacian;
-                    }
-                    d -= s * sine_terms;
-                    at(g + stride) = g0;
-                    at(g + 2 * stride) = g1;
-                }
-                at(g) = d;
-                bias += d;
+            each_point([&](int, size_t offset) {
+                Vector x[streams], g[streams];
+                load_streams(all_x + offset, x);
+                load_streams(all_g + offset, g);
+                sine_adjoint<streams>(at(all_h + offset), x[0], x, g);
+                store_streams(g, all_g + offset);
+                bias += g[0];
             });
             at(gradient + layout_.bias(l) + j + v) += bias;
         }

@@ -1,0 +1,379 @@
+// As Tile of cpu/tile.h, with products of AMX: the streams of a unit at 16 points are a vector.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "cpu/amx/layout.h"
+#include "cpu/amx/product.h"
+#include "cpu/layout.h"
+#include "cpu/sine.h"
+#include "cpu/vector.h"
+
+namespace siren {
+namespace amx {
+
+using detail::aligned;
+using detail::Layout;
+using detail::Weights;
+
+constexpr int tile_columns = 256;  // points times streams in a tile
+
+// All layers for one tile of points, on one thread. Columns of its matrices are vectors of 16 points:
+// of 32 points, the two vectors of each stream one after the other. Rows are units.
+//
+// There are matrices of float32, in result blocks of 32 units and 16 columns, those of the same units
+// one after the other; and split ones, operands of products:
+//     streams of h      B, lines are columns, depth is units     for the next layer's x
+//     cotangents of x   B, likewise                              for the cotangents of h before them
+//     cotangents of x   A, lines are units, depth is columns     for the gradient of W, with
+//     streams of h      B, lines are units, depth is columns     these: 32 units of the first, transposed
+template <int streams>
+class Tile {
+public:
+    static constexpr int point_group = 2 * lanes;
+    static constexpr int max_points =
+        std::max(tile_columns / streams / point_group * point_group, point_group);
+
+    // Without `keep`, layers share buffers, and only forward() may be called.
+    static size_t scratch_size(const Layout& layout, bool keep) {
+        const size_t matrix = size_t(streams) * max_points * layout.width;
+        const size_t layers = layout.hidden_layers + 1;
+        return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
+               + (keep ? 2 * layers + 3 : 3) * matrix + size_t(streams) * max_points * block_lines;
+    }
+
+    static Layout layout_of(const Network& net) { return {net, false}; }
+
+    static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
+                     int thread, int threads) {
+        if (thread == 0) detail::pack_vectors(net, layout, data);
+        pack_matrices(net, layout, keep, data, transposed, thread, threads);
+    }
+
+    static void reduce(const Network& net, const Layout& layout, const detail::Partial& partial,
+                       const Gradients& gradients, int thread, int threads) {
+        if (thread == 0) detail::reduce_vectors(net, layout, partial, gradients);
+        reduce_matrices(net, layout, partial, gradients, thread, threads);
+    }
+
+    static void finish(const Layout&, float*) {}
+
+    Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
+        : weights_(weights), layout_(weights.layout), keep_(keep) {
+        scale_[0] = scale[0];
+        scale_[1] = scale[1];
+        const size_t outputs = aligned(size_t(streams) * max_points * layout_.channels);
+        coordinates_ = scratch;
+        output_ = coordinates_ + aligned(2 * max_points);
+        cotangent_ = output_ + outputs;
+        matrices_ = cotangent_ + outputs;
+    }
+
+    // Takes `count` coordinates (count, 2). The tile is filled up to whole groups with points whose
+    // cotangent stays zero.
+    void load(const float* coordinates, int count) {
+        points_ = round_up(count, point_group);
+        for (int p = 0; p < points_; ++p) {
+            coordinates_[p] = p < count ? coordinates[2 * p] : 0.0f;
+            coordinates_[points_ + p] = p < count ? coordinates[2 * p + 1] : 0.0f;
+        }
+        std::fill_n(cotangent_, size_t(columns()) * layout_.channels, 0.0f);
+    }
+
+    float& output(int stream, int point, int channel) {
+        return output_[channel * columns() + column(stream, point)];
+    }
+    float& cotangent(int stream, int point, int channel) {
+        return cotangent_[channel * columns() + column(stream, point)];
+    }
+
+    void forward() {
+        const Tiles tiles;
+        for (int block = 0; block < blocks(); ++block) first_layer(block);
+        for (int l = 1; l <= layout_.hidden_layers; ++l) {
+            const TilePair* const weights = pairs(weights_.matrix_transposed(l));
+            for (int block = 0; block < blocks(); ++block) {
+                multiply(weights, block, outputs(l - 1), x_then_cosine(l));
+                sine_layer(l, block);
+            }
+        }
+        output_layer();
+    }
+
+    // Adds this tile's share of the gradient to `gradient`.
+    void backward(float* gradient) {
+        const Tiles tiles;
+        float* const g = buffer(2 * layout_.hidden_layers + 2);
+        output_layer_adjoint(g, gradient);
+        for (int l = layout_.hidden_layers; l > 0; --l) {
+            for (int block = 0; block < blocks(); ++block) sine_layer_adjoint(l, block, g, gradient);
+            add_outer_products(l, gradient + layout_.matrix(l));
+            for (int block = 0; block < blocks(); ++block) {
+                multiply(pairs(weights_.matrix(l)), block, cotangents(), g);
+            }
+        }
+        for (int block = 0; block < blocks(); ++block) first_layer_adjoint(block, g, gradient);
+    }
+
+private:
+    int columns() const { return streams * points_; }
+    int vectors() const { return columns() / lanes; }
+    int blocks() const { return layout_.width / block_lines; }  // of units
+    static int vector(int stream, int point) {  // the one with a point
+        return (point / point_group * streams + stream) * 2 + point % point_group / lanes;
+    }
+    static int column(int stream, int point) { return vector(stream, point) * lanes + point % lanes; }
+
+    float* buffer(int i) const { return matrices_ + size_t(i) * columns() * layout_.width; }
+    static TilePair* pairs(float* matrix) { return reinterpret_cast<TilePair*>(matrix); }
+    static const TilePair* pairs(const float* matrix) { return reinterpret_cast<const TilePair*>(matrix); }
+    // Streams of h after layer l.
+    TilePair* outputs(int l) const { return pairs(buffer(keep_ ? 2 * l : l % 2)); }
+    // Streams of x before the sine of layer l; once that is taken, cos x is in the place of x itself.
+    float* x_then_cosine(int l) const { return buffer(keep_ ? 2 * l + 1 : 2); }
+    TilePair* cotangents() const { return pairs(buffer(2 * layout_.hidden_layers + 3)); }
+    TilePair* cotangents_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 4)); }
+    TilePair* outputs_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 5)); }
+
+    // Row `unit` of a block of units in a float32 matrix, at a vector of columns.
+    float* row(float* matrix, int block, int vector, int unit) const {
+        return matrix + (size_t(block) * vectors() + vector) * result_block + unit * lanes;
+    }
+
+    // A block of units of a b, for a packed weight matrix a and split streams b.
+    void multiply(const TilePair* a, int block, const TilePair* b, float* c) const {
+        const TilePair* const strips = a + size_t(2 * block) * blocks();
+        // The next block of weights comes from a farther cache, in equal parts.
+        const char* const next = reinterpret_cast<const char*>(strips + 2 * blocks());
+        const int step = 2 * int(sizeof(TilePair)) / (vectors() / 2) / 64 * 64;
+        for (int v = 0; v < vectors(); v += 2) {
+            product<false>(strips, b + size_t(v) * blocks(), blocks(), row(c, block, v, 0),
+                           {next + v / 2 * step * blocks(), step});
+        }
+    }
+
+    // Calls visit(unit of the block, its number in the network, first vector of 32 points, their number).
+    template <class Visit>
+    void each_pair_of_units(int block, const Visit& visit) const {
+        for (int p = 0; p < points_; p += point_group) {
+            for (int unit = 0; unit < block_lines; unit += 2) visit(unit, vector(0, p), p);
+        }
+    }
+
+    // Streams of a unit at both vectors of 32 points.
+    struct Streams {
+        Vector half[2][streams];
+    };
+
+    // Splits the streams of two neighboring units as lines of B that are columns.
+    void store_columns(TilePair* matrix, int block, int unit, int v, const Streams& even,
+                       const Streams& odd) const {
+        for (int s = 0; s < streams; ++s) {
+            for (int half = 0; half < 2; ++half) {
+                TilePair& pair = matrix[size_t(v + 2 * s + half) * blocks() + block];
+                store_split(even.half[half][s], odd.half[half][s], pair, unit / 2);
+            }
+        }
+    }
+
+    // Splits the streams of a unit as a line of A, of which columns are the depth.
+    void store_unit(TilePair* matrix, int block, int unit, int v, const Streams& x) const {
+        const size_t strip = 2 * block + unit / tile_lines;
+        for (int s = 0; s < streams; ++s) {
+            TilePair& pair = matrix[strip * (vectors() / 2) + v / 2 + s];
+            store_split(x.half[0][s], x.half[1][s], pair, unit % tile_lines);
+        }
+    }
+
+    // h of a unit, at half of 32 points.
+    Vector output_of(int l, int block, int unit, int v) const {
+        return joined(outputs(l)[size_t(v) * blocks() + block], unit / 2, unit % 2);
+    }
+
+    // x and its streams at a point, before the first sine.
+    void first_streams(int unit, int p, Vector* x) const {
+        const float w0 = weights_.data[layout_.first(0) + unit], w1 = weights_.data[layout_.first(1) + unit];
+        const float bias = weights_.data[layout_.bias(0) + unit];
+        x[0] = w0 * at(coordinates_ + p) + (w1 * at(coordinates_ + points_ + p) + bias);
+        if (streams >= 3) {
+            x[1] = broadcast(w0 * scale_[0]);
+            x[2] = broadcast(w1 * scale_[1]);
+        }
+        if (streams == 4) x[3] = Vector{};
+    }
+
+    void first_layer(int block) const {
+        each_pair_of_units(block, [&](int unit, int v, int p) {
+            Streams h[2];
+            for (int i = 0; i < 2; ++i) {
+                for (int half = 0; half < 2; ++half) {
+                    Vector x[streams];
+                    first_streams(block * block_lines + unit + i, p + half * lanes, x);
+                    detail::sine<streams>(x, h[i].half[half],
+                                          at(row(x_then_cosine(0), block, v + half, unit + i)));
+                }
+            }
+            store_columns(outputs(0), block, unit, v, h[0], h[1]);
+        });
+    }
+
+    void sine_layer(int l, int block) const {
+        float* const matrix = x_then_cosine(l);
+        each_pair_of_units(block, [&](int unit, int v, int) {
+            Streams h[2];
+            for (int i = 0; i < 2; ++i) {
+                const float bias = weights_.data[layout_.bias(l) + block * block_lines + unit + i];
+                for (int half = 0; half < 2; ++half) {
+                    Vector x[streams];
+                    for (int s = 0; s < streams; ++s) {
+                        x[s] = at(row(matrix, block, v + 2 * s + half, unit + i));
+                    }
+                    x[0] += bias;
+                    detail::sine<streams>(x, h[i].half[half], at(row(matrix, block, v + half, unit + i)));
+                }
+            }
+            store_columns(outputs(l), block, unit, v, h[0], h[1]);
+        });
+    }
+
+    // From cotangents of h to those of x, split in both ways.
+    void sine_layer_adjoint(int l, int block, float* cotangents_of_h, float* gradient) const {
+        float* const matrix = x_then_cosine(l);
+        Vector bias[block_lines] = {};
+        each_pair_of_units(block, [&](int unit, int v, int) {
+            Streams g[2];
+            for (int i = 0; i < 2; ++i) {
+                for (int half = 0; half < 2; ++half) {
+                    Vector x[streams];
+                    for (int s = 0; s < streams; ++s) {
+                        x[s] = at(row(matrix, block, v + 2 * s + half, unit + i));
+                        g[i].half[half][s] = at(row(cotangents_of_h, block, v + 2 * s + half, unit + i));
+                    }
+                    const Vector sine =
+                        streams == 1 ? Vector{} : output_of(l, block, unit + i, v + half);
+                    detail::sine_adjoint<streams>(sine, x[0], x, g[i].half[half]);
+                    bias[unit + i] += g[i].half[half][0];
+                }
+                store_unit(cotangents_by_unit(), block, unit + i, v, g[i]);
+            }
+            store_columns(cotangents(), block, unit, v, g[0], g[1]);
+        });
+        for (int unit = 0; unit < block_lines; ++unit) {
+            gradient[layout_.bias(l) + block * block_lines + unit] += sum(bias[unit]);
+        }
+    }
+
+    void first_layer_adjoint(int block, float* cotangents_of_h, float* gradient) const {
+        for (int unit = 0; unit < block_lines; ++unit) {
+            Vector bias{}, dw0{}, dw1{}, dx0{}, dx1{};
+            for (int p = 0; p < points_; p += lanes) {
+                const int v = vector(0, p);
+                Vector x[streams], g[streams];
+                first_streams(block * block_lines + unit, p, x);
+                for (int s = 0; s < streams; ++s) g[s] = at(row(cotangents_of_h, block, v + 2 * s, unit));
+                const Vector sine = streams == 1 ? Vector{} : output_of(0, block, unit, v);
+                detail::sine_adjoint<streams>(sine, at(row(x_then_cosine(0), block, v, unit)), x, g);
+                bias += g[0];
+                dw0 += g[0] * at(coordinates_ + p);
+                dw1 += g[0] * at(coordinates_ + points_ + p);
+                if (streams >= 3) {
+                    dx0 += g[1];
+                    dx1 += g[2];
+                }
+            }
+            float* const to = gradient + block * block_lines + unit;
+            to[layout_.bias(0)] += sum(bias);
+            to[layout_.first(0)] += sum(dw0 + dx0 * scale_[0]);
+            to[layout_.first(1)] += sum(dw1 + dx1 * scale_[1]);
+        }
+    }
+
+    void output_layer() {
+        const float* const bias = weights_.data + layout_.output_bias();
+        for (int c = 0; c < layout_.channels; ++c) {
+            const float* const w = weights_.data + layout_.output(c);
+            for (int v = 0; v < vectors(); ++v) {
+                const bool is_value = v / 2 % streams == 0;  // no bias in derivatives
+                Vector y{};
+                if (is_value) y += bias[c];
+                for (int unit = 0; unit < layout_.width; ++unit) {
+                    y += w[unit]
+                         * output_of(layout_.hidden_layers, unit / block_lines, unit % block_lines, v);
+                }
+                at(output_ + c * columns() + v * lanes) = y;
+            }
+        }
+    }
+
+    void output_layer_adjoint(float* cotangents_of_h, float* gradient) {
+        const int channels = layout_.channels;
+        for (int p = 0; p < points_; ++p) {
+            for (int c = 0; c < channels; ++c) {
+                gradient[layout_.output_bias() + c] += cotangent(0, p, c);
+            }
+        }
+        for (int unit = 0; unit < layout_.width; ++unit) {
+            const int block = unit / block_lines, line = unit % block_lines;
+            for (int c = 0; c < channels; ++c) {
+                const float w = weights_.data[layout_.output(c) + unit];
+                Vector dw{};
+                for (int v = 0; v < vectors(); ++v) {
+                    const Vector y = at(cotangent_ + c * columns() + v * lanes);
+                    dw += y * output_of(layout_.hidden_layers, block, line, v);
+                    Vector& g = at(row(cotangents_of_h, block, v, line));
+                    g = c == 0 ? y * w : g + y * w;
+                }
+                gradient[layout_.output(c) + unit] += sum(dw);
+            }
+        }
+    }
+
+    // Row k of `even` is column k of both vectors at each even unit.
+    static void transpose_units(const uint32_t (&first)[16][16], const uint32_t (&second)[16][16],
+                                uint32_t (&even)[16][16], uint32_t (&odd)[16][16]) {
+        __m512i x[16], y[16];
+        transpose(first, x);
+        transpose(second, y);
+        for (int k = 0; k < 16; ++k) {
+            _mm512_store_si512(even[k],
+                               _mm512_mask_blend_epi16(0xAAAAAAAA, x[k], _mm512_slli_epi32(y[k], 16)));
+            _mm512_store_si512(odd[k], interleaved((IntVector)x[k], (IntVector)y[k]));
+        }
+    }
+
+    // Streams of h as lines of B that are the units of a block: the even ones are a strip, the odd ones the
+    // next.
+    void transpose_outputs(int l, int block) const {
+        const int depth = vectors() / 2;
+        for (int v = 0; v < depth; ++v) {
+            const TilePair* const from = outputs(l) + size_t(2 * v) * blocks() + block;
+            TilePair* const to = outputs_by_unit() + v;
+            transpose_units(from->high, from[blocks()].high, to->high, to[depth].high);
+            transpose_units(from->low, from[blocks()].low, to->low, to[depth].low);
+        }
+    }
+
+    // Adds the products of the cotangents of x after layer l with the streams of h before it.
+    void add_outer_products(int l, float* gradient) const {
+        const int depth = vectors() / 2;
+        const int step = int(2 * result_block * sizeof(float)) / depth / 64 * 64;
+        for (int j = 0; j < blocks(); ++j) {
+            transpose_outputs(l - 1, j);
+            for (int i = 0; i < blocks(); ++i, gradient += 2 * result_block) {
+                product<true>(cotangents_by_unit() + size_t(2 * i) * depth, outputs_by_unit(), depth,
+                              gradient, {gradient + 2 * result_block, step});
+            }
+        }
+    }
+
+    const Weights weights_;
+    const Layout layout_;
+    const bool keep_;
+    float scale_[2];
+    int points_ = 0;
+    float *coordinates_, *output_, *cotangent_, *matrices_;
+};
+
+}  // namespace amx
+}  // namespace siren
