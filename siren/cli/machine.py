@@ -42,8 +42,8 @@ def start_jittor(options: argparse.Namespace) -> tuple[str, str]:
         return device, automatic_precision(device)
     if options.precision == "bf16x2" and (device == "cuda" or not allow_amx()):
         raise Problem(
-            "--precision bf16x2 needs a processor with AMX, as Intel's are from Sapphire Rapids on, "
-            "and --device cpu; leave it out"
+            "--precision bf16x2 needs --device cpu and a processor with AMX, as Intel's have from "
+            "Sapphire Rapids on; leave it out"
         )
     if options.precision in ("fp16", "bf16") and device != "cuda":
         raise Problem(

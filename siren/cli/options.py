@@ -357,8 +357,8 @@ OPTIONS = {
         Option(
             "precision",
             "precision of the fused engine's matrix products. On a GPU, fp16: 11 bits, as TF32, at "
-            "twice its speed; bf16: 8 bits. On a CPU with AMX, bf16x2: 16 bits, at twice the speed. "
-            "auto: fp16 on a GPU, bf16x2 with AMX, else fp32",
+            "twice its speed; bf16: 8 bits. On a CPU with AMX, bf16x2: 16 bits, at twice the "
+            "speed. auto: fp16 on a GPU, bf16x2 with AMX, else fp32",
             _choice("auto", "fp32", "fp16", "bf16", "bf16x2"),
             TRAINING,
             "with --engine fused",

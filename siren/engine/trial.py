@@ -23,12 +23,8 @@ from siren.runtime.messages import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
 POINTS = 7
-TOLERANCE = {
-    "fp32": 1e-3,
-    "bf16x2": 3e-3,
-    "fp16": 3e-2,
-    "bf16": 0.2,
-}  # of the largest value, at 5 layers or fewer
+# Of the largest value, at 5 layers or fewer
+TOLERANCE = {"fp32": 1e-3, "bf16x2": 3e-3, "fp16": 3e-2, "bf16": 0.2}
 # Numbers of a step that moves all parameters by about as much as they are.
 ADAM = AdamNumbers(rate=0.5, correction=0.8, beta_1=0.9, beta_2=0.99, eps=1e-3)
 MUON = MuonNumbers(matrix_rate=3.0, momentum=0.9)

@@ -39,11 +39,13 @@ struct Layout {
     int width, hidden_layers, channels;  // width is the padded one
     bool quartered;                      // whether matrices are in quarters
 
-    Layout(const Network& net, bool may_be_quartered)
+    enum class Matrices : bool { whole, in_quarters };  // the latter where they are large enough
+
+    Layout(const Network& net, Matrices matrices)
         : width(round_up(net.width, panel)),
           hidden_layers(net.hidden_layers),
           channels(net.channels),
-          quartered(may_be_quartered && has_quarters(width)) {}
+          quartered(matrices == Matrices::in_quarters && has_quarters(width)) {}
 
     // Quarters need room for the sums of a weight matrix, or for the seven products of a gradient.
     size_t matrix_size() const { return (quartered ? 2 : 1) * size_t(width) * width; }

@@ -38,7 +38,7 @@ public:
                + (keep ? 2 * layers + 4 : 4) * matrix;
     }
 
-    static Layout layout_of(const Network& net) { return {net, true}; }
+    static Layout layout_of(const Network& net) { return {net, Layout::Matrices::in_quarters}; }
 
     static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
                      int thread, int threads) {

@@ -90,15 +90,17 @@ struct Soon {
     int step;
 };
 
+enum class Sum : bool { from_zero, from_c };
+
 // c = a b^T, or c += a b^T, for two neighboring strips of `pairs` pairs of each: two blocks of results, the
 // one of the first strip of b and that of the second.
-template <bool add>
+template <Sum sum>
 __attribute__((noinline)) void product(const TilePair* a, const TilePair* b, int pairs, float* c, Soon soon) {
     constexpr long row = 64;
     const char* prefetched = static_cast<const char*>(soon.data);
     // The compiler does not know that tiles are loaded from memory, and stored to it.
     __asm__ volatile("" ::: "memory");
-    if (add) {
+    if (sum == Sum::from_c) {
         _tile_loadd(0, c, row);
         _tile_loadd(1, c + result_block, row);
         _tile_loadd(2, c + result_block / 2, row);

@@ -43,7 +43,7 @@ public:
                + (keep ? 2 * layers + 3 : 3) * matrix + size_t(streams) * max_points * block_lines;
     }
 
-    static Layout layout_of(const Network& net) { return {net, false}; }
+    static Layout layout_of(const Network& net) { return {net, Layout::Matrices::whole}; }
 
     static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
                      int thread, int threads) {
@@ -148,7 +148,7 @@ private:
         const char* const next = reinterpret_cast<const char*>(strips + 2 * blocks());
         const int step = 2 * int(sizeof(TilePair)) / (vectors() / 2) / 64 * 64;
         for (int v = 0; v < vectors(); v += 2) {
-            product<false>(strips, b + size_t(v) * blocks(), blocks(), row(c, block, v, 0),
+            product<Sum::from_zero>(strips, b + size_t(v) * blocks(), blocks(), row(c, block, v, 0),
                            {next + v / 2 * step * blocks(), step});
         }
     }
@@ -361,7 +361,7 @@ private:
         for (int j = 0; j < blocks(); ++j) {
             transpose_outputs(l - 1, j);
             for (int i = 0; i < blocks(); ++i, gradient += 2 * result_block) {
-                product<true>(cotangents_by_unit() + size_t(2 * i) * depth, outputs_by_unit(), depth,
+                product<Sum::from_c>(cotangents_by_unit() + size_t(2 * i) * depth, outputs_by_unit(), depth,
                               gradient, {gradient + 2 * result_block, step});
             }
         }
