@@ -40,7 +40,7 @@ public:
         const size_t matrix = size_t(streams) * max_points * layout.width;
         const size_t layers = layout.hidden_layers + 1;
         return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
-               + (keep ? 2 * layers + 3 : 3) * matrix + size_t(streams) * max_points * block_lines;
+               + (keep ? 2 * layers + 4 : 3) * matrix + size_t(streams) * max_points * block_lines;
     }
 
     static Layout layout_of(const Network& net) { return {net, Layout::Matrices::whole}; }
@@ -90,13 +90,12 @@ public:
 
     void forward() {
         const Tiles tiles;
-        for (int block = 0; block < blocks(); ++block) first_layer(block);
+        for (int block = 0; block < blocks(); ++block) {
+            each_place(block, [&](Place place) { first_layer(place); });
+        }
         for (int l = 1; l <= layout_.hidden_layers; ++l) {
-            const TilePair* const weights = pairs(weights_.matrix_transposed(l));
-            for (int block = 0; block < blocks(); ++block) {
-                multiply(weights, block, outputs(l - 1), x_then_cosine(l));
-                sine_layer(l, block);
-            }
+            multiply(pairs(weights_.matrix_transposed(l)), outputs(l - 1), x_then_cosine(l),
+                     [&](Place place) { sine_layer(l, place); });
         }
         output_layer();
     }
@@ -104,16 +103,21 @@ public:
     // Adds this tile's share of the gradient to `gradient`.
     void backward(float* gradient) {
         const Tiles tiles;
-        float* const g = buffer(2 * layout_.hidden_layers + 2);
-        output_layer_adjoint(g, gradient);
-        for (int l = layout_.hidden_layers; l > 0; --l) {
-            for (int block = 0; block < blocks(); ++block) sine_layer_adjoint(l, block, g, gradient);
-            add_outer_products(l, gradient + layout_.matrix(l));
-            for (int block = 0; block < blocks(); ++block) {
-                multiply(pairs(weights_.matrix(l)), block, cotangents(), g);
-            }
+        const int last = layout_.hidden_layers;
+        output_layer_adjoint(gradient);
+        for (int block = 0; block < blocks(); ++block) {
+            each_place(block, [&](Place place) { sine_layer_adjoint(last, place, gradient); });
         }
-        for (int block = 0; block < blocks(); ++block) first_layer_adjoint(block, g, gradient);
+        for (int l = last; l > 0; --l) {
+            add_outer_products(l, gradient + layout_.matrix(l));
+            multiply(pairs(weights_.matrix(l)), cotangents(l), cotangents_of_h(), [&](Place place) {
+                if (l > 1) {
+                    sine_layer_adjoint(l - 1, place, gradient);
+                } else {
+                    first_layer_adjoint(place, gradient);
+                }
+            });
+        }
     }
 
 private:
@@ -132,32 +136,42 @@ private:
     TilePair* outputs(int l) const { return pairs(buffer(keep_ ? 2 * l : l % 2)); }
     // Streams of x before the sine of layer l; once that is taken, cos x is in the place of x itself.
     float* x_then_cosine(int l) const { return buffer(keep_ ? 2 * l + 1 : 2); }
-    TilePair* cotangents() const { return pairs(buffer(2 * layout_.hidden_layers + 3)); }
-    TilePair* cotangents_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 4)); }
-    TilePair* outputs_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 5)); }
+    float* cotangents_of_h() const { return buffer(2 * layout_.hidden_layers + 2); }
+    // Cotangents of x before the sine of layer l, which come from those of the layer after it.
+    TilePair* cotangents(int l) const { return pairs(buffer(2 * layout_.hidden_layers + 3 + l % 2)); }
+    TilePair* cotangents_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 5)); }
+    TilePair* outputs_by_unit() const { return pairs(buffer(2 * layout_.hidden_layers + 6)); }  // a block's
 
     // Row `unit` of a block of units in a float32 matrix, at a vector of columns.
     float* row(float* matrix, int block, int vector, int unit) const {
         return matrix + (size_t(block) * vectors() + vector) * result_block + unit * lanes;
     }
 
-    // A block of units of a b, for a packed weight matrix a and split streams b.
-    void multiply(const TilePair* a, int block, const TilePair* b, float* c) const {
-        const TilePair* const strips = a + size_t(2 * block) * blocks();
-        // The next block of weights comes from a farther cache, in equal parts.
-        const char* const next = reinterpret_cast<const char*>(strips + 2 * blocks());
-        const int step = 2 * int(sizeof(TilePair)) / (vectors() / 2) / 64 * 64;
-        for (int v = 0; v < vectors(); v += 2) {
-            product<Sum::from_zero>(strips, b + size_t(v) * blocks(), blocks(), row(c, block, v, 0),
-                           {next + v / 2 * step * blocks(), step});
+    // Two neighboring units at 32 points: the first one's number in a block of units, the number of the
+    // first point, and its vector.
+    struct Place {
+        int block, unit, point, vector;
+        int first_unit() const { return block * block_lines + unit; }  // in the network
+    };
+    template <class Visit>
+    void each_place(int block, const Visit& visit) const {
+        for (int point = 0; point < points_; point += point_group) {
+            for (int unit = 0; unit < block_lines; unit += 2) {
+                visit(Place{block, unit, point, vector(0, point)});
+            }
         }
     }
 
-    // Calls visit(unit of the block, its number in the network, first vector of 32 points, their number).
+    // c = a b for a packed weight matrix a and split streams b; calls visit(place) for each place of c, a block
+    // of units after the other.
     template <class Visit>
-    void each_pair_of_units(int block, const Visit& visit) const {
-        for (int p = 0; p < points_; p += point_group) {
-            for (int unit = 0; unit < block_lines; unit += 2) visit(unit, vector(0, p), p);
+    void multiply(const TilePair* a, const TilePair* b, float* c, const Visit& visit) const {
+        const size_t depth = blocks();
+        for (int block = 0; block < blocks(); ++block) {
+            for (int v = 0; v < vectors(); v += 2) {
+                product<Sum::from_zero>(a + 2 * block * depth, b + v * depth, blocks(), row(c, block, v, 0));
+            }
+            each_place(block, visit);
         }
     }
 
@@ -166,36 +180,44 @@ private:
         Vector half[2][streams];
     };
 
-    // Splits the streams of two neighboring units as lines of B that are columns.
-    void store_columns(TilePair* matrix, int block, int unit, int v, const Streams& even,
-                       const Streams& odd) const {
+    // Splits streams as lines of B that are columns.
+    void store_columns(TilePair* matrix, Place place, const Streams (&units)[2]) const {
         for (int s = 0; s < streams; ++s) {
             for (int half = 0; half < 2; ++half) {
-                TilePair& pair = matrix[size_t(v + 2 * s + half) * blocks() + block];
-                store_split(even.half[half][s], odd.half[half][s], pair, unit / 2);
+                TilePair& pair = matrix[size_t(place.vector + 2 * s + half) * blocks() + place.block];
+                store_split(units[0].half[half][s], units[1].half[half][s], pair, place.unit / 2);
             }
         }
     }
 
-    // Splits the streams of a unit as a line of A, of which columns are the depth.
-    void store_unit(TilePair* matrix, int block, int unit, int v, const Streams& x) const {
-        const size_t strip = 2 * block + unit / tile_lines;
+    // Splits streams as lines of A that are units.
+    void store_units(TilePair* matrix, Place place, const Streams (&units)[2]) const {
+        const size_t strip = place.first_unit() / tile_lines;
         for (int s = 0; s < streams; ++s) {
-            TilePair& pair = matrix[strip * (vectors() / 2) + v / 2 + s];
-            store_split(x.half[0][s], x.half[1][s], pair, unit % tile_lines);
+            TilePair& pair = matrix[strip * (vectors() / 2) + place.vector / 2 + s];
+            for (int i = 0; i < 2; ++i) {
+                store_split(units[i].half[0][s], units[i].half[1][s], pair, place.unit % tile_lines + i);
+            }
         }
     }
 
-    // h of a unit, at half of 32 points.
-    Vector output_of(int l, int block, int unit, int v) const {
-        return joined(outputs(l)[size_t(v) * blocks() + block], unit / 2, unit % 2);
+    // Streams of a unit at a vector of points, from a float32 matrix.
+    void load_streams(float* matrix, Place place, int i, int half, Vector* x) const {
+        for (int s = 0; s < streams; ++s) {
+            x[s] = at(row(matrix, place.block, place.vector + 2 * s + half, place.unit + i));
+        }
     }
 
-    // x and its streams at a point, before the first sine.
-    void first_streams(int unit, int p, Vector* x) const {
+    // h of a unit at a vector of columns.
+    Vector output_of(int l, int unit, int v) const {
+        return joined(outputs(l)[size_t(v) * blocks() + unit / block_lines], unit % block_lines / 2, unit % 2);
+    }
+
+    // x and its streams before the first sine.
+    void first_streams(int unit, int point, Vector* x) const {
         const float w0 = weights_.data[layout_.first(0) + unit], w1 = weights_.data[layout_.first(1) + unit];
         const float bias = weights_.data[layout_.bias(0) + unit];
-        x[0] = w0 * at(coordinates_ + p) + (w1 * at(coordinates_ + points_ + p) + bias);
+        x[0] = w0 * at(coordinates_ + point) + (w1 * at(coordinates_ + points_ + point) + bias);
         if (streams >= 3) {
             x[1] = broadcast(w0 * scale_[0]);
             x[2] = broadcast(w1 * scale_[1]);
@@ -203,89 +225,78 @@ private:
         if (streams == 4) x[3] = Vector{};
     }
 
-    void first_layer(int block) const {
-        each_pair_of_units(block, [&](int unit, int v, int p) {
-            Streams h[2];
-            for (int i = 0; i < 2; ++i) {
-                for (int half = 0; half < 2; ++half) {
-                    Vector x[streams];
-                    first_streams(block * block_lines + unit + i, p + half * lanes, x);
-                    detail::sine<streams>(x, h[i].half[half],
-                                          at(row(x_then_cosine(0), block, v + half, unit + i)));
-                }
+    void first_layer(Place place) const {
+        Streams h[2];
+        for (int i = 0; i < 2; ++i) {
+            for (int half = 0; half < 2; ++half) {
+                Vector x[streams];
+                first_streams(place.first_unit() + i, place.point + half * lanes, x);
+                detail::sine<streams>(x, h[i].half[half],
+                                      at(row(x_then_cosine(0), place.block, place.vector + half, place.unit + i)));
             }
-            store_columns(outputs(0), block, unit, v, h[0], h[1]);
-        });
-    }
-
-    void sine_layer(int l, int block) const {
-        float* const matrix = x_then_cosine(l);
-        each_pair_of_units(block, [&](int unit, int v, int) {
-            Streams h[2];
-            for (int i = 0; i < 2; ++i) {
-                const float bias = weights_.data[layout_.bias(l) + block * block_lines + unit + i];
-                for (int half = 0; half < 2; ++half) {
-                    Vector x[streams];
-                    for (int s = 0; s < streams; ++s) {
-                        x[s] = at(row(matrix, block, v + 2 * s + half, unit + i));
-                    }
-                    x[0] += bias;
-                    detail::sine<streams>(x, h[i].half[half], at(row(matrix, block, v + half, unit + i)));
-                }
-            }
-            store_columns(outputs(l), block, unit, v, h[0], h[1]);
-        });
-    }
-
-    // From cotangents of h to those of x, split in both ways.
-    void sine_layer_adjoint(int l, int block, float* cotangents_of_h, float* gradient) const {
-        float* const matrix = x_then_cosine(l);
-        Vector bias[block_lines] = {};
-        each_pair_of_units(block, [&](int unit, int v, int) {
-            Streams g[2];
-            for (int i = 0; i < 2; ++i) {
-                for (int half = 0; half < 2; ++half) {
-                    Vector x[streams];
-                    for (int s = 0; s < streams; ++s) {
-                        x[s] = at(row(matrix, block, v + 2 * s + half, unit + i));
-                        g[i].half[half][s] = at(row(cotangents_of_h, block, v + 2 * s + half, unit + i));
-                    }
-                    const Vector sine =
-                        streams == 1 ? Vector{} : output_of(l, block, unit + i, v + half);
-                    detail::sine_adjoint<streams>(sine, x[0], x, g[i].half[half]);
-                    bias[unit + i] += g[i].half[half][0];
-                }
-                store_unit(cotangents_by_unit(), block, unit + i, v, g[i]);
-            }
-            store_columns(cotangents(), block, unit, v, g[0], g[1]);
-        });
-        for (int unit = 0; unit < block_lines; ++unit) {
-            gradient[layout_.bias(l) + block * block_lines + unit] += sum(bias[unit]);
         }
+        store_columns(outputs(0), place, h);
     }
 
-    void first_layer_adjoint(int block, float* cotangents_of_h, float* gradient) const {
-        for (int unit = 0; unit < block_lines; ++unit) {
-            Vector bias{}, dw0{}, dw1{}, dx0{}, dx1{};
-            for (int p = 0; p < points_; p += lanes) {
-                const int v = vector(0, p);
+    void sine_layer(int l, Place place) const {
+        float* const matrix = x_then_cosine(l);
+        Streams h[2];
+        for (int i = 0; i < 2; ++i) {
+            const float bias = weights_.data[layout_.bias(l) + place.first_unit() + i];
+            for (int half = 0; half < 2; ++half) {
+                Vector x[streams];
+                load_streams(matrix, place, i, half, x);
+                x[0] += bias;
+                detail::sine<streams>(x, h[i].half[half],
+                                      at(row(matrix, place.block, place.vector + half, place.unit + i)));
+            }
+        }
+        store_columns(outputs(l), place, h);
+    }
+
+    // From cotangents of h to those of x; x is that of layer l, or, in the first, computed anew.
+    void adjoint(int l, Place place, int i, int half, Vector* x, Vector* g) const {
+        load_streams(cotangents_of_h(), place, i, half, g);
+        const int v = place.vector + half, unit = place.first_unit() + i;
+        const Vector s = streams == 1 ? Vector{} : output_of(l, unit, v);
+        detail::sine_adjoint<streams>(s, at(row(x_then_cosine(l), place.block, v, place.unit + i)), x, g);
+    }
+
+    // The cotangents are split in both ways.
+    void sine_layer_adjoint(int l, Place place, float* gradient) const {
+        Streams g[2];
+        for (int i = 0; i < 2; ++i) {
+            for (int half = 0; half < 2; ++half) {
+                Vector x[streams];
+                load_streams(x_then_cosine(l), place, i, half, x);
+                adjoint(l, place, i, half, x, g[i].half[half]);
+            }
+            gradient[layout_.bias(l) + place.first_unit() + i] += sum(g[i].half[0][0] + g[i].half[1][0]);
+        }
+        store_units(cotangents_by_unit(), place, g);
+        store_columns(cotangents(l), place, g);
+    }
+
+    void first_layer_adjoint(Place place, float* gradient) const {
+        for (int i = 0; i < 2; ++i) {
+            Vector bias{}, dw0{}, dw1{};
+            for (int half = 0; half < 2; ++half) {
+                const int point = place.point + half * lanes;
                 Vector x[streams], g[streams];
-                first_streams(block * block_lines + unit, p, x);
-                for (int s = 0; s < streams; ++s) g[s] = at(row(cotangents_of_h, block, v + 2 * s, unit));
-                const Vector sine = streams == 1 ? Vector{} : output_of(0, block, unit, v);
-                detail::sine_adjoint<streams>(sine, at(row(x_then_cosine(0), block, v, unit)), x, g);
+                first_streams(place.first_unit() + i, point, x);
+                adjoint(0, place, i, half, x, g);
                 bias += g[0];
-                dw0 += g[0] * at(coordinates_ + p);
-                dw1 += g[0] * at(coordinates_ + points_ + p);
+                dw0 += g[0] * at(coordinates_ + point);
+                dw1 += g[0] * at(coordinates_ + points_ + point);
                 if (streams >= 3) {
-                    dx0 += g[1];
-                    dx1 += g[2];
+                    dw0 += g[1] * scale_[0];
+                    dw1 += g[2] * scale_[1];
                 }
             }
-            float* const to = gradient + block * block_lines + unit;
+            float* const to = gradient + place.first_unit() + i;
             to[layout_.bias(0)] += sum(bias);
-            to[layout_.first(0)] += sum(dw0 + dx0 * scale_[0]);
-            to[layout_.first(1)] += sum(dw1 + dx1 * scale_[1]);
+            to[layout_.first(0)] += sum(dw0);
+            to[layout_.first(1)] += sum(dw1);
         }
     }
 
@@ -298,30 +309,28 @@ private:
                 Vector y{};
                 if (is_value) y += bias[c];
                 for (int unit = 0; unit < layout_.width; ++unit) {
-                    y += w[unit]
-                         * output_of(layout_.hidden_layers, unit / block_lines, unit % block_lines, v);
+                    y += w[unit] * output_of(layout_.hidden_layers, unit, v);
                 }
                 at(output_ + c * columns() + v * lanes) = y;
             }
         }
     }
 
-    void output_layer_adjoint(float* cotangents_of_h, float* gradient) {
+    void output_layer_adjoint(float* gradient) const {
         const int channels = layout_.channels;
         for (int p = 0; p < points_; ++p) {
             for (int c = 0; c < channels; ++c) {
-                gradient[layout_.output_bias() + c] += cotangent(0, p, c);
+                gradient[layout_.output_bias() + c] += cotangent_[c * columns() + column(0, p)];
             }
         }
         for (int unit = 0; unit < layout_.width; ++unit) {
-            const int block = unit / block_lines, line = unit % block_lines;
             for (int c = 0; c < channels; ++c) {
                 const float w = weights_.data[layout_.output(c) + unit];
                 Vector dw{};
                 for (int v = 0; v < vectors(); ++v) {
                     const Vector y = at(cotangent_ + c * columns() + v * lanes);
-                    dw += y * output_of(layout_.hidden_layers, block, line, v);
-                    Vector& g = at(row(cotangents_of_h, block, v, line));
+                    dw += y * output_of(layout_.hidden_layers, unit, v);
+                    Vector& g = at(row(cotangents_of_h(), unit / block_lines, v, unit % block_lines));
                     g = c == 0 ? y * w : g + y * w;
                 }
                 gradient[layout_.output(c) + unit] += sum(dw);
@@ -342,8 +351,7 @@ private:
         }
     }
 
-    // Streams of h as lines of B that are the units of a block: the even ones are a strip, the odd ones the
-    // next.
+    // Streams of h of a block as lines of B that are units: the even ones are a strip, the odd ones the next.
     void transpose_outputs(int l, int block) const {
         const int depth = vectors() / 2;
         for (int v = 0; v < depth; ++v) {
@@ -354,15 +362,14 @@ private:
         }
     }
 
-    // Adds the products of the cotangents of x after layer l with the streams of h before it.
+    // Adds the products of the cotangents of x of layer l with the streams of h before it.
     void add_outer_products(int l, float* gradient) const {
         const int depth = vectors() / 2;
-        const int step = int(2 * result_block * sizeof(float)) / depth / 64 * 64;
         for (int j = 0; j < blocks(); ++j) {
             transpose_outputs(l - 1, j);
             for (int i = 0; i < blocks(); ++i, gradient += 2 * result_block) {
                 product<Sum::from_c>(cotangents_by_unit() + size_t(2 * i) * depth, outputs_by_unit(), depth,
-                              gradient, {gradient + 2 * result_block, step});
+                                     gradient);
             }
         }
     }
