@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import operator
 import os
 import time
@@ -171,7 +170,6 @@ class Checkpoint:
                     guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
                     threads=str(record.get("threads", "")),
                 )
-                _check(state)
         except npz.FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
         self.check_identity(identity)
@@ -211,20 +209,6 @@ class Checkpoint:
         if self.written is not None:
             self.path.unlink(missing_ok=True)
             self.written = None
-
-
-def _check(state: State) -> None:
-    """Raise an error, of any kind, if random state, history or seconds are not valid."""
-    if state.random:
-        np.random.default_rng().bit_generator.state = json.loads(state.random)
-    finite = [state.seconds]
-    for number, (epoch, loss, validation, psnr, seconds) in enumerate(state.history):
-        measured = [value for value in (validation, psnr) if value is not None]
-        if epoch != number or not all(isinstance(value, float) for value in measured):
-            raise ValueError(f"the history is wrong at epoch {number}")
-        finite += [loss, seconds]
-    if not all(map(math.isfinite, finite)):
-        raise ValueError("numbers are not finite")
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
