@@ -26,7 +26,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
 _Line = list  # of (x, y) from 0 to 1, y downwards, or None where the curve is interrupted
 
-_VOID = ("img", "input", "meta", "source")
+_VOID = ("img", "source")
 
 
 # ---- elements ---------------------------------------------------------------------------------
@@ -49,16 +49,12 @@ def join(parts) -> Markup:
 def tag(name: str, /, *children, **attributes) -> Markup:
     """An element with its children and attributes, of which those that are None are left out.
 
-    ``class_`` stands for class, and ``aria_label`` for aria-label. An attribute that is True has no
-    value.
+    ``class_`` stands for class, and ``aria_label`` for aria-label.
     """
     start = name
     for key, value in attributes.items():
-        key = key.rstrip("_").replace("_", "-")
-        if value is True:
-            start += f" {key}"
-        elif value is not None:
-            start += f' {key}="{escape(str(value))}"'
+        if value is not None:
+            start += f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
     if name in _VOID:
         return Markup(f"<{start}>")
     return Markup(f"<{start}>{join(children)}</{name}>")

@@ -37,6 +37,11 @@ _PAGE, _STYLE, _SCRIPT = (
     for name in ("page.html", "page.css", "page.js")
 )
 
+_SLIDER = Markup(
+    '<input type="range" min="0" max="100" value="50" hidden autocomplete="off" '
+    'aria-label="Border between the output, left, and the reference, right">'
+)
+
 
 def write_page(folder: Path) -> Path:
     """Write the page of all runs in and below ``folder``, and return its path.
@@ -79,7 +84,9 @@ def draw_page(folder: Path, runs: list[Run]) -> bytes:
         "name": os.path.basename(os.path.abspath(folder)) or "/",
         "count": "no runs yet" if not runs else "1 run" if count == 1 else f"{count} runs",
         "newest": f", the newest of {_date(runs[0])}" if runs else "",
-        "content": join([_table(rows) if rows else None, *sections]),
+        "hidden": "" if rows else " hidden",
+        "rows": join(rows),
+        "sections": join(sections),
         "older": f"{older} older runs are not shown. " if older else "",
     }
     escaped = {name: escape(part) for name, part in parts.items()}
@@ -106,16 +113,6 @@ def _with_map(runs: list[Run]) -> set[tuple[str, ...]]:
 
 
 # ---- the table ---------------------------------------------------------------------------------
-
-
-def _table(rows: list[Markup]) -> Markup:
-    classes = {"image": None, "task": "wide", "recipe": "wide"}
-    classes.update(dict.fromkeys(("PSNR", "SSIM", "seconds", "passes"), "number"))
-    names = [tag("th", name, scope="col", class_=kind) for name, kind in classes.items()]
-    head = tag("thead", tag("tr", tag("td", class_="wide"), *names))
-    table = tag("table", head, tag("tbody", *rows))
-    region = tag("div", table, class_="scroll", role="region", aria_labelledby="all", tabindex="0")
-    return tag("section", tag("h2", "All runs", id="all"), region, class_="summary")
 
 
 def _row(run: Run, identifier: str) -> Markup:
@@ -196,16 +193,7 @@ def _comparison(run: Run) -> Markup | None:
     sides = [tag("div", image, tag("span", name)) for name, image in images.items()]
     slider = None
     if len(images) == 2 and run.sizes["output.png"] == run.sizes["reference.png"]:
-        slider = tag(
-            "input",
-            type="range",
-            min="0",
-            max="100",
-            value="50",
-            hidden=True,
-            autocomplete="off",
-            aria_label="Border between the output, left, and the reference, right",
-        )
+        slider = _SLIDER
     return tag("figure", tag("div", *sides, slider, class_="pair"))
 
 
