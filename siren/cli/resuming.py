@@ -16,7 +16,7 @@ from siren.cli.options import BY_NAME, display_path, identity_options
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, fingerprint
+from siren.training.checkpoint import Checkpoint, StateError, fingerprint
 
 
 def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
@@ -133,8 +133,8 @@ def _about_resume(where: str = ""):
     try:
         yield
     except StateError as error:
-        reason = f"--{error}" if isinstance(error, AnotherRun) else error
-        if getattr(error, "name", "") == "data":
+        reason = f"--{error}" if error.name else error
+        if error.name == "data":
             reason = "the input image is not that of the earlier run"
         raise Problem(f"--resume: {where}{reason}; leave it out to start anew") from error
 

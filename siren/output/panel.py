@@ -18,6 +18,7 @@ from siren.files import ForeignFile, check_mark, write_bytes
 from siren.images import ImageError, encode_png, to_uint8
 from siren.output.report import read_metrics, read_result
 from siren.pictures import Picture, absolute_error, error_picture, refuse_masked
+from siren.runtime.messages import Problem
 from siren.text import decibels, printable
 
 PER_ROW = 4  # pictures; more take several rows
@@ -183,21 +184,16 @@ def _wrap(caption: str, width: int, font) -> list[str]:
 # ---- of two runs -------------------------------------------------------------------------------
 
 
-class ComparisonError(Exception):
-    """Two runs cannot be compared; the message is one sentence."""
-
-
 def write_comparison(runs: list[Path], folder: Path) -> Path:
     """Write the panel of two ``runs``, folders of results, into ``folder``, created if missing.
 
-    Returns the path of the panel. Raises ComparisonError, ForeignFile, and OSError if
-    it cannot be written.
+    Returns the path of the panel. Raises Problem, ForeignFile, and OSError if it cannot be written.
     """
     pictures = [_read_run(run) for run in runs]
     (_, _, reference), (_, _, other) = pictures
     shapes = {image.shape for _, *images in pictures for image in images}
     if len(shapes) > 1 or (reference != other).any():
-        raise ComparisonError(f"{runs[0]} and {runs[1]} are not of the same picture")
+        raise Problem(f"{runs[0]} and {runs[1]} are not of the same picture")
     path = folder / PANEL
     check_mark(path, lambda file: file.read().endswith(_COMPARISON_MARK))
     panel = [Picture("reference", reference)]
@@ -217,12 +213,12 @@ def _read_run(run: Path):
     """(caption, output, reference) of the results in a folder; images are as ``read_image``'s."""
     metrics = read_metrics(run)
     if metrics is None:
-        raise ComparisonError(f"{run} has no results")
+        raise Problem(f"{run} has no results")
     channels = 3 if metrics["options"].get("channels") == 3 else 1
     try:
         output, reference = (read_result(run / f"{name}.png", channels) for name in _COMPARED)
     except ImageError as error:
-        raise ComparisonError(f"{run}: {error}") from error
+        raise Problem(f"{run}: {error}") from error
     recipe = printable(str(metrics["options"].get("recipe", run.name)))
     passes, seconds = metrics.get("epochs"), metrics["seconds"] or 0
     quality = decibels(metrics["psnr"])
@@ -237,7 +233,7 @@ def main(arguments: list[str]) -> int:
     *runs, folder = map(Path, arguments)
     try:
         print(f"both side by side: {printable(str(write_comparison(runs, folder)))}")
-    except (ComparisonError, ForeignFile, OSError) as error:
+    except (Problem, ForeignFile, OSError) as error:
         print(f"siren.output.panel: {printable(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
     return 0

@@ -21,14 +21,13 @@ NAME = "state.npz"
 
 
 class StateError(Exception):
-    """A run cannot be continued; the message says why."""
+    """A run cannot be continued; the message says why.
 
+    name  what differs from the earlier run, with which the message begins; "" if nothing does
+    """
 
-class AnotherRun(StateError):
-    """A state is of another identity: its value of ``name`` is ``earlier``, this run's ``ours``."""
-
-    def __init__(self, name: str, ours, earlier):
-        super().__init__(f"{name} {ours} is not that of the earlier run, {earlier}")
+    def __init__(self, message: str, name: str = ""):
+        super().__init__(message)
         self.name = name
 
 
@@ -185,10 +184,11 @@ class Checkpoint:
             return {}
 
     def check_identity(self, identity: dict) -> None:
-        """Raise AnotherRun if the ``identity`` of an earlier run is not this run's."""
-        for name, value in self.identity.items():
-            if identity.get(name) != value:
-                raise AnotherRun(name, value, identity.get(name))
+        """Raise StateError if the ``identity`` of an earlier run is not this run's."""
+        for name, ours in self.identity.items():
+            theirs = identity.get(name)
+            if theirs != ours:
+                raise StateError(f"{name} {ours} is not that of the earlier run, {theirs}", name)
 
     def set_aside(self) -> Path | None:
         """Rename the state file, so that a new run does not overwrite it. Raises OSError.
