@@ -1,4 +1,4 @@
-"""Types of command-line arguments: numbers in a range, and paths."""
+"""Types of command-line arguments, numbers in a range and paths; and their values in words."""
 
 from __future__ import annotations
 
@@ -62,6 +62,13 @@ def path(text: str) -> Path:
             "the path is empty, as an unset shell variable is; give one, or leave the option out"
         )
     return Path(text)
+
+
+def in_words(value) -> str:
+    """``value`` as it is given on the command line; "" for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(in_words, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shorten(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 
+from siren.cli.arguments import in_words
 from siren.cli.errors import Problem
 from siren.tasks import TASKS
 
@@ -247,7 +248,7 @@ def _check_batch(batch: int | None, points: int) -> None:
 def default_in_words(name: str) -> str:
     """The default of the option called ``name``, one of ``CHOSEN``, in both recipes."""
     report = "omega_0" if name == "omega_first" else "all" if name == "batch_points" else None
-    report = report or _shown(getattr(_REPORT[0], name))
+    report = report or in_words(getattr(_REPORT[0], name))
     tuned = {kind: _tuned_value(name, *pair) for kind, pair in _TUNED_FOR.items()}
     usual = tuned.pop("")
     others = "".join(f", {kind} {value}" for kind, value in tuned.items() if value != usual)
@@ -259,11 +260,7 @@ def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
     value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
-    return _shown(_OF_SMALL_PICTURES[name] if value is None else value)
-
-
-def _shown(value) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
 
 
 def _three_digits(rate: float) -> float:
