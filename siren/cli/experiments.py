@@ -11,7 +11,7 @@ import numpy as np
 
 from siren import runtime
 from siren.cli.errors import Outcome, Problem, overall_status, report_error
-from siren.cli.machine import choose_engine, start_jittor
+from siren.cli.machine import load_engine, start_jittor, workload
 from siren.cli.options import display_path, identity_options, parse
 from siren.cli.recipes import EXACT, resolve, training_points
 from siren.cli.several import NOT_BEGUN, Pictures, Run
@@ -187,7 +187,7 @@ def measure(options: argparse.Namespace, device: str, precision: str) -> float:
     from siren.samples import DevicePoints, Points, Selection
 
     options = argparse.Namespace(**{**vars(_resolved(options)), "precision": precision})
-    engine = choose_engine(options, device)
+    engine = load_engine(options.engine, workload(options), device)
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,

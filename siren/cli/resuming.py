@@ -75,9 +75,14 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     from siren import distributed  # imports Jittor
 
     root = distributed.rank() == 0
-    depends_on = distributed.broadcast_object(identity(options, device, task) if root else None)
+    identity = {}
+    if root:
+        held_out = [] if task.held_out is None else task.held_out.arrays()
+        data = fingerprint(task.reference, *task.points.arrays(), *held_out)
+        identity = {**identity_options(options), "device": device, "data": data}
+    identity = distributed.broadcast_object(identity)
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
-    checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
+    checkpoint = Checkpoint(options.output_dir, identity, threads=threads)
     if options.resume:
         if distributed.any_true(root and checkpoint.exists()):
             _load(checkpoint, options, task, batches, network, optimizer)
@@ -91,13 +96,6 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
                 f"have continued; it is now {display_path(renamed)}"
             )
     return checkpoint
-
-
-def identity(options: argparse.Namespace, device: str, task) -> dict:
-    """Everything that a run's network depends on."""
-    held_out = [] if task.held_out is None else task.held_out.arrays()
-    data = fingerprint(task.reference, *task.points.arrays(), *held_out)
-    return {**identity_options(options), "device": device, "data": data}
 
 
 def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
