@@ -13,6 +13,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 
@@ -173,11 +174,14 @@ def _scores(run: Run) -> Markup:
         ("passes", passes, None),
         ("pixels", pixels, None),
     ]
-    cells = [
-        tag("div", tag("dt", name), tag("dd", value, unit and tag("small", unit)))
-        for name, value, unit in facts
-    ]
-    return tag("dl", *cells, class_="scores")
+    cells = [(name, join([value, unit and tag("small", unit)])) for name, value, unit in facts]
+    return _facts(cells, "scores")
+
+
+def _facts(facts: Iterable[tuple[str, str]], kind: str) -> Markup:
+    """A list of names and values."""
+    cells = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]
+    return tag("dl", *cells, class_=kind)
 
 
 def _comparison(run: Run) -> Markup | None:
@@ -283,11 +287,8 @@ def _details(run: Run) -> Markup:
     parts = []
     for heading, content in lists.items():
         if content:
-            facts = [
-                tag("div", tag("dt", name), tag("dd", _setting(value)))
-                for name, value in content.items()
-            ]
-            parts += [tag("h4", heading), tag("dl", *facts, class_="facts")]
+            facts = [(name, _setting(value)) for name, value in content.items()]
+            parts += [tag("h4", heading), _facts(facts, "facts")]
     return tag("details", tag("summary", "Options and machine"), *parts)
 
 
