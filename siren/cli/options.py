@@ -500,7 +500,7 @@ def fill_defaults(explicit: dict, task: str) -> Namespace:
         **{option.name: option.default for option in BY_NAME.values()},
         "input_path": [ROOT / "data" / ("flower.jpg" if task == "inpaint" else "camera.png")],
         "output_dir": OUTPUTS / folder_name(task, name),
-        **dataclasses.asdict(recipes.recipe(name, task, explicit.get("operator"))),
+        **dataclasses.asdict(recipes.choose(name, task, explicit.get("operator"))[0]),
         **explicit,
         "task": task,
     }

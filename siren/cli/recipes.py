@@ -100,16 +100,12 @@ _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, 
 }
 
 
-def recipe(name: str, task: str, operator: str | None = None) -> Recipe:
+def choose(name: str, task: str, operator: str | None = None) -> tuple[Recipe, Sizing | None]:
     """The recipe called ``name``, one of ``NAMES``, for one of main.py's tasks.
 
-    ``operator`` is that of ``--operator``, None if it is not given.
+    ``operator`` is that of ``--operator``, None if it is not given. With the recipe is returned how
+    it follows the size; None: all sizes alike.
     """
-    return _choose(name, task, operator)[0]
-
-
-def _choose(name: str, task: str, operator: str | None) -> tuple[Recipe, Sizing | None]:
-    """The recipe, and how it follows the size; None: all sizes alike."""
     if name == "report":
         return _REPORT
     kind = f"exact {task}" if operator in EXACT else task
@@ -185,7 +181,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
         _check_points(options.points, pixels)
     points = training_points(options, pixels, given)
     _check_batch(options.batch_points, points)
-    chosen, sizing = _choose(options.recipe, options.task, options.operator)
+    chosen, sizing = choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
     _resolve_size(options, pixels)
