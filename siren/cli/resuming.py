@@ -58,13 +58,9 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
             return None
         earlier.identity["data"] = pictures.fingerprint()
         earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
-    return Outcome(
-        DIVERGED if metrics["ended"] == "diverged" else 0,
-        metrics["ended"],
-        metrics["psnr"],
-        metrics["ssim"],
-        metrics["seconds"],
-    )
+    status = DIVERGED if metrics["ended"] == "diverged" else 0
+    scores = (metrics[name] for name in ("psnr", "ssim", "seconds"))
+    return Outcome(status, metrics["ended"], *scores)
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):

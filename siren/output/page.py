@@ -186,11 +186,10 @@ def _facts(facts: Iterable[tuple[str, str]], kind: str) -> Markup:
 
 def _comparison(run: Run) -> Markup | None:
     """Output and reference; the script of the page lays them over each other, with a slider."""
-    names = {"output": "output.png", "reference": "reference.png"}
     images = {
-        name: _picture(run, file, f"{name} of {run.task}", LARGE)
-        for name, file in names.items()
-        if file in run.sizes
+        name: _picture(run, f"{name}.png", f"{name} of {run.task}", LARGE)
+        for name in ("output", "reference")
+        if f"{name}.png" in run.sizes
     }
     if not images:
         return None
