@@ -68,14 +68,9 @@ def leave_out_kernels() -> None:
             source = f"out0_p[0] = 0; /* {cuda_header} {cuda_src} */"
             return jt.code(shapes, types, inputs, cpu_src=source, data=data)
 
-    class Validation:
-        criterion = jt.array(np.float32([0]))
-
-        def loss(self, _):
-            return self.criterion
-
+    criterion = jt.array(np.float32([0]))
     fused.jt = Jittor()
-    loop.make_validation = lambda *_: Validation()
+    loop.make_validation = lambda *_: lambda network: criterion
     loop.sampled_score = lambda *_: 0.0
     loop.Guidance.__call__ = lambda *_: None
 

@@ -137,12 +137,13 @@ def fused(
     import jittor as jt
 
     from siren import losses, operators
+    from siren.cli.machine import automatic_precision
     from siren.engine import get_engine
     from siren.network import Siren
     from siren.samples import Batch
     from siren.training.optimizer import Adam
 
-    module = get_engine(engine, precision or ("fp32" if device == "cpu" else "fp16"))
+    module = get_engine(engine, precision or automatic_precision(device))
     if engine == "fused" and module is get_engine("reference"):
         raise RuntimeError("the fused engine does not work here")
     network = Siren(case.channels, hidden_features=case.width)
@@ -176,7 +177,7 @@ def fused(
 
 
 def fused_fp32(*problem):
-    """This program on a GPU with 22 bits instead of 11."""
+    """This program with 22 bits instead of 11 on a GPU, 24 instead of 16 on a CPU with AMX."""
     return fused(*problem, precision="fp32")
 
 
@@ -311,6 +312,7 @@ def jax_jit(case, parameters, coordinates, target, device, threads):
 
 ENGINES = {
     "ours": fused,
+    "ours-fp32": fused_fp32,
     "jittor": jittor_forward,
     "jittor-autograd": jittor_autograd,
     "pytorch": pytorch,
@@ -750,7 +752,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--engines",
         metavar="LIST",
-        help=f"comma-separated; default: {','.join(ENGINES)}; cuda: {','.join(ENGINES_CUDA)}",
+        help=f"comma-separated, of {','.join(ENGINES)} (default: all but ours-fp32); "
+        f"cuda: {','.join(ENGINES_CUDA)}",
     )
     parser.add_argument(
         "--all",
@@ -770,7 +773,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     known = ENGINES if options.device == "cpu" else ENGINES_CUDA
-    options.engines = options.engines or ",".join(known)
+    usual = [name for name in known if name != "ours-fp32" or options.device == "cuda"]
+    options.engines = options.engines or ",".join(usual)
     unknown = set(options.engines.split(",")) - set(known)
     if unknown:
         parser.error(f"unknown engines: {', '.join(sorted(unknown))}")

@@ -17,10 +17,6 @@ def in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _raise(*_):
-    raise KeyboardInterrupt
-
-
 @contextlib.contextmanager
 def _handled(handler, ignored_afterwards=lambda: False):
     """Within its context ``handler`` gets both signals; no effect outside the main thread.
@@ -62,7 +58,7 @@ def end_with_parent() -> None:
 
 def raising_interrupt():
     """Within its context both signals raise KeyboardInterrupt."""
-    return _handled(_raise)
+    return _handled(signal.default_int_handler)
 
 
 class Stop:

@@ -38,15 +38,12 @@ class Console(io.TextIOBase):
     as escapes. After a failed write (a closed pipe, a full disk) all output is dropped.
     """
 
+    encoding = ""  # replaces a property that cannot be set
+
     def __init__(self, descriptor: int, encoding: str):
         self.descriptor = descriptor
-        self.name = encoding
+        self.encoding = encoding
         self.silent = False
-
-    @property
-    def encoding(self) -> str:
-        """The encoding of the output."""
-        return self.name
 
     def fileno(self) -> int:
         """The file descriptor."""
@@ -63,7 +60,7 @@ class Console(io.TextIOBase):
     def write(self, text: str) -> int:
         """Write ``text`` without buffering; returns its length."""
         safe = printable(text, but="\t\n\r")
-        data = memoryview(safe.encode(self.name, errors="backslashreplace"))
+        data = memoryview(safe.encode(self.encoding, errors="backslashreplace"))
         while data and not self.silent:
             try:
                 data = data[os.write(self.descriptor, data) :]

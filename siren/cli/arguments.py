@@ -1,9 +1,8 @@
-"""Types of command-line arguments: numbers in a range, and paths."""
+"""Types of command-line arguments, numbers in a range and paths; and their values in words."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -57,21 +56,19 @@ def number(at_least: float, at_most: float):
 
 
 def path(text: str) -> Path:
-    """Argument type: a path that a file can have."""
+    """Argument type: a path."""
     if not text:  # Path("") is the current folder
         raise ArgumentTypeError(
             "the path is empty, as an unset shell variable is; give one, or leave the option out"
         )
-    if "\0" in text:
-        raise ArgumentTypeError(f"{text!r} has a NUL character in it, as no path can; leave it out")
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        raise ArgumentTypeError(
-            f"{text!r} has characters that no path can have here; rename the file, or set LANG to "
-            "a UTF-8 locale"
-        ) from None
     return Path(text)
+
+
+def in_words(value) -> str:
+    """``value`` as it is given on the command line; "" for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(in_words, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shorten(text: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from siren import runtime
 from siren.cli.errors import Outcome, Problem, overall_status, report_error
-from siren.cli.machine import choose_engine, start_jittor
+from siren.cli.machine import load_engine, start_jittor, workload
 from siren.cli.options import display_path, identity_options, parse
 from siren.cli.recipes import EXACT, resolve, training_points
 from siren.cli.several import NOT_BEGUN, Pictures, Run
@@ -95,15 +95,10 @@ def _announce(experiments: list[argparse.Namespace], pictures: list[int]) -> lis
             for each, known in zip(experiments, expected)
         ]
     expected = [seconds * number for seconds, number in zip(expected, pictures)]
-    rows = [
-        (
-            each.task,
-            f"{_resolved(each).epochs} epochs",
-            duration(seconds),
-            display_path(each.output_dir),
-        )
-        for each, seconds in zip(experiments, expected)
-    ]
+    rows = []
+    for each, seconds in zip(experiments, expected):
+        epochs, folder = f"{_resolved(each).epochs} epochs", display_path(each.output_dir)
+        rows.append((each.task, epochs, duration(seconds), folder))
     print("Four experiments, one after the other, and about how long they take here:")
     print(align([*rows, ("all", "", duration(sum(expected)), "")], right=(1, 2)))
     if speed is not None and experiments[0].recipe == "report":
@@ -118,14 +113,9 @@ def _table(experiments: list[argparse.Namespace], outcomes: list[Outcome]) -> st
     rows = [("task", *SCORE_NAMES, "look at", "")]
     for options, outcome in zip(experiments, outcomes):
         folder = display_path(options.output_dir)
-        rows.append(
-            (
-                options.task,
-                *score_cells(outcome),
-                f"{folder}/panel.png" if outcome.psnr is not None else folder,
-                "" if outcome.ended == "finished" else printable(outcome.ended),
-            )
-        )
+        look_at = f"{folder}/panel.png" if outcome.psnr is not None else folder
+        ended = "" if outcome.ended == "finished" else printable(outcome.ended)
+        rows.append((options.task, *score_cells(outcome), look_at, ended))
     return align(rows, right=(1, 2, 3))
 
 
@@ -187,7 +177,7 @@ def measure(options: argparse.Namespace, device: str, precision: str) -> float:
     from siren.samples import DevicePoints, Points, Selection
 
     options = argparse.Namespace(**{**vars(_resolved(options)), "precision": precision})
-    engine = choose_engine(options, device)
+    engine = load_engine(options.engine, workload(options), device)
     network = Siren(
         out_features=options.channels,
         hidden_features=options.hidden_features,

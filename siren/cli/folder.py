@@ -20,7 +20,6 @@ from siren.output import (
 from siren.output.report import check_summary
 from siren.runtime.messages import failure
 from siren.tasks import TASKS
-from siren.text import printable
 
 
 @contextlib.contextmanager
@@ -46,12 +45,11 @@ def check_folder(
     ``record`` defaults to that of the output folder.
     """
     folder = options.output_dir
-    folder_name = printable(str(folder))
     record = record or read_record(folder)
     render = options.task not in TASKS
     if record.kind == ("training" if render else "rendering"):
         what = "results of a training" if render else "pictures that render has drawn"
-        raise Problem(f"--output_dir {folder_name} holds {what}; name another folder")
+        raise Problem(f"--output_dir {folder} holds {what}; name another folder")
     names = (
         rendering_files(options.derivatives)
         if render
@@ -61,8 +59,8 @@ def check_folder(
     if replaced:
         path, name = replaced
         raise Problem(
-            f"--output_dir {folder_name}: the run would replace or remove its own input "
-            f"{printable(str(path))} ({name}); name another folder"
+            f"--output_dir {folder}: the run would replace or remove its own input "
+            f"{path} ({name}); name another folder"
         )
     with _no_foreign_files():
         record.check(names)
@@ -89,10 +87,10 @@ def _locked_folder(options: argparse.Namespace):
         try:
             with about("output_dir", FolderInUse, way_out="; name another folder, or wait"):
                 lock = stack.enter_context(open_folder(folder))
-        except (OSError, ValueError) as error:  # a full disk may still have room for names
+        except OSError as error:  # a full disk may still have room for names
             raise Problem(
-                f"--output_dir {printable(str(folder))} cannot be written "
-                f"({getattr(error, 'strerror', None) or error}); name another folder"
+                f"--output_dir {folder} cannot be written ({error.strerror or error}); name "
+                "another folder"
             ) from error
         yield lock
 
@@ -100,6 +98,6 @@ def _locked_folder(options: argparse.Namespace):
 def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Problem:
     """The error for results that could not be written; ``rescue`` says where the network is."""
     return failure(
-        f"the results could not be written to {printable(str(options.output_dir))} "
+        f"the results could not be written to {options.output_dir} "
         f"({error.strerror or error}){rescue}"
     )

@@ -113,16 +113,8 @@ def _size(count: int) -> str:
     return f"{count / unit:.3g} {name}"
 
 
-def choose_engine(options: argparse.Namespace, device: str):
-    """The engine of ``--engine``, tried with every function that the training will use.
-
-    On the first use on a machine a child process tries it: the child compiles the kernels, can be
-    interrupted at any moment, and may crash.
-    """
-    return load_engine(options.engine, _workload(options), device)
-
-
-def _workload(options: argparse.Namespace) -> Workload:
+def workload(options: argparse.Namespace) -> Workload:
+    """What the training of ``options`` will ask of an engine."""
     network = Workload(
         precision=options.precision,
         width=options.hidden_features,
@@ -141,7 +133,11 @@ def _workload(options: argparse.Namespace) -> Workload:
 
 
 def load_engine(name: str, workload: Workload, device: str):
-    """The engine called ``name`` if it passes a trial of the workload, else the reference one."""
+    """The engine called ``name`` if it passes a trial of the workload, else the reference one.
+
+    On the first use on a machine a child process tries it: the child compiles the kernels, can be
+    interrupted at any moment, and may crash.
+    """
     if name == "fused" and not under_mpirun():
         attempt = partial(_try_in_child, device=device)
         return get_engine(name, workload.precision, workload, attempt)
@@ -181,7 +177,7 @@ def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) 
         value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
         for name in DECISIVE
     ]
-    facts = json.dumps([trial_stamp(_workload(options), device), bits, decisive])
+    facts = json.dumps([trial_stamp(workload(options), device), bits, decisive])
     stamp = private_folder() / f"rehearsal-{digest(facts)}"
     if stamp.exists():
         return

@@ -14,7 +14,7 @@ from typing import Any
 
 from siren import tasks
 from siren.cli import recipes
-from siren.cli.arguments import integer, number, path
+from siren.cli.arguments import in_words, integer, number, path
 from siren.cli.errors import BAD_INPUT, let_rank_0_speak
 from siren.engine import ENGINES
 from siren.text import printable
@@ -67,14 +67,7 @@ class Option:
             return self.shown
         if self.name in recipes.CHOSEN:
             return recipes.default_in_words(self.name)
-        return _shown(self.default)
-
-
-def _shown(value) -> str:
-    """``value`` as it is given on the command line; "" for None."""
-    if isinstance(value, tuple):
-        return " ".join(map(_shown, value))
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return in_words(self.default)
 
 
 FLAG = {"action": "store_true"}
@@ -508,7 +501,7 @@ def fill_defaults(explicit: dict, task: str) -> Namespace:
         **{option.name: option.default for option in BY_NAME.values()},
         "input_path": [ROOT / "data" / ("flower.jpg" if task == "inpaint" else "camera.png")],
         "output_dir": OUTPUTS / folder_name(task, name),
-        **dataclasses.asdict(recipes.recipe(name, task, explicit.get("operator"))),
+        **dataclasses.asdict(recipes.choose(name, task, explicit.get("operator"))[0]),
         **explicit,
         "task": task,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 
+from siren.cli.arguments import in_words
 from siren.cli.errors import Problem
 from siren.tasks import TASKS
 
@@ -99,16 +100,12 @@ _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, 
 }
 
 
-def recipe(name: str, task: str, operator: str | None = None) -> Recipe:
+def choose(name: str, task: str, operator: str | None = None) -> tuple[Recipe, Sizing | None]:
     """The recipe called ``name``, one of ``NAMES``, for one of main.py's tasks.
 
-    ``operator`` is that of ``--operator``, None if it is not given.
+    ``operator`` is that of ``--operator``, None if it is not given. With the recipe is returned how
+    it follows the size; None: all sizes alike.
     """
-    return _choose(name, task, operator)[0]
-
-
-def _choose(name: str, task: str, operator: str | None) -> tuple[Recipe, Sizing | None]:
-    """The recipe, and how it follows the size; None: all sizes alike."""
     if name == "report":
         return _REPORT
     kind = f"exact {task}" if operator in EXACT else task
@@ -184,7 +181,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
         _check_points(options.points, pixels)
     points = training_points(options, pixels, given)
     _check_batch(options.batch_points, points)
-    chosen, sizing = _choose(options.recipe, options.task, options.operator)
+    chosen, sizing = choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
     _resolve_size(options, pixels)
@@ -247,7 +244,7 @@ def _check_batch(batch: int | None, points: int) -> None:
 def default_in_words(name: str) -> str:
     """The default of the option called ``name``, one of ``CHOSEN``, in both recipes."""
     report = "omega_0" if name == "omega_first" else "all" if name == "batch_points" else None
-    report = report or _shown(getattr(_REPORT[0], name))
+    report = report or in_words(getattr(_REPORT[0], name))
     tuned = {kind: _tuned_value(name, *pair) for kind, pair in _TUNED_FOR.items()}
     usual = tuned.pop("")
     others = "".join(f", {kind} {value}" for kind, value in tuned.items() if value != usual)
@@ -259,11 +256,7 @@ def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
     value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
-    return _shown(_OF_SMALL_PICTURES[name] if value is None else value)
-
-
-def _shown(value) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
+    return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
 
 
 def _three_digits(rate: float) -> float:

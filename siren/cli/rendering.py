@@ -14,7 +14,6 @@ from siren.images import NotANumber, encode_png
 from siren.npz import NetworkError, SavedNetwork, read_network
 from siren.output import RENDERING, remove_leftovers
 from siren.output.report import encode_json
-from siren.text import printable
 
 
 def render(options: argparse.Namespace) -> int:
@@ -26,7 +25,7 @@ def render(options: argparse.Namespace) -> int:
     channels = len(saved.layers[-1][1])
     if channels not in (1, 3):
         raise Problem(
-            f"--network_path {printable(str(options.network_path))} has {channels} outputs; only 1 "
+            f"--network_path {options.network_path} has {channels} outputs; only 1 "
             "(gray) and 3 (color) can be drawn"
         )
     try:
@@ -37,7 +36,7 @@ def render(options: argparse.Namespace) -> int:
         raise Problem("interrupted; nothing was drawn", INTERRUPTED) from None
     except NotANumber as error:
         raise Problem(
-            f"--network_path {printable(str(options.network_path))}: some values of its picture "
+            f"--network_path {options.network_path}: some values of its picture "
             "are not numbers (NaN); draw another network"
         ) from error
     print(f"written to {display_path(options.output_dir)}")

@@ -16,7 +16,7 @@ from siren.cli.options import BY_NAME, display_path, identity_options
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import AnotherRun, Checkpoint, StateError, fingerprint
+from siren.training.checkpoint import Checkpoint, StateError, fingerprint
 
 
 def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
@@ -62,13 +62,9 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
             return None
         earlier.identity["data"] = pictures.fingerprint()
         earlier.check_identity({**metrics["options"], "data": metrics["inputs"]})
-    return Outcome(
-        DIVERGED if metrics["ended"] == "diverged" else 0,
-        metrics["ended"],
-        metrics["psnr"],
-        metrics["ssim"],
-        metrics["seconds"],
-    )
+    status = DIVERGED if metrics["ended"] == "diverged" else 0
+    scores = (metrics[name] for name in ("psnr", "ssim", "seconds"))
+    return Outcome(status, metrics["ended"], *scores)
 
 
 def open_checkpoint(options, device: str, task, batches, network, optimizer):
@@ -79,9 +75,14 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     from siren import distributed  # imports Jittor
 
     root = distributed.rank() == 0
-    depends_on = distributed.broadcast_object(identity(options, device, task) if root else None)
+    identity = {}
+    if root:
+        held_out = [] if task.held_out is None else task.held_out.arrays()
+        data = fingerprint(task.reference, *task.points.arrays(), *held_out)
+        identity = {**identity_options(options), "device": device, "data": data}
+    identity = distributed.broadcast_object(identity)
     threads = f"{distributed.world_size()} x {runtime.describe().threads}"
-    checkpoint = Checkpoint(options.output_dir, depends_on, threads=threads)
+    checkpoint = Checkpoint(options.output_dir, identity, threads=threads)
     if options.resume:
         if distributed.any_true(root and checkpoint.exists()):
             _load(checkpoint, options, task, batches, network, optimizer)
@@ -95,13 +96,6 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
                 f"have continued; it is now {display_path(renamed)}"
             )
     return checkpoint
-
-
-def identity(options: argparse.Namespace, device: str, task) -> dict:
-    """Everything that a run's network depends on."""
-    held_out = [] if task.held_out is None else task.held_out.arrays()
-    data = fingerprint(task.reference, *task.points.arrays(), *held_out)
-    return {**identity_options(options), "device": device, "data": data}
 
 
 def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
@@ -137,8 +131,8 @@ def _about_resume(where: str = ""):
     try:
         yield
     except StateError as error:
-        reason = f"--{error}" if isinstance(error, AnotherRun) else error
-        if getattr(error, "name", "") == "data":
+        reason = f"--{error}" if error.name else error
+        if error.name == "data":
             reason = "the input image is not that of the earlier run"
         raise Problem(f"--resume: {where}{reason}; leave it out to start anew") from error
 

@@ -100,7 +100,8 @@ class Session(contextlib.ExitStack):
             shape = pictures.image.shape[:2]
             machine.require_memory(machine.memory_demand(settings, shape, self.device))
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
-        self.engine = machine.choose_engine(settings, self.device)
+        workload = machine.workload(settings)
+        self.engine = machine.load_engine(settings.engine, workload, self.device)
         settings.precision = getattr(self.engine, "precision", settings.precision)
         if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)

@@ -125,7 +125,13 @@ class Pictures:
             notify(f"{not_begun} of {len(self.runs)} not begun; --resume goes on")
 
     def _write_summary(self) -> None:
-        rows = [_summary_row(run.options, run.outcome or NOT_BEGUN) for run in self.runs]
+        rows = []
+        for run in self.runs:
+            outcome = run.outcome or NOT_BEGUN
+            picture, folder = run.options.input_path, run.options.output_dir.name
+            about_run = display_path(picture), printable(folder), run.options.task
+            scores = outcome.psnr, outcome.ssim, outcome.seconds
+            rows.append(report.SummaryRow(*about_run, *scores, printable(outcome.ended)))
         print(report.format_table(rows))
         try:
             with deferred():
@@ -179,18 +185,6 @@ def folder_names(pictures: list[Path]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _summary_row(options: argparse.Namespace, outcome: Outcome) -> report.SummaryRow:
-    return report.SummaryRow(
-        display_path(options.input_path),
-        printable(options.output_dir.name),
-        options.task,
-        outcome.psnr,
-        outcome.ssim,
-        outcome.seconds,
-        printable(outcome.ended),
-    )
 
 
 def update_page(output_dir: Path, several: bool) -> None:

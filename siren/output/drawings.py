@@ -13,6 +13,8 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from urllib.parse import quote
 
 from siren.text import decibels, printable
@@ -24,9 +26,8 @@ _LARGEST = 1e100  # values beyond it are not drawn
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
-_Line = list  # of (x, y) from 0 to 1, y downwards, or None where the curve is interrupted
 
-_VOID = ("img", "input", "meta", "source")
+_VOID = ("img", "source")
 
 
 # ---- elements ---------------------------------------------------------------------------------
@@ -49,16 +50,12 @@ def join(parts) -> Markup:
 def tag(name: str, /, *children, **attributes) -> Markup:
     """An element with its children and attributes, of which those that are None are left out.
 
-    ``class_`` stands for class, and ``aria_label`` for aria-label. An attribute that is True has no
-    value.
+    ``class_`` stands for class, and ``aria_label`` for aria-label.
     """
     start = name
     for key, value in attributes.items():
-        key = key.rstrip("_").replace("_", "-")
-        if value is True:
-            start += f" {key}"
-        elif value is not None:
-            start += f' {key}="{escape(str(value))}"'
+        if value is not None:
+            start += f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
     if name in _VOID:
         return Markup(f"<{start}>")
     return Markup(f"<{start}>{join(children)}</{name}>")
@@ -139,7 +136,7 @@ def _label(value: float) -> str:
     digits, _, power = f"{value:.6g}".partition("e")
     if not power:
         return digits
-    raised = f"10{int(power)}"[2:].translate(_SUPERSCRIPTS)
+    raised = str(int(power)).translate(_SUPERSCRIPTS)
     return f"10{raised}" if digits == "1" else f"{digits}·10{raised}"
 
 
@@ -155,21 +152,21 @@ def draw_curves(curves: dict[str, Points], description: str, log: bool = False) 
     values = Axis.around((y for points in curves.values() for _, y in points), log)
     if epochs is None or values is None:
         return None
-    lines = {name: _line(points, epochs, values) for name, points in curves.items()}
+    lines = {name: _segments(points, epochs, values) for name, points in curves.items()}
     return tag(
         "svg",
         *(_horizontal(1 - position, label) for position, label in values.ticks()),
         *(_vertical(*tick) for tick in epochs.ticks() if not set("-.") & set(tick[1])),
         tag(
             "svg",
-            *(tag("path", class_=name, d=_path(_thin(line))) for name, line in lines.items()),
+            *(tag("path", class_=name, d=_path(segments)) for name, segments in lines.items()),
             viewBox="0 0 1000 1000",
             preserveAspectRatio="none",
             width="100%",
             height="100%",
             overflow="visible",
         ),
-        *(_end(name, line) for name, line in lines.items()),
+        *(_end(name, segments) for name, segments in lines.items()),
         class_="plot",
         role="img",
         aria_label=description,
@@ -186,44 +183,34 @@ def _vertical(position: float, label: str) -> Markup:
     return tag("text", label, class_="x", x=f"{position:.2%}", y="100%", dy="1.5em")
 
 
-def _end(name: str, line: _Line) -> Markup | None:
-    """A dot at the last value, without which a single value would be invisible."""
-    last = next((point for point in reversed(line) if point is not None), None)
-    return last and tag("circle", class_=name, cx=f"{last[0]:.2%}", cy=f"{last[1]:.2%}", r="3.5")
-
-
-def _line(points: Points, epochs: Axis, values: Axis) -> _Line:
+def _segments(points: Points, epochs: Axis, values: Axis) -> list[list[tuple[float, float]]]:
+    """The uninterrupted parts of a curve: positions (x, y) from 0 to 1, y downwards."""
     positions = [(epochs.position(epoch), values.position(value)) for epoch, value in points]
-    return [None if None in position else (position[0], 1 - position[1]) for position in positions]
+    parts = groupby(positions, lambda position: None not in position)
+    return [[(x, 1 - y) for x, y in part] for drawable, part in parts if drawable]
 
 
-def _thin(line: _Line) -> _Line:
-    """At most about ``MAX_POINTS``: the highest and the lowest of every so many."""
-    if len(line) <= MAX_POINTS:
-        return line
-    size = math.ceil(2 * len(line) / MAX_POINTS)
-    thinned: _Line = []
-    for first in range(0, len(line), size):
-        part = line[first : first + size]
-        points = [point for point in part if point is not None]
-        if points:
-            extremes = {min(points, key=lambda p: p[1]), max(points, key=lambda p: p[1])}
-            thinned += sorted(extremes)
-        if len(points) < len(part):
-            thinned.append(None)
-    return thinned
+def _path(segments) -> str:
+    """The commands of an SVG path, in a square of 1000 units.
+
+    Of more than ``MAX_POINTS``, the highest and the lowest of every so many are left.
+    """
+    count, path = sum(map(len, segments)), ""
+    size = math.ceil(2 * count / MAX_POINTS) if count > MAX_POINTS else 1
+    for line in segments:
+        blocks = [line[first : first + size] for first in range(0, len(line), size)]
+        extremes = [{min(b, key=itemgetter(1)), max(b, key=itemgetter(1))} for b in blocks]
+        points = [point for pair in extremes for point in sorted(pair)]
+        path += "M" + "L".join(f"{1000 * x:.1f} {1000 * y:.1f}" for x, y in points)
+    return path
 
 
-def _path(line: _Line) -> str:
-    """The commands of an SVG path, in a square of 1000 units."""
-    commands, pen = [], "M"
-    for point in line:
-        if point is None:
-            pen = "M"
-            continue
-        commands.append(f"{pen}{1000 * point[0]:.1f} {1000 * point[1]:.1f}")
-        pen = "L"
-    return "".join(commands)
+def _end(name: str, segments) -> Markup | None:
+    """A dot at the last value, without which a single value would be invisible."""
+    if not segments:
+        return None
+    x, y = segments[-1][-1]
+    return tag("circle", class_=name, cx=f"{x:.2%}", cy=f"{y:.2%}", r="3.5")
 
 
 # ---- bars --------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ import math
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from string import Template
 
 from siren.files import ForeignFile, check_mark, write_bytes
 from siren.images import encode_png
-from siren.output.drawings import Markup, draw_bars, draw_curves, join, link, tag
+from siren.output.drawings import Markup, draw_bars, draw_curves, escape, join, link, tag
 from siren.output.runs import Run, find_runs
 from siren.text import printable
 
@@ -31,9 +33,14 @@ LARGE = 512  # of the slider,
 SMALL = 244  # and of the pictures beside it
 NOTHING = "–"
 
-_STYLE, _SCRIPT = (
-    Markup((Path(__file__).parent / name).read_text(encoding="utf8"))
-    for name in ("page.css", "page.js")
+_PAGE, _STYLE, _SCRIPT = (
+    (Path(__file__).parent / name).read_text(encoding="utf8")
+    for name in ("page.html", "page.css", "page.js")
+)
+
+_SLIDER = Markup(
+    '<input type="range" min="0" max="100" value="50" hidden autocomplete="off" '
+    'aria-label="Border between the output, left, and the reference, right">'
 )
 
 
@@ -55,7 +62,6 @@ def draw_page(folder: Path, runs: list[Run]) -> bytes:
     ordered = [run for group in groups for run in group]
     identifiers = {run.parts: f"run-{number}" for number, run in enumerate(ordered, 1)}
     with_map = _with_map(runs[:MAX_CARDS])
-    name = os.path.basename(os.path.abspath(folder)) or "/"
     rows = [_row(run, identifiers[run.parts]) for run in ordered]
     sections = [
         tag(
@@ -69,52 +75,23 @@ def draw_page(folder: Path, runs: list[Run]) -> bytes:
         )
         for group in groups
     ]
-    body = tag(
-        "body",
-        _header(name, runs),
-        tag("main", _table(rows) if rows else None, *sections),
-        tag("footer", tag("p", _explanation(len(runs)))),
-        tag("script", _SCRIPT),
-    )
-    page = tag("html", _head(name), Markup("\n"), body, lang="en")
-    return f"<!DOCTYPE html>\n{page}\n".encode()
-
-
-def _head(name: str) -> Markup:
-    # All names in the page are escaped. Should one not be, it still cannot start a script.
-    digest = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    nothing = "object-src 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'"
-    policy = f"script-src 'sha256-{digest}'; {nothing}"
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        Markup(GENERATOR),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", f"{name} · siren-jittor"),
-        tag("style", _STYLE),
-    )
-
-
-def _header(name: str, runs: list[Run]) -> Markup:
-    count = "no runs yet" if not runs else "1 run" if len(runs) == 1 else f"{len(runs)} runs"
-    newest = f", the newest of {_date(runs[0])}" if runs else None
-    return tag(
-        "header",
-        tag("h1", "siren-jittor"),
-        tag("p", "Sine networks trained on images", class_="tagline"),
-        tag("p", count, " in ", tag("code", name), newest),
-        class_="top",
-    )
-
-
-def _explanation(count: int) -> str:
-    older = f"{count - MAX_CARDS} older runs are not shown. " if count > MAX_CARDS else ""
-    return (
-        f"{older}Pixels are in [-1, 1], so the peak of PSNR is 2. Error maps are of the saved "
-        "pictures. Every run rewrites this page."
-    )
+    count, older = len(runs), len(runs) - len(ordered)
+    parts = {
+        "generator": Markup(GENERATOR),
+        # All names in the page are escaped. Should one not be, it still cannot start a script.
+        "digest": base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+        "style": Markup(_STYLE),
+        "script": Markup(_SCRIPT),
+        "name": os.path.basename(os.path.abspath(folder)) or "/",
+        "count": "no runs yet" if not runs else "1 run" if count == 1 else f"{count} runs",
+        "newest": f", the newest of {_date(runs[0])}" if runs else "",
+        "hidden": "" if rows else " hidden",
+        "rows": join(rows),
+        "sections": join(sections),
+        "older": f"{older} older runs are not shown. " if older else "",
+    }
+    escaped = {name: escape(part) for name, part in parts.items()}
+    return Template(_PAGE).substitute(escaped).encode()
 
 
 def _group(runs: list[Run]) -> list[list[Run]]:
@@ -137,16 +114,6 @@ def _with_map(runs: list[Run]) -> set[tuple[str, ...]]:
 
 
 # ---- the table ---------------------------------------------------------------------------------
-
-
-def _table(rows: list[Markup]) -> Markup:
-    classes = {"image": None, "task": "wide", "recipe": "wide"}
-    classes.update(dict.fromkeys(("PSNR", "SSIM", "seconds", "passes"), "number"))
-    names = [tag("th", name, scope="col", class_=kind) for name, kind in classes.items()]
-    head = tag("thead", tag("tr", tag("td", class_="wide"), *names))
-    table = tag("table", head, tag("tbody", *rows))
-    region = tag("div", table, class_="scroll", role="region", aria_labelledby="all", tabindex="0")
-    return tag("section", tag("h2", "All runs", id="all"), region, class_="summary")
 
 
 def _row(run: Run, identifier: str) -> Markup:
@@ -207,36 +174,29 @@ def _scores(run: Run) -> Markup:
         ("passes", passes, None),
         ("pixels", pixels, None),
     ]
-    cells = [
-        tag("div", tag("dt", name), tag("dd", value, unit and tag("small", unit)))
-        for name, value, unit in facts
-    ]
-    return tag("dl", *cells, class_="scores")
+    cells = [(name, join([value, unit and tag("small", unit)])) for name, value, unit in facts]
+    return _facts(cells, "scores")
+
+
+def _facts(facts: Iterable[tuple[str, str]], kind: str) -> Markup:
+    """A list of names and values."""
+    cells = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]
+    return tag("dl", *cells, class_=kind)
 
 
 def _comparison(run: Run) -> Markup | None:
     """Output and reference; the script of the page lays them over each other, with a slider."""
-    names = {"output": "output.png", "reference": "reference.png"}
     images = {
-        name: _picture(run, file, f"{name} of {run.task}", LARGE)
-        for name, file in names.items()
-        if file in run.sizes
+        name: _picture(run, f"{name}.png", f"{name} of {run.task}", LARGE)
+        for name in ("output", "reference")
+        if f"{name}.png" in run.sizes
     }
     if not images:
         return None
     sides = [tag("div", image, tag("span", name)) for name, image in images.items()]
     slider = None
     if len(images) == 2 and run.sizes["output.png"] == run.sizes["reference.png"]:
-        slider = tag(
-            "input",
-            type="range",
-            min="0",
-            max="100",
-            value="50",
-            hidden=True,
-            autocomplete="off",
-            aria_label="Border between the output, left, and the reference, right",
-        )
+        slider = _SLIDER
     return tag("figure", tag("div", *sides, slider, class_="pair"))
 
 
@@ -326,11 +286,8 @@ def _details(run: Run) -> Markup:
     parts = []
     for heading, content in lists.items():
         if content:
-            facts = [
-                tag("div", tag("dt", name), tag("dd", _setting(value)))
-                for name, value in content.items()
-            ]
-            parts += [tag("h4", heading), tag("dl", *facts, class_="facts")]
+            facts = [(name, _setting(value)) for name, value in content.items()]
+            parts += [tag("h4", heading), _facts(facts, "facts")]
     return tag("details", tag("summary", "Options and machine"), *parts)
 
 
@@ -406,17 +363,13 @@ def main() -> int:
     folder = parser.parse_args().folder
     try:
         page = write_page(folder)
-    except ForeignFile as error:
-        return _fail(str(error), 2)
-    except OSError as error:
-        return _fail(f"{folder} cannot be written ({error.strerror or error})", 1)
+    except (ForeignFile, OSError) as error:
+        failed = isinstance(error, OSError)
+        reason = f"{folder} cannot be written ({error.strerror or error})" if failed else error
+        print(f"siren.output.page: {printable(str(reason))}", file=sys.stderr)
+        return 1 if failed else 2
     print(printable(str(page)))
     return 0
-
-
-def _fail(message: str, status: int) -> int:
-    print(f"siren.output.page: {printable(message)}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

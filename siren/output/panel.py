@@ -7,10 +7,8 @@ what both are scored against, what each reached, and the errors of both.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,6 +18,7 @@ from siren.files import ForeignFile, check_mark, write_bytes
 from siren.images import ImageError, encode_png, to_uint8
 from siren.output.report import read_metrics, read_result
 from siren.pictures import Picture, absolute_error, error_picture, refuse_masked
+from siren.runtime.messages import Problem
 from siren.text import decibels, printable
 
 PER_ROW = 4  # pictures; more take several rows
@@ -90,11 +89,16 @@ def draw_panel(panel: list[Picture]) -> Image.Image:
     Columns are as wide as the widest picture; smaller ones are enlarged towards that, so that one
     image at several sizes looks the same. Returns an RGB picture.
     """
-    heights, widths = zip(*(_size(*picture.image.shape[:2]) for picture in panel))
-    limit = max(2 * MIN_WIDTH, *heights), max(MIN_WIDTH, *widths)
-    column = limit[1]
+    images = [_reduce(picture.image) for picture in panel]
+    # As large as each is drawn where no other one is larger.
+    alone = [_enlarge(image, MIN_WIDTH + image.width - 1, 2 * MIN_WIDTH) for image in images]
+    column = max(MIN_WIDTH, *(image.width for image in alone))
+    tallest = max(2 * MIN_WIDTH, *(image.height for image in alone))
     font = ImageFont.load_default(max(FONT_SIZE, column // 20))
-    rows = [_Row(part, limit, font) for part in _split(panel)]
+    rows = []
+    for part in np.array_split(np.arange(len(panel)), math.ceil(len(panel) / PER_ROW)):
+        enlarged = [_enlarge(images[number], column, tallest) for number in part]
+        rows.append(_Row([panel[number] for number in part], enlarged, column, font))
     margin = rows[0].margin
     width = margin + max(len(row.images) for row in rows) * (column + margin)
     height = sum(row.height + 2 * margin for row in rows)  # twice: no caption looks like a scale's
@@ -107,16 +111,12 @@ def draw_panel(panel: list[Picture]) -> Image.Image:
 
 
 class _Row:
-    """Pictures side by side in columns; captions end just above them, scales are below.
+    """``images`` of ``panel`` in columns; captions end just above them, scales are below."""
 
-    ``limit`` is the largest (height, width) of a picture; the latter is the width of a column.
-    """
-
-    def __init__(self, panel: list[Picture], limit: tuple[int, int], font):
-        self.column, self.font = limit[1], font
+    def __init__(self, panel: list[Picture], images: list[Image.Image], column: int, font):
+        self.images, self.column, self.font = images, column, font
         self.margin = round(font.size / 2)
         self.line = round(font.size * 1.4)
-        self.images = [_resize(picture.image, limit) for picture in panel]
         self.captions = [_wrap(picture.caption, self.column, font) for picture in panel]
         self.scales = [picture.scale for picture in panel]
         self.above = self.line * max(len(lines) for lines in self.captions)
@@ -152,39 +152,17 @@ class _Row:
         draw.rectangle(box, outline=OUTLINE)
 
 
-def _split(panel: list[Picture]) -> list[list[Picture]]:
-    """Rows of ``PER_ROW`` pictures at most; each has as many as the next, or one more."""
-    count = math.ceil(len(panel) / PER_ROW)
-    sizes = [len(panel) // count + (number < len(panel) % count) for number in range(count)]
-    ends = np.cumsum(sizes)
-    return [panel[end - size : end] for size, end in zip(sizes, ends)]
-
-
-def _size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which a picture is drawn if no other one is larger."""
-    reduction = _reduction(height, width)
-    if reduction > 1:
-        return math.ceil(height / reduction), math.ceil(width / reduction)
-    factor = max(1, min(math.ceil(MIN_WIDTH / width), 2 * MIN_WIDTH // height))
-    return height * factor, width * factor
-
-
-def _reduction(height: int, width: int) -> int:
-    return math.ceil(max(height, width) / MAX_SIDE)
-
-
-def _resize(image: np.ndarray, limit: tuple[int, int]) -> Image.Image:
-    """An RGB picture, scaled by an integer factor to fit into ``limit`` (height, width)."""
+def _reduce(image: np.ndarray) -> Image.Image:
+    """An RGB picture, reduced by an integer factor to at most ``MAX_SIDE`` pixels per side."""
     pixels = to_uint8(image)
-    height, width = image.shape[:2]
-    reduction = _reduction(height, width)
-    if reduction > 1:
-        gray = pixels.shape[2] == 1
-        small = Image.fromarray(pixels[..., 0] if gray else pixels).reduce(reduction)
-        return small.convert("RGB")
-    factor = max(1, min(limit[0] // height, limit[1] // width))
-    pixels = np.broadcast_to(pixels, (height, width, 3))
-    return Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1))
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return picture.reduce(math.ceil(max(picture.size) / MAX_SIDE)).convert("RGB")
+
+
+def _enlarge(image: Image.Image, width: int, height: int) -> Image.Image:
+    """``image``, enlarged by an integer factor if it then fits into this size."""
+    factor = max(1, min(width // image.width, height // image.height))
+    return image.resize((factor * image.width, factor * image.height), Image.Resampling.NEAREST)
 
 
 def _wrap(caption: str, width: int, font) -> list[str]:
@@ -206,60 +184,45 @@ def _wrap(caption: str, width: int, font) -> list[str]:
 # ---- of two runs -------------------------------------------------------------------------------
 
 
-class ComparisonError(Exception):
-    """Two runs cannot be compared; the message is one sentence."""
-
-
 def write_comparison(runs: list[Path], folder: Path) -> Path:
     """Write the panel of two ``runs``, folders of results, into ``folder``, created if missing.
 
-    Returns the path of the panel. Raises ComparisonError, ForeignFile, and OSError if
-    it cannot be written.
+    Returns the path of the panel. Raises Problem, ForeignFile, and OSError if it cannot be written.
     """
     pictures = [_read_run(run) for run in runs]
-    references = [reference for _, _, reference in pictures]
+    (_, _, reference), (_, _, other) = pictures
     shapes = {image.shape for _, *images in pictures for image in images}
-    if len(shapes) > 1 or (references[0] != references[1]).any():
-        raise ComparisonError(f"{runs[0]} and {runs[1]} are not of the same picture")
+    if len(shapes) > 1 or (reference != other).any():
+        raise Problem(f"{runs[0]} and {runs[1]} are not of the same picture")
     path = folder / PANEL
-    check_mark(path, _has_mark)
-    panel = [Picture("reference", references[0])]
+    check_mark(path, lambda file: file.read().endswith(_COMPARISON_MARK))
+    panel = [Picture("reference", reference)]
     panel += [Picture(caption, output) for caption, output, _ in pictures]
-    panel += _errors(pictures, references[0])
+    largest = max(absolute_error(output, reference)[1] for _, output, _ in pictures)
+    panel += [
+        error_picture(output, reference, f"|error| of {caption.split(':')[0]}", largest)
+        for caption, output, _ in pictures
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     content = encode_png(np.asarray(draw_panel(panel)))
     write_bytes(path, content + _COMPARISON_MARK)  # a reader of PNG stops before the mark
     return path
 
 
-def _errors(pictures, reference) -> list[Picture]:
-    """The errors of all outputs, on one scale."""
-    largest = max(absolute_error(output, reference)[1] for _, output, _ in pictures)
-    return [
-        error_picture(output, reference, f"|error| of {caption.split(':')[0]}", largest)
-        for caption, output, _ in pictures
-    ]
-
-
 def _read_run(run: Path):
     """(caption, output, reference) of the results in a folder; images are as ``read_image``'s."""
     metrics = read_metrics(run)
     if metrics is None:
-        raise ComparisonError(f"{run} has no results")
+        raise Problem(f"{run} has no results")
     channels = 3 if metrics["options"].get("channels") == 3 else 1
     try:
         output, reference = (read_result(run / f"{name}.png", channels) for name in _COMPARED)
     except ImageError as error:
-        raise ComparisonError(f"{run}: {error}") from error
+        raise Problem(f"{run}: {error}") from error
     recipe = printable(str(metrics["options"].get("recipe", run.name)))
     passes, seconds = metrics.get("epochs"), metrics["seconds"] or 0
     quality = decibels(metrics["psnr"])
     return f"{recipe}: {quality}, {passes} epochs, {seconds:.0f} s", output, reference
-
-
-def _has_mark(file: BinaryIO) -> bool:
-    file.seek(-len(_COMPARISON_MARK), os.SEEK_END)
-    return file.read() == _COMPARISON_MARK
 
 
 def main(arguments: list[str]) -> int:
@@ -270,7 +233,7 @@ def main(arguments: list[str]) -> int:
     *runs, folder = map(Path, arguments)
     try:
         print(f"both side by side: {printable(str(write_comparison(runs, folder)))}")
-    except (ComparisonError, ForeignFile, OSError) as error:
+    except (Problem, ForeignFile, OSError) as error:
         print(f"siren.output.panel: {printable(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
     return 0

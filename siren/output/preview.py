@@ -39,11 +39,10 @@ class Preview:
         self.lock.record("preview.png", content)
         write_bytes(self.folder / "preview.png", content)
         if self.count % self.stride == 0:
-            if len(self.frames) == MAX_FRAMES:  # drop every second frame
-                self.frames = self.frames[::2]
-                self.stride *= 2
-            if self.count % self.stride == 0:
-                self.frames.append(_frame(picture))
+            self.frames.append(_frame(picture))
+        if len(self.frames) > MAX_FRAMES:  # drop every second one
+            self.frames = self.frames[::2]
+            self.stride *= 2
         self.count += 1
 
     def animation(self, picture: np.ndarray) -> bytes:

@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import warnings
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -160,8 +160,7 @@ def _json_safe(value):
 # ---- several runs ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class SummaryRow:
+class SummaryRow(NamedTuple):
     """One picture's line: PSNR in dB, seconds of training; None without a result."""
 
     image: str
@@ -173,9 +172,6 @@ class SummaryRow:
     status: str
 
 
-_HEADER = ",".join(field.name for field in fields(SummaryRow))
-
-
 def format_table(rows: list[SummaryRow]) -> str:
     """The summary as text: aligned columns under their names, a line for each of ``rows``."""
     lines = [("image", "task", *SCORE_NAMES, "status")]
@@ -185,13 +181,14 @@ def format_table(rows: list[SummaryRow]) -> str:
 
 def check_summary(folder: Path) -> None:
     """Raise ForeignFile if ``write_summary`` would replace a file without a summary's header."""
-    check_mark(folder / SUMMARY, lambda file: file.readline(1024).strip() == _HEADER.encode())
+    header = ",".join(SummaryRow._fields).encode()
+    check_mark(folder / SUMMARY, lambda file: file.readline(1024).strip() == header)
 
 
 def write_summary(folder: Path, rows: list[SummaryRow]) -> None:
     """Write summary.csv with a line for each of ``rows``. Raises OSError."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    text.write(_HEADER + "\n")
-    writer.writerows(map(astuple, rows))
+    writer.writerow(SummaryRow._fields)
+    writer.writerows(rows)
     write_bytes(folder / SUMMARY, text.getvalue().encode())

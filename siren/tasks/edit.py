@@ -8,7 +8,7 @@ from siren import cosine, losses, operators, solvers
 from siren.pictures import Picture, checked_image, checked_mask, gradient_picture, translate
 from siren.samples import Points
 from siren.tasks import TASKS
-from siren.tasks.task import DerivativeTask, match_mean, select
+from siren.tasks.task import DerivativeTask, match_mean
 
 
 class Edit(DerivativeTask):
@@ -145,12 +145,6 @@ class Edit(DerivativeTask):
     def baselines(self):
         """The direct solution, which is also the reference."""
         return [("direct", lambda: self.reference)]
-
-    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """Restore the mean, which a gradient does not determine; with a region, pixels do."""
-        if self.determines_mean:
-            return output
-        return match_mean(output, select(self.reference, pixels))
 
 
 def clone_field(image, other, blend: str, alpha: float, region):

@@ -8,7 +8,7 @@ from siren import cosine, losses, operators, solvers
 from siren.pictures import Picture, checked_image, laplacian_picture
 from siren.samples import Points
 from siren.tasks import TASKS
-from siren.tasks.task import DerivativeTask, match_mean, select
+from siren.tasks.task import DerivativeTask
 
 
 class Poisson(DerivativeTask):
@@ -60,7 +60,3 @@ class Poisson(DerivativeTask):
             return self.restore(solvers.solve_poisson(operators.fd_laplacian(self.reference)))
 
         return [("direct", solve)]
-
-    def restore(self, output: np.ndarray, pixels=None) -> np.ndarray:
-        """Restore the mean, which a Laplacian does not determine."""
-        return match_mean(output, select(self.reference, pixels))

@@ -121,6 +121,12 @@ class DerivativeTask(Task):
         loss = losses.residual_and_pixel_loss if self.pixels else losses.residual_loss
         return loss(predicted, target, self.order, self.operator, self.norm)
 
+    def restore(self, output, pixels=None):
+        """Restore the mean, which derivatives do not determine; pixels that are supervised do."""
+        if self.determines_mean:
+            return output
+        return match_mean(output, select(self.reference, pixels))
+
     def pictures(self, derivatives):
         """The gradient's magnitude, and the Laplacian, of 8 bits."""
         rows, columns, laplacian = derivatives()
@@ -130,45 +136,39 @@ class DerivativeTask(Task):
         ]
 
 
-def without_pictures(task: Task) -> Task:
-    """A copy of ``task`` that can be pickled, for ranks other than 0, which only train.
-
-    It has no pictures and no reference; its points have no values yet.
-    """
-    copied = copy.copy(task)
-    for name, value in vars(task).items():
-        if isinstance(value, np.ndarray):
-            setattr(copied, name, None)
-    copied.points, copied.held_out, copied.panel_pictures = task.points.without_values(), None, []
-    return copied
-
-
 def select(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
     """``picture`` (height, width, ...) itself, or its ``pixels`` (n,) by index: (n, ...)."""
     return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]
 
 
-def match_mean(output: np.ndarray, reference: np.ndarray, mask=None) -> np.ndarray:
+def match_mean(output: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """``output`` plus a constant per channel, so that it has the mean of ``reference``.
 
     A gradient or a Laplacian determines a picture up to such a constant. Both are pictures (height,
-    width, channels), or some of their pixels (n, channels). The means are over the pixels where the
-    bool ``mask`` is true; None, or a mask without any: over all.
+    width, channels), or some of their pixels (n, channels).
     """
-    mask = np.ones(output.shape[:-1], bool) if mask is None or not mask.any() else mask
-    shift = reference[mask].mean(0, dtype=np.float64) - output[mask].mean(0, dtype=np.float64)
+    pixels, wanted = (
+        np.ascontiguousarray(array).reshape(-1, array.shape[-1]) for array in (output, reference)
+    )
+    shift = wanted.mean(0, dtype=np.float64) - pixels.mean(0, dtype=np.float64)
     return (output + shift).astype(np.float32)
 
 
 def scatter(task: Task | None) -> Task:
     """Rank 0 gets its ``task`` back; the others get a copy with their share of its points.
 
-    The copy has no pictures. What other ranks pass is ignored.
+    The copy has no pictures, since other ranks only train. What they pass is ignored.
     """
     if distributed.world_size() == 1:
         return task
     root = distributed.rank() == 0
-    copied = distributed.broadcast_object(without_pictures(task) if root else None)
+    copied = copy.copy(task)
+    if root:
+        arrays = [name for name, value in vars(task).items() if isinstance(value, np.ndarray)]
+        vars(copied).update(dict.fromkeys(arrays))
+        copied.points, copied.held_out = task.points.without_values(), None
+        copied.panel_pictures = []
+    copied = distributed.broadcast_object(copied)
     points = task.points if root else copied.points
     values = distributed.scatter(points.values)
     pixels = None if points.pixels is None else distributed.scatter(points.pixels)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import operator
 import os
 import time
@@ -22,14 +21,13 @@ NAME = "state.npz"
 
 
 class StateError(Exception):
-    """A run cannot be continued; the message says why."""
+    """A run cannot be continued; the message says why.
 
+    name  what differs from the earlier run, with which the message begins; "" if nothing does
+    """
 
-class AnotherRun(StateError):
-    """A state is of another identity: its value of ``name`` is ``earlier``, this run's ``ours``."""
-
-    def __init__(self, name: str, ours, earlier):
-        super().__init__(f"{name} {ours} is not that of the earlier run, {earlier}")
+    def __init__(self, message: str, name: str = ""):
+        super().__init__(message)
         self.name = name
 
 
@@ -171,7 +169,6 @@ class Checkpoint:
                     guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
                     threads=str(record.get("threads", "")),
                 )
-                _check(state)
         except npz.FormatError as error:
             raise StateError(f"{self.path} is damaged ({error})") from error
         self.check_identity(identity)
@@ -187,10 +184,11 @@ class Checkpoint:
             return {}
 
     def check_identity(self, identity: dict) -> None:
-        """Raise AnotherRun if the ``identity`` of an earlier run is not this run's."""
-        for name, value in self.identity.items():
-            if identity.get(name) != value:
-                raise AnotherRun(name, value, identity.get(name))
+        """Raise StateError if the ``identity`` of an earlier run is not this run's."""
+        for name, ours in self.identity.items():
+            theirs = identity.get(name)
+            if theirs != ours:
+                raise StateError(f"{name} {ours} is not that of the earlier run, {theirs}", name)
 
     def set_aside(self) -> Path | None:
         """Rename the state file, so that a new run does not overwrite it. Raises OSError.
@@ -211,20 +209,6 @@ class Checkpoint:
         if self.written is not None:
             self.path.unlink(missing_ok=True)
             self.written = None
-
-
-def _check(state: State) -> None:
-    """Raise an error, of any kind, if random state, history or seconds are not valid."""
-    if state.random:
-        np.random.default_rng().bit_generator.state = json.loads(state.random)
-    finite = [state.seconds]
-    for number, (epoch, loss, validation, psnr, seconds) in enumerate(state.history):
-        measured = [value for value in (validation, psnr) if value is not None]
-        if epoch != number or not all(isinstance(value, float) for value in measured):
-            raise ValueError(f"the history is wrong at epoch {number}")
-        finite += [loss, seconds]
-    if not all(map(math.isfinite, finite)):
-        raise ValueError("numbers are not finite")
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

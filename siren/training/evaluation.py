@@ -146,28 +146,21 @@ class Best:
         return [self.parameters, self.lowest]
 
 
-class Validation:
-    """The loss on a fixed sample of ``points``, without the prior."""
+def make_validation(task, engine, batches):
+    """A function of the network: the loss that chooses the best epoch, without gradient or prior.
 
-    def __init__(self, task, engine, points):
-        self.task = task
-        self.engine = engine
-        sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
-        self.batch = DevicePoints(points).gather(sample)
-
-    def loss(self, network):
-        """The loss as a scalar Var, without gradient."""
-        with jt.no_grad():
-            return self.task.loss(network, self.batch, self.engine)
-
-
-def make_validation(task, engine, batches) -> Validation | None:
-    """The loss that chooses the best epoch; None: the loss of the step itself.
-
-    The loss of all points without a prior needs no other criterion.
+    None if that is the loss of the step itself: that of all points without a prior.
     """
-    if task.held_out is not None:
-        return Validation(task, engine, task.held_out)
-    if task.pointwise and (batches is not None or task.prior is not None):
-        return Validation(task, engine, task.points)
-    return None
+    points = task.held_out
+    if points is None and task.pointwise and (batches is not None or task.prior is not None):
+        points = task.points
+    if points is None:
+        return None
+    sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
+    batch = DevicePoints(points).gather(sample)
+
+    def loss(network):
+        with jt.no_grad():
+            return task.loss(network, batch, engine)
+
+    return loss

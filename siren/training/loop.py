@@ -197,7 +197,7 @@ class _Record:
         losses = [distributed.all_reduce(loss.stop_grad())]
         changed = []
         if self.validation and (self.validates_all or self._due(epoch)):
-            losses.append(self.validation.loss(self.network))
+            losses.append(self.validation(self.network))
         if not self.validation or len(losses) == 2:
             self.best.update(losses[-1])
             changed = self.best.vars()

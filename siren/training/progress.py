@@ -72,16 +72,6 @@ class Training:
             self.best = epoch
 
 
-@dataclass
-class _Pending:
-    """An epoch whose losses may still be being computed."""
-
-    epoch: int
-    losses: list  # Vars: loss, validation loss
-    psnr: float | None
-    seconds: float
-
-
 class Progress:
     """Collects the loss Vars of each epoch and records their values in ``training`` in groups.
 
@@ -95,7 +85,7 @@ class Progress:
         self.first = first
         self.start = start  # as of time.perf_counter
         self.fetched = start
-        self.pending: list[_Pending] = []
+        self.pending: list[tuple[Epoch, list]] = []  # whose losses may still be being computed
         self.psnr = math.nan
         self.bar = None
 
@@ -116,7 +106,7 @@ class Progress:
 
     def add(self, epoch: int, losses: list, psnr: float | None) -> None:
         """Add an epoch: its loss and, if there is one, validation loss (Vars), and PSNR in dB."""
-        self.pending.append(_Pending(epoch, losses, psnr, self.seconds()))
+        self.pending.append((Epoch(epoch, math.nan, None, psnr, self.seconds()), losses))
 
     def move(self, epoch: float) -> None:
         """Move the bar to ``epoch``, which need not be a whole number."""
@@ -136,12 +126,11 @@ class Progress:
         import jittor as jt  # by now it has started
 
         if self.pending:
-            losses = jt.concat([v for p in self.pending for v in p.losses], dim=0)
-            values = iter(losses.numpy().tolist())
-            for p in self.pending:
-                loss, *rest = (next(values) for _ in p.losses)
-                validation = rest[0] if rest else None
-                epoch = Epoch(p.epoch, loss, validation, p.psnr, p.seconds)
+            variables = jt.concat([v for _, losses in self.pending for v in losses], dim=0)
+            values = iter(variables.numpy().tolist())
+            for epoch, losses in self.pending:
+                epoch.loss = next(values)
+                epoch.validation = next(values) if len(losses) == 2 else None
                 self.training.record(epoch)
                 self._show(epoch)
             self.pending.clear()

@@ -8,7 +8,8 @@ from PIL import Image
 
 from siren.files import ForeignFile
 from siren.images import encode_png
-from siren.output.panel import PANEL, ComparisonError, main, write_comparison
+from siren.output.panel import PANEL, main, write_comparison
+from siren.runtime.messages import Problem
 
 REFERENCE = np.linspace(-1, 1, 16 * 24).reshape(16, 24, 1).astype(np.float32)
 
@@ -53,10 +54,10 @@ def test_a_panel_of_the_user_stays(runs, tmp_path):
 
 
 def test_what_cannot_be_compared_is_said_in_a_sentence(runs, tmp_path, capsys):
-    with pytest.raises(ComparisonError, match="has no results"):
+    with pytest.raises(Problem, match="has no results"):
         write_comparison([runs[0], tmp_path], tmp_path / "both")
     other = save_run(tmp_path / "other", "tuned", REFERENCE, reference=-REFERENCE)
-    with pytest.raises(ComparisonError, match="not of the same picture"):
+    with pytest.raises(Problem, match="not of the same picture"):
         write_comparison([runs[0], other], tmp_path / "both")
     (runs[1] / "output.png").write_bytes(b"damaged")
     assert main([str(runs[0]), str(runs[1]), str(tmp_path / "both")]) == 2

@@ -249,8 +249,8 @@ def test_hostile_names_are_text(tmp_path, name):
 
 
 def test_markup_escapes_everything_else():
-    element = tag("p", "<b>", Markup("<i></i>"), None, 1, title='"&', hidden=True, class_=None)
-    assert element == '<p title="&quot;&amp;" hidden>&lt;b&gt;<i></i>1</p>'
+    element = tag("p", "<b>", Markup("<i></i>"), None, 1, title='"&', class_=None)
+    assert element == '<p title="&quot;&amp;">&lt;b&gt;<i></i>1</p>'
     assert link("a b", os.fsdecode(b"\xff?"), "x:y") == "a%20b/%FF%3F/x%3Ay"
 
 

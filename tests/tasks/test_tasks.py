@@ -494,7 +494,7 @@ def test_which_losses_are_means_over_points(two_images, operator, norm):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_makes_the_files_that_it_declares(two_images, name):
     image, other = two_images
-    recipe = dataclasses.asdict(recipes.recipe("report", name))
+    recipe = dataclasses.asdict(recipes.choose("report", name)[0])
     settings = SimpleNamespace(**recipe, points=9, seed=0, blend="mixed", alpha=0.5, offset=(0, 0))
     pictures = SimpleNamespace(image=image, other=other, mask=None)
     task = load(name).make(settings, pictures, None)
