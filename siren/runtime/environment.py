@@ -151,19 +151,7 @@ def make_private(folder: Path) -> bool:
     except OSError:
         return False
     owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    private = owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
-    return private and not _others_can_replace(folder)
-
-
-def _others_can_replace(folder: Path) -> bool:
-    """Whether another user owns a parent of this folder, or can rename what is in one."""
-    trusted = {os.geteuid(), 0, os.stat("/").st_uid}  # in a container, / may belong to "nobody"
-    for parent in Path(os.path.realpath(folder)).parents:
-        status = os.stat(parent)
-        anyone = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-        if anyone or status.st_uid not in trusted:
-            return True
-    return False
+    return owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:

@@ -733,15 +733,6 @@ def test_a_folder_of_others_is_not_trusted(monkeypatch, tmp_path, kind):
     assert stat.S_IMODE(link.parent.stat().st_mode) == 0o700
 
 
-def test_a_home_that_anybody_can_write_holds_nothing_that_is_run(monkeypatch, tmp_path):
-    home = tmp_path / "home"
-    (home / ".cache").mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(home))
-    assert environment.private_folder() == home / ".cache" / "siren"
-    (home / ".cache").chmod(0o777)
-    assert home not in python_config().parents
-
-
 def test_files_and_links_that_were_changed_are_corrected(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     link, script = Path(environment.shell_safe("/a b")), python_config()
