@@ -18,7 +18,6 @@ import numpy as np
 from siren.files import open_regular, write_bytes
 from siren.text import printable
 
-MAX_BYTES = 1 << 34  # of an array: a small compressed file can unpack to any size
 NETWORK = "network.npz"
 
 
@@ -45,8 +44,6 @@ def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
     try:
         source = io.BytesIO(content) if isinstance(content, bytes) else content
         with np.load(source, allow_pickle=False) as file:
-            if any(member.file_size > MAX_BYTES for member in file.zip.infolist()):
-                raise FormatError("its arrays are too large")
             yield file
     except FormatError:
         raise

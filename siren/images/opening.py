@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from siren.files import open_regular
 from siren.images import tiff
 from siren.text import printable
 
@@ -52,12 +52,14 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
     Yields (picture, notes about pages that are left out). That page is the first one of a TIFF, but
     not a thumbnail. Errors in the context become ImageErrors.
     """
-    name = quoted(path)
-    _check_file(path, name)
-    magic = b""
+    name, magic = quoted(path), b""
+    if os.path.isdir(path):
+        raise ImageError(f"{name} is a folder; name a picture in it")
     try:
-        with _quiet_pillow(), open(path, "rb") as file:
+        with _quiet_pillow(), open_regular(path) as file:
             magic = file.read(4)
+            if not magic:
+                raise ImageError(f"{name} is empty")
             with Image.open(file, "r", _FORMATS) as picture:
                 notes = _turn_to_page(picture, path, name) if picture.format == "TIFF" else []
                 _check_header(picture, path, name)
@@ -92,24 +94,6 @@ def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning
     if frames == 1:
         return []
     return [ImageWarning(f"{quoted(path)} has {frames} frames, of which only the first is used")]
-
-
-def _check_file(path: str | Path, name: str) -> None:
-    """Raise ImageError unless there is a regular file with content at ``path``.
-
-    This is checked before opening, which would block forever on a pipe.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        _raise_if_from_system(error, name)
-        raise ImageError(f"{name} cannot be read, it is not a valid name ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name} is a folder; name a picture in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name} is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{name} is empty")
 
 
 def _raise_if_from_system(error: Exception, name: str) -> None:

@@ -443,7 +443,7 @@ def test_rendered_derivatives_are_the_networks(trained, tmp_path):
         ),
         (lambda path: replace(path, omega_0=1e300), "omega_0"),
         (lambda path: replace(path, weight_0=np.float32([[3e38, 3e38]] * 32)), "not numbers"),
-        (lambda path: path.unlink() or os.mkfifo(path), "is not a regular file"),
+        (lambda path: path.unlink() or os.mkfifo(path), "not a regular file"),
         (lambda path: replace(path, bits=12), "its bits are 12"),
         (lambda path: replace(path, bias_0=np.array([Trap()], object)), "is not a network.npz"),
     ],
