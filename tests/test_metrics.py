@@ -84,7 +84,7 @@ def test_errors(metric):
     with pytest.raises(ValueError, match="shapes differ"):
         metric(image, image[:, :, :1])  # which NumPy would broadcast
     for mask in (np.ones((8, 9), bool), np.ones((9, 8), int), np.ones((9, 8, 3), bool)):
-        with pytest.raises(ValueError, match="a mask is"):
+        with pytest.raises((TypeError, ValueError), match=r"^mask "):
             metric(image, image, mask=mask)
 
 
