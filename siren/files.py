@@ -64,11 +64,15 @@ def file_digest(path: Path) -> str | None:
 
 def open_regular(path: str | Path):
     """Open a regular file for reading bytes; OSError for anything else, without ever blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return open(path, "rb", opener=_open_descriptor)
+
+
+def _open_descriptor(path: str | Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
+        return descriptor
     os.close(descriptor)
-    raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 class ForeignFile(Exception):

@@ -23,7 +23,6 @@ from siren.images import (
     image_size,
     opening,
     read_image,
-    tiff,
     to_integers,
     to_uint8,
     write_png,
@@ -262,20 +261,20 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
 @pytest.mark.parametrize(
     ("values", "how", "wording"),
     [
-        (SHADES, {}, r"1 floating-point value of 64 bits a pixel \(gray\)"),
+        (SHADES, {}, "1 floating-point value of 64 bits a pixel"),
         (SHADES, {"byteorder": ">"}, "1 floating-point value of 64 bits"),
         (SHADES, {"compression": "zlib"}, "1 floating-point value of 64 bits"),
         (SHADES, {"bigtiff": True}, "1 floating-point value of 64 bits"),
         (SHADES.astype(np.float16), {}, "1 floating-point value of 16 bits"),
-        (SHADES.astype(np.complex64), {}, "1 complex floating-point value of 64 bits"),
+        (SHADES.astype(np.complex64), {}, "1 complex value of 64 bits"),
         (SHADES.astype(np.int64), {}, "1 signed integer value of 64 bits"),
         (SHADES.astype(np.int8), {}, "1 signed integer value of 8 bits"),
-        (COLOURS, {"photometric": "rgb"}, r"3 floating-point values of 64 bits a pixel \(RGB\)"),
+        (COLOURS, {"photometric": "rgb"}, "3 floating-point values of 64 bits a pixel"),
         (COLOURS.astype(np.float32), {"photometric": "rgb"}, "3 floating-point values of 32 bits"),
         (
             COLOURS.astype(np.uint16),
             {"photometric": "cielab", "planarconfig": "contig"},
-            r"3 unsigned integer values of 16 bits a pixel \(CIELAB\)",
+            "3 unsigned integer values of 16 bits a pixel",
         ),
         (
             np.zeros((9, 8, 5), np.uint8),
@@ -285,26 +284,19 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
         (
             np.zeros((3, 9, 8), np.uint16),
             {"photometric": "rgb", "planarconfig": "separate"},
-            r"3 unsigned integer values of 16 bits a pixel \(RGB\) in separate planes",
+            "3 unsigned integer values of 16 bits a pixel in separate planes",
         ),
         (
             np.zeros((9, 8, 3), np.uint8),
             {"photometric": "rgb", "bigtiff": True, "byteorder": ">"},
-            r"64-bit offsets in big-endian order \(BigTIFF\)",
+            "an unusual header",
         ),
     ],
 )
 def test_tiffs_are_refused_for_what_they_are(tmp_path, values, how, wording):
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, values, **how)
-    refused(path, f"is a TIFF with {wording}.*, which cannot be read; save it as a PNG")
-
-
-def test_a_compression_that_pillow_was_built_without_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "p.tif"
-    Image.new("RGB", (9, 8)).save(path, compression="tiff_adobe_deflate")
-    monkeypatch.setattr(tiff, "_can_compress", lambda name: False)
-    refused(path, r"Deflate compression \(this Pillow was built without it\), which cannot be read")
+    refused(path, f"is a TIFF with .*{wording}.*, which cannot be read; save it as a PNG")
 
 
 def test_planar_tiff_and_its_first_page(tmp_path):

@@ -67,20 +67,30 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if magic in tiff.MAGIC and tiff.describe(path):
+        if magic in tiff.MAGIC:
             raise _unreadable_tiff(path, name) from error
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except MemoryError as error:
-        raise ImageError(f"{name} does not fit into memory; make it smaller") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
-        _raise_if_from_system(error, name)
-        reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
-        raise ImageError(
-            f"{name} cannot be read ({reason}); it may be damaged, or need what this Pillow was "
-            "built without: save it anew as a PNG"
-        ) from error
+        raise ImageError(f"{name} {_in_words(error)}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a picture, to follow its name."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "may not be read; change its permissions or those of its folder"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS} pixels; make it smaller"
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; make it smaller"
+    if isinstance(error, OSError) and error.strerror:  # from the system, not from Pillow
+        return f"cannot be read: {error.strerror.lower()}; name another file"
+    reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
+    return (
+        f"cannot be read ({reason}); it may be damaged, or need what this Pillow was built "
+        "without: save it anew as a PNG"
+    )
 
 
 def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning]:
@@ -96,19 +106,6 @@ def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning
     return [ImageWarning(f"{quoted(path)} has {frames} frames, of which only the first is used")]
 
 
-def _raise_if_from_system(error: Exception, name: str) -> None:
-    """Raise ImageError if ``error`` comes from the operating system, not from Pillow."""
-    if isinstance(error, FileNotFoundError):
-        raise ImageError(f"{name} does not exist") from error
-    if isinstance(error, PermissionError):
-        raise ImageError(
-            f"{name} may not be read; change its permissions or those of its folder"
-        ) from error
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror.lower()
-        raise ImageError(f"{name} cannot be read: {reason}; name another file") from error
-
-
 def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[ImageWarning]:
     """Turn to the first full page of a TIFF. Raises ImageError if another one may be meant."""
     pages = tiff.pages(path)
@@ -119,14 +116,14 @@ def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[Ima
             "picture itself as a PNG of 8 or 16 bits"
         )
     first = full[0]
-    for number in full[1:]:
-        small, large = pages[first], pages[number]
-        if large.height * large.width > small.height * small.width:
-            raise ImageError(
-                f"{name} is a TIFF whose page {first + 1} has {small.height} x {small.width} "
-                f"pixels, but whose page {number + 1} has {large.height} x {large.width}; save the "
-                "page that you mean as a file of its own"
-            )
+    largest = max(full, key=lambda number: pages[number].height * pages[number].width)
+    if largest != first:
+        small, large = pages[first], pages[largest]
+        raise ImageError(
+            f"{name} is a TIFF whose page {first + 1} has {small.height} x {small.width} pixels, "
+            f"but whose page {largest + 1} has {large.height} x {large.width}; save the page that "
+            "you mean as a file of its own"
+        )
     if first > 0:
         picture.seek(first)
     notes = []
