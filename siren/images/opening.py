@@ -147,8 +147,8 @@ def _check_header(picture: Image.Image, path: str | Path, name: str) -> None:
 
 def _unreadable_tiff(path: str | Path, name: str) -> ImageError:
     return ImageError(
-        f"{name} is a TIFF with {tiff.describe(path)}, which cannot be read; save it as a PNG of 8 "
-        "or 16 bits"
+        f"{name} is a TIFF ({tiff.describe(path)}) of a kind that cannot be read exactly; save it "
+        "as a PNG of 8 or 16 bits"
     )
 
 
