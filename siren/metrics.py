@@ -13,15 +13,12 @@ _WINDOW = 7  # pixels per side of SSIM's window
 _ROWS = 512  # at a time: float64 copies of a whole large picture would not fit into memory
 
 
-def psnr(
-    image: np.ndarray, reference: np.ndarray, peak: float = PEAK, mask: np.ndarray | None = None
-) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(peak² / mean squared error).
+def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(4 / mean squared error).
 
     Args:
         image: any shape, any real type.
         reference: the same shape.
-        peak: the distance between black and white.
         mask: (height, width) booleans; only pixels that are True count, in all channels. `image`
             is then (height, width) or (height, width, channels).
 
@@ -43,7 +40,7 @@ def psnr(
     if count == 0:
         raise ValueError("there is no pixel to compare")
     error = total / count
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
 def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float | None:

@@ -46,7 +46,6 @@ __all__ = [
     "decode_image",
     "encode_png",
     "fit_size",
-    "image_size",
     "quoted",
     "read_image",
     "to_integers",
@@ -165,20 +164,6 @@ def decode_image(
         pixels = decoding.upright(pixels, decoding.orientation(picture))
         notes += frames_left_out(picture, path)
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), bits, notes)
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels that `read_image(path, ...)` would return, with the same errors.
-
-    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
-    TIFF, where Pillow's version decides whether the size in the header is upright already.
-    """
-    with open_picture(path) as (picture, _):
-        if picture.format in ("PNG", "TIFF"):
-            picture.load()
-        width, height = picture.size
-        sideways = decoding.orientation(picture) in decoding.SIDEWAYS
-    return (width, height) if sideways else (height, width)
 
 
 def content_hash(path: str | Path) -> str | None:
