@@ -32,7 +32,7 @@ class Degenerate(UserWarning):
 def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
     """The image of mean zero that has the given 5-point Laplacian.
 
-    The orthonormal DCT-II diagonalises that Laplacian: its eigenvalue at frequency (j, k) is
+    The orthonormal DCT-II diagonalizes that Laplacian: its eigenvalue at frequency (j, k) is
     2 cos(πj/height) + 2 cos(πk/width) - 4. At (0, 0) it is zero: a Laplacian does not determine the
     image's mean, and its own mean must be zero. A mean in `laplacian` is ignored.
 

@@ -161,7 +161,7 @@ def decode_image(
             pixels = to_shades(samples, quoted(path), range, notes)
             if channels == 1 and pixels.shape[2] == 3:
                 pixels = pixels @ np.float32([[0.299], [0.587], [0.114]])
-        pixels = decoding.upright(pixels, decoding.orientation(picture))
+        pixels = decoding.upright(pixels, picture)
         notes += frames_left_out(picture, path)
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), bits, notes)
 

@@ -27,7 +27,7 @@ from siren.runtime.messages import (
     Problem,
     describe_error,
     failure,
-    strip_colours,
+    strip_colors,
     telling_line,
 )
 from siren.runtime.patches import jittor_folder, without_checks
@@ -207,7 +207,7 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
 
 def _reason(child) -> str:
     """Why the compilation has failed, from the child's output."""
-    output = strip_colours(child.stdout)
+    output = strip_colors(child.stdout)
     if child.returncode < 0 or re.search(r"Caught SIGCHLD|Killed signal|signal terminated", output):
         return (
             "its compiler was killed, perhaps for lack of memory; close other programs and run the "
