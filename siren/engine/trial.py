@@ -37,9 +37,15 @@ def why_it_fails(engine, workload: Workload) -> str | None:
     """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
     try:
         _check_network(engine, workload)
-        return _Trial(engine, workload).why_it_fails()
+        checks = list(_Trial(engine, workload).checks())
+        # Together, because what runs at the same time is compiled at the same time.
+        jt.sync([result for check in checks for result in check.results])
+        for check in checks:
+            if not check.right(*(result.numpy() for result in check.results)):
+                return check.otherwise
     except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
         return telling_line(str(error)) or type(error).__name__
+    return None
 
 
 def _check_network(engine, workload: Workload) -> None:
@@ -50,19 +56,16 @@ def _check_network(engine, workload: Workload) -> None:
     engine.check_network(network)
 
 
-def main(arguments: list[str]) -> int:
-    """The trial in a process of its own; returns the exit status."""
+def main(arguments: list[str]) -> str | None:
+    """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
     from siren.engine.fused import Fused
     from siren.runtime import start
 
     workload, device = Workload.from_json(*arguments)
     if not workload.has_kernels:
-        return 0
+        return None
     start(device)
-    reason = why_it_fails(Fused(workload.precision), workload)
-    if reason is not None:
-        print(reason, flush=True)
-    return 0 if reason is None else 1
+    return why_it_fails(Fused(workload.precision), workload)
 
 
 class _Check(NamedTuple):
@@ -100,15 +103,6 @@ class _Trial:
         """float32 numbers, so that both sides have the same, in float64."""
         values = self.random.uniform(-bound, bound, shape)
         return values.astype(np.float32).astype(np.float64)
-
-    def why_it_fails(self) -> str | None:
-        checks = list(self.checks())
-        # Together, because what runs at the same time is compiled at the same time.
-        jt.sync([result for check in checks for result in check.results])
-        for check in checks:
-            if not check.right(*(result.numpy() for result in check.results)):
-                return check.otherwise
-        return None
 
     def checks(self) -> Iterator[_Check]:
         workload = self.workload
