@@ -97,14 +97,14 @@ def read_run(folder: Path, other: Path, registered: bool) -> Run:
 
 def score_between(metrics: dict, paths: list[Path], folder: Path, registered: bool):
     """PSNR between the pixels of the network in ``folder``, and of a cubic spline; or two Nones."""
-    from siren.images import image_size
+    from siren.images import decode_image
     from siren.metrics import psnr
     from siren.tasks.task import match_mean
 
     options = metrics["options"]
     shape = metrics["height"], metrics["width"]
     finer = tuple(2 * n if registered else 2 * n - 1 for n in shape)
-    sizes = [image_size(path) for path in paths]
+    sizes = [decode_image(path, 1).size for path in paths]
     if options["task"] == "inpaint" or options.get("mask_path"):
         return None, None
     if any(have <= n for size in sizes for have, n in zip(size, shape)):

@@ -7,6 +7,7 @@ removes nothing else.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -61,13 +62,17 @@ def file_digest(path: Path) -> str | None:
     return sha.hexdigest()
 
 
-def open_regular(path: Path):
+def open_regular(path: str | Path):
     """Open a regular file for reading bytes; OSError for anything else, without ever blocking."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    return open(path, "rb", opener=_open_descriptor)
+
+
+def _open_descriptor(path: str | Path, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return open(descriptor, "rb")
+        return descriptor
     os.close(descriptor)
-    raise OSError(f"{path} is not a regular file")
+    raise OSError(errno.EINVAL, "not a regular file", path)
 
 
 class ForeignFile(Exception):

@@ -87,7 +87,7 @@ class OperatorNorm:
 class _SpectralNorm:
     """A norm of the error e, computed from the spectrum of its Laplacian on a grid of ``shape``.
 
-    Cosines diagonalise the Laplacian, with a derivative of zero across the border; -w is its
+    Cosines diagonalize the Laplacian, with a derivative of zero across the border; -w is its
     eigenvalue at each frequency. The norm is the mean of (spectrum / w^power)^2. The mean of e
     (w = 0) is unknown and left out. ``eigenvalues`` are those along rows and along columns.
     """
@@ -107,7 +107,7 @@ class _SpectralNorm:
 
 
 class FiniteNorm(_SpectralNorm):
-    """For finite differences: the DCT-II, which diagonalises the 5-point Laplacian.
+    """For finite differences: the DCT-II, which diagonalizes the 5-point Laplacian.
 
     power  1/2 for the energy norm, mean of |gradient(e)|^2; 1 for the pixel norm, mean of e^2
     """

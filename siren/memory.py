@@ -242,15 +242,12 @@ def _cgroups(
 
 def _resources() -> list[int]:
     """Bytes left under the limits that ``ulimit`` sets."""
-    pages = [int(word) for word in _text(Path("/proc/self/statm")).split()]
-    if len(pages) < 6:
-        return []
-    left = []
-    for limit, used in ((resource.RLIMIT_AS, pages[0]), (resource.RLIMIT_DATA, pages[5])):
-        most, _ = resource.getrlimit(limit)
-        if most != resource.RLIM_INFINITY:
-            left.append(most - used * resource.getpagesize())
-    return left
+    used = [
+        int(pages) * resource.getpagesize() for pages in _text(Path("/proc/self/statm")).split()
+    ]
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    pairs = zip(limits, used[::5])  # of all pages, and of those with data
+    return [limit - taken for limit, taken in pairs if limit != resource.RLIM_INFINITY]
 
 
 def _text(path: Path) -> str:

@@ -6,20 +6,19 @@ import math
 
 import numpy as np
 
+from siren.pictures import checked_mask
+
 PEAK = 2.0  # from black, -1, to white, 1
 _WINDOW = 7  # pixels per side of SSIM's window
 _ROWS = 512  # at a time: float64 copies of a whole large picture would not fit into memory
 
 
-def psnr(
-    image: np.ndarray, reference: np.ndarray, peak: float = PEAK, mask: np.ndarray | None = None
-) -> float:
-    """Peak signal-to-noise ratio in dB, 10 log10(peak² / mean squared error).
+def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB, 10 log10(4 / mean squared error).
 
     Args:
         image: any shape, any real type.
         reference: the same shape.
-        peak: the distance between black and white.
         mask: (height, width) booleans; only pixels that are True count, in all channels. `image`
             is then (height, width) or (height, width, channels).
 
@@ -29,7 +28,7 @@ def psnr(
     """
     image, reference = _pair(image, reference)
     if mask is not None:
-        mask = _checked_mask(mask, image.shape)
+        mask = checked_mask(mask, "mask", image.shape[:2])
     total, count = 0.0, 0
     for first in range(0, len(image) if image.ndim else 1, _ROWS):
         part = slice(first, first + _ROWS) if image.ndim else ()
@@ -41,7 +40,7 @@ def psnr(
     if count == 0:
         raise ValueError("there is no pixel to compare")
     error = total / count
-    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
+    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
 
 
 def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = None) -> float | None:
@@ -66,7 +65,7 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
             f"SSIM needs at least {_WINDOW} x {_WINDOW} pixels, not an array of {image.shape}"
         )
     if mask is not None:
-        mask = _checked_mask(mask, image.shape)
+        mask = checked_mask(mask, "mask", image.shape[:2])
     total, count = 0.0, 0
     for first in range(0, len(image) - _WINDOW + 1, _ROWS):
         part = slice(first, first + _ROWS + _WINDOW - 1)
@@ -100,14 +99,6 @@ def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndar
     if image.shape != reference.shape:
         raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")
     return image, reference
-
-
-def _checked_mask(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    mask = np.asarray(mask)
-    # An integer mask would select rows by number instead of pixels, silently.
-    if mask.dtype != bool or mask.shape != shape[:2]:
-        raise ValueError(f"a mask is {shape[:2]} booleans, not {mask.shape} of {mask.dtype}")
-    return mask
 
 
 def _window_mean(image: np.ndarray) -> np.ndarray:

@@ -73,7 +73,10 @@ class Siren(nn.Module):
         seed: int = 0,
     ):
         omega_first = omega_0 if omega_first is None else omega_first
-        _check_arguments(out_features, in_features, hidden_features, hidden_layers)
+        _check_at_least(
+            1, out_features=out_features, in_features=in_features, hidden_features=hidden_features
+        )
+        _check_at_least(0, hidden_layers=hidden_layers)
         _check_frequencies(omega_0=omega_0, omega_first=omega_first)
         self.out_features = out_features
         self.hidden_features = hidden_features
@@ -163,9 +166,7 @@ class Siren(nn.Module):
         pairs = iter(arrays.values())
         self.load_layers(list(zip(pairs, pairs)))
 
-    def load_state_dict(self, params) -> None:
-        """The same as ``load_parameters``."""
-        self.load_parameters(params)
+    load_state_dict = load_parameters
 
     def execute(self, coordinates):
         """Values at ``coordinates`` (N, in_features); returns (N, out_features)."""
@@ -176,18 +177,10 @@ class Siren(nn.Module):
         return output(h)
 
 
-def _check_arguments(out_features, in_features, hidden_features, hidden_layers) -> None:
-    """Raise ValueError for the first argument that is out of range."""
-    counts = {
-        "out_features": out_features,
-        "in_features": in_features,
-        "hidden_features": hidden_features,
-    }
+def _check_at_least(least: int, **counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
-    if hidden_layers < 0:
-        raise ValueError(f"hidden_layers is {hidden_layers}; it must be at least 0")
+        if count < least:
+            raise ValueError(f"{name} is {count}; it must be at least {least}")
 
 
 def _check_frequencies(**frequencies: float) -> None:

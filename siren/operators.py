@@ -122,9 +122,7 @@ class Forward:
     def __init__(self, shape):
         self.scale = spacing(*shape)
 
-    def predict(
-        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
-    ):
+    def predict(self, network, coordinates, order, engine, border=False, values=False):
         """Gradient (order 1) or Laplacian (2) at ``coordinates``: a Var (n, 2 or 1, channels).
 
         With ``border`` the gradient comes before the Laplacian: (n, 3, channels). With ``values``
@@ -142,9 +140,7 @@ class Forward:
 class Autograd(Forward):
     """As ``Forward``, by ``jittor.grad``."""
 
-    def predict(
-        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
-    ):
+    def predict(self, network, coordinates, order, engine, border=False, values=False):
         """As ``Forward.predict``."""
         points = coordinates.clone().start_grad()
         wanted = gradient = list(autograd_gradient(network, points, self.scale))
@@ -162,9 +158,7 @@ class FiniteDifferences:
     def __init__(self, shape):
         self.shape = shape
 
-    def predict(
-        self, network, coordinates, order: int, engine, border: bool = False, values: bool = False
-    ):
+    def predict(self, network, coordinates, order, engine, border=False, values=False):
         """The network's values (n, 1, channels), which ``differentiate`` takes."""
         return jt.stack(engine.streams(network, coordinates, 0), dim=1)
 

@@ -29,9 +29,7 @@ def gradient_picture(rows: np.ndarray, columns: np.ndarray, caption="|gradient|"
 
     Raises TypeError for masked arrays.
     """
-    refuse_masked(rows, "rows")
-    refuse_masked(columns, "columns")
-    image, largest = magnitude(rows, columns)
+    image, largest = magnitude(refuse_masked(rows, "rows"), refuse_masked(columns, "columns"))
     return Picture(caption, image, ("0", f"{largest:.2g} or more"))
 
 
@@ -40,8 +38,7 @@ def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
 
     Raises TypeError for a masked array.
     """
-    refuse_masked(laplacian, "laplacian")
-    image, largest = signed(laplacian)
+    image, largest = signed(refuse_masked(laplacian, "laplacian"))
     return Picture(caption, image, (f"{-largest:.2g} or less", f"{largest:.2g} or more"))
 
 
@@ -52,8 +49,7 @@ def error_picture(
 
     Raises TypeError for masked arrays.
     """
-    refuse_masked(output, "output")
-    refuse_masked(reference, "reference")
+    output, reference = refuse_masked(output, "output"), refuse_masked(reference, "reference")
     image, largest = absolute_error(output, reference, largest)
     return Picture(caption, image, ("0", f"{largest:.2g}"))
 
@@ -171,10 +167,11 @@ def checked_mask(mask, name: str, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def refuse_masked(array, name: str) -> None:
-    """Raise TypeError for a NumPy masked array, of which the hidden values would be used."""
+def refuse_masked(array, name: str):
+    """``array``; TypeError if it is a NumPy masked one, of which hidden values would be used."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array, and what its mask hides would be used; fill it in first "
             "(array.filled), or give siren.Inpaint the mask as missing"
         )
+    return array

@@ -20,10 +20,8 @@ from siren.images import (
     decode_image,
     encode_png,
     fit_size,
-    image_size,
     opening,
     read_image,
-    tiff,
     to_integers,
     to_uint8,
     write_png,
@@ -37,6 +35,10 @@ def in_range(pixels):
     """8-bit values as [-1, 1], channels present."""
     pixels = np.asarray(pixels, np.float64)
     return (pixels if pixels.ndim == 3 else pixels[:, :, None]) / 127.5 - 1
+
+
+def size_of(path):
+    return decode_image(path, 1).size
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ def test_lossless_formats_are_read_exactly(save, colour, name):
     assert image.dtype == np.float32 and image.shape == (18, 26, 3)
     np.testing.assert_array_equal(to_uint8(image), colour)
     np.testing.assert_allclose(image, in_range(colour), atol=1e-7)
-    assert image_size(path) == (18, 26)
+    assert size_of(path) == (18, 26)
 
 
 def test_jpeg_is_close(save, colour):
@@ -232,7 +234,7 @@ def test_deep_colour_is_turned_and_resized_like_any_other(save, colour, tmp_path
     exif = Image.Exif()
     exif[0x0112] = 6
     flat = save(colour, "flat.tif", exif=exif)
-    assert image_size(deep) == image_size(flat) == (26, 18)
+    assert size_of(deep) == size_of(flat) == (26, 18)
     for channels in (1, 3):
         for size in (None, (13, 9), (40, 30)):
             one, two = (read_image(path, channels, size) for path in (deep, flat))
@@ -262,20 +264,20 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
 @pytest.mark.parametrize(
     ("values", "how", "wording"),
     [
-        (SHADES, {}, r"1 floating-point value of 64 bits a pixel \(gray\)"),
+        (SHADES, {}, "1 floating-point value of 64 bits a pixel"),
         (SHADES, {"byteorder": ">"}, "1 floating-point value of 64 bits"),
         (SHADES, {"compression": "zlib"}, "1 floating-point value of 64 bits"),
         (SHADES, {"bigtiff": True}, "1 floating-point value of 64 bits"),
         (SHADES.astype(np.float16), {}, "1 floating-point value of 16 bits"),
-        (SHADES.astype(np.complex64), {}, "1 complex floating-point value of 64 bits"),
+        (SHADES.astype(np.complex64), {}, "1 complex value of 64 bits"),
         (SHADES.astype(np.int64), {}, "1 signed integer value of 64 bits"),
         (SHADES.astype(np.int8), {}, "1 signed integer value of 8 bits"),
-        (COLOURS, {"photometric": "rgb"}, r"3 floating-point values of 64 bits a pixel \(RGB\)"),
+        (COLOURS, {"photometric": "rgb"}, "3 floating-point values of 64 bits a pixel"),
         (COLOURS.astype(np.float32), {"photometric": "rgb"}, "3 floating-point values of 32 bits"),
         (
             COLOURS.astype(np.uint16),
             {"photometric": "cielab", "planarconfig": "contig"},
-            r"3 unsigned integer values of 16 bits a pixel \(CIELAB\)",
+            "3 unsigned integer values of 16 bits a pixel",
         ),
         (
             np.zeros((9, 8, 5), np.uint8),
@@ -285,26 +287,19 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
         (
             np.zeros((3, 9, 8), np.uint16),
             {"photometric": "rgb", "planarconfig": "separate"},
-            r"3 unsigned integer values of 16 bits a pixel \(RGB\) in separate planes",
+            "3 unsigned integer values of 16 bits a pixel in separate planes",
         ),
         (
             np.zeros((9, 8, 3), np.uint8),
             {"photometric": "rgb", "bigtiff": True, "byteorder": ">"},
-            r"64-bit offsets in big-endian order \(BigTIFF\)",
+            "an unusual header",
         ),
     ],
 )
 def test_tiffs_are_refused_for_what_they_are(tmp_path, values, how, wording):
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, values, **how)
-    refused(path, f"is a TIFF with {wording}.*, which cannot be read; save it as a PNG")
-
-
-def test_a_compression_that_pillow_was_built_without_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "p.tif"
-    Image.new("RGB", (9, 8)).save(path, compression="tiff_adobe_deflate")
-    monkeypatch.setattr(tiff, "_can_compress", lambda name: False)
-    refused(path, r"Deflate compression \(this Pillow was built without it\), which cannot be read")
+    refused(path, rf"is a TIFF \(.*{wording}.*\) of a kind that cannot be read exactly; save it as")
 
 
 def test_planar_tiff_and_its_first_page(tmp_path):
@@ -353,7 +348,7 @@ def test_exif_orientation(save, colour, name, orientation):
         **options.get(name, {}),
     )
     image = read_image(path, 3)
-    assert image.shape == (18, 26, 3) and image_size(path) == (18, 26)
+    assert image.shape == (18, 26, 3) and size_of(path) == (18, 26)
     np.testing.assert_allclose(image, in_range(colour), atol=0.05 if name == "p.jpg" else 1e-7)
     assert read_image(path, 1, (9, 13)).shape == (9, 13, 1)
 
@@ -370,7 +365,7 @@ def test_orientation_of_a_deep_picture(save):
 def test_senseless_orientation_is_ignored(save, colour, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    assert image_size(save(colour, "p.jpg", exif=exif)) == (18, 26)
+    assert size_of(save(colour, "p.jpg", exif=exif)) == (18, 26)
 
 
 def test_broken_exif_is_ignored(save, colour):
@@ -392,7 +387,7 @@ def test_the_sample_pictures():
     assert 5 <= len(PICTURES) <= 6
     credits = (DATA / "README.md").read_text(encoding="utf-8")
     for path in PICTURES:
-        height, width = image_size(path)
+        height, width = size_of(path)
         assert 256 <= max(height, width) <= 512
         assert read_image(path, 3).shape == (height, width, 3)
         assert f"`{path.name}` |" in credits and f"{width} × {height}" in credits
@@ -409,16 +404,12 @@ def test_other_channel_counts_are_a_programming_error(save, colour, channels):
 
 
 def refused(path, wording):
-    """Both readers refuse `path` with one sentence that names it; returns the sentence."""
-    messages = set()
-    for read in (lambda: read_image(path, 1), lambda: image_size(path)):
-        with pytest.raises(ImageError, match=wording) as caught:
-            read()
-        message = str(caught.value)
-        assert repr(str(path)) in message and "\n" not in message and not message.endswith(".")
-        messages.add(message)
-    assert len(messages) == 1
-    return messages.pop()
+    """`path` is refused with one sentence that names it; returns the sentence."""
+    with pytest.raises(ImageError, match=wording) as caught:
+        read_image(path, 1)
+    message = str(caught.value)
+    assert repr(str(path)) in message and "\n" not in message and not message.endswith(".")
+    return message
 
 
 def test_missing_empty_folder_pipe_and_text(tmp_path):
@@ -434,8 +425,8 @@ def test_missing_empty_folder_pipe_and_text(tmp_path):
 
 
 def test_names_that_lead_nowhere(tmp_path):
-    refused(tmp_path / "a\0b", "not a valid name")
-    refused("\ud800.png", "not a valid name")
+    refused(tmp_path / "a\0b", "cannot be read")
+    refused("\ud800.png", "cannot be read")
     refused(os.fsdecode(b"\xff.png"), "does not exist")
     refused("x" * 300, "cannot be read: file name too long; name another file")
     (tmp_path / "file").touch()
@@ -454,7 +445,7 @@ def test_what_the_system_refuses(tmp_path, monkeypatch, number, wording):
     def failing(path):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(opening.os, "stat", failing)
+    monkeypatch.setattr(opening, "open_regular", failing)
     with pytest.raises(ImageError, match=wording):
         read_image(tmp_path / "p.png", 1)
 
@@ -465,7 +456,7 @@ def test_no_permission(save, colour, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(opening, "open", refuse, raising=False)
+    monkeypatch.setattr(opening, "open_regular", refuse)
     refused(path, "may not be read")
 
 
@@ -499,7 +490,8 @@ def test_large_but_allowed_says_nothing(tmp_path, recwarn):
         b"BM" + struct.pack("<IHHI", 54, 0, 0, 54)
         + struct.pack("<IiiHHIIiiII", 40, 10000, 10000, 1, 24, 0, 0, 0, 0, 0, 0)
     )  # fmt: skip
-    assert image_size(path) == (10000, 10000)
+    with opening.open_picture(path) as (picture, _):
+        assert picture.size == (10000, 10000)
     assert len(recwarn) == 0
 
 
@@ -637,12 +629,11 @@ def test_any_bytes_give_a_picture_or_an_image_error(tmp_path, colour, capfd, cap
                 path.write_bytes(mutated if case else sample)
                 try:
                     image = read_image(path, 3, (8, 12))
-                    size = image_size(path)
                 except ImageError as error:
                     assert case > 0, error
                     refused += 1
                 else:
-                    assert image.shape == (8, 12, 3) and min(size) > 0
+                    assert image.shape == (8, 12, 3)
                     assert image.min() >= -1 and image.max() <= 1
                     read += 1
     assert read > 100 and refused > 100  # the mutations are neither too mild nor too wild

@@ -44,9 +44,8 @@ def test_agree_with_scikit_image(image, reference):
 
 def test_psnr_by_hand():
     assert psnr([0.2], [0.0]) == pytest.approx(20)  # 10 log10(4 / 0.04)
-    assert psnr([0.2], [0.0], peak=1) == pytest.approx(10 * math.log10(25))
     # Bytes are compared as numbers, without wrapping around.
-    assert psnr(np.uint8([0]), np.uint8([255]), peak=255) == pytest.approx(0)
+    assert psnr(np.uint8([0]), np.uint8([255])) == pytest.approx(20 * math.log10(2 / 255))
     image = np.array([[0.0, 2.0]])
     assert psnr(image, 0 * image, mask=np.array([[False, True]])) == pytest.approx(0)
     assert psnr(image, 0 * image, mask=np.array([[True, False]])) == math.inf
@@ -84,7 +83,7 @@ def test_errors(metric):
     with pytest.raises(ValueError, match="shapes differ"):
         metric(image, image[:, :, :1])  # which NumPy would broadcast
     for mask in (np.ones((8, 9), bool), np.ones((9, 8), int), np.ones((9, 8, 3), bool)):
-        with pytest.raises(ValueError, match="a mask is"):
+        with pytest.raises((TypeError, ValueError), match=r"^mask "):
             metric(image, image, mask=mask)
 
 

@@ -19,7 +19,6 @@ from siren.images import (
     ImageWarning,
     UnknownWhite,
     decode_image,
-    image_size,
     read_image,
     to_uint8,
 )
@@ -160,7 +159,7 @@ def test_separate_planes_are_exact_or_refused(tmp_path, samples, extra, zipped, 
 
 def test_colour_at_a_lower_resolution_without_compression(tmp_path):
     path = tiff(tmp_path / "p.tif", bytes(HEIGHT * WIDTH * 3), 8, samples=3, colour=6)
-    refused(path, "YCbCr")
+    refused(path, "cannot be read exactly; save it as a PNG")
 
 
 @pytest.mark.parametrize("maxval", [1, 15, 100, 200, 255, 256, 1023, 4095, 40000, 65535])
@@ -294,7 +293,9 @@ def test_the_full_range_changes_nothing(tmp_path):
 @pytest.mark.parametrize("limits", [(1, 1), (2, 1), (0, np.inf), (np.nan, 1), (1,), 5, "ab"])
 def test_a_range_that_is_none(tmp_path, limits):
     Image.fromarray(SHALLOW).save(tmp_path / "p.png")
-    with pytest.raises(ValueError, match="a range is two finite numbers"):
+    is_pair = isinstance(limits, tuple) and len(limits) == 2
+    words = "a range is two finite numbers" if is_pair else None
+    with pytest.raises((TypeError, ValueError), match=words):
         read_image(tmp_path / "p.png", 1, range=limits)
 
 
@@ -330,7 +331,7 @@ def test_a_thumbnail_in_front_is_skipped(tmp_path):
         file.write(GRAY)
         file.write(GRAY[::3, ::3], subfiletype=1)
     same(shares(path), GRAY / 65535)
-    assert image_size(path) == (HEIGHT, WIDTH) and bit_depth(path) == 16
+    assert bit_depth(path) == 16
 
 
 def test_a_thumbnail_in_front_of_deep_colours(tmp_path):
@@ -348,8 +349,6 @@ def test_a_smaller_page_in_front_is_refused(tmp_path):
         file.write(GRAY)
     message = refused(tmp_path / "p.tif", "page 1 has 3 x 5 pixels, but whose page 2 has 9 x 13")
     assert "file of its own" in message
-    with pytest.raises(ImageError, match="page 2"):
-        image_size(tmp_path / "p.tif")
 
 
 def test_nothing_but_a_thumbnail_is_refused(tmp_path):
@@ -382,7 +381,7 @@ def test_pages_that_are_not_pages_of_the_file(tmp_path):
     assert "has 3 pages, of which only the first is used" in sentence
     how = {"photometric": "minisblack", "volumetric": True, "tile": (3, 16, 16)}
     tifffile.imwrite(path, stack, **how)
-    refused(path, "3 slices in one page")
+    refused(path, "cannot be read exactly; save it as a PNG")
 
 
 def test_a_page_that_is_a_mask_is_told(tmp_path):
@@ -451,7 +450,7 @@ def test_a_picture_of_which_nothing_is_seen_is_refused(tmp_path, mode):
 @pytest.mark.parametrize("number", [34712, 32809, 34676])
 def test_other_compressions_are_refused(tmp_path, number):
     path = tiff(tmp_path / "p.tif", GRAY.astype("<u2").tobytes(), 16, t259=number)
-    refused(path, f"compression number {number}, which cannot be read")
+    refused(path, "cannot be read exactly; save it as a PNG")
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits", "zstd", "lzma", "tiff_deflate"])

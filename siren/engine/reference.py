@@ -101,11 +101,9 @@ def squared_error(network, batch, order, scale=(1.0, 1.0)):
     Returns  weight sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of
     other shapes.
     """
-    coordinates, target = batch.coordinates, batch.target
-    check_points(network, coordinates, order, scale)
-    check_target(network, coordinates, target, order)
-    computed = streams(network, coordinates, order, scale)
-    return squared_error_of_streams(computed, target, order, batch.weight)
+    computed = streams(network, batch.coordinates, order, scale)
+    check_target(network, batch.coordinates, batch.target, order)
+    return squared_error_of_streams(computed, batch.target, order, batch.weight)
 
 
 def squared_error_of_streams(computed, target, order, weight):
@@ -129,7 +127,6 @@ def variation(
 
     It is differentiable in the parameters. Raises ValueError for arrays of other shapes.
     """
-    check_order(network, 1, scale)
     check_field(field)
     coordinates = points.coordinates()
     tensors = tensors_at(coordinates, field)
@@ -295,13 +292,10 @@ def check_muon(network, gradient, average, mean, square) -> None:
     _, count, n = hidden_matrices(network)
     (parameters,) = network.flat.shape
     others = (parameters - count * n * n,)
-    for name, array, shape in (
-        ("gradient", gradient, (parameters,)),
-        ("average", average, (count, n, n)),
-        ("mean", mean, others),
-        ("square", square, others),
-    ):
-        _check_array(name, array, shape)
+    _check_array("gradient", gradient, (parameters,))
+    _check_array("average", average, (count, n, n))
+    _check_array("mean", mean, others)
+    _check_array("square", square, others)
 
 
 def _check_array(name: str, array, shape) -> None:

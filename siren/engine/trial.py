@@ -19,6 +19,7 @@ import numpy as np
 from siren.engine.fused import NARROW
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
+from siren.network import Siren
 from siren.runtime.messages import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
@@ -36,26 +37,36 @@ WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 def why_it_fails(engine, workload: Workload) -> str | None:
     """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
     try:
-        shape = _shape(workload.width, workload.layers, workload.channels)
-        engine.check_network(SimpleNamespace(**shape))
-        return _Trial(engine, workload).why_it_fails()
+        _check_network(engine, workload)
+        checks = list(_Trial(engine, workload).checks())
+        # Together, because what runs at the same time is compiled at the same time.
+        jt.sync([result for check in checks for result in check.results])
+        for check in checks:
+            if not check.right(*(result.numpy() for result in check.results)):
+                return check.otherwise
     except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
         return telling_line(str(error)) or type(error).__name__
+    return None
 
 
-def main(arguments: list[str]) -> int:
-    """The trial in a process of its own; returns the exit status."""
+def _check_network(engine, workload: Workload) -> None:
+    """Raise an error if ``engine`` cannot take the network, which may be too large to be drawn."""
+    width, layers = workload.width, workload.layers
+    widths = [2] + [width] * (layers + 1) + [workload.channels]
+    network = SimpleNamespace(widths=widths, hidden_features=width, hidden_layers=layers)
+    engine.check_network(network)
+
+
+def main(arguments: list[str]) -> str | None:
+    """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
     from siren.engine.fused import Fused
     from siren.runtime import start
 
     workload, device = Workload.from_json(*arguments)
     if not workload.has_kernels:
-        return 0
+        return None
     start(device)
-    reason = why_it_fails(Fused(workload.precision), workload)
-    if reason is not None:
-        print(reason, flush=True)
-    return 0 if reason is None else 1
+    return why_it_fails(Fused(workload.precision), workload)
 
 
 class _Check(NamedTuple):
@@ -70,45 +81,29 @@ class _Check(NamedTuple):
 
 
 class _Trial:
-    """A network of the kind that ``workload`` says, drawn as ``Siren`` does, and points."""
+    """A network of the kind that ``workload`` says, and points."""
 
     def __init__(self, engine, workload: Workload):
         self.engine, self.workload = engine, workload
         self.random = np.random.default_rng(0)
         width = workload.width if workload.width <= WIDEST else WIDEST - 256 + workload.width % 256
-        shape = _shape(width, min(workload.layers, DEEPEST), workload.channels)
         # Rounding grows with omega, which no kernel depends on.
         self.omega_0 = min(workload.omega_0, 30.0)
         self.scale = (1 / self.omega_0, 1.25 / self.omega_0)
-        pairs = zip(shape["widths"], shape["widths"][1:])
-        self.layers = [self._layer(depth, *pair) for depth, pair in enumerate(pairs)]
-        flat = np.concatenate([p.ravel() for layer in self.layers for p in layer])
-        flat = jt.array(flat.astype(np.float32))
-        self.network = SimpleNamespace(**shape, omega_0=self.omega_0, flat=flat)
+        layers = min(workload.layers, DEEPEST)
+        self.network = Siren(workload.channels, 2, width, layers, self.omega_0)
+        self.flat = self.network.flat.numpy().astype(np.float64)
+        self.layers = self.network.split(self.flat)
         self.points = self._uniform(1, (POINTS, 2))
         self.coordinates = jt.array(self.points.astype(np.float32)).stop_grad()
         # Before all else, because this runs what has been asked for.
         orders = {*workload.losses, *([0] if workload.variation else [])}
         self.stored = {order: self._store(order) for order in sorted(orders)}
 
-    def _layer(self, depth, fan_in, fan_out):
-        bound = 1 / fan_in if depth == 0 else np.sqrt(6 / fan_in) / self.omega_0
-        weight = self._uniform(bound, (fan_out, fan_in))
-        return weight, self._uniform(1 / np.sqrt(fan_in), fan_out)
-
     def _uniform(self, bound, shape):
         """float32 numbers, so that both sides have the same, in float64."""
         values = self.random.uniform(-bound, bound, shape)
         return values.astype(np.float32).astype(np.float64)
-
-    def why_it_fails(self) -> str | None:
-        checks = list(self.checks())
-        # Together, because what runs at the same time is compiled at the same time.
-        jt.sync([result for check in checks for result in check.results])
-        for check in checks:
-            if not check.right(*(result.numpy() for result in check.results)):
-                return check.otherwise
-        return None
 
     def checks(self) -> Iterator[_Check]:
         workload = self.workload
@@ -218,21 +213,18 @@ class _Trial:
         The step is along the gradient of each layer and in a random direction, and so long in each
         that all layers change the loss alike: an error in any of them shows.
         """
-        sizes = [weight.size + bias.size for weight, bias in self.layers]
-        parts = np.split(gradient.astype(np.float64), np.cumsum(sizes)[:-1])
-        moved, slope = [], 0.0
-        for (weight, bias), ours in zip(self.layers, parts):
-            size = np.linalg.norm(ours)
+        gradient = gradient.astype(np.float64)
+        ends = np.cumsum([weight.size + bias.size for weight, bias in self.layers])
+        directions = []
+        for ours in np.split(gradient, ends[:-1]):
+            size, random = np.linalg.norm(ours), self.random.normal(size=ours.size)
             if not size > 0:
                 return False
-            direction = (ours / size + _unit(self.random.normal(size=ours.size))) / size
-            slope += ours @ direction
-            direction = 1j * STEP * direction
-            weight = weight + direction[: weight.size].reshape(weight.shape)
-            moved.append((weight, bias + direction[weight.size :]))
-        exact = loss_of(moved).imag / STEP
-        allowed = self.tolerance(self.workload.precision) * np.sqrt(len(parts))  # of their rounding
-        return bool(abs(slope - exact) <= allowed)
+            directions.append((ours / size + random / np.linalg.norm(random)) / size)
+        direction = np.concatenate(directions)
+        exact = loss_of(self.network.split(self.flat + 1j * STEP * direction)).imag / STEP
+        allowed = self.tolerance(self.workload.precision) * np.sqrt(len(ends))  # of their rounding
+        return bool(abs(gradient @ direction - exact) <= allowed)
 
     def adam(self) -> _Check:
         """A step from random moments, long enough to show in the parameters."""
@@ -253,15 +245,14 @@ class _Trial:
         by_tiles = jt.flags.use_cuda and width > NARROW
         n = width if width <= 128 or by_tiles else 128 + width % 128
         count = 1 if by_tiles else 2
-        shape = _shape(n, count, self.workload.channels)
-        sizes = [3 * n, *[n * n, n] * count, self.workload.channels * (n + 1)]
-        arrays = flat, gradient, mean, square = self._state(sum(sizes))
+        network = Siren(self.workload.channels, 2, n, count)
+        indices = np.arange(network.flat.shape[0])
+        hidden = np.concatenate([layer.weight.ravel() for layer in network.split(indices)[1:-1]])
+        others = np.delete(indices, hidden)
+        arrays = flat, gradient, mean, square = self._state(len(indices))
         average = self._uniform(1, (count, n, n))
-        parts = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-        hidden = np.concatenate(parts[1:-1:2])
-        others = np.delete(np.arange(sum(sizes)), hidden)
         vars = _vars([flat, gradient, average, mean[others], square[others]])
-        network = SimpleNamespace(**shape, flat=vars[0])
+        network.flat = vars[0]
         ours = self.engine.muon(network, *vars[1:], ADAM, MUON)
 
         def right(new_flat, *moments):
@@ -329,20 +320,6 @@ def _alike(ours, expected) -> bool:
 
 def _vars(arrays) -> list:
     return [jt.array(array.astype(np.float32)).stop_grad() for array in arrays]
-
-
-def _unit(vector):
-    return vector / np.linalg.norm(vector)
-
-
-def _shape(width: int, layers: int, channels: int) -> dict:
-    """What engines ask of a ``Siren`` beside its parameters and omega."""
-    return {
-        "widths": [2] + [width] * (layers + 1) + [channels],
-        "hidden_features": width,
-        "hidden_layers": layers,
-        "out_features": channels,
-    }
 
 
 if __name__ == "__main__":

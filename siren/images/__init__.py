@@ -46,7 +46,6 @@ __all__ = [
     "decode_image",
     "encode_png",
     "fit_size",
-    "image_size",
     "quoted",
     "read_image",
     "to_integers",
@@ -148,7 +147,10 @@ def decode_image(
     """The picture at `path` before it is resized; arguments and errors as of `read_image`."""
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, not {channels!r}")
-    range = None if range is None else _checked_range(range)
+    if range is not None:
+        low, high = range = tuple(map(float, range))
+        if not -math.inf < low < high < math.inf:
+            raise ValueError(f"a range is two finite numbers, the lower one first, not {range!r}")
     with open_picture(path) as (picture, notes):
         has_8_bits = decoding.has_8_bits(picture)
         bits = 8 if has_8_bits and range in (None, (0, 255)) else 16
@@ -159,34 +161,9 @@ def decode_image(
             pixels = to_shades(samples, quoted(path), range, notes)
             if channels == 1 and pixels.shape[2] == 3:
                 pixels = pixels @ np.float32([[0.299], [0.587], [0.114]])
-        pixels = decoding.upright(pixels, decoding.orientation(picture))
+        pixels = decoding.upright(pixels, picture)
         notes += frames_left_out(picture, path)
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), bits, notes)
-
-
-def _checked_range(limits) -> tuple[float, float]:
-    """``limits`` as two finite numbers, the first below the second. Raises ValueError."""
-    try:
-        low, high = map(float, limits)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError(f"a range is two finite numbers, the lower one first, not {limits!r}")
-    return low, high
-
-
-def image_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) in pixels that `read_image(path, ...)` would return, with the same errors.
-
-    Only the header is decoded, except for PNG, whose orientation may come after the pixels, and for
-    TIFF, where Pillow's version decides whether the size in the header is upright already.
-    """
-    with open_picture(path) as (picture, _):
-        if picture.format in ("PNG", "TIFF"):
-            picture.load()
-        width, height = picture.size
-        sideways = decoding.orientation(picture) in decoding.SIDEWAYS
-    return (width, height) if sideways else (height, width)
 
 
 def content_hash(path: str | Path) -> str | None:
@@ -201,16 +178,9 @@ def content_hash(path: str | Path) -> str | None:
 def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int, int]:
     """(height, width) to which a picture of `height` by `width` pixels is resized.
 
-    Args:
-        height: of the picture, in pixels.
-        width: of the picture, in pixels.
-        sidelength: of the result, in pixels.
-        aspect: "square" gives (sidelength, sidelength); "keep" makes the longer side `sidelength`
-            and rounds the shorter one to the nearest pixel.
-
-    Raises:
-        ImageError: the shorter side would have fewer than `MIN_SIDE` pixels.
-
+    The `aspect` "square" gives (sidelength, sidelength); "keep" makes the longer side `sidelength`
+    and rounds the shorter one to the nearest pixel. Raises ImageError if the shorter side would
+    have fewer than `MIN_SIDE` pixels.
     """
     if aspect == "square":
         fitted = (sidelength, sidelength)
@@ -299,8 +269,7 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
     Values are clipped and rounded to nearest. This inverts `read_image` exactly for pictures of as
     many bits. Raises NotANumber for NaN, and TypeError for a masked array.
     """
-    refuse_masked(image, "the image")
-    image = np.asarray(image)
+    image = np.asarray(refuse_masked(image, "the image"))
     if np.isnan(image).any():
         raise NotANumber("the image holds values that are not numbers (NaN)")
     white, kind = {8: (255, np.uint8), 16: (65535, np.uint16)}[bits]
@@ -308,16 +277,10 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
 
 
 def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:
-    """Write `image` as a PNG, atomically.
+    """Write the content of `encode_png`, with the same arguments, atomically.
 
-    Args:
-        path: the file to create or replace; its folder must exist.
-        image: as for `encode_png`.
-        bits: 8 or 16 per value of the file; only for images in [-1, 1].
-
-    Raises:
-        OSError: the file cannot be written; nothing is left behind.
-
+    The folder of `path` must exist. Raises OSError if the file cannot be written; then nothing is
+    left behind.
     """
     write_bytes(Path(path), encode_png(image, bits))
 
@@ -331,8 +294,7 @@ def encode_png(image: np.ndarray, bits: int = 8) -> bytes:
         bits: 8 or 16 per value of the file; only for images in [-1, 1].
 
     """
-    refuse_masked(image, "the image")
-    image = np.asarray(image)
+    image = np.asarray(refuse_masked(image, "the image"))
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):

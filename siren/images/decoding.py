@@ -19,7 +19,6 @@ _DEEP_COLOR = re.compile(r"(RGB|RGBA|RGBX|RGBa|CMYK|LA);16([LBN])")
 _ALPHA_MODES = ("LA", "PA", "RGBA", "La", "RGBa")
 _NETPBM_COMMENT = re.compile(rb"#[^\r\n]*")
 _ORIENTATION_TAG = 0x0112
-SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that swap height and width
 
 
 @dataclass
@@ -96,18 +95,13 @@ def _read_samples(picture: Image.Image, path: str | Path) -> Samples:
     return _shallow(picture, raw, path)
 
 
-def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation of a loaded picture, 1 to 8; 1 if there is none or it is invalid."""
+def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
+    """``array`` (height, width, ...) turned as the EXIF block of a loaded ``picture`` says."""
     try:
         turn = picture.getexif().get(_ORIENTATION_TAG)
-        return turn if turn in range(1, 9) else 1
     except Exception:  # a picture whose EXIF block is broken is still a picture
-        return 1
-
-
-def upright(array: np.ndarray, turn: int) -> np.ndarray:
-    """``array`` (height, width, ...) turned as ``orientation`` says."""
-    if turn in SIDEWAYS:
+        return array
+    if turn in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
     rows = -1 if turn in (3, 4, 7, 8) else 1
     columns = -1 if turn in (2, 3, 6, 7) else 1

@@ -38,15 +38,17 @@ def read_mask(path: str | Path) -> np.ndarray:
     name = quoted(path)
     with open_picture(path) as (picture, notes):
         samples = decoding.read_samples(picture, path)
-        turn = decoding.orientation(picture)
+        values = decoding.upright(samples.color, picture).astype(np.float32)
+        alpha = samples.alpha
+        visible = np.True_ if alpha is None else decoding.upright(alpha > 0.5, picture)
         notes += frames_left_out(picture, path)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    values, white = decoding.upright(samples.color, turn).astype(np.float32), _white(samples)
+    white = _white(samples)
     if samples.inverted:
         values = white - values
-    if samples.alpha is not None and not (samples.alpha > 0.5).all():
-        mask = _visible(name, values / white, decoding.upright(samples.alpha > 0.5, turn))
+    if not visible.all():
+        mask = _visible(name, values / white, visible)
     elif values.shape[2] == 1:
         mask = _of_gray(name, values[..., 0], white)
     else:

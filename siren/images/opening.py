@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from siren.files import open_regular
 from siren.images import tiff
 from siren.text import printable
 
@@ -52,12 +52,14 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
     Yields (picture, notes about pages that are left out). That page is the first one of a TIFF, but
     not a thumbnail. Errors in the context become ImageErrors.
     """
-    name = quoted(path)
-    _check_file(path, name)
-    magic = b""
+    name, magic = quoted(path), b""
+    if os.path.isdir(path):
+        raise ImageError(f"{name} is a folder; name a picture in it")
     try:
-        with _quiet_pillow(), open(path, "rb") as file:
+        with _quiet_pillow(), open_regular(path) as file:
             magic = file.read(4)
+            if not magic:
+                raise ImageError(f"{name} is empty")
             with Image.open(file, "r", _FORMATS) as picture:
                 notes = _turn_to_page(picture, path, name) if picture.format == "TIFF" else []
                 _check_header(picture, path, name)
@@ -65,20 +67,30 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if magic in tiff.MAGIC and tiff.describe(path):
+        if magic in tiff.MAGIC:
             raise _unreadable_tiff(path, name) from error
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has more than {MAX_PIXELS} pixels; make it smaller") from error
-    except MemoryError as error:
-        raise ImageError(f"{name} does not fit into memory; make it smaller") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
-        _raise_if_from_system(error, name)
-        reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
-        raise ImageError(
-            f"{name} cannot be read ({reason}); it may be damaged, or need what this Pillow was "
-            "built without: save it anew as a PNG"
-        ) from error
+        raise ImageError(f"{name} {_in_words(error)}") from error
+
+
+def _in_words(error: Exception) -> str:
+    """What is wrong with a picture, to follow its name."""
+    if isinstance(error, FileNotFoundError):
+        return "does not exist"
+    if isinstance(error, PermissionError):
+        return "may not be read; change its permissions or those of its folder"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {MAX_PIXELS} pixels; make it smaller"
+    if isinstance(error, MemoryError):
+        return "does not fit into memory; make it smaller"
+    if isinstance(error, OSError) and error.strerror:  # from the system, not from Pillow
+        return f"cannot be read: {error.strerror.lower()}; name another file"
+    reason = printable(" ".join(str(error).split())[:100]) or type(error).__name__
+    return (
+        f"cannot be read ({reason}); it may be damaged, or need what this Pillow was built "
+        "without: save it anew as a PNG"
+    )
 
 
 def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning]:
@@ -94,37 +106,6 @@ def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning
     return [ImageWarning(f"{quoted(path)} has {frames} frames, of which only the first is used")]
 
 
-def _check_file(path: str | Path, name: str) -> None:
-    """Raise ImageError unless there is a regular file with content at ``path``.
-
-    This is checked before opening, which would block forever on a pipe.
-    """
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:
-        _raise_if_from_system(error, name)
-        raise ImageError(f"{name} cannot be read, it is not a valid name ({error})") from error
-    if stat.S_ISDIR(status.st_mode):
-        raise ImageError(f"{name} is a folder; name a picture in it")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError(f"{name} is not a regular file")
-    if status.st_size == 0:
-        raise ImageError(f"{name} is empty")
-
-
-def _raise_if_from_system(error: Exception, name: str) -> None:
-    """Raise ImageError if ``error`` comes from the operating system, not from Pillow."""
-    if isinstance(error, FileNotFoundError):
-        raise ImageError(f"{name} does not exist") from error
-    if isinstance(error, PermissionError):
-        raise ImageError(
-            f"{name} may not be read; change its permissions or those of its folder"
-        ) from error
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror.lower()
-        raise ImageError(f"{name} cannot be read: {reason}; name another file") from error
-
-
 def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[ImageWarning]:
     """Turn to the first full page of a TIFF. Raises ImageError if another one may be meant."""
     pages = tiff.pages(path)
@@ -135,14 +116,14 @@ def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[Ima
             "picture itself as a PNG of 8 or 16 bits"
         )
     first = full[0]
-    for number in full[1:]:
-        small, large = pages[first], pages[number]
-        if large.height * large.width > small.height * small.width:
-            raise ImageError(
-                f"{name} is a TIFF whose page {first + 1} has {small.height} x {small.width} "
-                f"pixels, but whose page {number + 1} has {large.height} x {large.width}; save the "
-                "page that you mean as a file of its own"
-            )
+    largest = max(full, key=lambda number: pages[number].height * pages[number].width)
+    if largest != first:
+        small, large = pages[first], pages[largest]
+        raise ImageError(
+            f"{name} is a TIFF whose page {first + 1} has {small.height} x {small.width} pixels, "
+            f"but whose page {largest + 1} has {large.height} x {large.width}; save the page that "
+            "you mean as a file of its own"
+        )
     if first > 0:
         picture.seek(first)
     notes = []
@@ -166,8 +147,8 @@ def _check_header(picture: Image.Image, path: str | Path, name: str) -> None:
 
 def _unreadable_tiff(path: str | Path, name: str) -> ImageError:
     return ImageError(
-        f"{name} is a TIFF with {tiff.describe(path)}, which cannot be read; save it as a PNG of 8 "
-        "or 16 bits"
+        f"{name} is a TIFF ({tiff.describe(path)}) of a kind that cannot be read exactly; save it "
+        "as a PNG of 8 or 16 bits"
     )
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import io
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -18,17 +16,10 @@ _NEW_KIND, _OLD_KIND, _WIDTH, _HEIGHT = 254, 255, 256, 257
 _BITS, _COMPRESSION, _COLOR, _SAMPLES, _PLANES, _KIND = 258, 259, 262, 277, 284, 339
 _DESCRIPTION, _COLOR_MAP, _EXTRA, _SUBSAMPLING, _DEPTH = 270, 320, 338, 530, 32997
 
-# Names for values of tags.
-_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point", 5: "complex integer"}
-_KINDS[6] = "complex floating-point"
-_COLORS = {0: "gray, white is 0", 1: "gray", 2: "RGB", 3: "palette", 5: "CMYK", 6: "YCbCr"}
-_COLORS[8] = "CIELAB"
-# The compressions that are read: none, CCITT (three kinds), LZW and PackBits, and others by the
-# names of libtiff, which may have been built without them.
-_ALWAYS_THERE = (1, 2, 3, 4, 5, 32773)
-_OPTIONAL = {6: "jpeg", 7: "jpeg", 8: "tiff_adobe_deflate", 32946: "tiff_adobe_deflate"}
-_OPTIONAL.update({34925: "lzma", 50000: "zstd", 50001: "webp"})
-_NAMES = {"jpeg": "JPEG", "tiff_adobe_deflate": "Deflate", "webp": "WebP"}
+_KINDS = {1: "unsigned integer", 2: "signed integer", 3: "floating-point"}
+# The compressions that are read: none, CCITT (three kinds), LZW, JPEG (two), Deflate (two),
+# PackBits, LZMA, Zstandard and WebP.
+_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32946, 32773, 34925, 50000, 50001)
 # Of 8-bit numbers in separate planes: color, samples, extra samples (2: opacity).
 _SEPARATE_PLANES = ((2, 3, ()), (2, 4, (2,)), (5, 4, ()))
 _WHITE_IS_ZERO, _YCBCR = 0, 6
@@ -80,7 +71,7 @@ def is_exact(picture: Image.Image) -> bool:
     is_signed = tags.get(_KIND, (1,))[0] == _SIGNED
     has_coarse_colors = tuple(tags.get(_SUBSAMPLING, (2, 2))) != (1, 1)
     return (
-        _is_readable(tags.get(_COMPRESSION, 1))
+        tags.get(_COMPRESSION, 1) in _COMPRESSIONS
         and tags.get(_DEPTH, 1) <= 1
         and (not is_signed or bits > 8)
         and (not has_planes or (bits == 8 and layout in _SEPARATE_PLANES))
@@ -89,50 +80,18 @@ def is_exact(picture: Image.Image) -> bool:
 
 
 def describe(path: str | Path) -> str:
-    """What a TIFF has in it, in words: the reason why it is refused; "" for a damaged one."""
+    """The numbers that a TIFF has, in words."""
     try:
         with open(path, "rb") as file:
-            if file.read(4) == b"MM\0+":
-                return "64-bit offsets in big-endian order (BigTIFF)"
-            file.seek(0)
             tags = _directory(file)
             file.seek(tags.next)
             tags.load(file)
-            return _describe(tags)
+        samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
+        kind = _KINDS.get(tags.get(_KIND, (1,))[0], "complex")
     except Exception:  # on damaged files Pillow raises nearly anything
-        return ""
-
-
-def _describe(tags: TiffImagePlugin.ImageFileDirectory_v2) -> str:
-    samples, bits = tags.get(_SAMPLES, 1), max(tags.get(_BITS, (1,)))
-    kind = _KINDS.get(tags.get(_KIND, (1,))[0], "strange")
-    color = _COLORS.get(tags.get(_COLOR), "another color space")
-    values = "value" if samples == 1 else "values"
-    words = f"{samples} {kind} {values} of {bits} bits a pixel ({color})"
-    if tags.get(_PLANES) == 2 and samples > 1:
-        words += " in separate planes"
-    if tags.get(_DEPTH, 1) > 1:
-        words += f", {tags[_DEPTH]} slices in one page"
-    number = tags.get(_COMPRESSION, 1)
-    if number in _OPTIONAL and not _is_readable(number):
-        name = _OPTIONAL[number]
-        name = _NAMES.get(name, name)
-        return f"{words}, {name} compression (this Pillow was built without it)"
-    return words if _is_readable(number) else f"{words}, compression number {number}"
-
-
-def _is_readable(compression: int) -> bool:
-    return compression in _ALWAYS_THERE or _can_compress(_OPTIONAL.get(compression, ""))
-
-
-@functools.cache
-def _can_compress(name: str) -> bool:
-    """Whether libtiff was built with a compression: it then writes a picture with it."""
-    try:
-        Image.new("RGB", (16, 16)).save(io.BytesIO(), "TIFF", compression=name)
-    except Exception:  # what Pillow raises depends on the compression
-        return False
-    return bool(name)
+        return "damage, or an unusual header"
+    planes = " in separate planes" if tags.get(_PLANES) == 2 and samples > 1 else ""
+    return f"{samples} {kind} value{'s' * (samples > 1)} of {bits} bits a pixel{planes}"
 
 
 def _directory(file) -> TiffImagePlugin.ImageFileDirectory_v2:

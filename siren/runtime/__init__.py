@@ -9,6 +9,7 @@ device. Variables that the user has set win over ours.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -71,7 +72,8 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     if "jittor" in sys.modules:
         return
     patch_jittor()
-    _or_empty(_use_shell_safe_paths)
+    with contextlib.suppress(OSError, Problem):  # ``start`` reports it
+        _use_shell_safe_paths()
     user = user_environment()
     cuda = find_cuda() if device != "cpu" else Cuda()
     settings = {**_DEFAULTS, "nvcc_path": cuda.nvcc}  # empty: a CPU build
@@ -113,14 +115,13 @@ def _compilation_settings(user: dict[str, str], cuda: Cuda) -> dict[str, str]:
     return settings
 
 
-def _use_shell_safe_paths() -> dict[str, str]:
-    """Make the paths of Jittor and of the interpreter shell-safe; returns no settings."""
+def _use_shell_safe_paths() -> None:
+    """Make the paths of Jittor and of the interpreter shell-safe."""
     if os.path.isabs(sys.executable or ""):
         sys.executable = shell_safe(sys.executable, sys.prefix)
     for position, folder in enumerate(sys.path):
         if os.path.isabs(folder) and os.path.isdir(os.path.join(folder, "jittor_utils")):
             sys.path[position] = shell_safe(folder)
-    return {}
 
 
 def start(device: str = "auto", verbose: bool = False) -> str:

@@ -10,14 +10,11 @@ user and which nobody else can write.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import functools
 import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import tempfile
 from pathlib import Path
@@ -131,7 +128,10 @@ def private_folder() -> Path:
     for folder in folders:
         if is_shell_safe(str(folder)) and make_private(folder):
             return folder
-    return _fresh_folder()
+    raise failure(
+        f"None of {', '.join(map(str, folders))} can be a folder that this user alone can write; "
+        "make it possible for one of them."
+    )
 
 
 def create_folder(folder: str | os.PathLike) -> None:
@@ -151,19 +151,7 @@ def make_private(folder: Path) -> bool:
     except OSError:
         return False
     owned = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-    private = owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
-    return private and not _others_can_replace(folder)
-
-
-def _others_can_replace(folder: Path) -> bool:
-    """Whether another user owns a parent of this folder, or can rename what is in one."""
-    trusted = {os.geteuid(), 0, os.stat("/").st_uid}  # in a container, / may belong to "nobody"
-    for parent in Path(os.path.realpath(folder)).parents:
-        status = os.stat(parent)
-        anyone = status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX
-        if anyone or status.st_uid not in trusted:
-            return True
-    return False
+    return owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:
@@ -200,17 +188,3 @@ def _shared_folders() -> list[Path]:
     with contextlib.suppress(OSError):  # there may be none
         folders.append(tempfile.gettempdir())
     return [Path(folder) for folder in folders if is_shell_safe(folder)]
-
-
-@functools.cache
-def _fresh_folder() -> Path:
-    """A new folder that this process removes at its end; Jittor recompiles everything for it."""
-    for place in _shared_folders():
-        with contextlib.suppress(OSError):
-            folder = Path(tempfile.mkdtemp(prefix="siren-", dir=place))
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            return folder
-    raise failure(
-        "There is no folder for temporary files: neither HOME, /tmp nor /var/tmp can be written; "
-        "make one of them writable."
-    )

@@ -33,6 +33,7 @@ PACKAGES = {  # by the module that is imported
 }
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:(?:>=|==)([0-9.]+))?")
 _OWN = ".venv"
+_PIP_QUIETLY = ["-qq", "--disable-pip-version-check", "--no-warn-conflicts"]
 
 # What tells whether a package works: SciPy, for instance, may be too old for NumPy.
 _TRIAL = """
@@ -96,7 +97,7 @@ def install(file: Path) -> None:
     if others:
         _run_installer(others, pinned={} if own else _installed())
     if jittor in unsuitable:
-        _run_installer([jittor], pinned={}, options=["--no-deps"])
+        _run_installer([jittor], pinned={}, options=("--no-deps",))
     _try()
 
 
@@ -130,12 +131,12 @@ def _refuse_to_replace(requirements: list[Requirement]) -> None:
         sys.exit(
             f"run.sh: {sys.prefix} has {requirement.name} {_installed()[requirement.name]}, but "
             f"{requirement.text} is needed; to replace it: "
-            f"{_install_command()} {option}{shlex.quote(requirement.text)}"
+            f"{shlex.join(_installer())} {option}{shlex.quote(requirement.text)}"
         )
 
 
 def _run_installer(
-    requirements: list[Requirement], pinned: dict[str, str], options: list[str] | None = None
+    requirements: list[Requirement], pinned: dict[str, str], options: tuple[str, ...] = ()
 ) -> None:
     """Install ``requirements`` without changing the versions of the packages in ``pinned``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -143,7 +144,9 @@ def _run_installer(
         lines = [f"{name}=={version}" for name, version in pinned.items() if _is_pep_440(version)]
         constraints.write_text("\n".join(lines), encoding="utf8")
         texts = [requirement.text for requirement in requirements]
-        command = [*_installer(), "-c", str(constraints), *(options or []), *texts]
+        installer = _installer()
+        quietly = ["-q"] if installer[0] == "uv" else _PIP_QUIETLY
+        command = [*installer, *quietly, "-c", str(constraints), *options, *texts]
         print(f"Installing {', '.join(texts)} into {sys.prefix} ...", file=sys.stderr, flush=True)
         if subprocess.run(command).returncode:
             kept = ", without other versions of what is there," if pinned else ""
@@ -152,25 +155,14 @@ def _run_installer(
 
 def _installer() -> list[str]:
     """The start of an installing command: pip's; uv's where there is no pip."""
-    pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-    pip += ["--no-warn-conflicts"]
     if importlib.util.find_spec("pip"):
-        return pip
-    uv = shutil.which("uv")
-    if uv:
-        return [uv, "pip", "install", "-q", "--python", sys.executable]
+        return [sys.executable, "-m", "pip", "install"]
+    if shutil.which("uv"):
+        return ["uv", "pip", "install", "--python", sys.executable]
     sys.exit(
         f"run.sh: {sys.prefix} has no pip, and there is no uv here; "
         f"{shlex.quote(sys.executable)} -m ensurepip adds pip."
     )
-
-
-def _install_command() -> str:
-    """The start of what a person types to install something."""
-    python = shlex.quote(sys.executable)
-    if importlib.util.find_spec("pip"):
-        return f"{python} -m pip install"
-    return f"uv pip install --python {python}"
 
 
 def _is_pep_440(version: str) -> bool:
@@ -187,7 +179,7 @@ def _try() -> None:
         package = PACKAGES[module]
         sys.exit(
             f"run.sh: {package} {_installed().get(package, '')} does not work in {sys.prefix} "
-            f"({reason}); to replace it: {_install_command()} --upgrade {package}"
+            f"({reason}); to replace it: {shlex.join(_installer())} --upgrade {package}"
         )
 
 

@@ -27,7 +27,7 @@ from siren.runtime.messages import (
     Problem,
     describe_error,
     failure,
-    strip_colours,
+    strip_colors,
     telling_line,
 )
 from siren.runtime.patches import jittor_folder, without_checks
@@ -48,14 +48,8 @@ _NOTEBOOK = "JPY_PARENT_PID"
 def import_jittor(device: str, verbose: bool = False) -> None:
     """Import Jittor. Python keeps Ctrl-C and SIGTERM, but handles them only after the import.
 
-    While a child process compiles the core, they are handled at once.
-
-    Args:
-        device: as for ``prepare``, which has been called with it.
-        verbose: likewise.
-
-    Raises:
-        Problem: Jittor cannot be compiled or imported.
+    While a child process compiles the core, they are handled at once. The arguments are those with
+    which ``prepare`` has been called. Raises Problem if Jittor cannot be compiled or imported.
     """
     with _as_problem():
         import jittor_utils
@@ -114,23 +108,21 @@ def _load_utilities(jittor_utils) -> None:
 @contextlib.contextmanager
 def _without_handlers():
     """Within its context Jittor installs its handlers; at the end Python's are back."""
-    notebook = os.environ.get(_NOTEBOOK)
-    os.environ[_NOTEBOOK] = notebook or "0"
+    notebook = _NOTEBOOK in os.environ
+    os.environ.setdefault(_NOTEBOOK, "0")
     try:
         yield
     finally:
-        if notebook is None:
+        if not notebook:
             del os.environ[_NOTEBOOK]
         restore_signals()
 
 
 def restore_signals() -> None:
     """Reinstall the handlers that Python has registered."""
-    if not in_main_thread():
-        return
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
         handler = signal.getsignal(number)
-        if handler is not None:
+        if handler is not None and in_main_thread():
             signal.signal(number, handler)
 
 
@@ -215,7 +207,7 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
 
 def _reason(child) -> str:
     """Why the compilation has failed, from the child's output."""
-    output = strip_colours(child.stdout)
+    output = strip_colors(child.stdout)
     if child.returncode < 0 or re.search(r"Caught SIGCHLD|Killed signal|signal terminated", output):
         return (
             "its compiler was killed, perhaps for lack of memory; close other programs and run the "
@@ -326,6 +318,5 @@ def _is_complete(compiled: str) -> bool:
 
 def _is_complete_record(record: str) -> bool:
     """Whether a record is whole: lines, which are a command and the hashes of files, or one MD5."""
-    with open(record, "rb") as file:
-        content = file.read()
+    content = Path(record).read_bytes()
     return content.endswith(b"\n") if record.endswith(".key") else len(content) == 32

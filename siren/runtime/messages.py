@@ -38,9 +38,9 @@ def notify(sentence: str) -> None:
 def telling_line(output: str) -> str:
     """The line of a program's output that says most: the first error, or else the last line.
 
-    It has no colour codes. It is empty if no line has words in it.
+    It has no color codes. It is empty if no line has words in it.
     """
-    lines = [line.strip() for line in strip_colours(output).splitlines() if re.search(r"\w", line)]
+    lines = [line.strip() for line in strip_colors(output).splitlines() if re.search(r"\w", line)]
     errors = [line for line in lines if re.search(r"\b(error|fatal)\s*: ", line, re.IGNORECASE)]
     line = (errors or lines[-1:] or [""])[0]
     return line if len(line) <= 300 else line[:300] + " ..."
@@ -51,8 +51,8 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {telling_line(str(error)) or 'no message'}"
 
 
-def strip_colours(text: str) -> str:
-    """``text`` without a terminal's colour codes."""
+def strip_colors(text: str) -> str:
+    """``text`` without a terminal's color codes."""
     return re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
 
 

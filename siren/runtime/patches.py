@@ -35,51 +35,13 @@ from siren.runtime.jit import accelerate_operators, is_missing
 
 # ---- C++ ----
 
-# NumPy 2 has the size of an element at another place of a descriptor, and PyArray_CopyInto at
-# another place of its table of functions. PyArray_CastScalarToCtype reads all of a descriptor
-# there, and Jittor passes one of which only the type is set.
+# What is inserted into headers, each part after a line that begins with ``// ----``.
+_PARTS = Path(__file__).with_name("corrections.h").read_text(encoding="utf8")
+_BEFORE_SIZE, _AFTER_INIT, _BEFORE_DEVICE_INIT = re.split(r"// ----.*\n\n", _PARTS)[1:]
 _NUMPY_HEADER = [
-    (
-        "inline int64 PyArray_Size(",
-        """\
-inline bool is_numpy_1() {
-    return ((unsigned (*)())PyArray_API[0])() < 0x02000000; // PyArray_GetNDArrayCVersion
-}
-
-inline int64 item_size(PyArrayDescr_Proxy* descr) {
-    struct NumPy2 {
-        PyObject_HEAD
-        PyObject* typeobj;
-        char kind, type, byteorder, former_flags;
-        int type_num;
-        unsigned long long flags;
-        Py_ssize_t elsize;
-    };
-    return is_numpy_1() ? descr->elsize : ((NumPy2*)descr)->elsize;
-}
-
-inline int64 PyArray_Size(""",
-    ),
+    ("inline int64 PyArray_Size(", f"{_BEFORE_SIZE}inline int64 PyArray_Size("),
     ("size *= arr->descr->elsize;", "size *= item_size(arr->descr);"),
-    (
-        "void numpy_init();",
-        """\
-void numpy_init();
-
-inline int copy_into(PyObject* to, PyObject* from) {
-    return ((int (*)(PyObject*, PyObject*))PyArray_API[is_numpy_1() ? 82 : 50])(to, from);
-}
-
-inline void cast_scalar(PyObject* scalar, void* to, PyArrayDescr_Proxy* type) {
-    auto descr_from_type = (PyArrayDescr_Proxy* (*)(int))PyArray_API[45];
-    auto descr = descr_from_type(type->type_num);
-    PyArray_CastScalarToCtype(scalar, to, descr);
-    Py_DECREF((PyObject*)descr);
-}
-
-#define PyArray_CopyInto(to, from) copy_into(to, from)
-#define PyArray_CastScalarToCtype(scalar, to, type) cast_scalar(scalar, to, type)""",
-    ),
+    ("void numpy_init();", f"void numpy_init();\n\n{_AFTER_INIT.rstrip()}"),
 ]
 _TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
 _STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
@@ -95,24 +57,8 @@ bool change_line = false;
     ),
     ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
 ]
-# cudaDeviceProp has lost two fields; cudaDeviceGetAttribute has had both since CUDA 5.
 _FIRST_FUNCTION = "inline int gpuDeviceInit("
-_HELPER_HEADER = [
-    (
-        _FIRST_FUNCTION,
-        """\
-struct SirenDeviceProp : cudaDeviceProp { int clockRate, computeMode; };
-
-inline cudaError_t sirenDeviceProperties(SirenDeviceProp* properties, int device) {
-  cudaDeviceGetAttribute(&properties->clockRate, cudaDevAttrClockRate, device);
-  cudaDeviceGetAttribute(&properties->computeMode, cudaDevAttrComputeMode, device);
-  return cudaGetDeviceProperties(properties, device);
-}
-
-"""
-        + _FIRST_FUNCTION,
-    )
-]
+_HELPER_HEADER = [(_FIRST_FUNCTION, f"{_BEFORE_DEVICE_INIT}\n{_FIRST_FUNCTION}")]
 
 
 def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:

@@ -801,7 +801,7 @@ def test_the_trial_in_a_process_of_its_own():
     def run(workload):
         command = [sys.executable, "-m", "siren.engine.trial", workload.to_json("cpu")]
         child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        return explanation(child.returncode, child.stdout)
+        return explanation(child.returncode, child.stdout + child.stderr)
 
     assert run(Workload(width=8, losses=())) is None
     assert run(Workload(layers=0)) is None

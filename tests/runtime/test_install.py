@@ -176,7 +176,7 @@ def test_an_environment_without_pip_is_served_by_uv(machine, tmp_path):
     status, said = machine.install(path=uv.parent)
     assert status == 1 and "failed" in said
     python = machine.environment / "bin" / "python"
-    assert log.read_text().startswith(f"pip install -q --python {python} -c ")
+    assert log.read_text().startswith(f"pip install --python {python} -q -c ")
 
 
 def test_an_environment_without_any_installer_is_named(machine):
