@@ -149,7 +149,6 @@ def fused(
     network = Siren(case.channels, hidden_features=case.width)
     network.load_layers(zip(parameters[::2], parameters[1::2]))
     variables = [network.flat]
-    jt.sync(variables)
     optimizer = Adam(variables, LEARNING_RATE)
     batch = Batch(*(jt.array(a).stop_grad() for a in (coordinates, target)))
     through = operators.make_operator(operator, (case.side, case.side))

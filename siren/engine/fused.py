@@ -339,9 +339,9 @@ def _pass_header(numbers, precision) -> str:
 def _code(shapes, inputs, source, numbers, header="", amx=False):
     """Run one of the kernels as a Jittor operation with float32 outputs.
 
-    ``header`` is for a GPU; a CPU's kernels have one for all, with ``amx`` or without it. The
-    operation has no source for the other device: Jittor would tell those of different headers apart, and
-    compile what is one kernel on a CPU several times at once, into the same file.
+    ``header`` is for a GPU; a CPU's kernels have one for all, with ``amx`` or without. There is no
+    source for the other device: Jittor would tell those of different headers apart, and compile
+    what is one kernel on a CPU several times at once, into the same file.
     """
     if jt.flags.use_cuda:
         sources = {"cuda_header": header, "cuda_src": source}
