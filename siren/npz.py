@@ -122,7 +122,7 @@ def read_network(path: Path) -> SavedNetwork:
                 map(operator.index, arrays["shape"]),
             )
             bits = int(arrays["bits"]) if "bits" in arrays else 8  # older files lack it
-        if not (_is_siren(weights, biases) and 0 < omega_0 < np.finfo(np.float32).max):
+        if not (_is_siren(weights, biases) and 0 < omega_0 < float(np.finfo(np.float32).max)):
             raise FormatError("its arrays are not those of a SIREN")
         if not (1 < height < 1 << 20 and 1 < width < 1 << 20 and bits in (8, 16)):
             raise FormatError("no picture has its shape and bits")

@@ -38,27 +38,21 @@ def get_engine(
     if name == "reference" or not workload.has_kernels:
         return reference
     from siren.engine.fused import Fused
-    from siren.engine.trial import why_it_fails
 
-    engine = Fused(precision)
-    reason = (attempt or partial(why_it_fails, engine))(workload)
-    if reason is not None and precision == "bf16x2":
-        print(
-            f"Products of bf16 do not work here ({reason}); using those of float32, which take "
-            "about twice the time.",
-            file=sys.stderr,
-        )
+    engine, tried = Fused(precision), attempt
+    if tried is None:
+        from siren.engine.trial import why_it_fails  # takes time to import
+
+        tried = partial(why_it_fails, engine)
+    reason = tried(workload)
+    if reason is None:
+        return engine
+    if precision == "bf16x2":
+        _tell(f"Products of bf16 do not work here ({reason}); using those of float32")
         return get_engine(name, "fp32", workload, attempt)
-    return engine if reason is None else fall_back(reason)
-
-
-def fall_back(reason: str):
-    """The reference engine, after a sentence on stderr about why it is not the fused one."""
-    from siren.engine import reference
-
-    print(
-        f"The fused engine does not work here ({reason}); using the reference engine, "
-        "which is slower.",
-        file=sys.stderr,
-    )
+    _tell(f"The fused engine does not work here ({reason}); using the reference engine")
     return reference
+
+
+def _tell(what: str) -> None:
+    print(f"{what}, which is slower.", file=sys.stderr)
