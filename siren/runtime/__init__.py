@@ -87,8 +87,10 @@ def prepare(device: str = "auto", verbose: bool = False) -> None:
     # By default Jittor names its cache after the git branch of the folder around the environment,
     # such as a clone with a .venv, and so recompiles everything after every switch of branches. Our
     # own name also separates us from programs that use Jittor with other compiler settings: it ends
-    # the process when these change.
-    compiled_by = compilation.get("cc_flags", "") + jit.SCRIPT.read_text()
+    # the process when these change. A GPU's build lies in a folder of a CPU's, and is looked for
+    # after it: in one cache, a run on the CPU would end all later runs on a GPU.
+    build = "cuda" if user.get("nvcc_path", cuda.nvcc) else ""
+    compiled_by = compilation.get("cc_flags", "") + jit.SCRIPT.read_text() + build
     settings["cache_name"] = f"siren-{digest(compiled_by)}"
     settings = {name: value for name, value in settings.items() if name not in user}
     # These override the user's values, but contain them.
