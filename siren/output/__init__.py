@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from siren.files import Change, ForeignFile, Lock, file_digest
@@ -22,17 +20,16 @@ from siren.tasks import TASKS
 from siren.training.checkpoint import NAME as STATE
 
 RENDERING = "rendering.json"
-_TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", "history.csv", METRICS}
+_TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", METRICS}
+_TRAINING |= {"history.csv", "history.png"}
 _PREVIEWS = {"preview.png", "training.gif"}
-_OPTIONAL = {"history.png"}  # where matplotlib is installed
-_NAMES = _TRAINING.union(_PREVIEWS, _OPTIONAL, *(task.files for task in TASKS.values()))
+_NAMES = _TRAINING.union(_PREVIEWS, *(task.files for task in TASKS.values()))
 
 
 def training_files(task: str, previewed: bool) -> set[str]:
     """Names of the files that a training writes."""
     names = _TRAINING.union([STATE], TASKS[task].files)
-    names |= _PREVIEWS if previewed else set()
-    return names | (_OPTIONAL if "matplotlib" in sys.modules or find_spec("matplotlib") else set())
+    return names | (_PREVIEWS if previewed else set())
 
 
 def rendering_files(derivatives: bool) -> set[str]:

@@ -101,9 +101,9 @@ class Axis:
             return None
         return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """(position, label) of a few round values."""
-        return [(self.position(value), _label(value)) for value in self._round_values()]
+    def ticks(self) -> list[tuple[float, float]]:
+        """(position, value) of a few round values."""
+        return [(self.position(value), value) for value in self._round_values()]
 
     def _round_values(self) -> list[float]:
         if not self.log:
@@ -152,11 +152,11 @@ def draw_curves(curves: dict[str, Points], description: str, log: bool = False) 
     values = Axis.around((y for points in curves.values() for _, y in points), log)
     if epochs is None or values is None:
         return None
-    lines = {name: _segments(points, epochs, values) for name, points in curves.items()}
+    lines = {name: segments(points, epochs, values) for name, points in curves.items()}
     return tag(
         "svg",
-        *(_horizontal(1 - position, label) for position, label in values.ticks()),
-        *(_vertical(*tick) for tick in epochs.ticks() if not set("-.") & set(tick[1])),
+        *(_horizontal(1 - position, value) for position, value in values.ticks()),
+        *(_vertical(*tick) for tick in epochs.ticks() if tick[1] == int(tick[1]) >= 0),
         tag(
             "svg",
             *(tag("path", class_=name, d=_path(segments)) for name, segments in lines.items()),
@@ -173,17 +173,17 @@ def draw_curves(curves: dict[str, Points], description: str, log: bool = False) 
     )
 
 
-def _horizontal(position: float, label: str) -> Markup:
+def _horizontal(position: float, value: float) -> Markup:
     y = f"{position:.2%}"
     line = tag("line", x1="0", x2="100%", y1=y, y2=y)
-    return join([line, tag("text", label, class_="y", x="0", y=y, dx="-8", dy="0.32em")])
+    return join([line, tag("text", _label(value), class_="y", x="0", y=y, dx="-8", dy="0.32em")])
 
 
-def _vertical(position: float, label: str) -> Markup:
-    return tag("text", label, class_="x", x=f"{position:.2%}", y="100%", dy="1.5em")
+def _vertical(position: float, value: float) -> Markup:
+    return tag("text", _label(value), class_="x", x=f"{position:.2%}", y="100%", dy="1.5em")
 
 
-def _segments(points: Points, epochs: Axis, values: Axis) -> list[list[tuple[float, float]]]:
+def segments(points: Points, epochs: Axis, values: Axis) -> list[list[tuple[float, float]]]:
     """The uninterrupted parts of a curve: positions (x, y) from 0 to 1, y downwards."""
     positions = [(epochs.position(epoch), values.position(value)) for epoch, value in points]
     parts = groupby(positions, lambda position: None not in position)

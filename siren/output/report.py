@@ -1,11 +1,10 @@
-"""Reports: metrics.json, history.csv and history.png of a run, summary.csv of several runs."""
+"""Reports: metrics.json and history.csv of a run, summary.csv of several runs."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import logging
 import math
 import warnings
 from pathlib import Path
@@ -81,40 +80,6 @@ def encode_history(history) -> bytes:
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
     return text.getvalue().encode()
-
-
-def draw_history(history) -> bytes | None:
-    """The content of history.png, curves of loss and PSNR; None without a working matplotlib.
-
-    Any error is caught: even the import can fail, for example after a notebook has set
-    ``MPLBACKEND``.
-    """
-    # It would warn of a folder for its settings that cannot be written, though it does without.
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    try:
-        from matplotlib.figure import Figure
-
-        return _draw_curves(Figure(figsize=(8, 4.5), layout="constrained"), history)
-    except (Exception, SystemExit):
-        return None
-
-
-def _draw_curves(figure, history) -> bytes:
-    losses = figure.subplots()
-    epochs = [state.epoch for state in history]
-    losses.plot(epochs, [state.loss for state in history], label="loss", color="tab:blue")
-    if history[0].validation is not None:
-        measured = [(s.epoch, s.validation) for s in history if s.validation is not None]
-        losses.plot(*zip(*measured), label="loss that chooses the best epoch", color="tab:cyan")
-    losses.set(xlabel="epoch", ylabel="loss", yscale="log")
-    quality = losses.twinx()
-    measured = [(state.epoch, state.psnr) for state in history if state.psnr is not None]
-    quality.plot(*zip(*measured), label="PSNR", color="tab:orange", marker=".")
-    quality.set_ylabel("PSNR in dB")
-    figure.legend(loc="outside upper center", ncols=3)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    return content.getvalue()
 
 
 def read_history(folder: Path) -> dict[str, list[tuple[float, float]]]:

@@ -18,8 +18,9 @@ from siren.images import encode_png
 from siren.metrics import psnr, ssim
 from siren.npz import NETWORK, encode_network
 from siren.output import remove_leftovers
+from siren.output.history import draw_history
 from siren.output.panel import draw_result
-from siren.output.report import HISTORY, METRICS, draw_history, encode_history, encode_json
+from siren.output.report import HISTORY, METRICS, encode_history, encode_json
 from siren.pictures import Picture
 from siren.solvers import Degenerate
 from siren.text import decibels, similarity

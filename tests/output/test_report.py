@@ -1,57 +1,51 @@
-"""history.png, where matplotlib is installed."""
+"""history.png, and that it is drawn from what was measured."""
 
-import builtins
 import io
-import os
-import subprocess
-import sys
-from pathlib import Path
+import math
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
-from siren.output.report import draw_history
+from siren.output.history import COLORS, SIZE, draw_history
 from siren.training.progress import Epoch
 
-CODE = """
-from siren.output.report import draw_history
-from siren.training.progress import Epoch
-history = [Epoch(0, 1.0, None, 10.0, 0.1), Epoch(1, 0.5, None, 12.0, 0.2)]
-print(draw_history(history)[1:4])
-"""
+
+def drawn(epochs):
+    with Image.open(io.BytesIO(draw_history(epochs))) as image:
+        assert (image.format, image.size) == ("PNG", SIZE)
+        return np.asarray(image.convert("RGB")).astype(int)
 
 
-def test_curves_are_drawn_quietly_where_matplotlib_has_no_folder():
-    pytest.importorskip("matplotlib")
-    result = subprocess.run(
-        [sys.executable, "-c", CODE],
-        env={**os.environ, "MPLCONFIGDIR": "/dev/null/none"},
-        cwd=Path(__file__).resolve().parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert (result.stdout, result.stderr) == ("b'PNG'\n", "")
+def pixels(image, name):
+    """(row, column) of the pixels in the color of a curve, or of its name above it."""
+    near = np.abs(image - ImageColor.getrgb(COLORS[name])).max(axis=2) < 8
+    return np.argwhere(near)
 
 
-def history(validation):
-    return [Epoch(i, 1 / (i + 1), validation, 20.0 + i if i % 2 else None, i) for i in range(6)]
+def history(validation=None, losses=(1.0, 0.1, 0.01, 0.001)):
+    quality = [10.0, None, 20.0, 40.0]
+    return [Epoch(i, loss, validation, quality[i], i) for i, loss in enumerate(losses)]
 
 
-@pytest.mark.parametrize("validation", [None, 0.3])
-def test_curves_where_matplotlib_is_installed(validation):
-    pytest.importorskip("matplotlib", reason="matplotlib is not required")
-    with Image.open(io.BytesIO(draw_history(history(validation)))) as drawn:
-        assert min(drawn.size) > 300
+def test_a_loss_that_falls_by_the_same_factor_is_a_straight_line():
+    rows, columns = pixels(drawn(history()), "loss").T
+    on_line = rows > 60  # not the name
+    slope, start = np.polyfit(columns[on_line], rows[on_line], 1)
+    assert slope > 0.5  # downwards
+    assert np.abs(slope * columns[on_line] + start - rows[on_line]).max() < 8
 
 
-@pytest.mark.parametrize("error", [ImportError, ValueError, SystemExit])
-def test_no_curves_where_matplotlib_is_missing_or_broken(monkeypatch, error):
-    real = builtins.__import__
+def test_each_curve_is_there_if_it_was_measured():
+    name = "loss that chooses the best epoch"
+    assert len(pixels(drawn(history()), name)) == 0
+    assert len(pixels(drawn(history(validation=0.3)), name)) > 50
+    rows, columns = pixels(drawn(history()), "PSNR in dB").T
+    assert columns.min() > SIZE[0] // 2
+    assert rows[columns == columns.max()].mean() < 100  # the highest value is the last
 
-    def without(name, *arguments, **options):
-        if name.startswith("matplotlib"):
-            raise error(name)
-        return real(name, *arguments, **options)
 
-    monkeypatch.setattr(builtins, "__import__", without)
-    assert draw_history(history(None)) is None
+@pytest.mark.parametrize("losses", [(1.0,), (math.nan,), (0.0, math.inf), (1.0, math.nan, 0.5)])
+def test_values_that_cannot_be_drawn_are_left_out(losses):
+    image = drawn(history(losses=losses))
+    assert (len(pixels(image, "loss")) > 0) == any(0 < loss < math.inf for loss in losses)

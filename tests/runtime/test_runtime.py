@@ -497,9 +497,9 @@ def test_cuda_13_finds_the_corrected_header_first(monkeypatch, tmp_path):
     assert mine == "/mine"
 
     runtime.prepare("cpu")
+    before, after = after, dict(os.environ)
     # In one cache, Jittor would take a CPU's build for a GPU's.
-    assert os.environ["cache_name"] != after["cache_name"]
-    after = dict(os.environ)
+    assert before["cache_name"] != after["cache_name"]
     assert after["cc_flags"] == flags
     assert after["CPLUS_INCLUDE_PATH"] == "/mine"
     assert after["nvcc_path"] == ""
