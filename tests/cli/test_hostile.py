@@ -320,7 +320,14 @@ def test_a_state_is_kept_where_resume_is_forgotten(tmp_path, monkeypatch):
     assert (tmp_path / "state-1.npz").read_bytes() == state
     assert not (tmp_path / "state.npz").exists()
     (tmp_path / "metrics.json").unlink()
-    for name in ("output.png", "reference.png", "panel.png", "history.csv", "network.npz"):
+    for name in (
+        "output.png",
+        "reference.png",
+        "panel.png",
+        "history.csv",
+        "history.png",
+        "network.npz",
+    ):
         (tmp_path / name).unlink()
     called = train(tmp_path, "--epochs", 20, "--resume")
     assert "to continue state-1.npz, rename it state.npz" in called.stdout

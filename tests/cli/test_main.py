@@ -56,7 +56,7 @@ def finished(request, tmp_path_factory):
 def test_files_of_every_task(finished):
     task, folder, _ = finished
     expected = {"output.png", "reference.png", "panel.png"}
-    expected |= {"metrics.json", "history.csv", "network.npz"}
+    expected |= {"metrics.json", "history.csv", "history.png", "network.npz"}
     if task == "inpaint":
         expected |= {"masked.png"}
     if task in ("poisson", "edit"):
