@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -80,12 +81,21 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
 
 def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """SSIM of every window inside float64 images: (H, W, ...) to (H - 6, W - 6, ...)."""
-    mean_x, mean_y = _window_mean(image), _window_mean(reference)
+    factors = [
+        (image, 1),
+        (reference, 1),
+        (image, image),
+        (reference, reference),
+        (image, reference),
+    ]
+    with ThreadPoolExecutor() as pool:
+        means = pool.map(lambda pair: _window_mean(pair[0] * pair[1]), factors)
+        mean_x, mean_y, mean_xx, mean_yy, mean_xy = means
     count = _WINDOW**2
     unbiased = count / (count - 1)
-    variance_x = unbiased * (_window_mean(image**2) - mean_x**2)
-    variance_y = unbiased * (_window_mean(reference**2) - mean_y**2)
-    covariance = unbiased * (_window_mean(image * reference) - mean_x * mean_y)
+    variance_x = unbiased * (mean_xx - mean_x**2)
+    variance_y = unbiased * (mean_yy - mean_y**2)
+    covariance = unbiased * (mean_xy - mean_x * mean_y)
 
     c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
