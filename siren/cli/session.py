@@ -129,10 +129,11 @@ class Session(contextlib.ExitStack):
             self.preview = Preview(self.settings.output_dir, self.settings.preview_every, self.lock)
         height, width = task.reference.shape[:2]
         subject = display_path(self.settings.input_path)
+        precision = getattr(self.engine, "precision", None)
         print(
             f"{self.settings.task}: {subject} at {height} x {width}, {len(task.points)} points, "
             f"{self.settings.hidden_features} units, {self.settings.epochs} epochs, "
-            f"device {self.device}{' with AMX' * (self.settings.precision == 'bf16x2')}",
+            f"device {self.device}{' with AMX' * (precision == 'bf16x2')}",
             flush=True,
         )
         self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
