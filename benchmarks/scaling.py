@@ -37,6 +37,7 @@ class Training:
     """This program's steps on a picture of noise, as ``siren/training/loop.py`` does them."""
 
     def __init__(self, height: int, width: int, hidden_features: int, device: str):
+        from siren.cli.machine import automatic_precision
         from siren.engine import get_engine
         from siren.network import Siren
         from siren.tasks.fit import Fit
@@ -44,7 +45,7 @@ class Training:
         from siren.training.optimizer import Adam
 
         self.network = Siren(hidden_features=hidden_features)
-        engine = get_engine("fused", "fp32" if device == "cpu" else "fp16")
+        engine = get_engine("fused", automatic_precision(device))
         self.optimizer = Adam([self.network.flat], 1e-4)
         self.gradient_of = Gradient(self.network, Fit(noise(height, width)), engine)
 

@@ -39,9 +39,10 @@ def load_engine():
     """The engine as main.py takes it."""
     import jittor as jt
 
+    from siren.cli.machine import automatic_precision
     from siren.engine import get_engine
 
-    return get_engine("fused", "fp16" if jt.flags.use_cuda else "fp32")
+    return get_engine("fused", automatic_precision("cuda" if jt.flags.use_cuda else "cpu"))
 
 
 def measure_optimizers(repeats: int) -> None:
