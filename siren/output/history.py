@@ -11,7 +11,7 @@ from siren.output.drawings import Axis, Points, segments
 
 SIZE = (960, 480)
 SHARP = 2  # drawn so many times as large, and reduced, which smooths the lines
-LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 36  # margins of a chart
+LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 48  # margins of a chart
 INK, GRID = "#333", "#ddd"
 COLORS = {
     "loss": "#1f77b4",
@@ -57,7 +57,7 @@ def _draw_chart(draw, start: int, width: int, curves: dict[str, Points], log: bo
     for position, value in epochs.ticks():
         if value == int(value) >= 0:
             chart.write((position, 1), (0, 8), f"{value:.6g}", "mt")
-    chart.write((1, 1), (0, 8), "epoch", "rt")
+    chart.write((1, 1), (0, 28), "epoch", "rt")
     right = 0
     for name, points in curves.items():
         right += chart.curve(segments(points, epochs, values), name, right)
