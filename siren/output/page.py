@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from string import Template
 
@@ -64,15 +63,15 @@ def draw_page(folder: Path, runs: list[Run]) -> bytes:
     identifiers = {run.parts: f"run-{number}" for number, run in enumerate(ordered, 1)}
     with_map = _with_map(runs[:MAX_CARDS])
     rows = [_row(run, identifiers[run.parts]) for run in ordered]
-    with ThreadPoolExecutor() as pool:  # reading pictures takes most of the time
-        cards = pool.map(
-            lambda run: _card(run, identifiers[run.parts], run.parts in with_map), ordered
-        )
     sections = [
         tag(
             "section",
             tag("h2", group[0].task, tag("small", " ", group[0].image)),
-            tag("div", *(next(cards) for _ in group), class_="cards"),
+            tag(
+                "div",
+                *(_card(run, identifiers[run.parts], run.parts in with_map) for run in group),
+                class_="cards",
+            ),
         )
         for group in groups
     ]
