@@ -22,7 +22,8 @@ from siren.training.checkpoint import Checkpoint, StateError, fingerprint
 def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
     """A copy of ``options``; with ``--resume``, what they leave to the recipe is as in that run.
 
-    So a run of an earlier version is continued as it began, although its recipe chose otherwise.
+    So is a precision of fp32, if they leave that to the device. So a run of an earlier version is
+    continued as it began, although its recipe or its device chose otherwise.
     """
     options = argparse.Namespace(**vars(options))
     if not options.resume:

@@ -105,6 +105,10 @@ class Axis:
         """(position, value) of a few round values."""
         return [(self.position(value), value) for value in self._round_values()]
 
+    def whole_ticks(self) -> list[tuple[float, float]]:
+        """Those whose value is a whole number from 0 on, such as an epoch's."""
+        return [tick for tick in self.ticks() if tick[1] == int(tick[1]) >= 0]
+
     def _round_values(self) -> list[float]:
         if not self.log:
             return _multiples(self.low, self.high)
@@ -148,29 +152,34 @@ def draw_curves(curves: dict[str, Points], description: str, log: bool = False) 
 
     Values that are not finite interrupt a curve. Returns None if there are no others.
     """
-    epochs = Axis.around((x for points in curves.values() for x, _ in points), margin=0)
-    values = Axis.around((y for points in curves.values() for _, y in points), log)
+    epochs, values = axes(curves, log)
     if epochs is None or values is None:
         return None
     lines = {name: segments(points, epochs, values) for name, points in curves.items()}
     return tag(
         "svg",
         *(_horizontal(1 - position, value) for position, value in values.ticks()),
-        *(_vertical(*tick) for tick in epochs.ticks() if tick[1] == int(tick[1]) >= 0),
+        *(_vertical(*tick) for tick in epochs.whole_ticks()),
         tag(
             "svg",
-            *(tag("path", class_=name, d=_path(segments)) for name, segments in lines.items()),
+            *(tag("path", class_=name, d=_path(parts)) for name, parts in lines.items()),
             viewBox="0 0 1000 1000",
             preserveAspectRatio="none",
             width="100%",
             height="100%",
             overflow="visible",
         ),
-        *(_end(name, segments) for name, segments in lines.items()),
+        *(_end(name, parts) for name, parts in lines.items()),
         class_="plot",
         role="img",
         aria_label=description,
     )
+
+
+def axes(curves: dict[str, Points], log: bool) -> tuple[Axis | None, Axis | None]:
+    """The axes of epochs and of values; None without any that can be drawn."""
+    epochs = Axis.around((x for points in curves.values() for x, _ in points), margin=0)
+    return epochs, Axis.around((y for points in curves.values() for _, y in points), log)
 
 
 def _horizontal(position: float, value: float) -> Markup:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-from siren.output.drawings import Axis, Points, segments
+from siren.output.drawings import Points, axes, segments
 
 SIZE = (960, 480)
 SHARP = 2  # drawn so many times as large, and reduced, which smooths the lines
@@ -46,17 +46,15 @@ def _measured(history, name: str) -> Points:
 
 def _draw_chart(draw, start: int, width: int, curves: dict[str, Points], log: bool) -> None:
     """Draw curves with their axes and names between the columns ``start`` and ``start + width``."""
-    epochs = Axis.around((x for points in curves.values() for x, _ in points), margin=0)
-    values = Axis.around((y for points in curves.values() for _, y in points), log)
+    epochs, values = axes(curves, log)
     if epochs is None or values is None:
         return
     chart = _Chart(draw, start + LEFT, width - LEFT - RIGHT, SIZE[1] - TOP - BOTTOM)
     for position, value in values.ticks():
         chart.line([(0, 1 - position), (1, 1 - position)], GRID, 1)
         chart.write((0, 1 - position), (-8, 0), f"{value:.6g}", "rm")
-    for position, value in epochs.ticks():
-        if value == int(value) >= 0:
-            chart.write((position, 1), (0, 8), f"{value:.6g}", "mt")
+    for position, value in epochs.whole_ticks():
+        chart.write((position, 1), (0, 8), f"{value:.6g}", "mt")
     chart.write((1, 1), (0, 28), "epoch", "rt")
     right = 0
     for name, points in curves.items():

@@ -105,11 +105,10 @@ inline void pack_vectors(const Network& net, const Layout& layout, float* data) 
                 data + layout.output_bias(), net.channels);
 }
 
-// One thread's share of the packing: some panels of every matrix, and thread 0 the vectors.
-inline void pack(const Network& net, const Layout& layout, bool backward, float* data,
-                 float* transposed, int thread, int threads) {
+// One thread's share of the packing of all hidden matrices: some panels of each.
+inline void pack_matrices(const Network& net, const Layout& layout, bool backward, float* data,
+                          float* transposed, int thread, int threads) {
     const int width = layout.width, panels = width / panel;
-    if (thread == 0) pack_vectors(net, layout, data);
     const int begin = int(share(panels, thread, threads));
     const int end = int(share(panels, thread + 1, threads));
     for (int l = 1; l <= net.hidden_layers; ++l) {
@@ -124,11 +123,11 @@ inline void pack(const Network& net, const Layout& layout, bool backward, float*
     }
 }
 
-// One thread's share of what follows the packing: the right sums of some matrices.
+// One thread's share of what follows the packing of quarters: the right sums of some matrices.
 inline void pack_sums(const Layout& layout, bool backward, float* data, float* transposed, int thread,
                       int threads) {
     const int orientations = backward ? 2 : 1;
-    const int matrices = layout.quartered ? orientations * layout.hidden_layers : 0;
+    const int matrices = orientations * layout.hidden_layers;
     for (int i = thread; i < matrices; i += threads) {
         const int layer = 1 + i / orientations;
         float* const matrix = i % orientations == 0
@@ -172,10 +171,9 @@ inline void reduce_vectors(const Network& net, const Layout& layout, const Parti
     partial.total(layout.output_bias(), net.channels, 1, 1.0f, gradients.biases[last]);
 }
 
-// One thread's share of the last step: some rows of every matrix's gradient, and thread 0 the vectors.
-inline void reduce(const Network& net, const Layout& layout, const Partial& partial,
-                   const Gradients& gradients, int thread, int threads) {
-    if (thread == 0) reduce_vectors(net, layout, partial, gradients);
+// One thread's share of the sums over the threads' gradients of the matrices: some rows of each.
+inline void reduce_matrices(const Network& net, const Layout& layout, const Partial& partial,
+                            const Gradients& gradients, int thread, int threads) {
     const int begin = int(share(net.width, thread, threads));
     const int end = int(share(net.width, thread + 1, threads));
     for (int l = 1; l <= net.hidden_layers; ++l) {

@@ -59,11 +59,14 @@ void run_tiles(const Network& net, const float* coordinates, int64_t n, const fl
     const Partial partial{tiles + threads * scratch, threads, size};
 
     parallel(threads, [&](int thread) {
-        Tile::pack(net, layout, keep, data, transposed, thread, threads);
+        if (thread == 0) pack_vectors(net, layout, data);
+        Tile::pack_matrices(net, layout, keep, data, transposed, thread, threads);
     });
-    parallel(threads, [&](int thread) {
-        pack_sums(layout, keep, data, transposed, thread, threads);
-    });
+    if (layout.quartered) {
+        parallel(threads, [&](int thread) {
+            pack_sums(layout, keep, data, transposed, thread, threads);
+        });
+    }
     const Weights weights{layout, data, transposed};
     parallel(threads, [&](int thread) {
         float* gradient = tiles + threads * scratch + thread * size;
@@ -80,11 +83,15 @@ void run_tiles(const Network& net, const float* coordinates, int64_t n, const fl
             visit(tile, begin, end, thread);
             if (keep) tile.backward(gradient);
         }
-        if (keep) Tile::finish(layout, gradient);
+        if (!keep || !layout.quartered) return;
+        for (int l = 1; l <= layout.hidden_layers; ++l) {
+            strassen_combine(gradient + layout.matrix(l), size_t(layout.width) * layout.width / 4);
+        }
     });
     if (!keep) return;
     parallel(threads, [&](int thread) {
-        Tile::reduce(net, layout, partial, *gradients, thread, threads);
+        if (thread == 0) reduce_vectors(net, layout, partial, *gradients);
+        Tile::reduce_matrices(net, layout, partial, *gradients, thread, threads);
     });
 }
 

@@ -9,6 +9,7 @@
 #include "cpu/layout.h"
 #include "cpu/sine.h"
 #include "cpu/strassen.h"
+#include "cpu/tile_memory.h"
 #include "cpu/vector.h"
 
 namespace siren {
@@ -24,7 +25,7 @@ constexpr int tile_rows = 192;
 // points, then stream, then point: products add up the rows of the two halves (strassen.h), and only
 // the same streams, being of the same size, can be added without loss.
 template <int streams>
-class Tile {
+class Tile : public TileMemory {
 public:
     // Points come in groups of this many, so that half the rows of a tile are whole register blocks.
     static constexpr int point_group = 2 * block_rows;
@@ -34,51 +35,17 @@ public:
     static size_t scratch_size(const Layout& layout, bool keep) {
         const size_t matrix = size_t(streams) * max_points * layout.width;
         const size_t layers = layout.hidden_layers + 1;
-        return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
+        return size_of_points(layout, streams, max_points)
                + (keep ? 2 * layers + 4 : 4) * matrix;
     }
 
     static Layout layout_of(const Network& net) { return {net, Layout::Matrices::in_quarters}; }
 
-    static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
-                     int thread, int threads) {
-        detail::pack(net, layout, keep, data, transposed, thread, threads);
-    }
-
-    static void reduce(const Network& net, const Layout& layout, const Partial& partial,
-                       const Gradients& gradients, int thread, int threads) {
-        detail::reduce(net, layout, partial, gradients, thread, threads);
-    }
-
-    // From the threads' seven products of quarters to their gradients.
-    static void finish(const Layout& layout, float* gradient) {
-        if (!layout.quartered) return;
-        for (int l = 1; l <= layout.hidden_layers; ++l) {
-            strassen_combine(gradient + layout.matrix(l), size_t(layout.width) * layout.width / 4);
-        }
-    }
+    static constexpr auto pack_matrices = detail::pack_matrices;
+    static constexpr auto reduce_matrices = detail::reduce_matrices;
 
     Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
-        : weights_(weights), layout_(weights.layout), keep_(keep) {
-        scale_[0] = scale[0];
-        scale_[1] = scale[1];
-        const size_t outputs = aligned(size_t(streams) * max_points * layout_.channels);
-        coordinates_ = scratch;
-        output_ = coordinates_ + aligned(2 * max_points);
-        cotangent_ = output_ + outputs;
-        matrices_ = cotangent_ + outputs;
-    }
-
-    // Takes `count` coordinates (count, 2). The tile is filled up to whole groups with points whose
-    // cotangent stays zero.
-    void load(const float* coordinates, int count) {
-        points_ = round_up(count, point_group);
-        for (int p = 0; p < points_; ++p) {
-            coordinates_[p] = p < count ? coordinates[2 * p] : 0.0f;
-            coordinates_[points_ + p] = p < count ? coordinates[2 * p + 1] : 0.0f;
-        }
-        std::fill_n(cotangent_, size_t(rows()) * layout_.channels, 0.0f);
-    }
+        : TileMemory(weights, scale, scratch, keep, streams, max_points, point_group) {}
 
     float& output(int stream, int point, int channel) {
         return output_[row(stream, point) * layout_.channels + channel];
@@ -316,12 +283,6 @@ private:
         }
     }
 
-    const Weights weights_;
-    const Layout layout_;
-    const bool keep_;
-    float scale_[2];
-    int points_ = 0;
-    float *coordinates_, *output_, *cotangent_, *matrices_;
 };
 
 }  // namespace detail

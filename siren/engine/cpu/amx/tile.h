@@ -8,6 +8,7 @@
 #include "cpu/amx/product.h"
 #include "cpu/layout.h"
 #include "cpu/sine.h"
+#include "cpu/tile_memory.h"
 #include "cpu/vector.h"
 
 namespace siren {
@@ -29,7 +30,7 @@ constexpr int tile_columns = 256;  // points times streams in a tile
 //     cotangents of x   A, lines are units, depth is columns     for the gradient of W, with
 //     streams of h      B, lines are units, depth is columns     these: 32 units of the first, transposed
 template <int streams>
-class Tile {
+class Tile : public detail::TileMemory {
 public:
     static constexpr int point_group = 2 * lanes;
     static constexpr int max_points =
@@ -39,47 +40,17 @@ public:
     static size_t scratch_size(const Layout& layout, bool keep) {
         const size_t matrix = size_t(streams) * max_points * layout.width;
         const size_t layers = layout.hidden_layers + 1;
-        return aligned(2 * max_points) + 2 * aligned(size_t(streams) * max_points * layout.channels)
+        return size_of_points(layout, streams, max_points)
                + (keep ? 2 * layers + 4 : 3) * matrix + size_t(streams) * max_points * block_lines;
     }
 
     static Layout layout_of(const Network& net) { return {net, Layout::Matrices::whole}; }
 
-    static void pack(const Network& net, const Layout& layout, bool keep, float* data, float* transposed,
-                     int thread, int threads) {
-        if (thread == 0) detail::pack_vectors(net, layout, data);
-        pack_matrices(net, layout, keep, data, transposed, thread, threads);
-    }
-
-    static void reduce(const Network& net, const Layout& layout, const detail::Partial& partial,
-                       const Gradients& gradients, int thread, int threads) {
-        if (thread == 0) detail::reduce_vectors(net, layout, partial, gradients);
-        reduce_matrices(net, layout, partial, gradients, thread, threads);
-    }
-
-    static void finish(const Layout&, float*) {}
+    static constexpr auto pack_matrices = amx::pack_matrices;
+    static constexpr auto reduce_matrices = amx::reduce_matrices;
 
     Tile(const Weights& weights, const float* scale, float* scratch, bool keep)
-        : weights_(weights), layout_(weights.layout), keep_(keep) {
-        scale_[0] = scale[0];
-        scale_[1] = scale[1];
-        const size_t outputs = aligned(size_t(streams) * max_points * layout_.channels);
-        coordinates_ = scratch;
-        output_ = coordinates_ + aligned(2 * max_points);
-        cotangent_ = output_ + outputs;
-        matrices_ = cotangent_ + outputs;
-    }
-
-    // Takes `count` coordinates (count, 2). The tile is filled up to whole groups with points whose
-    // cotangent stays zero.
-    void load(const float* coordinates, int count) {
-        points_ = round_up(count, point_group);
-        for (int p = 0; p < points_; ++p) {
-            coordinates_[p] = p < count ? coordinates[2 * p] : 0.0f;
-            coordinates_[points_ + p] = p < count ? coordinates[2 * p + 1] : 0.0f;
-        }
-        std::fill_n(cotangent_, size_t(columns()) * layout_.channels, 0.0f);
-    }
+        : TileMemory(weights, scale, scratch, keep, streams, max_points, point_group) {}
 
     float& output(int stream, int point, int channel) {
         return output_[channel * columns() + column(stream, point)];
@@ -374,12 +345,6 @@ private:
         }
     }
 
-    const Weights weights_;
-    const Layout layout_;
-    const bool keep_;
-    float scale_[2];
-    int points_ = 0;
-    float *coordinates_, *output_, *cotangent_, *matrices_;
 };
 
 }  // namespace amx
