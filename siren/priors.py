@@ -59,7 +59,7 @@ class StructureVariation:
     CONTRAST = 0.01  # change between two pixels (white - black is 2) from which on an edge is one
     SIGMA = 1.0  # pixels; of the Gaussian that smooths the picture before it is differentiated
     RHO = 6.0  # pixels; of the Gaussian that averages the products of derivatives
-    SMALLEST = 1e-3  # variation between two pixels below which the root is rounded off
+    SMALLEST = 0.03  # variation between two pixels below which the root is rounded off
 
     def __init__(self, shape: tuple[int, int], weight: float, seed: int):
         self.scale = spacing(*shape)

@@ -84,7 +84,7 @@ STEPS_AT_FULL_RATE = 5000  # rates are lower in trainings of more
 WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe chooses from
 PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
-PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.3e-3}
+PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.6e-3}
 PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
 #: The options whose defaults a recipe chooses.
 CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}

@@ -125,7 +125,13 @@ public:
             arena.take(laid_out.direction_sums, std::max(count, size_t(grid)));
             arena.take(laid_out.trace_sums, count * tiles);
         });
+#ifdef SIREN_HOPPER
+        // All blocks are there at the same time without a cooperative launch too, which could not follow early: there
+        // are no more than fit, and what comes next begins when all have.
+        ClusterLaunch(dim3(grid), Product::threads, bytes, dim3(1))(kernel, m);
+#else
         launch_cooperative(kernel, grid, Product::threads, bytes, m);
+#endif
     }
 };
 

@@ -5,8 +5,8 @@
 // fetches as many rows and columns; for a panel of 16 rows, as in muon.h, all of X. G and P are symmetric: tiles above
 // the diagonal are those below it, transposed.
 //
-// The first iteration's polynomial needs X's Schatten-8 norm, the eighth root of the sum of squares of G G. That product
-// is computed once for it alone, which takes no memory and hardly longer than to keep it. X begins as in muon.h.
+// The first iteration's polynomial needs X's Schatten-8 norm, the eighth root of the sum of squares of G G. A block that
+// has a single tile of that product keeps it in registers until the norm is known. X begins as in muon.h.
 #pragma once
 
 #include <cstddef>
@@ -170,39 +170,39 @@ public:
         });
     }
 
-    // The sum of squares of G G, in parts.
-    __device__ __forceinline__ void compute_trace() {
+    // The sum of squares of G G, in parts. `square` gets the block's last tile of G G.
+    __device__ __forceinline__ void compute_trace(Sums& square) {
         for_each_tile(Tiles::lower, [&](const MuonTile& tile) {
-            Sums sums;
-            multiply<Right::transposed>(m_.gram, m_.gram, tile, sums);
+            multiply<Right::transposed>(m_.gram, m_.gram, tile, square);
             double sum = 0;
             Product::for_each_pair([&](int i, int, int) {
-                sum += double(sums[i]) * sums[i] + double(sums[i + 1]) * sums[i + 1];
+                sum += double(square[i]) * square[i] + double(square[i + 1]) * square[i + 1];
             });
             store_sum_over_block<Product::threads>(tile.row == tile.column ? sum : 2 * sum, m_.trace_sums + tile.number);
         });
     }
 
-    // P = a 1 + b G + c G G. Its own tile of G is copied meanwhile to where that of P will be.
-    __device__ __forceinline__ void compute_polynomial(int iteration) {
+    // P = a 1 + b G + c G G. Its own tile of G is copied meanwhile to where that of P will be. In the first iteration
+    // `square` is as compute_trace() left it.
+    __device__ __forceinline__ void compute_polynomial(int iteration, Sums& square) {
+        const int tiles = tile_count(Tiles::lower, m_.padded / side);
+        const bool is_known = iteration == 0 && m_.muon.count * tiles <= gridDim.x;
         for_each_tile(Tiles::lower, [&](const MuonTile& tile) {
             for_each_eight<side>(m_.gram + tile.matrix * m_.matrix_size(), m_.padded, tile.row, tile.column, tile_,
                                  [](Piece* from, Piece* to) { cp_async_16(to, from); });
             cp_async_commit();
             Polynomial p = m_.polynomials[iteration];
             if (iteration == 0) {
-                const int tiles = tile_count(Tiles::lower, m_.padded / side);
                 p = normalized(p, sum_of<8>(m_.trace_sums + tile.matrix * tiles, tiles));
             }
-            Sums sums;
-            multiply<Right::transposed>(m_.gram, m_.gram, tile, sums);
+            if (!is_known) multiply<Right::transposed>(m_.gram, m_.gram, tile, square);
             cp_async_wait<0>();
             __syncthreads();
             store_symmetric(m_.polynomial, tile, [&](int i, int row, int column) {
                 const float2 g = to_floats<Piece>(*pair_of_tile(row, column));
                 const int right = tile.column + column - tile.row - row;  // of the diagonal
-                return make_float2(p.b * g.x + p.c * sums[i] + (right == 0 ? p.a : 0.0f),
-                                   p.b * g.y + p.c * sums[i + 1] + (right == -1 ? p.a : 0.0f));
+                return make_float2(p.b * g.x + p.c * square[i] + (right == 0 ? p.a : 0.0f),
+                                   p.b * g.y + p.c * square[i + 1] + (right == -1 ? p.a : 0.0f));
             });
         });
     }
@@ -324,6 +324,7 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
 #if !defined(SIREN_HOPPER) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
     typedef typename Product::Piece Piece;
     extern __shared__ __align__(1024) unsigned char muon_tiles_memory[];
+    typename Product::Sums square;
     TiledIteration<Product> products(m, *reinterpret_cast<MuonTilesStorage<Product>*>(muon_tiles_memory));
     follow();
     const auto wait = [&] {
@@ -346,10 +347,10 @@ __global__ void __launch_bounds__(Product::threads) muon_tiles_kernel(MuonTiles<
         products.compute_gram(x);
         wait();
         if (iteration == 0) {
-            products.compute_trace();
+            products.compute_trace(square);
             wait();
         }
-        products.compute_polynomial(iteration);
+        products.compute_polynomial(iteration, square);
         wait();
         if (iteration + 1 == m.iterations) {
             products.move_parameters(x);

@@ -76,6 +76,7 @@ __device__ float vary(const Points& points, const Parameters& p, const OutputPar
 template <int streams>
 __global__ void cotangent_kernel(Points points, Parameters p, OutputParts output,
                                  Error error, float* cotangent, unsigned* largest, double* sums) {
+    follow();
     const int channels = p.channels;
     constexpr int supervised = streams == 3 ? 2 : 1, first = streams - supervised;
     const int point = blockIdx.x * blockDim.x + threadIdx.x;

@@ -64,8 +64,8 @@ public:
 private:
     void backward(const Points& points, const Error& error, unsigned* largest) {
         const int last = p_.hidden_layers;
-        cotangent_kernel<streams><<<blocks(points.count), 256>>>(
-            points, p_, output_parts(points), error, c_.memory.cotangents, largest, c_.memory.point_sums);
+        launch(cotangent_kernel<streams>, blocks(points.count), 256, points, p_, output_parts(points), error,
+               c_.memory.cotangents, largest, c_.memory.point_sums);
         constexpr int at_once = channels == 1 ? 1 : 3;
         for (int channel = 0; channel < p_.channels; channel += at_once) {
             output_adjoint_kernel<Precision, streams, at_once>

@@ -58,6 +58,7 @@ template <class Precision, int streams>
 __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
     wide_first_kernel(Points points, Vectors vectors, typename Precision::Piece* h) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    follow();
     typedef TileShape<Precision, streams> Shape;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
     auto& shared = *reinterpret_cast<WideFirstStorage<Precision, streams>*>(aligned_memory);
@@ -244,13 +245,14 @@ template <class Precision, int streams, Epilogue kind>
 __global__ void __launch_bounds__(WideShape<Precision, streams>::threads, 1)
     wide_product_kernel(WideProduct<Precision> c) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-    follow();
     typedef typename Precision::Piece Piece;
     typedef WideShape<Precision, streams> Shape;
     typedef typename Shape::OfTile OfTile;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
     auto& shared = *reinterpret_cast<typename Shape::SharedStorage*>(aligned_memory);
     if (threadIdx.x == 0) shared.pipeline.init(1, Shape::groups * Shape::cluster);
+    cluster_sync();
+    follow();
     if (kind != Epilogue::adjoint) {
         copy_vectors(c.vectors + blockIdx.y * column_tile, c.width, kind == Epilogue::first_adjoint ? 3 : 1,
                      &shared.vectors[0][0]);
@@ -260,7 +262,6 @@ __global__ void __launch_bounds__(WideShape<Precision, streams>::threads, 1)
         fence_async_proxy();
     }
     __syncthreads();
-    cluster_sync();
 
     const int at_once = gridDim.x * Shape::groups, turns = (c.count + at_once - 1) / at_once;
     const int group = __shfl_sync(0xffffffffu, threadIdx.x / Shape::group_threads, 0);
@@ -295,6 +296,7 @@ __global__ void __launch_bounds__(TileShape<Precision, streams>::threads, 4)
                        const uint4* all_kept, typename Precision::Piece* d, const float* cotangent,
                        const unsigned* largest, float* all_partial, int count, int width) {
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    follow();
     typedef TileShape<Precision, streams> Shape;
     extern __shared__ __align__(1024) unsigned char aligned_memory[];
     auto& shared = *reinterpret_cast<WideOutputStorage<Precision, streams, channels>*>(aligned_memory);

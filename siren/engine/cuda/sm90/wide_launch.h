@@ -50,8 +50,8 @@ public:
         }
         product<Epilogue::last_sine>(points, c_.h(last - 1).data, last, Packing::forward, last, c_.vectors().bias(last),
                                      c_.h(last).data);
-        cotangent_kernel<streams><<<blocks(points.count), 256>>>(
-            points, c_.p, parts, error, c_.memory.cotangents, largest, c_.memory.point_sums);
+        launch(cotangent_kernel<streams>, blocks(points.count), 256, points, c_.p, parts, error, c_.memory.cotangents,
+               largest, c_.memory.point_sums);
         output_adjoint(points, largest);
         for (int l = last; l > 1; --l) {
             product<Epilogue::adjoint>(points, d(l), l, Packing::backward, l - 1, nullptr, d(l - 1));
@@ -79,21 +79,18 @@ private:
     }
 
     void first_layer(const Points& points) {
-        const auto kernel = wide_first_kernel<Precision, streams>;
-        const size_t bytes = sizeof(WideFirstStorage<Precision, streams>);
-        allow_shared_memory(kernel, bytes);
-        kernel<<<dim3(OfTile::tiles(points.count), plan_.column_tiles()), OfTile::threads, bytes>>>(
-            points, c_.vectors(), c_.h(0).data);
+        const ClusterLaunch launch(dim3(OfTile::tiles(points.count), plan_.column_tiles()), OfTile::threads,
+                                   sizeof(WideFirstStorage<Precision, streams>), dim3(1));
+        launch(wide_first_kernel<Precision, streams>, points, c_.vectors(), c_.h(0).data);
     }
 
     void output_adjoint(const Points& points, const unsigned* largest) {
         const int last = c_.p.hidden_layers;
-        const auto kernel = wide_output_kernel<Precision, streams, channels>;
-        const size_t bytes = sizeof(WideOutputStorage<Precision, streams, channels>);
-        allow_shared_memory(kernel, bytes);
-        kernel<<<dim3(plan_.output_shares, plan_.column_tiles()), OfTile::threads, bytes>>>(
-            points, c_.vectors().output(last, 0), c_.h(last).data, kept(last), d(last), c_.memory.cotangents,
-            largest, c_.memory.output_sums, OfTile::tiles(points.count), plan_.width);
+        const ClusterLaunch launch(dim3(plan_.output_shares, plan_.column_tiles()), OfTile::threads,
+                                   sizeof(WideOutputStorage<Precision, streams, channels>), dim3(1));
+        launch(wide_output_kernel<Precision, streams, channels>, points, c_.vectors().output(last, 0), c_.h(last).data,
+               kept(last), d(last), c_.memory.cotangents, largest, c_.memory.output_sums, OfTile::tiles(points.count),
+               plan_.width);
     }
 
     // Tiles times the weights of hidden layer `weights`; the epilogue is that of `layer`.
