@@ -1,5 +1,5 @@
-// A barrier of all blocks of a kernel, which must have been launched cooperatively. (That of cooperative_groups needs
-// C++17 from CUDA 13 on, and Jittor compiles as C++14.)
+// A barrier of all blocks of a kernel, which must all be there at the same time. (That of cooperative_groups needs C++17
+// from CUDA 13 on, and Jittor compiles as C++14.)
 #pragma once
 
 #include "cuda/runtime.h"
