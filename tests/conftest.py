@@ -29,13 +29,20 @@ def data():
     return DATA
 
 
-@pytest.fixture(params=["reference", "fused"])
+@pytest.fixture(params=["reference", "fused", "AMX"])
 def engine(request):
-    """Each engine, without a trial."""
+    """Each engine, without a trial; the fused one with AMX too, where there is that."""
     from siren.engine import reference
     from siren.engine.fused import Fused
+    from siren.runtime.machine import allow_amx
 
-    return reference if request.param == "reference" else Fused()
+    if request.param == "reference":
+        return reference
+    if request.param == "fused":
+        return Fused()
+    if not allow_amx():
+        pytest.skip("there is no AMX")
+    return Fused("bf16x2")
 
 
 @pytest.fixture(autouse=True)

@@ -155,6 +155,7 @@ class Fused:
             "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
             f"{_POLYNOMIALS}, out0_p);",
             {},
+            amx=self.precision == "bf16x2",
         )
         return result
 
@@ -187,6 +188,7 @@ class Fused:
             header=f"#define SIREN_PRECISION {self.precision.capitalize()}\n"
             f"#define SIREN_NARROW {int(n <= NARROW)}\n"
             '#include "cuda/optimizer.h"',
+            amx=self.precision == "bf16x2",
         )
         return new_flat, new_average, new_mean, new_square
 

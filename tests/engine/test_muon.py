@@ -11,6 +11,7 @@ from program import python
 
 from siren.engine import reference
 from siren.engine.trial import orthogonalized
+from siren.runtime.machine import allow_amx
 
 LOW, LEAST, LARGEST = 0.01, 0.71, 1.28  # singular values from LOW to 1 end between the others
 SAFETY = 1.01
@@ -132,7 +133,7 @@ import siren
 siren.start("cpu")
 import jittor as jt, numpy as np
 rng = np.random.default_rng(0)
-network, engine = siren.Siren(hidden_features=130), siren.get_engine("fused")
+network, engine = siren.Siren(hidden_features=130), siren.get_engine("fused", PRECISION)
 muon, adam = siren.Muon(network, engine, 0.1, 0.1), siren.Adam([network.flat], 0.1, engine=engine)
 for _ in range(3):
     gradient = jt.array(rng.normal(size=network.flat.shape).astype(np.float32))
@@ -143,6 +144,10 @@ print("DIGEST", hashlib.sha256(network.flat.numpy().tobytes()).hexdigest())
 
 
 @pytest.mark.soak
-def test_steps_are_the_same_bit_for_bit_with_any_number_of_threads():
-    printed = [python(STEP, env={**os.environ, "OMP_NUM_THREADS": n}) for n in ("1", "2", "5")]
+@pytest.mark.parametrize("precision", ["fp32", "bf16x2"])
+def test_steps_are_the_same_bit_for_bit_with_any_number_of_threads(precision):
+    if precision == "bf16x2" and not allow_amx():
+        pytest.skip("there is no AMX")
+    code = f"PRECISION = {precision!r}\n{STEP}"
+    printed = [python(code, env={**os.environ, "OMP_NUM_THREADS": n}) for n in ("1", "2", "5")]
     assert len({output.split("DIGEST ")[1].strip() for output in printed}) == 1

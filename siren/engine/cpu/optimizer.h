@@ -73,7 +73,7 @@ struct Muon : MuonNumbers {
         const int64_t size = int64_t(width) * width, layer = size + width;
         static thread_local Workspace workspace;
         float* const direction = workspace.reserve(count * size);
-        detail::NewtonSchulz iteration(count, width);
+        detail::Orthogonalization iteration(count, width);
         Team::run(detail::repays_team(count, width), [&](Team& team) {
             team.each(count * width + 1, [&](int row) {
                 if (row == 0) return others(in, out, parameters);

@@ -166,6 +166,25 @@ inline void transpose(const uint32_t (&from)[16][16], __m512i (&to)[16]) {
     }
 }
 
+inline void transpose_tile(const uint32_t (&from)[16][16], uint32_t (&to)[16][16]) {
+    __m512i rows[16];
+    transpose(from, rows);
+    for (int i = 0; i < 16; ++i) _mm512_store_si512(to[i], rows[i]);
+}
+
+// The transpose of 32 by 32 numbers of 16 bits: of rows 0 to 15, then of rows 16 to 31, where columns 2k and
+// 2k + 1 are pair k, come the even columns, then the odd ones, where rows i and 16 + i are pair i.
+inline void transpose_pairs(const uint32_t (&first)[16][16], const uint32_t (&second)[16][16],
+                            uint32_t (&even)[16][16], uint32_t (&odd)[16][16]) {
+    __m512i x[16], y[16];
+    transpose(first, x);
+    transpose(second, y);
+    for (int k = 0; k < 16; ++k) {
+        _mm512_store_si512(even[k], _mm512_mask_blend_epi16(0xAAAAAAAA, x[k], _mm512_slli_epi32(y[k], 16)));
+        _mm512_store_si512(odd[k], interleaved((IntVector)x[k], (IntVector)y[k]));
+    }
+}
+
 }  // namespace amx
 }  // namespace siren
 

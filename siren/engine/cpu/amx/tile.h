@@ -309,27 +309,14 @@ private:
         }
     }
 
-    // Row k of `even` is column k of both vectors at each even unit.
-    static void transpose_units(const uint32_t (&first)[16][16], const uint32_t (&second)[16][16],
-                                uint32_t (&even)[16][16], uint32_t (&odd)[16][16]) {
-        __m512i x[16], y[16];
-        transpose(first, x);
-        transpose(second, y);
-        for (int k = 0; k < 16; ++k) {
-            _mm512_store_si512(even[k],
-                               _mm512_mask_blend_epi16(0xAAAAAAAA, x[k], _mm512_slli_epi32(y[k], 16)));
-            _mm512_store_si512(odd[k], interleaved((IntVector)x[k], (IntVector)y[k]));
-        }
-    }
-
     // Streams of h of a block as lines of B that are units: the even ones are a strip, the odd ones the next.
     void transpose_outputs(int l, int block) const {
         const int depth = vectors() / 2;
         for (int v = 0; v < depth; ++v) {
             const TilePair* const from = outputs(l) + size_t(2 * v) * blocks() + block;
             TilePair* const to = outputs_by_unit() + v;
-            transpose_units(from->high, from[blocks()].high, to->high, to[depth].high);
-            transpose_units(from->low, from[blocks()].low, to->low, to[depth].low);
+            transpose_pairs(from->high, from[blocks()].high, to->high, to[depth].high);
+            transpose_pairs(from->low, from[blocks()].low, to->low, to[depth].low);
         }
     }
 
