@@ -82,22 +82,6 @@ def encode_history(history) -> bytes:
     return text.getvalue().encode()
 
 
-def read_history(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, value) of "loss", "validation" and "psnr" in history.csv, where they are measured.
-
-    Without a valid history.csv there are none.
-    """
-    curves: dict[str, list[tuple[float, float]]] = {}
-    try:
-        for row in csv.DictReader(io.StringIO(_read_text(folder / HISTORY))):
-            for name in ("loss", "validation", "psnr"):
-                if row.get(name):  # most epochs have no PSNR
-                    curves.setdefault(name, []).append((float(row["epoch"]), float(row[name])))
-    except (OSError, ValueError, LookupError, csv.Error):
-        return {}
-    return curves
-
-
 def read_result(path: Path, channels: int) -> np.ndarray:
     """``read_image`` of a picture that a run has saved, which may be dark: it does not warn."""
     with warnings.catch_warnings():
