@@ -55,7 +55,7 @@ class State:
     random: str
     history: list[list[float | None]]
     seconds: float
-    guide: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    guide: np.ndarray
     threads: str = ""
 
     @property
@@ -66,18 +66,18 @@ class State:
     def fits(
         self, epochs: int, steps: int, parameters: int, optimizer: list[tuple], random: bool
     ) -> bool:
-        """Whether this can be a state of a training.
+        """Whether this can be a state of a training of ``epochs`` of ``steps`` each.
 
-        That training has ``epochs`` of ``steps`` each, a number of ``parameters``, an ``optimizer``
-        with arrays of these shapes, and a loss that draws ``random`` numbers or does not.
+        Its network has a number of ``parameters``, its ``optimizer`` arrays of these shapes, and
+        its loss draws ``random`` numbers or does not.
         """
+        arrays = [self.flat, self.best, self.lowest, *self.optimizer]
         return (
             self.step <= epochs * steps + 1
             and self.epoch == -(-self.step // steps)
-            and self.flat.size == self.best.size == parameters
-            and self.lowest.size == 1
+            and [array.shape for array in arrays]
+            == [(parameters,), (parameters,), (1,), *map(tuple, optimizer)]
             and self.guide.size in (0, parameters)
-            and [array.shape for array in self.optimizer] == [tuple(shape) for shape in optimizer]
             and random == bool(self.random)
         )
 
@@ -136,29 +136,17 @@ class Checkpoint:
         hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
         return f"there is no interrupted run in {self.folder}{hint}"
 
-    def content(self) -> bytes:
-        """The bytes of the state file; StateError if it cannot be read."""
-        try:
-            return npz.read_file(self.path)
-        except FileNotFoundError:
-            raise StateError(self.absence()) from None
-        except (OSError, npz.FormatError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise StateError(f"{self.path} cannot be read ({reason})") from error
+    def load(self) -> State:
+        """The state in the file.
 
-    def load(self, content: bytes | None = None) -> State:
-        """The state in ``content``, by default that of the file.
-
-        Raises StateError if it is damaged or belongs to another run.
+        Raises StateError if it cannot be read, is damaged, or belongs to another run.
         """
-        content = self.content() if content is None else content
         try:
-            with npz.unpacked(content) as arrays:
-                # Earlier versions counted epochs of one step each, and recorded less.
+            with npz.unpacked(npz.read_file(self.path)) as arrays:
                 record = json.loads(str(arrays["record"]))
                 identity = dict(record["identity"])
                 state = State(
-                    step=operator.index(record["step" if "step" in record else "epoch"]),
+                    step=operator.index(record["step"]),
                     flat=npz.floats(arrays["flat"]),
                     best=npz.floats(arrays["best"]),
                     lowest=npz.floats(arrays["lowest"], finite=False),
@@ -166,13 +154,15 @@ class Checkpoint:
                     random=str(record["random"]),
                     history=list(record["history"]),
                     seconds=float(record["seconds"]),
-                    guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
-                    threads=str(record.get("threads", "")),
+                    guide=npz.floats(arrays["guide"]),
+                    threads=str(record["threads"]),
                 )
-        except npz.FormatError as error:
-            raise StateError(f"{self.path} is damaged ({error})") from error
+        except FileNotFoundError:
+            raise StateError(self.absence()) from None
+        except (OSError, npz.FormatError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise StateError(f"{self.path} cannot be read ({reason})") from error
         self.check_identity(identity)
-        self.written = state.epoch
         return state
 
     def earlier_identity(self) -> dict:

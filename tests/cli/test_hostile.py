@@ -388,7 +388,7 @@ def test_a_damaged_state_is_refused(tmp_path, stopped, damage):
             np.savez(path, **{**file, "flat": file["flat"][1:]})
     before = content(folder)
     called = call(*SMALL, "--epochs", 20, "--output_dir", folder, "--resume")
-    one_sentence(called, 2, "--resume", "state.npz is damaged")
+    one_sentence(called, 2, "--resume", "state.npz", "damaged")
     assert content(folder) == before
 
 
