@@ -73,11 +73,10 @@ class Siren(nn.Module):
         seed: int = 0,
     ):
         omega_first = omega_0 if omega_first is None else omega_first
-        _check_at_least(
-            1, out_features=out_features, in_features=in_features, hidden_features=hidden_features
-        )
-        _check_at_least(0, hidden_layers=hidden_layers)
-        _check_frequencies(omega_0=omega_0, omega_first=omega_first)
+        if min(out_features, in_features, hidden_features, hidden_layers + 1) < 1:
+            raise ValueError("of features there is at least 1, and of hidden_layers 0")
+        if not (0 < omega_0 < math.inf and 0 < omega_first < math.inf):  # nor NaN
+            raise ValueError("the frequencies omega_0 and omega_first are positive and finite")
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.hidden_layers = hidden_layers
@@ -175,18 +174,6 @@ class Siren(nn.Module):
         for layer in hidden:
             h = self.sine(layer(h))
         return output(h)
-
-
-def _check_at_least(least: int, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < least:
-            raise ValueError(f"{name} is {count}; it must be at least {least}")
-
-
-def _check_frequencies(**frequencies: float) -> None:
-    for name, omega in frequencies.items():
-        if not (omega > 0 and math.isfinite(omega)):
-            raise ValueError(f"{name} is {omega}; it must be positive and finite")
 
 
 def flatten(layers) -> np.ndarray:

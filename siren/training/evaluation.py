@@ -14,7 +14,7 @@ import jittor as jt
 import numpy as np
 
 from siren.metrics import psnr
-from siren.samples import FULL_VIEW, DevicePoints, spacing, stratified, strip
+from siren.samples import FULL_VIEW, DevicePoints, evenly_spaced, spacing, strip
 from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -95,9 +95,9 @@ def sample_pixels(task, by_batches: bool = False) -> np.ndarray:
     sample = SAMPLE_OF_BATCHES if by_batches else SAMPLE
     count = task.reference[..., 0].size
     if task.scored is None:
-        return stratified(count, min(count, sample), 0.5)
+        return evenly_spaced(count, sample)
     scored = np.flatnonzero(task.scored)
-    return scored[stratified(len(scored), min(len(scored), sample), 0.5)]
+    return scored[evenly_spaced(len(scored), sample)]
 
 
 def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
@@ -156,8 +156,7 @@ def make_validation(task, engine, batches):
         points = task.points
     if points is None:
         return None
-    sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
-    batch = DevicePoints(points).gather(sample)
+    batch = DevicePoints(points).gather(evenly_spaced(len(points), SAMPLE_OF_BATCHES))
 
     def loss(network):
         with jt.no_grad():
