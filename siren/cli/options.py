@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import re
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from typing import Any
 
 from siren import tasks
 from siren.cli import recipes
-from siren.cli.arguments import in_words, integer, number, path
 from siren.cli.errors import BAD_INPUT, let_rank_0_speak
+from siren.cli.recipes import in_words
 from siren.engine import ENGINES
 from siren.text import printable
 
@@ -69,6 +69,44 @@ class Option:
         return in_words(self.default)
 
 
+# ---- the values of options ---------------------------------------------------------------------
+
+
+def integer(at_least: int, at_most: int):
+    """A type of arguments: an integer in a range."""
+    return _in_range(int, "a whole number", at_least, at_most)
+
+
+def number(at_least: float, at_most: float):
+    """A type of arguments: a number in a range."""
+    return _in_range(float, "a number", at_least, at_most)
+
+
+def _in_range(kind: type, what: str, at_least, at_most):
+    def convert(text):
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{shown!r} is not {what}") from None
+        if not at_least <= value <= at_most:  # nor is NaN
+            raise ArgumentTypeError(
+                f"{shown} must be between {in_words(at_least)} and {in_words(at_most)}"
+            )
+        return value
+
+    return convert
+
+
+def path(text: str) -> Path:
+    """A type of arguments: a path."""
+    if not text:  # Path("") is the current folder
+        raise ArgumentTypeError(
+            "the path is empty, as an unset shell variable is; give one, or leave the option out"
+        )
+    return Path(text)
+
+
 FLAG = {"action": "store_true"}
 _DERIVATIVES = ("poisson", "edit")
 _PRIOR = ("fit", "inpaint")
@@ -84,6 +122,8 @@ def _count(at_least: int, at_most: int, metavar: str = "N") -> dict:
 def _choice(*values) -> dict:
     return {"choices": values}
 
+
+# ---- the table --------------------------------------------------------------------------------
 
 # fmt: off
 #: All options, by the part of ``--help`` that they are in.
@@ -242,11 +282,7 @@ def is_effective(name: str, options: Namespace) -> bool:
 
 def effective_options(options: Namespace) -> dict:
     """The ``options`` that have an effect in their run, by name."""
-    return {
-        name: value
-        for name, value in vars(options).items()
-        if name in BY_NAME and is_effective(name, options)
-    }
+    return {name: getattr(options, name) for name in BY_NAME if is_effective(name, options)}
 
 
 def json_options(options: Namespace) -> dict:
@@ -409,20 +445,3 @@ def _check_range(parser: Parser, limits: tuple[float, float] | None) -> None:
     if limits is not None and limits[0] >= limits[1]:
         low, high = (f"{value:.9g}" for value in limits)
         parser.error(f"argument --range: {low} is not below {high}; give the lower number first")
-
-
-# ---- the table in siren/README.md -------------------------------------------------------------
-
-
-def markdown_table() -> str:
-    """The table of all options in Markdown, as siren/README.md has it."""
-    rows = ["| option | default | |", "| --- | --- | --- |"]
-    for option in BY_NAME.values():
-        star = "*" if option.name in recipes.CHOSEN else ""
-        default = f" {option.default_in_words} ".replace("  ", " ").replace("<task>", "TASK")
-        rows.append(f"| `--{option.name}`{star} |{default}| {option.help} |")
-    return "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown_table(), end="")

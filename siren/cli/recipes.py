@@ -7,7 +7,6 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 
-from siren.cli.arguments import in_words
 from siren.cli.errors import Problem
 from siren.tasks import TASKS
 
@@ -257,6 +256,13 @@ def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
     value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
     return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
+
+
+def in_words(value) -> str:
+    """``value`` as it is given on the command line; "" for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(in_words, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _three_digits(rate: float) -> float:
