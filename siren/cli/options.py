@@ -376,16 +376,12 @@ def parse(arguments: list[str]) -> Namespace:
         if not any(is_effective(name, run) for run in runs):
             parser.error(no_effect_message(name, tasks))
     if "edit" in tasks and ("input_path" in explicit) != ("ot_image_path" in explicit):
-        present, missing = "--input_path", "--ot_image_path"
-        if "ot_image_path" in explicit:
-            present, missing = missing, present
-        parser.error(f"--task edit needs two images: {present} is given, give {missing} too")
+        parser.error("--task edit needs two images: give --input_path and --ot_image_path both")
 
     for position, options in enumerate(runs):
         effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
         runs[position] = fill_defaults(effective, options.task)
-        _check_crop(parser, options.crop)
-        _check_range(parser, options.range)
+        _check_order(parser, options)
     return runs[0] if task != ALL else _all_experiments(runs, explicit)
 
 
@@ -431,17 +427,15 @@ def _all_experiments(runs: list[Namespace], explicit: dict) -> Namespace:
     return Namespace(task=ALL, output_dir=folder, verbose=verbose, experiments=runs)
 
 
-def _check_crop(parser: Parser, crop: tuple[float, ...]) -> None:
-    row_0, column_0, row_1, column_1 = crop
+def _check_order(parser: Parser, options: Namespace) -> None:
+    """Exit if the first corner of ``--crop`` or number of ``--range`` is not below the second."""
+    row_0, column_0, row_1, column_1 = options.crop
     if min(row_1 - row_0, column_1 - column_0) < MIN_CROP:
-        given = " ".join(f"{value:.9g}" for value in crop)
+        given = " ".join(f"{value:.9g}" for value in options.crop)
         parser.error(
-            f"argument --crop: {given} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 "
-            f"must exceed COL0, by at least {MIN_CROP:g}"
+            f"argument --crop: {given} is empty; ROW1 must exceed ROW0, and COL1 must exceed COL0, "
+            f"by at least {MIN_CROP:g}"
         )
-
-
-def _check_range(parser: Parser, limits: tuple[float, float] | None) -> None:
-    if limits is not None and limits[0] >= limits[1]:
-        low, high = (f"{value:.9g}" for value in limits)
+    if options.range is not None and options.range[0] >= options.range[1]:
+        low, high = (f"{value:.9g}" for value in options.range)
         parser.error(f"argument --range: {low} is not below {high}; give the lower number first")
