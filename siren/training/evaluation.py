@@ -59,7 +59,7 @@ def predict_image(network, engine, shape) -> np.ndarray:
 
     Returns float32 (height, width, channels).
     """
-    return _assemble(shape, evaluate_strips(network, engine, shape, 0))[0]
+    return assemble(shape[0], evaluate_strips(network, engine, shape, 0))[0]
 
 
 def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,16 +68,17 @@ def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray,
     Returns (along rows, along columns, Laplacian), each (height, width, channels).
     """
     strips = evaluate_strips(network, engine, shape, 2, spacing(*shape))
-    _, rows, columns, laplacian = _assemble(shape, strips)
+    _, rows, columns, laplacian = assemble(shape[0], strips)
     return rows, columns, laplacian
 
 
-def _assemble(shape, strips) -> list[np.ndarray]:
+def assemble(height: int, strips) -> list[np.ndarray]:
+    """The pictures, of so many rows, whose ``strips`` (rows, parts) come one after the other."""
     pictures: list[np.ndarray] = []
-    for rows, streams in strips:
-        pictures = pictures or [np.empty((*shape, s.shape[2]), np.float32) for s in streams]
-        for picture, stream in zip(pictures, streams):
-            picture[rows] = stream
+    for rows, parts in strips:
+        pictures = pictures or [np.empty((height, *p.shape[1:]), p.dtype) for p in parts]
+        for picture, part in zip(pictures, parts):
+            picture[rows] = part
     return pictures
 
 
