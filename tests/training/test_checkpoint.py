@@ -103,9 +103,9 @@ def saved(tmp_path):
     array = np.arange(3, dtype=np.float32)
     random = json.dumps(np.random.default_rng(0).bit_generator.state)
     history = [[epoch, 1.0, None, 30.5, 2.0] for epoch in range(3)]
-    ours.save(
-        checkpoint.State(5, array, array, array[:1], [array], random, history, 2.5, array[:0])
-    )
+    arrays = {"flat": array, "best": array, "lowest": array[:1], "optimizer_0": array}
+    arrays["guide"] = array[:0]
+    ours.save(checkpoint.State(5, arrays, random, history, 2.5))
     return ours
 
 
