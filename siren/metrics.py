@@ -79,15 +79,9 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     return total / count if count else None
 
 
-def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """SSIM of every window inside float64 images: (H, W, ...) to (H - 6, W - 6, ...)."""
-    factors = [
-        (image, 1),
-        (reference, 1),
-        (image, image),
-        (reference, reference),
-        (image, reference),
-    ]
+    factors = [(x, 1), (y, 1), (x, x), (y, y), (x, y)]
     with ThreadPoolExecutor() as pool:
         means = pool.map(lambda pair: _window_mean(pair[0] * pair[1]), factors)
         mean_x, mean_y, mean_xx, mean_yy, mean_xy = means

@@ -128,28 +128,18 @@ class Siren(nn.Module):
 
         Raises ValueError for other shapes.
         """
-        layers = list(layers)
-        shapes = [np.shape(parameter) for pair in layers for parameter in pair]
-        expected = []
-        for fan_in, fan_out in zip(self.widths, self.widths[1:]):
-            expected += [(fan_out, fan_in), (fan_out,)]
+        layers, own = list(layers), self.split(self.flat.numpy())
+        shapes, expected = ([np.shape(p) for pair in each for p in pair] for each in (layers, own))
         if shapes != expected:
             raise ValueError(f"parameters of shapes {shapes} do not fit {expected}")
         self.flat.update(jt.array(flatten(layers)))
 
     def state_dict(self, to=None, recurse=True) -> dict:
-        """Weights and biases by name; ``to`` is None, "numpy" or "torch", as in Jittor."""
+        """Weights and biases by name: Vars, or arrays for ``to="numpy"``, as in Jittor."""
         named = {}
-        for depth, layer in enumerate(self.layers):
+        for depth, layer in enumerate(self.split(self.flat.numpy() if to else self.flat)):
             named[f"layers.{depth}.weight"], named[f"layers.{depth}.bias"] = layer
-        if to is None:
-            return named
-        arrays = {name: var.numpy() for name, var in named.items()}
-        if to == "numpy":
-            return arrays
-        import torch
-
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return named
 
     def load_parameters(self, params) -> None:
         """Load what ``state_dict`` returned: Vars, NumPy arrays or PyTorch tensors by name.
