@@ -117,7 +117,7 @@ def test_rank_0_says_what_is_done(tmp_path):
 
 def test_a_process_that_fails_ends_the_others(tmp_path):
     common = [*TINY, tmp_path / "out"]
-    status, _, err = finish(start(tmp_path, common, [*common, "--input_path", tmp_path / "none"]))
+    status, _, err = finish(start(tmp_path, [*common, "--input_path", tmp_path / "none"], common))
     assert status == 2
     assert "does not exist" in err
 
