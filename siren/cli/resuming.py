@@ -29,9 +29,7 @@ def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
     if not options.resume:
         return options
     earlier = Checkpoint(options.output_dir, {}).earlier_identity()
-    earlier = earlier or (read_metrics(options.output_dir) or {}).get("options")
-    if not isinstance(earlier, dict):
-        return options
+    earlier = earlier or (read_metrics(options.output_dir) or {}).get("options", {})
     if options.precision == "auto" and earlier.get("precision") == "fp32":
         options.precision = "fp32"  # which every device has
     if earlier.get("recipe") != options.recipe:
