@@ -90,13 +90,6 @@ def scatter(array: np.ndarray) -> np.ndarray:
     return result
 
 
-def disagreements(facts: dict) -> list[str]:
-    """Names of the ``facts`` (values that can be pickled) that differ between processes."""
-    expected = broadcast_object(facts)
-    counts = sum_of([*(facts.get(name) != value for name, value in expected.items()), 0])
-    return [name for name, count in zip(expected, counts) if count > 0]
-
-
 class Agreement:
     """Says after which steps the processes ask each other whether one of them wants to stop.
 

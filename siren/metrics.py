@@ -18,7 +18,7 @@ def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     """Peak signal-to-noise ratio in dB, 10 log10(4 / mean squared error).
 
     Args:
-        image: any shape, any real type.
+        image: any shape, of one axis or more, any real type.
         reference: the same shape.
         mask: (height, width) booleans; only pixels that are True count, in all channels. `image`
             is then (height, width) or (height, width, channels).
@@ -31,8 +31,8 @@ def psnr(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     if mask is not None:
         mask = checked_mask(mask, "mask", image.shape[:2])
     total, count = 0.0, 0
-    for first in range(0, len(image) if image.ndim else 1, _ROWS):
-        part = slice(first, first + _ROWS) if image.ndim else ()
+    for first in range(0, len(image), _ROWS):
+        part = slice(first, first + _ROWS)
         difference = np.subtract(image[part], reference[part], dtype=np.float64)
         if mask is not None:
             difference = difference[mask[part]]
@@ -79,15 +79,9 @@ def ssim(image: np.ndarray, reference: np.ndarray, mask: np.ndarray | None = Non
     return total / count if count else None
 
 
-def _similarity(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """SSIM of every window inside float64 images: (H, W, ...) to (H - 6, W - 6, ...)."""
-    factors = [
-        (image, 1),
-        (reference, 1),
-        (image, image),
-        (reference, reference),
-        (image, reference),
-    ]
+    factors = [(x, 1), (y, 1), (x, x), (y, y), (x, y)]
     with ThreadPoolExecutor() as pool:
         means = pool.map(lambda pair: _window_mean(pair[0] * pair[1]), factors)
         mean_x, mean_y, mean_xx, mean_yy, mean_xy = means

@@ -73,11 +73,10 @@ class Siren(nn.Module):
         seed: int = 0,
     ):
         omega_first = omega_0 if omega_first is None else omega_first
-        _check_at_least(
-            1, out_features=out_features, in_features=in_features, hidden_features=hidden_features
-        )
-        _check_at_least(0, hidden_layers=hidden_layers)
-        _check_frequencies(omega_0=omega_0, omega_first=omega_first)
+        if min(out_features, in_features, hidden_features, hidden_layers + 1) < 1:
+            raise ValueError("of features there is at least 1, and of hidden_layers 0")
+        if not (0 < omega_0 < math.inf and 0 < omega_first < math.inf):  # nor NaN
+            raise ValueError("the frequencies omega_0 and omega_first are positive and finite")
         self.out_features = out_features
         self.hidden_features = hidden_features
         self.hidden_layers = hidden_layers
@@ -129,28 +128,18 @@ class Siren(nn.Module):
 
         Raises ValueError for other shapes.
         """
-        layers = list(layers)
-        shapes = [np.shape(parameter) for pair in layers for parameter in pair]
-        expected = []
-        for fan_in, fan_out in zip(self.widths, self.widths[1:]):
-            expected += [(fan_out, fan_in), (fan_out,)]
+        layers, own = list(layers), self.split(self.flat.numpy())
+        shapes, expected = ([np.shape(p) for pair in each for p in pair] for each in (layers, own))
         if shapes != expected:
             raise ValueError(f"parameters of shapes {shapes} do not fit {expected}")
         self.flat.update(jt.array(flatten(layers)))
 
     def state_dict(self, to=None, recurse=True) -> dict:
-        """Weights and biases by name; ``to`` is None, "numpy" or "torch", as in Jittor."""
+        """Weights and biases by name: Vars, or arrays for ``to="numpy"``, as in Jittor."""
         named = {}
-        for depth, layer in enumerate(self.layers):
+        for depth, layer in enumerate(self.split(self.flat.numpy() if to else self.flat)):
             named[f"layers.{depth}.weight"], named[f"layers.{depth}.bias"] = layer
-        if to is None:
-            return named
-        arrays = {name: var.numpy() for name, var in named.items()}
-        if to == "numpy":
-            return arrays
-        import torch
-
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        return named
 
     def load_parameters(self, params) -> None:
         """Load what ``state_dict`` returned: Vars, NumPy arrays or PyTorch tensors by name.
@@ -175,18 +164,6 @@ class Siren(nn.Module):
         for layer in hidden:
             h = self.sine(layer(h))
         return output(h)
-
-
-def _check_at_least(least: int, **counts: int) -> None:
-    for name, count in counts.items():
-        if count < least:
-            raise ValueError(f"{name} is {count}; it must be at least {least}")
-
-
-def _check_frequencies(**frequencies: float) -> None:
-    for name, omega in frequencies.items():
-        if not (omega > 0 and math.isfinite(omega)):
-            raise ValueError(f"{name} is {omega}; it must be positive and finite")
 
 
 def flatten(layers) -> np.ndarray:

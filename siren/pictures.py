@@ -25,31 +25,21 @@ class Picture:
 
 
 def gradient_picture(rows: np.ndarray, columns: np.ndarray, caption="|gradient|") -> Picture:
-    """The ``magnitude`` of a gradient (height, width, channels), with its scale.
-
-    Raises TypeError for masked arrays.
-    """
-    image, largest = magnitude(refuse_masked(rows, "rows"), refuse_masked(columns, "columns"))
+    """The ``magnitude`` of a gradient (height, width, channels), with its scale."""
+    image, largest = magnitude(rows, columns)
     return Picture(caption, image, ("0", f"{largest:.2g} or more"))
 
 
 def laplacian_picture(laplacian: np.ndarray, caption="Laplacian") -> Picture:
-    """A ``signed`` picture of a Laplacian (height, width, channels), with its scale.
-
-    Raises TypeError for a masked array.
-    """
-    image, largest = signed(refuse_masked(laplacian, "laplacian"))
+    """A ``signed`` picture of a Laplacian (height, width, channels), with its scale."""
+    image, largest = signed(laplacian)
     return Picture(caption, image, (f"{-largest:.2g} or less", f"{largest:.2g} or more"))
 
 
 def error_picture(
     output: np.ndarray, reference: np.ndarray, caption="|error|", largest: float | None = None
 ) -> Picture:
-    """The ``absolute_error`` of ``output`` (height, width, channels), with its scale.
-
-    Raises TypeError for masked arrays.
-    """
-    output, reference = refuse_masked(output, "output"), refuse_masked(reference, "reference")
+    """The ``absolute_error`` of ``output`` (height, width, channels), with its scale."""
     image, largest = absolute_error(output, reference, largest)
     return Picture(caption, image, ("0", f"{largest:.2g}"))
 

@@ -181,17 +181,10 @@ class DevicePoints:
         return Batch(coordinates.reshape((n, 2)).stop_grad(), target.stop_grad())
 
 
-def stratified(count: int, size: int, position) -> np.ndarray:
-    """Ascending indices of ``size`` of ``count`` points, one from each of ``size`` equal strata.
-
-    ``position`` in [0, 1) is the point's place within its stratum, one number for all strata or an
-    array with one for each. Strata have the length count / size, which need not be an integer: with
-    uniform positions, every point is drawn size / count times in expectation.
-    """
-    positions = np.arange(size) + position
-    positions *= count / size
-    indices = positions.astype(np.int64)
-    return np.minimum(indices, count - 1, out=indices)
+def evenly_spaced(count: int, most: int) -> np.ndarray:
+    """Ascending indices of ``count`` points, of at most ``most`` of them: the middles of strata."""
+    size = min(count, most)
+    return ((np.arange(size) + 0.5) * (count / size)).astype(np.int64)
 
 
 def steps_per_pass(count: int, batches: Batches | None) -> int:

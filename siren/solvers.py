@@ -46,8 +46,6 @@ def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
     from scipy.fft import dctn, idctn
 
     laplacian = np.asarray(laplacian, np.float64)
-    if laplacian.ndim != 3:
-        raise ValueError(f"a Laplacian is (height, width, channels), not {laplacian.shape}")
     height, width, _ = laplacian.shape
     spectrum = dctn(laplacian, axes=(0, 1), norm="ortho")
     eigenvalues = -np.add.outer(_eigenvalues(height), _eigenvalues(width))
@@ -70,10 +68,7 @@ def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         float32 array (height, width, channels), each channel of mean zero.
 
     """
-    rows, columns = np.asarray(rows, np.float64), np.asarray(columns, np.float64)
-    if rows.shape != columns.shape:
-        raise ValueError(f"shapes differ: {rows.shape} and {columns.shape}")
-    return solve_poisson(_divergence(rows, columns))
+    return solve_poisson(_divergence(np.asarray(rows, np.float64), np.asarray(columns, np.float64)))
 
 
 def _divergence(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -197,10 +192,6 @@ def interpolate(
     points, values = np.asarray(points, np.float64), np.asarray(values, np.float64)
     if method not in INTERPOLATIONS:
         raise ValueError(f"method must be one of {INTERPOLATIONS}, not {method!r}")
-    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
-        raise ValueError(f"points are (N, 2), N at least 1, not {points.shape}")
-    if values.ndim != 2 or len(values) != len(points):
-        raise ValueError(f"values are ({len(points)}, channels), not {values.shape}")
 
     positions = (points + 1) / 2 * (height - 1, width - 1)
     # Rounding in float32 coordinates is enough to change the triangulation of points on a lattice,

@@ -86,10 +86,6 @@ def test_masked_arrays_are_neither_shown_nor_written(tmp_path):
     for use in (
         lambda: siren.show(masked),
         lambda: siren.write_png(tmp_path / "p.png", masked),
-        lambda: siren.error_picture(masked, PICTURE),
-        lambda: siren.error_picture(PICTURE, masked),
-        lambda: siren.gradient_picture(PICTURE, masked),
-        lambda: siren.laplacian_picture(masked),
     ):
         with pytest.raises(TypeError, match="is a masked array"):
             use()

@@ -45,19 +45,19 @@ def test_every_layer_is_drawn_uniformly_within_its_bound(settings, widths):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    "settings",
     [
-        ({"in_features": 0}, "in_features is 0"),
-        ({"out_features": 0}, "out_features is 0"),
-        ({"hidden_features": -1}, "hidden_features is -1"),
-        ({"hidden_layers": -1}, "hidden_layers is -1"),
-        ({"omega_0": 0.0}, "omega_0 is 0"),
-        ({"omega_0": math.inf}, "omega_0 is inf"),
-        ({"omega_0": math.nan}, "omega_0 is nan"),
+        {"in_features": 0},
+        {"out_features": 0},
+        {"hidden_features": -1},
+        {"hidden_layers": -1},
+        {"omega_0": 0.0},
+        {"omega_0": math.inf},
+        {"omega_0": math.nan},
     ],
 )
-def test_networks_that_there_are_not(settings, words):
-    with pytest.raises(ValueError, match=words):
+def test_networks_that_there_are_not(settings):
+    with pytest.raises(ValueError, match=next(iter(settings)).split("_")[-1]):
         Siren(**settings)
 
 

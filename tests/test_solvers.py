@@ -84,13 +84,6 @@ def test_real_pictures_come_back(name, channels):
     np.testing.assert_allclose(solve_gradient(*fd_gradient(image)), expected, atol=1e-5)
 
 
-def test_solver_errors():
-    with pytest.raises(ValueError, match="height, width, channels"):
-        solve_poisson(np.zeros((4, 4)))
-    with pytest.raises(ValueError, match="shapes differ"):
-        solve_gradient(np.zeros((4, 4, 1)), np.zeros((4, 4, 3)))
-
-
 # Interpolation
 
 
@@ -209,12 +202,6 @@ def test_interpolation_errors():
     points, values = np.zeros((3, 2)), np.zeros((3, 1))
     with pytest.raises(ValueError, match="method"):
         interpolate(points, values, 4, 4, "quintic")
-    for bad in (np.zeros((0, 2)), np.zeros((3, 3)), np.zeros(6)):
-        with pytest.raises(ValueError, match="points are"):
-            interpolate(bad, values, 4, 4, "nearest")
-    for bad in (np.zeros((2, 1)), np.zeros(3)):
-        with pytest.raises(ValueError, match="values are"):
-            interpolate(points, bad, 4, 4, "nearest")
 
 
 # Degenerate sets of points

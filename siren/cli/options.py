@@ -6,16 +6,16 @@ import argparse
 import contextlib
 import dataclasses
 import re
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from siren import tasks
 from siren.cli import recipes
-from siren.cli.arguments import in_words, integer, number, path
 from siren.cli.errors import BAD_INPUT, let_rank_0_speak
+from siren.cli.recipes import in_words
 from siren.engine import ENGINES
 from siren.text import printable
 
@@ -35,30 +35,29 @@ NEGATIVE = re.compile(r"-[.\d]|-(inf|nan)", re.IGNORECASE)
 class Option:
     """What there is to know about an option.
 
-    name       as in the namespace of ``parse``, and behind ``--``
-    help       what it does
-    reads      keyword arguments of ``add_argument``: how its values are read
-    tasks      some of ``TASKS``: those in which it has an effect
-    condition  a further condition of that, in words that follow the tasks; "" for none
-    holds      whether the complete options meet the condition
-    default    of every task and recipe; those of a recipe are in ``recipes``
-    shown      the default in words, where it is not simply ``default``
+    name     as in the namespace of ``parse``, and behind ``--``
+    reads    keyword arguments of ``add_argument``: how its values are read
+    help     what it does
+    tasks    some of ``TASKS``: those in which it has an effect
+    default  of every task and recipe; those of a recipe are in ``recipes``
+    shown    the default in words, where it is not simply ``default``
+    when     a further condition of having an effect: words that follow the tasks, and whether the
+             complete options meet it
     """
 
     name: str
+    reads: dict[str, Any]
     help: str
-    reads: dict[str, Any] = field(default_factory=dict)
     tasks: tuple[str, ...] = TRAINING
-    condition: str = ""
-    holds: Callable[[Namespace], bool] = lambda options: True
     default: Any = None
     shown: str = ""
+    when: tuple[str, Callable[[Namespace], bool]] = ("", lambda options: True)
 
     @property
     def scope(self) -> str:
         """The runs in which it has an effect, in words."""
         tasks = "training" if self.tasks == TRAINING else "--task " + " or ".join(self.tasks)
-        return f"{tasks} {self.condition}".rstrip()
+        return f"{tasks} {self.when[0]}".rstrip()
 
     @property
     def default_in_words(self) -> str:
@@ -68,6 +67,44 @@ class Option:
         if self.name in recipes.CHOSEN:
             return recipes.default_in_words(self.name)
         return in_words(self.default)
+
+
+# ---- the values of options ---------------------------------------------------------------------
+
+
+def integer(at_least: int, at_most: int):
+    """A type of arguments: an integer in a range."""
+    return _in_range(int, "a whole number", at_least, at_most)
+
+
+def number(at_least: float, at_most: float):
+    """A type of arguments: a number in a range."""
+    return _in_range(float, "a number", at_least, at_most)
+
+
+def _in_range(kind: type, what: str, at_least, at_most):
+    def convert(text):
+        shown = text if len(text) <= 40 else text[:37] + "..."
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"{shown!r} is not {what}") from None
+        if not at_least <= value <= at_most:  # nor is NaN
+            raise ArgumentTypeError(
+                f"{shown} must be between {in_words(at_least)} and {in_words(at_most)}"
+            )
+        return value
+
+    return convert
+
+
+def path(text: str) -> Path:
+    """A type of arguments: a path."""
+    if not text:  # Path("") is the current folder
+        raise ArgumentTypeError(
+            "the path is empty, as an unset shell variable is; give one, or leave the option out"
+        )
+    return Path(text)
 
 
 FLAG = {"action": "store_true"}
@@ -86,287 +123,149 @@ def _choice(*values) -> dict:
     return {"choices": values}
 
 
+# ---- the table --------------------------------------------------------------------------------
+
+# fmt: off
 #: All options, by the part of ``--help`` that they are in.
 OPTIONS = {
     "what to do": (
-        Option(
-            "task",
+        Option("task", _choice(*TASKS, ALL),
             "fit: learn every pixel; poisson: learn the image from its Laplacian alone; edit: "
             "blend the gradients of two images; inpaint: fill in an image from a few random "
             "pixels; render: draw a trained network at any size; all: the four experiments, of "
             "which each ignores the options of the others, in folders named after task and recipe",
-            _choice(*TASKS, ALL),
-            TASKS,
-            default="fit",
-        ),
-        Option(
-            "recipe",
+            TASKS, "fit"),
+        Option("recipe", _choice(*recipes.NAMES),
             "sets the defaults of a run. report: those of the course report; tuned: far better "
             "results in a twentieth of the work (inpaint: a fifth), at any size",
-            _choice(*recipes.NAMES),
-            default="report",
-        ),
-        Option(
-            "input_path",
+            default="report"),
+        Option("input_path", {**_IMAGE, "nargs": "+", "action": "extend"},
             "image file (PNG, JPEG, WebP, BMP, TIFF, GIF), or a folder of them; with several, each "
             "gets a folder of its own in --output_dir, and summary.csv compares them",
-            {**_IMAGE, "nargs": "+", "action": "extend"},
-            shown="data/camera.png; inpaint: data/flower.jpg",
-        ),
-        Option(
-            "ot_image_path",
+            shown="data/camera.png; inpaint: data/flower.jpg"),
+        Option("ot_image_path", _IMAGE,
             "edit: the second image, resized to the size of the first; required with --input_path",
-            _IMAGE,
-            ("edit",),
-            default=ROOT / "data" / "rocket.jpg",
-            shown="data/rocket.jpg",
-        ),
-        Option(
-            "mask_path",
+            ("edit",), ROOT / "data" / "rocket.jpg", "data/rocket.jpg"),
+        Option("mask_path", _IMAGE,
             "inpaint: white where pixels are missing (replaces --points); edit: white where the "
-            "second image is cloned into the first",
-            _IMAGE,
-            ("inpaint", "edit"),
-        ),
-        Option(
-            "offset",
+            "second image is cloned into the first", ("inpaint", "edit")),
+        Option("offset", {"type": integer(-16384, 16384), "nargs": 2, "metavar": ("ROWS", "COLS")},
             "edit with --mask_path: shift of the second image and the mask, in pixels",
-            {"type": integer(-16384, 16384), "nargs": 2, "metavar": ("ROWS", "COLS")},
-            ("edit",),
-            "with --mask_path",
-            lambda options: options.mask_path is not None,
-            default=(0, 0),
-        ),
-        Option(
-            "output_dir",
+            ("edit",), (0, 0),
+            when=("with --mask_path", lambda options: options.mask_path is not None)),
+        Option("output_dir", {"type": path, "metavar": "DIR"},
             "folder for the results, created if missing",
-            {"type": path, "metavar": "DIR"},
-            TASKS,
-            shown="outputs/<task>; tuned: outputs/<task>-tuned",
-        ),
+            TASKS, shown="outputs/<task>; tuned: outputs/<task>-tuned"),
     ),
     "render": (
-        Option(
-            "network_path",
+        Option("network_path", {"type": path, "metavar": "NPZ"},
             "render: the network.npz of an earlier run",
-            {"type": path, "metavar": "NPZ"},
-            ("render",),
-            default=OUTPUTS / "fit" / "network.npz",
-            shown="outputs/fit/network.npz",
-        ),
-        Option(
-            "crop",
-            "render: the part to draw, in coordinates; --sidelength is the size of this part",
+            ("render",), OUTPUTS / "fit" / "network.npz", "outputs/fit/network.npz"),
+        Option("crop",
             {"type": number(-1, 1), "nargs": 4, "metavar": ("ROW0", "COL0", "ROW1", "COL1")},
-            ("render",),
-            default=(-1.0, -1.0, 1.0, 1.0),
-        ),
-        Option(
-            "derivatives",
+            "render: the part to draw, in coordinates; --sidelength is the size of this part",
+            ("render",), (-1.0, -1.0, 1.0, 1.0)),
+        Option("derivatives", FLAG,
             "render: also draw the magnitude of the gradient, and the Laplacian",
-            FLAG,
-            ("render",),
-            default=False,
-        ),
+            ("render",), False),
     ),
     "image": (
-        Option(
-            "channels",
-            "1: gray, 3: color",
-            {"type": integer(1, 10**9), "choices": (1, 3)},
-            default=1,
-        ),
-        Option(
-            "sidelength",
+        Option("channels", {"type": integer(1, 10**9), "choices": (1, 3)},
+            "1: gray, 3: color", default=1),
+        Option("sidelength", _count(8, 16384, "PIXELS"),
             "the image is resized to this many pixels per side; render: length of the longer side",
-            _count(8, 16384, "PIXELS"),
-            TASKS,
-            default=256,
-        ),
-        Option(
-            "aspect",
+            TASKS, 256),
+        Option("aspect", _choice("square", "keep"),
             "square: both sides have --sidelength pixels; keep: only the longer side has them",
-            _choice("square", "keep"),
-            default="square",
-        ),
-        Option(
-            "range",
+            default="square"),
+        Option("range", {"type": number(-1e30, 1e30), "nargs": 2, "metavar": ("LOW", "HIGH")},
             "black and white of the images, not of the mask, in the numbers of their files, such "
             "as 0 4095; values beyond are clipped; floating-point, signed and 32-bit files may "
             "need it",
-            {"type": number(-1e30, 1e30), "nargs": 2, "metavar": ("LOW", "HIGH")},
-            shown="0 and the largest number of the file's depth",
-        ),
-        Option(
-            "points",
+            shown="0 and the largest number of the file's depth"),
+        Option("points", _count(1, 2**28, "PIXELS"),
             "inpaint without --mask_path: number of random given pixels",
-            _count(1, 2**28, "PIXELS"),
-            ("inpaint",),
-            "without --mask_path",
-            lambda options: options.mask_path is None,
-            shown="5000 for 256 x 256, the same share for other sizes",
-        ),
+            ("inpaint",), shown="5000 for 256 x 256, the same share for other sizes",
+            when=("without --mask_path", lambda options: options.mask_path is None)),
     ),
     "training": (
-        Option(
-            "epochs",
+        Option("epochs", _count(1, 10**9),
             "passes over all training points; a pass is one step on all of them, or as many steps "
-            "as --batch_points makes of it",
-            _count(1, 10**9),
-        ),
-        Option(
-            "batch_points",
-            "points per step, drawn at random and spread evenly; a pass takes each point once",
-            _count(1, 2**28),
-        ),
-        Option(
-            "optimizer",
-            "muon: Muon on the hidden matrices, Adam on the rest",
-            _choice("adam", "muon"),
-        ),
-        Option("lr", "learning rate of Adam", _RATE),
-        Option(
-            "muon_lr",
-            "learning rate of Muon, with --optimizer muon",
-            _RATE,
-            TRAINING,
-            "with --optimizer muon and at least one of --hidden_layers",
-            lambda options: options.optimizer == "muon" and options.hidden_layers > 0,
-        ),
-        Option(
-            "schedule",
-            "schedule of both learning rates; linear and cosine end at 0",
-            _choice("constant", "linear", "cosine"),
-        ),
-        Option(
-            "operator",
+            "as --batch_points makes of it"),
+        Option("batch_points", _count(1, 2**28),
+            "points per step, drawn at random and spread evenly; a pass takes each point once"),
+        Option("optimizer", _choice("adam", "muon"),
+            "muon: Muon on the hidden matrices, Adam on the rest"),
+        Option("lr", _RATE, "learning rate of Adam"),
+        Option("muon_lr", _RATE, "learning rate of Muon, with --optimizer muon",
+            when=("with --optimizer muon and at least one of --hidden_layers",
+                  lambda options: options.optimizer == "muon" and options.hidden_layers > 0)),
+        Option("schedule", _choice("constant", "linear", "cosine"),
+            "schedule of both learning rates; linear and cosine end at 0"),
+        Option("operator", _choice("forward", "autograd", "fd"),
             "poisson and edit: how the network is differentiated. forward: exact, in forward mode; "
             "autograd: exact, by jittor.grad (slow); fd: finite differences on the grid",
-            _choice("forward", "autograd", "fd"),
-            _DERIVATIVES,
-        ),
-        Option(
-            "residual_norm",
+            _DERIVATIVES),
+        Option("residual_norm", _choice("operator", "energy", "pixel"),
             "poisson and edit: norm of the residual. operator: the residual itself; energy, pixel: "
-            "the error of the gradient or of the pixels that causes it",
-            _choice("operator", "energy", "pixel"),
-            _DERIVATIVES,
-        ),
-        Option(
-            "prior",
+            "the error of the gradient or of the pixels that causes it", _DERIVATIVES),
+        Option("prior", _choice("none", "tv", "structure"),
             "fit and inpaint: tv adds --prior_weight times the total variation of the picture to "
             "the loss; structure counts changes less where they cross an edge of the network's own "
-            "picture, and so continues edges",
-            _choice("none", "tv", "structure"),
-            _PRIOR,
-        ),
-        Option(
-            "prior_weight",
+            "picture, and so continues edges", _PRIOR),
+        Option("prior_weight", {"type": number(1e-30, 1e6), "metavar": "W"},
             "fit and inpaint with --prior: its weight",
-            {"type": number(1e-30, 1e6), "metavar": "W"},
-            _PRIOR,
-            "with --prior tv or structure",
-            lambda options: options.prior != "none",
-            shown=recipes.PRIOR_WEIGHTS_IN_WORDS,
-        ),
-        Option(
-            "hold_out",
+            _PRIOR, shown=recipes.PRIOR_WEIGHTS_IN_WORDS,
+            when=("with --prior tv or structure", lambda options: options.prior != "none")),
+        Option("hold_out", {"type": number(0, 0.9), "metavar": "SHARE"},
             "inpaint: share of the given pixels that is not trained on, and chooses the best epoch",
-            {"type": number(0, 0.9), "metavar": "SHARE"},
-            ("inpaint",),
-        ),
-        Option(
-            "blend",
+            ("inpaint",)),
+        Option("blend", _choice("mixed", "average"),
             "edit: the gradient field. mixed: the larger gradient at every pixel; average: --alpha "
-            "times the first plus 1 - alpha times the second",
-            _choice("mixed", "average"),
-            ("edit",),
-            default="mixed",
-        ),
-        Option(
-            "alpha",
+            "times the first plus 1 - alpha times the second", ("edit",), "mixed"),
+        Option("alpha", {"type": number(0, 1), "metavar": "SHARE"},
             "edit: share of the first image, 0 to 1; with mixed, in the mean brightness only, and "
-            "without --mask_path only",
-            {"type": number(0, 1), "metavar": "SHARE"},
-            ("edit",),
-            "with --blend average or without --mask_path",
-            lambda options: options.blend == "average" or options.mask_path is None,
-            default=0.5,
-        ),
-        Option(
-            "preview_every",
+            "without --mask_path only", ("edit",), 0.5,
+            when=("with --blend average or without --mask_path",
+                  lambda options: options.blend == "average" or options.mask_path is None)),
+        Option("preview_every", _count(0, 10**9, "K"),
             "refresh preview.png after every K epochs, and write training.gif at the end; 0: "
-            "neither",
-            _count(0, 10**9, "K"),
-            default=0,
-        ),
-        Option(
-            "resume",
+            "neither", default=0),
+        Option("resume", FLAG,
             "continue the interrupted run in --output_dir, or begin one if there is none; the "
             "other options must be those of that run; with several images, finished ones are "
             "skipped",
-            FLAG,
-            default=False,
-        ),
-        Option(
-            "seed",
+            default=False),
+        Option("seed", _count(0, 2**31 - 1),
             "seed of the initial weights, of the given pixels of inpaint, of batches and of the "
-            "prior's points",
-            _count(0, 2**31 - 1),
-            default=0,
-        ),
+            "prior's points", default=0),
     ),
     "network": (
-        Option(
-            "omega_0",
-            "frequency of the sine activations sin(omega_0 z), 0.001 to 10000",
-            _FREQUENCY,
-        ),
-        Option(
-            "omega_first",
+        Option("omega_0", _FREQUENCY,
+            "frequency of the sine activations sin(omega_0 z), 0.001 to 10000"),
+        Option("omega_first", _FREQUENCY,
             "frequency of the first layer at the start: its initial weights and biases are "
-            "multiplied by omega_first / omega_0",
-            _FREQUENCY,
-        ),
-        Option("hidden_features", "units per layer", _count(1, 2**16)),
-        Option("hidden_layers", "sine layers after the first one", _count(0, 1000), default=3),
+            "multiplied by omega_first / omega_0"),
+        Option("hidden_features", _count(1, 2**16), "units per layer"),
+        Option("hidden_layers", _count(0, 1000), "sine layers after the first one", default=3),
     ),
     "machine": (
-        Option(
-            "device",
-            "auto: an NVIDIA GPU if there is a working one, else the CPU",
-            _choice("auto", "cpu", "cuda"),
-            TASKS,
-            default="auto",
-        ),
-        Option(
-            "engine",
+        Option("device", _choice("auto", "cpu", "cuda"),
+            "auto: an NVIDIA GPU if there is a working one, else the CPU", TASKS, "auto"),
+        Option("engine", _choice(*ENGINES),
             "fused: kernels written for this network, for CPU and GPU; reference: plain Jittor "
             "operations (slow), the readable definition that the tests hold the fused engine to",
-            _choice(*ENGINES),
-            TASKS,
-            default="fused",
-        ),
-        Option(
-            "precision",
+            TASKS, "fused"),
+        Option("precision", _choice("auto", "fp32", "fp16", "bf16", "bf16x2"),
             "precision of the fused engine's matrix products. On a GPU, fp16: 11 bits, as TF32, at "
             "twice its speed; bf16: 8 bits. On a CPU with AMX, bf16x2: 16 bits, at twice the "
-            "speed. auto: fp16 on a GPU, bf16x2 with AMX, else fp32",
-            _choice("auto", "fp32", "fp16", "bf16", "bf16x2"),
-            TRAINING,
-            "with --engine fused",
-            lambda options: options.engine == "fused",
-            default="auto",
-        ),
-        Option(
-            "verbose",
-            "show Jittor's own messages, and the traceback of an error",
-            FLAG,
-            TASKS,
-            default=False,
-        ),
+            "speed. auto: fp16 on a GPU, bf16x2 with AMX, else fp32", default="auto",
+            when=("with --engine fused", lambda options: options.engine == "fused")),
+        Option("verbose", FLAG, "show Jittor's own messages, and the traceback of an error",
+            TASKS, False),
     ),
 }
+# fmt: on
 BY_NAME = {option.name: option for group in OPTIONS.values() for option in group}
 # What a run's network does not depend on.
 _NOT_IDENTITY = ("output_dir", "verbose", "resume", "device", "preview_every")
@@ -378,16 +277,12 @@ _NOT_IDENTITY = ("output_dir", "verbose", "resume", "device", "preview_every")
 def is_effective(name: str, options: Namespace) -> bool:
     """Whether the option called ``name`` has an effect in the run of ``options``."""
     option = BY_NAME[name]
-    return options.task in option.tasks and option.holds(options)
+    return options.task in option.tasks and option.when[1](options)
 
 
 def effective_options(options: Namespace) -> dict:
     """The ``options`` that have an effect in their run, by name."""
-    return {
-        name: value
-        for name, value in vars(options).items()
-        if name in BY_NAME and is_effective(name, options)
-    }
+    return {name: getattr(options, name) for name in BY_NAME if is_effective(name, options)}
 
 
 def json_options(options: Namespace) -> dict:
@@ -481,16 +376,12 @@ def parse(arguments: list[str]) -> Namespace:
         if not any(is_effective(name, run) for run in runs):
             parser.error(no_effect_message(name, tasks))
     if "edit" in tasks and ("input_path" in explicit) != ("ot_image_path" in explicit):
-        present, missing = "--input_path", "--ot_image_path"
-        if "ot_image_path" in explicit:
-            present, missing = missing, present
-        parser.error(f"--task edit needs two images: {present} is given, give {missing} too")
+        parser.error("--task edit needs two images: give --input_path and --ot_image_path both")
 
     for position, options in enumerate(runs):
         effective = {name: value for name, value in explicit.items() if is_effective(name, options)}
         runs[position] = fill_defaults(effective, options.task)
-        _check_crop(parser, options.crop)
-        _check_range(parser, options.range)
+        _check_order(parser, options)
     return runs[0] if task != ALL else _all_experiments(runs, explicit)
 
 
@@ -536,34 +427,15 @@ def _all_experiments(runs: list[Namespace], explicit: dict) -> Namespace:
     return Namespace(task=ALL, output_dir=folder, verbose=verbose, experiments=runs)
 
 
-def _check_crop(parser: Parser, crop: tuple[float, ...]) -> None:
-    row_0, column_0, row_1, column_1 = crop
+def _check_order(parser: Parser, options: Namespace) -> None:
+    """Exit if the first corner of ``--crop`` or number of ``--range`` is not below the second."""
+    row_0, column_0, row_1, column_1 = options.crop
     if min(row_1 - row_0, column_1 - column_0) < MIN_CROP:
-        given = " ".join(f"{value:.9g}" for value in crop)
+        given = " ".join(f"{value:.9g}" for value in options.crop)
         parser.error(
-            f"argument --crop: {given} is empty, or nearly so; ROW1 must exceed ROW0, and COL1 "
-            f"must exceed COL0, by at least {MIN_CROP:g}"
+            f"argument --crop: {given} is empty; ROW1 must exceed ROW0, and COL1 must exceed COL0, "
+            f"by at least {MIN_CROP:g}"
         )
-
-
-def _check_range(parser: Parser, limits: tuple[float, float] | None) -> None:
-    if limits is not None and limits[0] >= limits[1]:
-        low, high = (f"{value:.9g}" for value in limits)
+    if options.range is not None and options.range[0] >= options.range[1]:
+        low, high = (f"{value:.9g}" for value in options.range)
         parser.error(f"argument --range: {low} is not below {high}; give the lower number first")
-
-
-# ---- the table in siren/README.md -------------------------------------------------------------
-
-
-def markdown_table() -> str:
-    """The table of all options in Markdown, as siren/README.md has it."""
-    rows = ["| option | default | |", "| --- | --- | --- |"]
-    for option in BY_NAME.values():
-        star = "*" if option.name in recipes.CHOSEN else ""
-        default = f" {option.default_in_words} ".replace("  ", " ").replace("<task>", "TASK")
-        rows.append(f"| `--{option.name}`{star} |{default}| {option.help} |")
-    return "\n".join(rows) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown_table(), end="")

@@ -7,7 +7,6 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import dataclass, fields, replace
 
-from siren.cli.arguments import in_words
 from siren.cli.errors import Problem
 from siren.tasks import TASKS
 
@@ -176,11 +175,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
-    if TASKS[options.task].fills and given is None:
-        options.points = options.points or default_points(pixels)
-        _check_points(options.points, pixels)
-    points = training_points(options, pixels, given)
-    _check_batch(options.batch_points, points)
+    points = _training_points(options, pixels, given)
     chosen, sizing = choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
@@ -217,28 +212,27 @@ def _resolve_size(options: Namespace, pixels: int) -> None:
         options.hidden_features = default_width(pixels, options.channels, options.epochs)
 
 
-def training_points(options: Namespace, pixels: int, given: int | None = None) -> int:
-    """How many points are trained on in a picture of so many ``pixels``; ``given`` as above."""
-    if not TASKS[options.task].fills:
-        return pixels
-    given = options.points if given is None else given
-    return given - int(options.hold_out * given)
+def _training_points(options: Namespace, pixels: int, given: int | None) -> int:
+    """How many points are trained on; sets ``points`` if a task that fills in has no mask.
 
-
-def _check_points(points: int, pixels: int) -> None:
-    if points >= pixels:
+    Raises Problem if no pixel is left to fill in, or a batch has more points than there are.
+    """
+    points = pixels
+    if TASKS[options.task].fills:
+        if given is None:
+            given = options.points = options.points or default_points(pixels)
+        if given >= pixels:
+            raise Problem(
+                f"--points {given} leaves none of the {pixels} pixels to fill in; give fewer, or a "
+                "larger --sidelength"
+            )
+        points = given - int(options.hold_out * given)
+    if options.batch_points is not None and options.batch_points > points:
         raise Problem(
-            f"--points {points} leaves none of the {pixels} pixels to fill in; give fewer, or a "
-            "larger --sidelength"
+            f"--batch_points {options.batch_points} is more than the {points} points that are "
+            "trained on; leave it out to use all of them"
         )
-
-
-def _check_batch(batch: int | None, points: int) -> None:
-    if batch is not None and batch > points:
-        raise Problem(
-            f"--batch_points {batch} is more than the {points} points that are trained on; leave "
-            "it out to use all of them"
-        )
+    return points
 
 
 def default_in_words(name: str) -> str:
@@ -257,6 +251,13 @@ def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
     value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
     return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
+
+
+def in_words(value) -> str:
+    """``value`` as it is given on the command line; "" for None."""
+    if isinstance(value, tuple):
+        return " ".join(map(in_words, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _three_digits(rate: float) -> float:

@@ -29,9 +29,7 @@ def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
     if not options.resume:
         return options
     earlier = Checkpoint(options.output_dir, {}).earlier_identity()
-    earlier = earlier or (read_metrics(options.output_dir) or {}).get("options")
-    if not isinstance(earlier, dict):
-        return options
+    earlier = earlier or (read_metrics(options.output_dir) or {}).get("options", {})
     if options.precision == "auto" and earlier.get("precision") == "fp32":
         options.precision = "fp32"  # which every device has
     if earlier.get("recipe") != options.recipe:
@@ -105,8 +103,7 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
     from siren.samples import steps_per_pass
 
     with _about_resume():
-        content = checkpoint.content() if distributed.rank() == 0 else b""
-        state = checkpoint.load(distributed.broadcast(content))
+        state = distributed.broadcast_object(checkpoint.load() if distributed.rank() == 0 else None)
         fits = state.fits(
             options.epochs,
             steps_per_pass(len(task.points), batches),
@@ -116,9 +113,9 @@ def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) ->
         )
         if not fits:
             raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
-    checkpoint.state = state
+    checkpoint.state, checkpoint.written = state, state.epoch
     print(f"resumed at epoch {state.epoch}", flush=True)
-    if state.threads not in ("", checkpoint.threads):
+    if state.threads != checkpoint.threads:
         print(
             f"the state was made by {state.threads} (processes x threads), this run has "
             f"{checkpoint.threads}: its network will be that of an uninterrupted run up to "

@@ -11,11 +11,11 @@ import copy
 import inspect
 from collections.abc import Callable
 
-from siren import images, runtime, signals
+from siren import runtime, signals
 from siren.cli import inputs, machine, resuming
-from siren.cli.errors import INTERRUPTION, Outcome, Problem, about, report_error
+from siren.cli.errors import INTERRUPTION, Outcome, Problem, report_error
 from siren.cli.folder import output_folder
-from siren.cli.options import display_path, identity_options
+from siren.cli.options import display_path
 from siren.output.preview import Preview
 
 
@@ -96,6 +96,9 @@ class Session(contextlib.ExitStack):
 
         if distributed.any_true(finished is not None):
             raise NothingLeft(finished or Outcome(0, "finished"))  # rank 0 alone knows how
+        settings, device = distributed.broadcast_object((settings, self.device))
+        if distributed.any_true(device != self.device):
+            raise Problem("the processes do not agree on --device; give one that all of them have")
         if self.is_rank_0:
             shape = pictures.image.shape[:2]
             machine.require_memory(machine.memory_demand(settings, shape, self.device))
@@ -106,10 +109,8 @@ class Session(contextlib.ExitStack):
         if self.is_rank_0:
             machine.rehearse(self.program, settings, self.device, self.bits)
         self.enter_context(signals.shield_children())
-        facts = {"resume": self.options.resume, "device": self.device}
-        check_agreement(self.options, {**identity_options(self.options), **facts})
-        self.settings = distributed.broadcast_object(settings)
-        return self.settings
+        self.settings = settings
+        return settings
 
     def share(self, make_task: Callable, settings: argparse.Namespace, pictures):
         """The task that ``make_task`` makes in rank 0; in others a copy with their points."""
@@ -146,18 +147,3 @@ class Session(contextlib.ExitStack):
         from siren.cli.finishing import finish
 
         return finish(self, task, network, result) if self.is_rank_0 else Outcome(0, result.ended)
-
-
-def check_agreement(options: argparse.Namespace, facts: dict) -> None:
-    """Raise Problem in all processes if ``facts`` or the input pictures differ between them."""
-    from siren import distributed
-
-    if distributed.world_size() == 1:
-        return
-    for option, path in inputs.paths(options).items():
-        with about(option, images.ImageError):
-            facts[f"the picture of --{option}"] = images.content_hash(path)
-    names = distributed.disagreements(facts)
-    if names:
-        what = ", ".join(name if name not in vars(options) else f"--{name}" for name in names)
-        raise Problem(f"the processes do not agree on {what}; it must be the same in all of them")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren.files import Change, ForeignFile, Lock, file_digest
-from siren.output.report import METRICS, is_metrics, read_json
+from siren.output.report import METRICS, read_json, read_metrics
 from siren.tasks import TASKS
 from siren.training.checkpoint import NAME as STATE
 
@@ -41,16 +41,13 @@ def rendering_files(derivatives: bool) -> set[str]:
 class Record:
     """What earlier runs wrote into ``folder``.
 
-    kind        "training", "rendering", or "" without either
-    digests     recorded digests by file name; killed runs can leave several for one name
-    no_digests  the training is by a version of this program that recorded no digests: every file
-                with the name of a training's file counts as its own
+    kind     "training", "rendering", or "" without either
+    digests  recorded digests by file name; killed runs can leave several for one name
     """
 
     folder: Path
     kind: str
     digests: dict[str, set[str]]
-    no_digests: bool = False
 
     def owns(self, name: str) -> bool:
         """Whether this program wrote the file called ``name``, and nobody has changed it since."""
@@ -58,8 +55,6 @@ class Record:
             return True  # whose ever it is, it is renamed and not replaced
         if name in (METRICS, RENDERING):
             return (name == METRICS) == (self.kind == "training") and self.kind != ""
-        if self.no_digests and name in _NAMES:
-            return True
         return name in self.digests and file_digest(self.folder / name) in self.digests[name]
 
     def check(self, names: Iterable[str]) -> None:
@@ -77,10 +72,10 @@ def read_record(folder: Path, lock: Lock | None = None) -> Record:
     digests: dict[str, set[str]] = defaultdict(set)
     for name, digest in lock.recorded() if lock else ():
         _add(digests, {name: digest})
-    metrics, rendering = read_json(folder / METRICS), read_json(folder / RENDERING)
-    if metrics is not None and is_metrics(metrics):
+    metrics, rendering = read_metrics(folder), read_json(folder / RENDERING)
+    if metrics is not None:
         _add(digests, metrics.get("files"))
-        return Record(folder, "training", digests, "files" not in metrics)
+        return Record(folder, "training", digests)
     if rendering is not None and isinstance(rendering.get("files"), dict):
         _add(digests, rendering["files"])
         return Record(folder, "rendering", digests)

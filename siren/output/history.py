@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
-
-from siren.output.drawings import Points, axes, segments
 
 SIZE = (960, 480)
 SHARP = 2  # drawn so many times as large, and reduced, which smooths the lines
@@ -18,6 +20,9 @@ COLORS = {
     "loss that chooses the best epoch": "#17becf",
     "PSNR in dB": "#ff7f0e",
 }
+_LARGEST = 1e100  # values beyond it are not drawn
+
+Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
 
 
 def draw_history(history) -> bytes:
@@ -46,7 +51,8 @@ def _measured(history, name: str) -> Points:
 
 def _draw_chart(draw, start: int, width: int, curves: dict[str, Points], log: bool) -> None:
     """Draw curves with their axes and names between the columns ``start`` and ``start + width``."""
-    epochs, values = axes(curves, log)
+    epochs = Axis.around((x for points in curves.values() for x, _ in points), margin=0)
+    values = Axis.around((y for points in curves.values() for _, y in points), log)
     if epochs is None or values is None:
         return
     chart = _Chart(draw, start + LEFT, width - LEFT - RIGHT, SIZE[1] - TOP - BOTTOM)
@@ -58,7 +64,7 @@ def _draw_chart(draw, start: int, width: int, curves: dict[str, Points], log: bo
     chart.write((1, 1), (0, 28), "epoch", "rt")
     right = 0
     for name, points in curves.items():
-        right += chart.curve(segments(points, epochs, values), name, right)
+        right += chart.curve(_segments(points, epochs, values), name, right)
 
 
 class _Chart(NamedTuple):
@@ -95,3 +101,79 @@ class _Chart(NamedTuple):
         font = ImageFont.load_default(13 * SHARP)
         self.draw.text(self.pixel(position, offset), text, color, font, anchor)
         return self.draw.textlength(text, font) / SHARP
+
+
+# ---- axes --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An axis from ``low`` to ``high``; if it is ``log``, these are decimal logarithms."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def around(cls, values: Iterable[float], log: bool = False, margin: float = 0.05):
+        """The axis of all ``values`` that can be drawn; None if none can.
+
+        ``margin`` is left free at both ends, as a share of the length.
+        """
+        values = [value for value in values if _is_drawable(value, log)]
+        if not values:
+            return None
+        low, high = min(values), max(values)
+        if log:
+            low, high = math.log10(low), math.log10(high)
+        # A single value, up to rounding; libraries built with -Ofast turn smaller numbers into 0.
+        if high - low <= max(1e-6 * max(abs(low), abs(high)), 1e-300):
+            spread = 0.5 if log else max(1.0, 0.1 * abs(low))
+            return cls(low - spread, high + spread, log)
+        return cls(low - margin * (high - low), high + margin * (high - low), log)
+
+    def position(self, value: float) -> float | None:
+        """Where ``value`` is, from 0 to 1; None if it cannot be drawn."""
+        if not _is_drawable(value, self.log):
+            return None
+        return ((math.log10(value) if self.log else value) - self.low) / (self.high - self.low)
+
+    def ticks(self) -> list[tuple[float, float]]:
+        """(position, value) of a few round values."""
+        return [(self.position(value), value) for value in self._round_values()]
+
+    def whole_ticks(self) -> list[tuple[float, float]]:
+        """Those whose value is a whole number from 0 on, such as an epoch's."""
+        return [tick for tick in self.ticks() if tick[1] == int(tick[1]) >= 0]
+
+    def _round_values(self) -> list[float]:
+        if not self.log:
+            return _multiples(self.low, self.high)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        if self.high - self.low > 2.5:
+            step = math.ceil((self.high - self.low) / 5)
+            values = [10.0**decade for decade in decades if decade % step == 0]
+        elif self.high - self.low > 0.7:
+            values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+        else:
+            values = _multiples(10.0**self.low, 10.0**self.high)
+        return [v for v in values if v > 0 and self.low <= math.log10(v) <= self.high]
+
+
+def _is_drawable(value: float, log: bool) -> bool:
+    lowest = 1 / _LARGEST if log else -_LARGEST
+    return lowest < value < _LARGEST
+
+
+def _multiples(low: float, high: float) -> list[float]:
+    """The two to six multiples of 1, 2 or 5 times a power of ten from ``low`` to ``high``."""
+    unit = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(unit * digit for digit in (1, 2, 5, 10) if unit * digit >= (high - low) / 5)
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _segments(points: Points, epochs: Axis, values: Axis) -> list[list[tuple[float, float]]]:
+    """The uninterrupted parts of a curve: positions (x, y) from 0 to 1, y downwards."""
+    positions = [(epochs.position(epoch), values.position(value)) for epoch, value in points]
+    parts = groupby(positions, lambda position: None not in position)
+    return [[(x, 1 - y) for x, y in part] for drawable, part in parts if drawable]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from siren import notebook
 from siren.files import ForeignFile, check_mark, write_bytes
-from siren.images import ImageError, encode_png, to_uint8
-from siren.output.report import read_metrics, read_result
+from siren.images import ImageError, ImageWarning, encode_png, read_image, to_uint8
+from siren.output.report import read_metrics
 from siren.pictures import Picture, absolute_error, error_picture, refuse_masked
 from siren.runtime.messages import Problem
 from siren.text import decibels, printable
@@ -215,10 +216,12 @@ def _read_run(run: Path):
     if metrics is None:
         raise Problem(f"{run} has no results")
     channels = 3 if metrics["options"].get("channels") == 3 else 1
-    try:
-        output, reference = (read_result(run / f"{name}.png", channels) for name in _COMPARED)
-    except ImageError as error:
-        raise Problem(f"{run}: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImageWarning)  # of a result that is dark
+        try:
+            output, reference = (read_image(run / f"{name}.png", channels) for name in _COMPARED)
+        except ImageError as error:
+            raise Problem(f"{run}: {error}") from error
     recipe = printable(str(metrics["options"].get("recipe", run.name)))
     passes, seconds = metrics.get("epochs"), metrics["seconds"] or 0
     quality = decibels(metrics["psnr"])

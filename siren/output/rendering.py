@@ -12,7 +12,7 @@ from tqdm import tqdm
 from siren import pictures
 from siren.images import to_integers, to_uint8
 from siren.samples import FULL_VIEW, strip
-from siren.training.evaluation import evaluate, evaluate_strips
+from siren.training.evaluation import assemble, evaluate, evaluate_strips
 
 SAMPLE = 256  # pixels per side of a small view, which sets the scale of the derivatives' pictures
 
@@ -62,13 +62,12 @@ def render_derivatives(network, engine, shape, crop=FULL_VIEW) -> tuple[np.ndarr
 
 def _draw_strips(network, engine, shape, crop, order, draw) -> list[np.ndarray]:
     """The pictures that ``draw(*streams)`` makes, strip by strip; shows a bar on a terminal."""
-    drawn: list[np.ndarray] = []
+
+    def strips():
+        for rows, streams in evaluate_strips(network, engine, shape, order, crop=crop):
+            yield rows, draw(*streams)
+            bar.update(rows.stop - rows.start)
+
     bar = tqdm(total=shape[0], unit="row", dynamic_ncols=True, disable=not sys.stderr.isatty())
     with bar:
-        for rows, streams in evaluate_strips(network, engine, shape, order, crop=crop):
-            parts = draw(*streams)
-            drawn = drawn or [np.empty((shape[0], *p.shape[1:]), p.dtype) for p in parts]
-            for picture, part in zip(drawn, parts):
-                picture[rows] = part
-            bar.update(rows.stop - rows.start)
-    return drawn
+        return assemble(shape[0], strips())

@@ -6,14 +6,10 @@ import csv
 import io
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from siren.files import check_mark, open_regular, write_bytes
-from siren.images import ImageWarning, read_image
 from siren.text import SCORE_NAMES, align, score_cells
 
 METRICS = "metrics.json"
@@ -43,11 +39,11 @@ def read_metrics(folder: Path) -> dict | None:
     "inputs", "psnr", "ssim" and "seconds" are sure to be there; of "options" and "runtime", the
     values may be anything.
     """
-    metrics = read_json(folder / METRICS)
-    if metrics is None or not is_metrics(metrics):
-        return None
-    kinds = {"epochs": int, "height": int, "width": int, "scored": str, "runtime": dict}
-    if not all(isinstance(metrics.get(name, kind()), kind) for name, kind in kinds.items()):
+    metrics = read_json(folder / METRICS) or {}
+    kinds = {"options": dict, "ended": str, "inputs": str}
+    others = {"epochs": int, "height": int, "width": int, "scored": str, "runtime": dict}
+    kinds.update((name, kind) for name, kind in others.items() if name in metrics)
+    if not all(isinstance(metrics.get(name), kind) for name, kind in kinds.items()):
         return None
     try:
         metrics.update({name: _score(metrics[name]) for name in ("psnr", "ssim", "seconds")})
@@ -63,12 +59,6 @@ def _score(value) -> float | None:
     return None if value is None else float(value)
 
 
-def is_metrics(content: dict) -> bool:
-    """Whether the content of a JSON file is that of a metrics.json."""
-    kinds = {"options": dict, "ended": str, "inputs": str}
-    return all(isinstance(content.get(name), kind) for name, kind in kinds.items())
-
-
 def encode_history(history) -> bytes:
     """The content of history.csv: one line per epoch; PSNR in dB where it was measured."""
     text = io.StringIO()
@@ -80,29 +70,6 @@ def encode_history(history) -> bytes:
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
     return text.getvalue().encode()
-
-
-def read_history(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    """(epoch, value) of "loss", "validation" and "psnr" in history.csv, where they are measured.
-
-    Without a valid history.csv there are none.
-    """
-    curves: dict[str, list[tuple[float, float]]] = {}
-    try:
-        for row in csv.DictReader(io.StringIO(_read_text(folder / HISTORY))):
-            for name in ("loss", "validation", "psnr"):
-                if row.get(name):  # most epochs have no PSNR
-                    curves.setdefault(name, []).append((float(row["epoch"]), float(row[name])))
-    except (OSError, ValueError, LookupError, csv.Error):
-        return {}
-    return curves
-
-
-def read_result(path: Path, channels: int) -> np.ndarray:
-    """``read_image`` of a picture that a run has saved, which may be dark: it does not warn."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ImageWarning)
-        return read_image(path, channels)
 
 
 def _read_text(path: Path) -> str:

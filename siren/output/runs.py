@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import math
 import os
 import stat
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-
-import numpy as np
+from urllib.parse import quote
 
 from siren.images.opening import ImageError, open_picture
-from siren.output.drawings import link
-from siren.output.report import METRICS, read_history, read_metrics, read_result
-from siren.pictures import Picture, absolute_error
+from siren.output.report import METRICS, read_metrics
 
 MAX_DEPTH = 3  # folders below the first one
 MAX_FOLDERS = 5000  # in case that somebody has a page made of their home
 MAX_PIXELS, MAX_BYTES = 1 << 24, 1 << 27  # of a picture; larger ones are only linked
-MAX_ERROR_PIXELS = 1 << 22  # of a picture; the error maps of larger ones take too long
-MAX_ERROR_SIDE = 512  # pixels of an error map
 
 #: Files of a run in the order in which they are listed.
 NAMES = (
@@ -90,36 +83,10 @@ class Run:
                         found[name] = picture.height, picture.width
         return found
 
-    @cached_property
-    def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """(epoch, value) of "loss", "validation" and "psnr" in history.csv."""
-        return read_history(self.folder)
-
-    def error_map(self) -> Picture | None:
-        """The absolute error of the output; None unless both pictures have one moderate size.
-
-        Each pixel of a smaller map shows the largest error of a square of pixels.
-        """
-        size = self.sizes.get("output.png", (0, 0))
-        if self.sizes.get("reference.png") != size or math.prod(size) > MAX_ERROR_PIXELS:
-            return None
-        channels = 1 if self.option("channels") == "1" else 3
-        paths = (self.folder / name for name in ("output.png", "reference.png"))
-        try:
-            error, largest = absolute_error(*(read_result(path, channels) for path in paths))
-        except ValueError:  # an ImageError; or one was replaced just now, and the shapes differ
-            return None
-        block = -(-max(size) // MAX_ERROR_SIDE)
-        for axis in (0, 1):
-            error = np.maximum.reduceat(error, np.arange(0, error.shape[axis], block), axis)
-        squares = f", the largest of {block} × {block} pixels each" if block > 1 else ""
-        return Picture(f"|error|: white is {largest:.2g}{squares}", error)
-
     def url(self, name: str) -> str:
         """The URL of a file; it changes with the file, so that a reload shows the new one."""
         status = self.files[name]
-        version = hashlib.sha256(f"{status.st_mtime_ns} {status.st_size}".encode()).hexdigest()[:8]
-        return f"{link(*self.parts, name)}?v={version}"
+        return f"{link(*self.parts, name)}?v={status.st_mtime_ns:x}-{status.st_size:x}"
 
 
 def find_runs(folder: Path) -> list[Run]:
@@ -138,3 +105,8 @@ def find_runs(folder: Path) -> list[Run]:
                 modified = os.stat(Path(path, METRICS)).st_mtime
                 runs.append(Run(Path(path), parts, metrics, modified))
     return sorted(runs, key=lambda run: (-run.modified, run.parts))
+
+
+def link(*parts: str) -> str:
+    """The relative URL of the file whose path has these ``parts``; they need not be Unicode."""
+    return "/".join(quote(os.fsencode(part), safe="") for part in parts)

@@ -35,8 +35,7 @@ class Edit(DerivativeTask):
     ``clone_field`` gives (``solvers.solve_inside``). With exact derivatives the network learns the
     field, and outside of the region the pixels besides.
 
-    Raises ValueError if nothing is left of the region after the shift; ``pictures`` has the errors
-    for arrays that are no images or masks.
+    ``pictures`` has the errors for arrays that are no images or masks.
     """
 
     declared = TASKS["edit"]
@@ -67,8 +66,6 @@ class Edit(DerivativeTask):
             reference = "direct solution (reference)"
         else:
             other, region = translate(other, offset), translate(region, offset, False)
-            if not region.any():
-                raise ValueError(f"a shift by {offset} leaves nothing of the region")
             field, composite = self._clone(image, other, operator, blend, alpha, region)
             self.reference = composite
             self.scored_as = (

@@ -35,27 +35,21 @@ class StateError(Exception):
 class State:
     """A training between two steps.
 
-    step       the next one; the last one plus 1 if only the results are still to be written
-    flat       the network's parameters, float32
-    best       the best parameters so far
-    lowest     their criterion, (1,)
-    optimizer  the optimizer's arrays
-    random     state of the generator that the loss draws from (JSON), or ""
-    history    for each epoch so far, the fields of ``training.progress.Epoch`` as a list
-    seconds    of training so far
-    guide      parameters whose picture the prior follows, float32; empty for none
-    threads    "processes x threads" that computed it, on which rounding depends
+    step     the next one; the last one plus 1 if only the results are still to be written
+    arrays   float32, by name: "flat", the network's parameters; "best", the best ones so far, and
+             "lowest" (1,), their criterion; "guide", those whose picture the prior follows, empty
+             for none; and "optimizer_0", "optimizer_1" ..., those of the optimizer
+    random   state of the generator that the loss draws from (JSON), or ""
+    history  for each epoch so far, the fields of ``training.progress.Epoch`` as a list
+    seconds  of training so far
+    threads  "processes x threads" that computed it, on which rounding depends
     """
 
     step: int
-    flat: np.ndarray
-    best: np.ndarray
-    lowest: np.ndarray
-    optimizer: list[np.ndarray]
+    arrays: dict[str, np.ndarray]
     random: str
     history: list[list[float | None]]
     seconds: float
-    guide: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     threads: str = ""
 
     @property
@@ -66,18 +60,19 @@ class State:
     def fits(
         self, epochs: int, steps: int, parameters: int, optimizer: list[tuple], random: bool
     ) -> bool:
-        """Whether this can be a state of a training.
+        """Whether this can be a state of a training of ``epochs`` of ``steps`` each.
 
-        That training has ``epochs`` of ``steps`` each, a number of ``parameters``, an ``optimizer``
-        with arrays of these shapes, and a loss that draws ``random`` numbers or does not.
+        Its network has a number of ``parameters``, its ``optimizer`` arrays of these shapes, and
+        its loss draws ``random`` numbers or does not.
         """
+        shapes = {name: array.shape for name, array in self.arrays.items()}
+        expected = {"flat": (parameters,), "best": (parameters,), "lowest": (1,)}
+        expected.update((f"optimizer_{i}", tuple(shape)) for i, shape in enumerate(optimizer))
         return (
             self.step <= epochs * steps + 1
             and self.epoch == -(-self.step // steps)
-            and self.flat.size == self.best.size == parameters
-            and self.lowest.size == 1
-            and self.guide.size in (0, parameters)
-            and [array.shape for array in self.optimizer] == [tuple(shape) for shape in optimizer]
+            and shapes.pop("guide", None) in ((0,), (parameters,))
+            and shapes == expected
             and random == bool(self.random)
         )
 
@@ -110,16 +105,8 @@ class Checkpoint:
 
     def save(self, state: State) -> None:
         """Write ``state`` atomically. Raises OSError."""
-        record = {
-            "identity": self.identity,
-            "step": state.step,
-            "random": state.random,
-            "history": state.history,
-            "seconds": state.seconds,
-            "threads": self.threads,
-        }
-        arrays = {name: getattr(state, name) for name in ("flat", "best", "lowest", "guide")}
-        arrays.update({f"optimizer_{i}": array for i, array in enumerate(state.optimizer)})
+        record = {"identity": self.identity, **vars(state), "threads": self.threads}
+        arrays = record.pop("arrays")
         self.saved = time.monotonic()  # before writing: after a failure too, the next try waits
         content = io.BytesIO()
         np.savez(content, record=np.array(json.dumps(record)), **arrays)
@@ -136,43 +123,30 @@ class Checkpoint:
         hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
         return f"there is no interrupted run in {self.folder}{hint}"
 
-    def content(self) -> bytes:
-        """The bytes of the state file; StateError if it cannot be read."""
+    def load(self) -> State:
+        """The state in the file.
+
+        Raises StateError if it cannot be read, is damaged, or belongs to another run.
+        """
         try:
-            return npz.read_file(self.path)
+            with npz.unpacked(npz.read_file(self.path)) as file:
+                arrays = dict(file)
+                record = json.loads(str(arrays.pop("record")))
+                identity = dict(record["identity"])
+                state = State(
+                    operator.index(record["step"]),
+                    {name: npz.floats(a, None, name != "lowest") for name, a in arrays.items()},
+                    str(record["random"]),
+                    list(record["history"]),
+                    float(record["seconds"]),
+                    str(record["threads"]),
+                )
         except FileNotFoundError:
             raise StateError(self.absence()) from None
         except (OSError, npz.FormatError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StateError(f"{self.path} cannot be read ({reason})") from error
-
-    def load(self, content: bytes | None = None) -> State:
-        """The state in ``content``, by default that of the file.
-
-        Raises StateError if it is damaged or belongs to another run.
-        """
-        content = self.content() if content is None else content
-        try:
-            with npz.unpacked(content) as arrays:
-                # Earlier versions counted epochs of one step each, and recorded less.
-                record = json.loads(str(arrays["record"]))
-                identity = dict(record["identity"])
-                state = State(
-                    step=operator.index(record["step" if "step" in record else "epoch"]),
-                    flat=npz.floats(arrays["flat"]),
-                    best=npz.floats(arrays["best"]),
-                    lowest=npz.floats(arrays["lowest"], finite=False),
-                    optimizer=[npz.floats(a, None) for a in npz.numbered(arrays, "optimizer")],
-                    random=str(record["random"]),
-                    history=list(record["history"]),
-                    seconds=float(record["seconds"]),
-                    guide=npz.floats(arrays["guide"]) if "guide" in arrays else np.float32([]),
-                    threads=str(record.get("threads", "")),
-                )
-        except npz.FormatError as error:
-            raise StateError(f"{self.path} is damaged ({error})") from error
         self.check_identity(identity)
-        self.written = state.epoch
         return state
 
     def earlier_identity(self) -> dict:

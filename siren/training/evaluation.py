@@ -14,7 +14,7 @@ import jittor as jt
 import numpy as np
 
 from siren.metrics import psnr
-from siren.samples import FULL_VIEW, DevicePoints, spacing, stratified, strip
+from siren.samples import FULL_VIEW, DevicePoints, evenly_spaced, spacing, strip
 from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -59,7 +59,7 @@ def predict_image(network, engine, shape) -> np.ndarray:
 
     Returns float32 (height, width, channels).
     """
-    return _assemble(shape, evaluate_strips(network, engine, shape, 0))[0]
+    return assemble(shape[0], evaluate_strips(network, engine, shape, 0))[0]
 
 
 def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,16 +68,17 @@ def predict_derivatives(network, engine, shape) -> tuple[np.ndarray, np.ndarray,
     Returns (along rows, along columns, Laplacian), each (height, width, channels).
     """
     strips = evaluate_strips(network, engine, shape, 2, spacing(*shape))
-    _, rows, columns, laplacian = _assemble(shape, strips)
+    _, rows, columns, laplacian = assemble(shape[0], strips)
     return rows, columns, laplacian
 
 
-def _assemble(shape, strips) -> list[np.ndarray]:
+def assemble(height: int, strips) -> list[np.ndarray]:
+    """The pictures, of so many rows, whose ``strips`` (rows, parts) come one after the other."""
     pictures: list[np.ndarray] = []
-    for rows, streams in strips:
-        pictures = pictures or [np.empty((*shape, s.shape[2]), np.float32) for s in streams]
-        for picture, stream in zip(pictures, streams):
-            picture[rows] = stream
+    for rows, parts in strips:
+        pictures = pictures or [np.empty((height, *p.shape[1:]), p.dtype) for p in parts]
+        for picture, part in zip(pictures, parts):
+            picture[rows] = part
     return pictures
 
 
@@ -95,9 +96,9 @@ def sample_pixels(task, by_batches: bool = False) -> np.ndarray:
     sample = SAMPLE_OF_BATCHES if by_batches else SAMPLE
     count = task.reference[..., 0].size
     if task.scored is None:
-        return stratified(count, min(count, sample), 0.5)
+        return evenly_spaced(count, sample)
     scored = np.flatnonzero(task.scored)
-    return scored[stratified(len(scored), min(len(scored), sample), 0.5)]
+    return scored[evenly_spaced(len(scored), sample)]
 
 
 def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
@@ -156,8 +157,7 @@ def make_validation(task, engine, batches):
         points = task.points
     if points is None:
         return None
-    sample = stratified(len(points), min(len(points), SAMPLE_OF_BATCHES), 0.5)
-    batch = DevicePoints(points).gather(sample)
+    batch = DevicePoints(points).gather(evenly_spaced(len(points), SAMPLE_OF_BATCHES))
 
     def loss(network):
         with jt.no_grad():

@@ -105,10 +105,13 @@ class _Run:
 
     def restore(self, state: State) -> int:
         """Continue from ``state``; returns the next step."""
-        self.guidance.restore(state.guide)
-        self.network.flat.update(jt.array(state.flat))
-        self.best.restore(state.best, state.lowest)
-        self.optimizer.load_state_dict({"n_step": state.step, "moments": state.optimizer})
+        arrays = state.arrays
+        self.guidance.restore(arrays["guide"])
+        self.network.flat.update(jt.array(arrays["flat"]))
+        self.best.restore(arrays["best"], arrays["lowest"])
+        self.optimizer.n_step = state.step
+        for index, var in enumerate(self.optimizer.vars()):
+            var.update(jt.array(arrays[f"optimizer_{index}"]))
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
@@ -120,16 +123,20 @@ class _Run:
     def make_state(self, step: int) -> State:
         """The state from which ``restore`` continues with ``step``."""
         random = self.task.random
+        arrays = {
+            "flat": self.network.flat.numpy(),
+            "best": self.best.parameters.numpy(),
+            "lowest": self.best.lowest.numpy(),
+            "guide": self.guidance.parameters,
+        }
+        for index, var in enumerate(self.optimizer.vars()):
+            arrays[f"optimizer_{index}"] = var.numpy()
         return State(
             step,
-            self.network.flat.numpy(),
-            self.best.parameters.numpy(),
-            self.best.lowest.numpy(),
-            self.optimizer.state_dict()["moments"],
+            arrays,
             "" if random is None else json.dumps(random.bit_generator.state),
             [list(astuple(state)) for state in self.training.history],
             time.perf_counter() - self.start,
-            self.guidance.parameters,
         )
 
     def finish(self, last: int) -> Training:

@@ -15,26 +15,11 @@ from siren.engine import reference
 from siren.engine.reference import AdamNumbers, MuonNumbers, hidden_matrices
 
 
-class _Optimizer:
-    """What all optimizers have: ``n_step`` steps so far, and Vars that a step changes."""
-
-    n_step = 0
-
-    def state_dict(self) -> dict:
-        """``n_step``, the number of steps so far, and ``moments``, NumPy arrays of ``vars()``."""
-        return {"n_step": self.n_step, "moments": [var.numpy() for var in self.vars()]}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore what ``state_dict`` returned."""
-        self.n_step = state["n_step"]
-        for var, array in zip(self.vars(), state["moments"]):
-            var.update(jt.array(array))
-
-
-class Adam(_Optimizer):
+class Adam:
     """Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
 
-    ``params`` is a list of float32 Vars, updated in place. ``engine`` supplies ``adam``.
+    ``params`` is a list of float32 Vars, updated in place. ``engine`` supplies ``adam``. ``n_step``
+    is the number of steps so far.
     """
 
     def __init__(self, params, lr: float, eps: float = 1e-8, betas=(0.9, 0.999), engine=reference):
@@ -43,6 +28,7 @@ class Adam(_Optimizer):
         self.eps = eps
         self.betas = betas
         self.engine = engine
+        self.n_step = 0
         self.mean = [jt.zeros_like(p).stop_grad() for p in self.params]
         self.square = [jt.zeros_like(p).stop_grad() for p in self.params]
 
@@ -58,7 +44,7 @@ class Adam(_Optimizer):
             _update((p, mean, square), self.engine.adam(p, gradient, mean, square, numbers))
 
 
-class Muon(_Optimizer):
+class Muon:
     """Muon on the hidden matrices of a ``Siren``, Adam on all its other parameters.
 
     A hidden matrix moves by ``lr`` times its orthogonalized momentum, in Nesterov's form
@@ -75,6 +61,7 @@ class Muon(_Optimizer):
         self.adam_lr = adam_lr
         self.momentum = momentum
         self.betas = betas
+        self.n_step = 0
         _, count, n = hidden_matrices(network)
         others = network.flat.shape[0] - count * n * n
         self.average = jt.zeros((count, n, n)).stop_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 import time
@@ -15,8 +14,6 @@ from siren.training.checkpoint import State
 
 FETCH_EVERY = 0.05  # seconds between two reads of the losses; each read waits for the GPU's queue
 LINE_EVERY = 100  # epochs between two progress lines where there is no bar
-
-_later = 0.0  # seconds of the trainings that follow
 
 
 @dataclass
@@ -140,39 +137,11 @@ class Progress:
         if epoch.psnr is not None:
             self.psnr = epoch.psnr
         if self.bar is not None:
-            left = in_all(self._left(epoch)) if epoch.epoch else ""
-            text = f"loss {epoch.loss:.3e}, PSNR {decibels(self.psnr)}{left}"
-            self.bar.set_postfix_str(text, False)
+            self.bar.set_postfix_str(f"loss {epoch.loss:.3e}, PSNR {decibels(self.psnr)}", False)
         elif epoch.epoch and (epoch.epoch % LINE_EVERY == 0 or epoch.epoch == self.epochs):
+            left = epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             print(
                 f"epoch {epoch.epoch}/{self.epochs}  loss {epoch.loss:.3e}  "
-                f"PSNR {decibels(self.psnr)}  {duration(self._left(epoch))} left"
-                f"{in_all(self._left(epoch))}",
+                f"PSNR {decibels(self.psnr)}  {duration(left)} left",
                 flush=True,
             )
-
-    def _left(self, epoch: Epoch) -> float:
-        """Seconds left of this training."""
-        return epoch.seconds / epoch.epoch * (self.epochs - epoch.epoch)
-
-
-@contextlib.contextmanager
-def followed_by(seconds: float):
-    """Within its context a training is one of several, of which others take ``seconds`` after it.
-
-    0: none follows.
-    """
-    global _later
-    before, _later = _later, seconds
-    try:
-        yield
-    finally:
-        _later = before
-
-
-def in_all(seconds: float) -> str:
-    """The time left in words, as ", 2 min 03 s in all"; "" if no training follows.
-
-    seconds  left of the present training
-    """
-    return f", {duration(seconds + _later)} in all" if _later else ""

@@ -257,7 +257,7 @@ BAD = [
     (["--task", "paint"], "--task", "paint"),
     (["--channels", "2"], "--channels", "2"),
     (["--channels", "x"], "--channels", "'x'"),
-    (["--sidelength", "7"], "--sidelength", "at least 8"),
+    (["--sidelength", "7"], "--sidelength", "between 8"),
     (["--sidelength", "99999999"], "--sidelength", "99999999"),
     (["--epochs", "0"], "--epochs", "0"),
     (["--epochs", "1.5"], "--epochs", "1.5"),

@@ -23,7 +23,6 @@ from siren.cli.options import (
     as_arguments,
     effective_options,
     make_parser,
-    markdown_table,
     parse,
 )
 from siren.cli.recipes import default_points, resolve
@@ -100,7 +99,13 @@ def test_the_table_has_every_option():
 
 
 def test_the_readme_has_the_table():
-    assert markdown_table() in (ROOT / "siren" / "README.md").read_text(encoding="utf8")
+    rows = ["| option | default | |", "| --- | --- | --- |"]
+    for option in BY_NAME.values():
+        star = "*" if option.name in recipes.CHOSEN else ""
+        default = f" {option.default_in_words} ".replace("  ", " ").replace("<task>", "TASK")
+        rows.append(f"| `--{option.name}`{star} |{default}| {option.help} |")
+    table = "\n".join(rows) + "\n"
+    assert table in (ROOT / "siren" / "README.md").read_text(encoding="utf8"), table
 
 
 @pytest.mark.parametrize(
@@ -299,21 +304,18 @@ def test_numbers(arguments, name, value):
         ("--omega_0 -1e1", "--omega_0: -1e1 must be"),
         ("--prior tv --prior_weight 1e300", "--prior_weight: 1e300 must be"),
         ("--prior tv --prior_weight 1e-320", "--prior_weight: 1e-320 must be"),
-        ("--task edit --alpha 1e-320", "--alpha: 1e-320 is too close to 0"),
         ("--task edit --alpha -1e-9", "--alpha: -1e-9 must be"),
-        ("--task inpaint --hold_out 1e-320", "--hold_out: 1e-320 is too close to 0"),
-        ("--task render --crop -1e-320 0 1 1", "--crop: -1e-320 is too close to 0"),
         ("--task render --crop -1e1 0 1 1", "--crop: -1e1 must be between -1 and 1"),
         ("--task render --crop 0 0 1e-20 1", "--crop: 0 0 1e-20 1 is empty"),
         ("--task render --crop 0.5 0 0.50000001 1", "--crop: 0.5 0 0.50000001 1 is empty"),
         ("--task render --crop -1 0 1", "--crop: expected 4 arguments"),
         ("--task edit --mask_path m --offset -1e0 0", "--offset: '-1e0' is not a whole number"),
-        ("--hidden_features 65537", "at most 65536"),
-        ("--hidden_layers 1001", "at most 1000"),
-        ("--epochs 1000000001", "at most 1000000000"),
-        ("--seed -1", "--seed: -1 is out of range"),
-        (f"--epochs {'9' * 5000}", f"--epochs: {'9' * 37}... is out of range"),
-        (f"--seed -{'9' * 5000}", f"--seed: -{'9' * 36}... is out of range"),
+        ("--hidden_features 65537", "between 1 and 65536"),
+        ("--hidden_layers 1001", "between 0 and 1000"),
+        ("--epochs 1000000001", "between 1 and 1000000000"),
+        ("--seed -1", "--seed: -1 must be"),
+        (f"--epochs {'9' * 500}", f"--epochs: {'9' * 37}... must be"),
+        (f"--seed -{'9' * 500}", f"--seed: -{'9' * 36}... must be"),
         (f"--lr {'9' * 5000}", f"--lr: {'9' * 37}... must be"),
         (f"--epochs {'x' * 5000}", "... is not a whole number".replace("...", "...'")),
         ("--epochs 0x10", "'0x10' is not a whole number"),

@@ -5,9 +5,11 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
-from siren.output.history import COLORS, SIZE, draw_history
+from siren.output.history import COLORS, SIZE, Axis, draw_history
 from siren.training.progress import Epoch
 
 
@@ -49,3 +51,23 @@ def test_each_curve_is_there_if_it_was_measured():
 def test_values_that_cannot_be_drawn_are_left_out(losses):
     image = drawn(history(losses=losses))
     assert (len(pixels(image, "loss")) > 0) == any(0 < loss < math.inf for loss in losses)
+
+
+number = st.floats(-1e12, 1e12, allow_subnormal=False)
+positive = st.floats(1e-90, 1e90, allow_subnormal=False)
+
+
+@given(st.lists(number, min_size=1, max_size=9), st.lists(positive, min_size=1, max_size=9))
+def test_axes_have_round_values_inside(values, positives):
+    for axis in (Axis.around(values), Axis.around(positives, log=True)):
+        ticks = axis.ticks()
+        assert 2 <= len(ticks) <= 11
+        assert all(-1e-6 <= position <= 1 + 1e-6 for position, _ in ticks)
+    assert all(0 <= Axis.around(values).position(value) <= 1 for value in values)
+
+
+def test_ticks_are_few():
+    assert Axis.around([0.0, 2.2250738585072014e-308]).ticks()
+    ticks = Axis.around([1e-7, 3.0], log=True).ticks()
+    assert [value for _, value in ticks] == pytest.approx([1e-6, 1e-4, 0.01, 1])
+    assert [value for _, value in Axis.around([19.0, 32.0]).ticks()] == [20, 25, 30]

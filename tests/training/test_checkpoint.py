@@ -103,7 +103,9 @@ def saved(tmp_path):
     array = np.arange(3, dtype=np.float32)
     random = json.dumps(np.random.default_rng(0).bit_generator.state)
     history = [[epoch, 1.0, None, 30.5, 2.0] for epoch in range(3)]
-    ours.save(checkpoint.State(5, array, array, array[:1], [array], random, history, 2.5))
+    arrays = {"flat": array, "best": array, "lowest": array[:1], "optimizer_0": array}
+    arrays["guide"] = array[:0]
+    ours.save(checkpoint.State(5, arrays, random, history, 2.5))
     return ours
 
 
@@ -115,20 +117,6 @@ def change(path, change_arrays, change_record=lambda _: None):
     arrays["record"] = np.array(json.dumps(record))
     change_arrays(arrays)
     np.savez(path, **arrays)
-
-
-def test_a_state_of_an_earlier_version_is_read(tmp_path):
-    """It counted epochs of one step each, and had no prior that follows the picture."""
-    ours = saved(tmp_path)
-
-    def change_record(record):
-        record["epoch"] = record.pop("step")
-        del record["threads"]
-
-    change(ours.path, lambda arrays: arrays.pop("guide"), change_record)
-    state = ours.load()
-    assert (state.step, state.guide.size, state.threads) == (5, 0, "")
-    assert state.fits(**FITS)
 
 
 def test_a_state_fits_its_training_alone(tmp_path):
@@ -174,7 +162,7 @@ def test_damaged_states_are_refused(tmp_path, name):
         try:
             fits = ours.load().fits(**FITS)
         except StateError as error:
-            assert "state.npz is damaged" in str(error)
+            assert "state.npz cannot be read" in str(error)
             fits = False
         assert not fits, value
 

@@ -15,7 +15,7 @@ from siren.engine.fused import Fused
 from siren.images import read_image
 from siren.network import Siren
 from siren.priors import TotalVariation
-from siren.samples import Batches, Points, stratified
+from siren.samples import Batches, Points, evenly_spaced
 from siren.tasks.edit import Edit
 from siren.tasks.fit import Fit
 from siren.tasks.inpaint import Inpaint
@@ -134,16 +134,13 @@ def test_the_mean_gradient_of_a_pass_is_the_whole_one(images, monkeypatch, kind)
     assert relative_error(slopes[0], slope) > 1e-2
 
 
-def test_every_point_is_drawn_equally_often():
-    """Also where the strata are not whole: exactly, by going through all that can be drawn."""
-    for count, chosen in ((12, 4), (13, 4), (7, 7), (10, 3), (1000, 999)):
-        steps = 4000
-        drawn = np.zeros(count)
-        for step in range(steps):
-            numbers = stratified(count, chosen, (step + 0.5) / steps)
-            assert (np.diff(numbers) >= 0).all()
-            np.add.at(drawn, numbers, 1 / steps)
-        np.testing.assert_allclose(drawn, chosen / count, atol=2 / steps)
+def test_a_sample_is_spread_evenly():
+    for count, most in ((12, 4), (13, 4), (7, 7), (10, 3), (1000, 999), (3, 9)):
+        numbers = evenly_spaced(count, most)
+        assert len(numbers) == min(count, most)
+        gaps = np.diff([-1, *numbers, count])
+        assert gaps.min() > 0
+        assert gaps.max() <= -(-count // min(count, most)) + 1
 
 
 def test_a_pass_takes_every_point_once():
