@@ -215,7 +215,7 @@ OPTIONS = {
             "picture, and so continues edges", _PRIOR),
         Option("prior_weight", {"type": number(1e-30, 1e6), "metavar": "W"},
             "fit and inpaint with --prior: its weight",
-            _PRIOR, shown=recipes.PRIOR_WEIGHTS_IN_WORDS,
+            _PRIOR,
             when=("with --prior tv or structure", lambda options: options.prior != "none")),
         Option("hold_out", {"type": number(0, 0.9), "metavar": "SHARE"},
             "inpaint: share of the given pixels that is not trained on, and chooses the best epoch",
@@ -399,8 +399,6 @@ def fill_defaults(explicit: dict, task: str) -> Namespace:
     for name, value in options.items():
         if isinstance(value, list) and name != "input_path":
             options[name] = tuple(value)
-    if options["prior_weight"] is None:
-        options["prior_weight"] = recipes.PRIOR_WEIGHTS.get(options["prior"])
     return Namespace(**options)
 
 

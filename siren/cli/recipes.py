@@ -84,9 +84,12 @@ WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe choo
 PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.6e-3}
-PRIOR_WEIGHTS_IN_WORDS = ", ".join(f"{w:g} for {prior}" for prior, w in PRIOR_WEIGHTS.items())
+DENSE = 0.1  # share of given pixels from which on a prior counts less
 #: The options whose defaults a recipe chooses.
-CHOSEN = {*(field.name for field in fields(Recipe)), "omega_first", "batch_points"}
+CHOSEN = {
+    *(field.name for field in fields(Recipe)),
+    *("omega_first", "batch_points", "prior_weight"),
+}
 # Of what ``resolve`` sets: for small pictures and few steps.
 _OF_SMALL_PICTURES = {"epochs": PASSES, "hidden_features": WIDTHS[0], "lr": ADAM_RATE}
 _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, for the help
@@ -94,7 +97,7 @@ _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, 
     "hidden_features": "; up to 1024 for larger pictures and more epochs",
     "lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
     "muon_lr": f"; less for more units and in more than {STEPS_AT_FULL_RATE} steps",
-    "omega_first": "; for 256 x 256, more for larger pictures and more units",
+    "omega_first": "; for 256 x 256, more for larger pictures, more units and more given pixels",
     "batch_points": "; at most 16384, or 32 times the side above 512 x 512",
 }
 
@@ -159,8 +162,8 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
 
     ``points`` is set for inpaint, and ``epochs``, ``hidden_features``, ``omega_first``,
     ``batch_points`` and both rates if the recipe follows the size. ``omega_first`` stays None where
-    the first layer's frequency is ``omega_0``, and ``batch_points`` where every step takes all
-    points. Raises Problem.
+    the first layer's frequency is ``omega_0``, ``batch_points`` where every step takes all points,
+    and ``prior_weight`` without a prior. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. A wider network has units enough
@@ -169,13 +172,18 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     Batches have at most 16384 points, or 32 * side above 512 * 512: the less of a picture a network
     can learn, the noisier a batch. Beyond 5000 steps Adam's rate is inversely proportional to their
     number: its steps have a constant size, and in tens of thousands of them the frequencies of the
-    first layer would drift away. Muon's falls by a fifth for each factor of ten. Rates have three
-    digits. All these were found by experiments
-    (benchmarks/NOTES.md, "The tuned recipe").
+    first layer would drift away. Muon's falls by a fifth for each factor of ten. Where more than
+    ``DENSE`` of the pixels are given, as around scratches, the first layer's frequency grows with
+    the root of their share, as that of a denser grid would, and a prior's weight falls with their
+    share: the more pixels say what is there, the less a prior has to. Rates and weights have three
+    digits. All these were found by experiments (benchmarks/NOTES.md, "The tuned recipe").
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
     points = _training_points(options, pixels, given)
+    density = max(1, points / (DENSE * pixels)) if TASKS[options.task].fills else 1
+    if options.prior_weight is None and options.prior != "none":
+        options.prior_weight = _three_digits(PRIOR_WEIGHTS[options.prior] / density)
     chosen, sizing = choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
@@ -186,7 +194,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     if options.omega_first is None:
         power = 1 / 2 if chooses_width and side > 256 else 1 / 3
         frequency = sizing.omega_first * (side / 256) ** power * widening ** (2 / 3)
-        options.omega_first = round(frequency, 2)
+        options.omega_first = round(frequency * density**0.5, 2)
     pointwise = TASKS[options.task].pointwise(options.operator, options.residual_norm)
     if options.batch_points is None and pointwise:
         size = min(max(16384, round(32 * side)), -(-points // sizing.batches))
@@ -237,6 +245,9 @@ def _training_points(options: Namespace, pixels: int, given: int | None) -> int:
 
 def default_in_words(name: str) -> str:
     """The default of the option called ``name``, one of ``CHOSEN``, in both recipes."""
+    if name == "prior_weight":
+        weights = ", ".join(f"{weight:g} for {prior}" for prior, weight in PRIOR_WEIGHTS.items())
+        return f"{weights}; less where more than {100 * DENSE:g} % of the pixels are given"
     report = "omega_0" if name == "omega_first" else "all" if name == "batch_points" else None
     report = report or in_words(getattr(_REPORT[0], name))
     tuned = {kind: _tuned_value(name, *pair) for kind, pair in _TUNED_FOR.items()}
