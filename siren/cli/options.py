@@ -192,8 +192,7 @@ OPTIONS = {
         Option(
             "range",
             "black and white of the images, not of the mask, in the numbers of their files, such "
-            "as 0 4095; values beyond are clipped; floating-point, signed and 32-bit files may "
-            "need it",
+            "as 0 4095; values beyond are clipped; floating-point files may need it",
             {"type": number(-1e30, 1e30), "nargs": 2, "metavar": ("LOW", "HIGH")},
             shown="0 and the largest number of the file's depth",
         ),

@@ -44,9 +44,9 @@ def read_mask(path: str | Path) -> np.ndarray:
         notes += frames_left_out(picture, path)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    white = _white(samples)
-    if samples.inverted:
-        values = white - values
+    white = samples.white
+    if white is None:  # as for a picture, but any other number is taken for one of 255 here
+        white = 1 if values.max() <= 1 else 255
     if not visible.all():
         mask = _visible(name, values / white, visible)
     elif values.shape[2] == 1:
@@ -67,16 +67,6 @@ def _unclear(fact: str) -> ImageError:
         f"{fact}, so that it is unclear what is meant; draw the mask in white on black, without "
         "transparency"
     )
-
-
-def _white(samples) -> float:
-    """White of the ``Samples`` of a mask; where the file does not say, the usual numbers."""
-    kind = samples.color.dtype
-    if samples.white is not None:
-        return float(samples.white)
-    if np.issubdtype(kind, np.integer):
-        return float(np.iinfo(kind).max)
-    return 1.0 if samples.color.max() <= 1 else 255.0
 
 
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
