@@ -75,9 +75,7 @@ def memory_demand(
         hidden_layers=options.hidden_layers,
         order=task.order,
         operator=options.operator,
-        residual_norm=options.residual_norm,
         pointwise=task.pointwise(options.operator, options.residual_norm),
-        cloning=task.order > 0 and options.mask_path is not None,
         optimizer=options.optimizer,
         engine=options.engine,
         device=device,
@@ -86,28 +84,18 @@ def memory_demand(
 
 def require_memory(demand: memory.Demand) -> None:
     """Raise Problem if a run needs more memory than this process can have."""
-    shortage = memory.shortage(demand)
-    if shortage is not None:
+    needed, free = memory.estimate(demand), memory.available()
+    is_training = demand.optimizer is not None
+    if needed > free:
         raise Problem(
-            f"the run needs about {_size(shortage.needed)} of memory, and {_size(shortage.free)} "
-            f"are free; {_advice(demand, shortage.largest)}"
+            f"the run needs about {_size(needed)} of memory, and {_size(free)} are free; try a "
+            + ("smaller --sidelength" + ", --hidden_features or --batch_points" * is_training)
+            + (", or --operator forward" if demand.operator == "autograd" else "")
+            + (", or --engine fused" if demand.engine != "fused" else "")
         )
 
 
-def _advice(demand: memory.Demand, largest: str) -> str:
-    """Which option to change if most of the memory is for ``largest``."""
-    if largest == "network":
-        return "try a smaller --hidden_features"
-    if largest == "picture":
-        return "try a smaller --sidelength"
-    if demand.operator == "autograd" and demand.order > 0:
-        return "try --operator forward, which needs much less, or --batch_points"
-    if demand.engine != "fused":
-        return "try --engine fused, which needs much less, or a smaller --batch_points"
-    return "try a smaller --batch_points"
-
-
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     """``count`` bytes in MB or GB, as text."""
     unit, name = (1 << 30, "GB") if count >= 1 << 30 else (1 << 20, "MB")
     return f"{count / unit:.3g} {name}"
