@@ -15,11 +15,11 @@ from siren import memory, runtime, signals
 from siren.cli.errors import Problem
 from siren.cli.options import as_arguments
 from siren.engine import get_engine
-from siren.engine.workload import Workload, explanation, trial_stamp
+from siren.engine.workload import Workload, trial_stamp
 from siren.images import write_png
 from siren.runtime.environment import digest, private_folder
 from siren.runtime.machine import allow_amx
-from siren.runtime.messages import Compilation
+from siren.runtime.messages import Compilation, why_it_failed
 from siren.runtime.processes import run_interruptibly, under_mpirun
 from siren.tasks import TASKS
 
@@ -142,11 +142,11 @@ def _try_in_child(workload: Workload, device: str) -> str | None:
     with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", workload.to_json(device)]
         child = run_interruptibly(arguments, read=compilation.read)
-    reason = explanation(child.returncode, child.stdout)
-    if reason is None:
-        with contextlib.suppress(OSError):
-            stamp.touch()
-    return reason
+    if child.returncode:
+        return why_it_failed(child.returncode, child.stdout)
+    with contextlib.suppress(OSError):
+        stamp.touch()
+    return None
 
 
 # ---- rehearsal --------------------------------------------------------------------------------

@@ -8,14 +8,12 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from siren.runtime.cuda import gpu_name, load_driver
 from siren.runtime.machine import cpu_fact
-from siren.runtime.messages import telling_line
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,6 @@ def _sources(folder: Path) -> str:
         if path.suffix in (".py", ".h"):
             digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()
-
-
-def explanation(returncode: int, output: str) -> str | None:
-    """Why the child that ran the trial has failed, given what it printed; None if it has not."""
-    if returncode == 0:
-        return None
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        reason = ", perhaps for lack of memory" if returncode == -signal.SIGKILL else ""
-        return f"its trial was ended by {name}{reason}"
-    return telling_line(output) or f"its trial ended with status {returncode}"
 
 
 def _program(variable: str, name: str) -> list:

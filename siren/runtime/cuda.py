@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from siren.runtime.environment import digest, private_folder, user_environment
-from siren.runtime.messages import Problem, describe_error, telling_line
+from siren.runtime.messages import Problem, describe_error, why_it_failed
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
                 timeout=300,
             )
         if trial.returncode:
-            problem = telling_line(trial.stdout) or "no message"
+            problem = why_it_failed(trial.returncode, trial.stdout)
     except (OSError, subprocess.SubprocessError) as error:
         problem = describe_error(error)
     if problem:

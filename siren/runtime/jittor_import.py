@@ -11,7 +11,6 @@ import fcntl
 import glob
 import json
 import os
-import re
 import signal
 import struct
 import sys
@@ -27,8 +26,7 @@ from siren.runtime.messages import (
     Problem,
     describe_error,
     failure,
-    strip_colors,
-    telling_line,
+    why_it_failed,
 )
 from siren.runtime.patches import jittor_folder, without_checks
 from siren.runtime.processes import rank, run_interruptibly, under_mpirun
@@ -202,18 +200,8 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
         if child.returncode or _is_current(stamp):
             break
     if child.returncode:
-        raise failure(f"Jittor cannot be compiled: {_reason(child)}")
-
-
-def _reason(child) -> str:
-    """Why the compilation has failed, from the child's output."""
-    output = strip_colors(child.stdout)
-    if child.returncode < 0 or re.search(r"Caught SIGCHLD|Killed signal|signal terminated", output):
-        return (
-            "its compiler was killed, perhaps for lack of memory; close other programs and run the "
-            "same command again, which keeps what is compiled already."
-        )
-    return telling_line(output) or "no message"
+        reason = why_it_failed(child.returncode, child.stdout)
+        raise failure(f"Jittor cannot be compiled: {reason}")
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import importlib.machinery
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -99,20 +98,14 @@ def _check_compiler() -> None:
 
 def _check_cache() -> None:
     """Raise Problem if Jittor cannot write its cache."""
-    _check_writable("the variable HOME", home())
-    name, folder = _jittor_home()
-    if folder is None:
-        return
-    folder = folder and os.path.abspath(folder)
-    if not is_shell_safe(folder):
+    user = user_environment()
+    name = "JITTOR_HOME" if "JITTOR_HOME" in user else "HOME"
+    folder = user.get("JITTOR_HOME", home())
+    if name == "JITTOR_HOME" and not is_shell_safe(folder):
         raise Problem(
-            f"{name} is {folder!r}, but Jittor cannot work in a folder of such a name; choose one "
-            "of letters, digits, dots, hyphens and underscores."
+            f"The variable {name} is {folder!r}, but Jittor cannot work in a folder of such a "
+            "name; choose one of letters, digits, dots, hyphens and underscores."
         )
-    _check_writable(name, folder)
-
-
-def _check_writable(name: str, folder: str) -> None:
     cache = os.path.join(folder, ".cache", "jittor")
     try:
         create_folder(cache)
@@ -121,23 +114,8 @@ def _check_writable(name: str, folder: str) -> None:
     except OSError as error:
         raise Problem(
             f"Jittor keeps what it compiles in {cache}, which cannot be written "
-            f"({error.strerror or error}); set {name} to a folder that can."
+            f"({error.strerror or error}); set the variable {name} to a folder that can."
         ) from error
-
-
-def _jittor_home() -> tuple[str, str | None]:
-    """(where JITTOR_HOME is set, its value): by the variable, or in Jittor's configuration file."""
-    user = user_environment()
-    if "JITTOR_HOME" in user:
-        return "the variable JITTOR_HOME", user["JITTOR_HOME"]
-    config = os.path.join(home(), ".cache", "jittor", "config.json")
-    try:
-        with open(config, encoding="utf8") as file:
-            return f"JITTOR_HOME in {config}", json.load(file).get("JITTOR_HOME")
-    except FileNotFoundError:
-        return "", None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise failure(f"Jittor cannot read its own {config} ({error}); remove it.") from error
 
 
 def _python_include_folders() -> list[str]:

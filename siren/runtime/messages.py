@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import threading
 import time
@@ -40,7 +41,8 @@ def telling_line(output: str) -> str:
 
     It has no color codes. It is empty if no line has words in it.
     """
-    lines = [line.strip() for line in strip_colors(output).splitlines() if re.search(r"\w", line)]
+    plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", output)
+    lines = [line.strip() for line in plain.splitlines() if re.search(r"\w", line)]
     errors = [line for line in lines if re.search(r"\b(error|fatal)\s*: ", line, re.IGNORECASE)]
     line = (errors or lines[-1:] or [""])[0]
     return line if len(line) <= 300 else line[:300] + " ..."
@@ -51,11 +53,17 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {telling_line(str(error)) or 'no message'}"
 
 
-def strip_colors(text: str) -> str:
-    """``text`` without a terminal's color codes."""
-    return re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
+def why_it_failed(returncode: int, output: str) -> str:
+    """Why a program has failed, given its exit status and what it printed."""
+    if returncode == -signal.SIGKILL or re.search(_KILLED, output):
+        return "it was killed, perhaps for lack of memory; close other programs and try again"
+    if returncode < 0:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    return telling_line(output) or f"it ended with status {returncode}"
 
 
+# What g++ and Jittor say of a compiler that was killed.
+_KILLED = r"Caught SIGCHLD|Killed signal|signal terminated"
 _DONE = re.compile(r"^\s*Compiling (?P<what>[^(]*)\((?P<done>\d+)/(?P<all>\d+)\)")
 DELAY = 3  # seconds; what is done sooner is not worth a word
 LINE_EVERY = 10  # seconds between lines where there is no bar

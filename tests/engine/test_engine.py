@@ -30,10 +30,11 @@ from siren.engine import fused, get_engine, reference, trial
 from siren.engine import workload as workload_module
 from siren.engine.fused import Fused
 from siren.engine.reference import AdamNumbers, MuonNumbers
-from siren.engine.workload import Workload, explanation, trial_stamp
+from siren.engine.workload import Workload, trial_stamp
 from siren.images import read_image
 from siren.network import Siren
 from siren.runtime.machine import allow_amx
+from siren.runtime.messages import why_it_failed
 from siren.samples import (
     Batch,
     Batches,
@@ -49,6 +50,7 @@ from siren.training import loop
 from siren.training.optimizer import Muon
 
 FOLDER = Path(__file__).resolve().parent
+KILLED = "it was killed, perhaps for lack of memory"
 ROOT = FOLDER.parents[1]
 JITTORS_FLAGS = ["-std=c++14", "-fPIC", "-shared", "-Ofast"]
 GPU_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -801,26 +803,29 @@ def test_the_trial_in_a_process_of_its_own():
     def run(workload):
         command = [sys.executable, "-m", "siren.engine.trial", workload.to_json("cpu")]
         child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        return explanation(child.returncode, child.stdout + child.stderr)
+        return child.returncode, why_it_failed(child.returncode, child.stdout + child.stderr)
 
-    assert run(Workload(width=8, losses=())) is None
-    assert run(Workload(layers=0)) is None
-    assert "2^31 parameters" in run(Workload(width=200_000))
+    assert run(Workload(width=8, losses=()))[0] == 0
+    assert run(Workload(layers=0))[0] == 0
+    status, reason = run(Workload(width=200_000))
+    assert status == 1 and "2^31 parameters" in reason
 
 
 @pytest.mark.parametrize(
     ("returncode", "output", "expected"),
     [
-        (0, "", None),
-        (0, "chatter", None),
         (1, "chatter\nomp.h: No such file\n", "omp.h: No such file"),
-        (3, "\n", "its trial ended with status 3"),
-        (-11, "", "its trial was ended by SIGSEGV"),
-        (-9, "chatter", "its trial was ended by SIGKILL, perhaps for lack of memory"),
+        (3, "\n", "it ended with status 3"),
+        (-11, "", "it was ended by SIGSEGV"),
+        (
+            -9,
+            "chatter",
+            "it was killed, perhaps for lack of memory; close other programs and try again",
+        ),
     ],
 )
 def test_how_the_child_ended(returncode, output, expected):
-    assert explanation(returncode, output) == expected
+    assert why_it_failed(returncode, output) == expected
 
 
 def test_a_stamp_is_of_one_workload_and_one_machine(monkeypatch):

@@ -136,7 +136,7 @@ SETTINGS = [  # (variables, those that ``import siren`` makes of them; None if i
     ({"OMPI_COMM_WORLD_SIZE": "2"}, {"use_mpi": None}),
     ({"log_v": "1"}, {"log_silent": None}),
     # Whatever is set, nothing is raised.
-    ({"OMPI_COMM_WORLD_SIZE": "abc", "HOME": "/dev/null", "TMPDIR": "/dev/null"}, {}),
+    ({"HOME": "/dev/null", "TMPDIR": "/dev/null"}, {}),
     ({"OMP_NUM_THREADS": "x", "PATH": ""}, {}),
 ]
 
@@ -187,27 +187,11 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     ("", {"PATH": "/nowhere", "cc_path": None}, ["package g++"]),
     ("", {"cc_path": "/no/such/g++"}, ["'/no/such/g++'"]),
     # variables that the user may have set
-    ("", {"OMPI_COMM_WORLD_SIZE": "abc"}, ["OMPI_COMM_WORLD_SIZE is 'abc'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "-1"}, ["OMPI_COMM_WORLD_SIZE is '-1'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "0"}, ["OMPI_COMM_WORLD_SIZE is '0'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": ""}, ["OMPI_COMM_WORLD_SIZE is ''"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "²"}, ["OMPI_COMM_WORLD_SIZE is '²'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "9" * 5000}, ["OMPI_COMM_WORLD_SIZE is '999"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2"}, ["OMPI_COMM_WORLD_RANK is not"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, ["RANK is '2'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "x"}, ["RANK is 'x'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "x"}, ["LOCAL_RANK is 'x'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, ["LOCAL_SIZE is '0'"]),
     ("", {"JITTOR_HOME": "/a b"}, ["JITTOR_HOME is '/a b'"]),
     ("", {"JITTOR_HOME": ""}, ["JITTOR_HOME is ''"]),
     ("", {"JITTOR_HOME": "/proc/nowhere"}, ["/proc/nowhere/.cache/jittor"]),
     ("", {"HOME": "/proc/nowhere"}, ["set the variable HOME"]),
     ("", {"HOME": "/dev/null"}, ["set the variable HOME"]),
-    (
-        "os.environ['HOME'] = 'here'; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())",
-        {},
-        ["2: ", "HOME is 'here'"],
-    ),
 ]
 
 
@@ -233,11 +217,6 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
             ["\n1: Jittor cannot be imported: OSError: the reason\n"],
         ),
     ]
-    for number, content in enumerate(["{broken", "[]", '{"JITTOR_HOME": "/a b"}']):
-        memory = tmp_path / str(number) / ".cache" / "jittor" / "config.json"
-        memory.parent.mkdir(parents=True)
-        memory.write_text(content)
-        cases.append(("", {"HOME": str(tmp_path / str(number))}, [str(memory)]))
     version = 'case "$*" in *--version*) echo "g++ 12.2.0"; exit 0;; esac'
     for number, (script, words) in enumerate(
         [
@@ -720,7 +699,7 @@ def test_a_folder_of_others_is_not_trusted(monkeypatch, tmp_path, kind):
     shared.chmod(0o1777)
     folder = shared / f"siren-{os.geteuid()}"
     planted(folder, kind)
-    monkeypatch.setattr(environment, "_shared_folders", lambda: [shared])
+    monkeypatch.setattr(environment, "SHARED", str(shared))
     monkeypatch.setenv("HOME", "/proc/nowhere")
     if kind == "another's":  # as it looks to another user
         assert environment.make_private(folder)
