@@ -873,8 +873,6 @@ def zeros(*shape, dtype="float32"):
         ({"coordinates": np.zeros((5, 2), np.float32)}, "not ndarray"),
         ({"order": 3}, "order is 3"),
         ({"order": -1}, "order is -1"),
-        ({"scale": (1.0, float("nan"))}, "scale"),
-        ({"scale": (1.0,)}, "scale"),
         ({"target": zeros(5, 3)}, "target must be a float32 Var (5, 1, 3)"),
         ({"target": zeros(4, 1, 3)}, "target must be"),
         ({"target": zeros(5, 1, 1)}, "target must be"),
@@ -908,9 +906,9 @@ def test_networks_of_other_inputs():
     with pytest.raises(ValueError, match="2 inputs, and this one has 3"):
         reference.streams(network, jt.array(points), 1)
     for points in (zeros(5, 3), zeros(5, 2)):
-        with pytest.raises(ValueError, match="2 inputs, not of 3"):
+        with pytest.raises(ValueError, match="not those of 3 inputs"):
             Fused().streams(network, points, 0)
-        with pytest.raises(ValueError, match="2 inputs, not of 3"):
+        with pytest.raises(ValueError, match="not those of 3 inputs"):
             Fused().squared_error(network, Batch(points, zeros(5, 1, 1)), 0)
 
 
