@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,9 +13,9 @@ from siren import memory, runtime, signals
 from siren.cli.errors import Problem
 from siren.cli.options import as_arguments
 from siren.engine import get_engine
-from siren.engine.workload import Workload, trial_stamp
+from siren.engine.workload import Workload, trial_facts
 from siren.images import write_png
-from siren.runtime.environment import digest, private_folder
+from siren.runtime.environment import try_once
 from siren.runtime.machine import allow_amx
 from siren.runtime.messages import Compilation, why_it_failed
 from siren.runtime.processes import run_interruptibly, under_mpirun
@@ -127,26 +125,23 @@ def load_engine(name: str, workload: Workload, device: str):
     interrupted at any moment, and may crash.
     """
     if name == "fused" and not under_mpirun():
-        attempt = partial(_try_in_child, device=device)
-        return get_engine(name, workload.precision, workload, attempt)
+        return get_engine(name, workload.precision, workload, partial(_try_once, device=device))
     with signals.shield_children():
         return get_engine(name, workload.precision, workload)
 
 
-def _try_in_child(workload: Workload, device: str) -> str | None:
+def _try_once(workload: Workload, device: str) -> str | None:
     """Why the fused engine fails a trial in a child; None if it works, or has before."""
-    stamp = private_folder() / trial_stamp(workload, device)
-    if stamp.exists():
-        return None
+    facts = trial_facts(workload, device)
+    return try_once("trial", facts, lambda: _try_in_child(workload, device))
+
+
+def _try_in_child(workload: Workload, device: str) -> str | None:
     announcement = "Compiling kernels for this network, once on this machine ..."
     with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", workload.to_json(device)]
         child = run_interruptibly(arguments, read=compilation.read)
-    if child.returncode:
-        return why_it_failed(child.returncode, child.stdout)
-    with contextlib.suppress(OSError):
-        stamp.touch()
-    return None
+    return why_it_failed(child.returncode, child.stdout) if child.returncode else None
 
 
 # ---- rehearsal --------------------------------------------------------------------------------
@@ -165,10 +160,11 @@ def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) 
         value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
         for name in DECISIVE
     ]
-    facts = json.dumps([trial_stamp(workload(options), device), bits, decisive])
-    stamp = private_folder() / f"rehearsal-{digest(facts)}"
-    if stamp.exists():
-        return
+    facts = [trial_facts(workload(options), device), bits, decisive]
+    try_once("rehearsal", facts, lambda: _rehearse(program, options, device, bits))
+
+
+def _rehearse(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
     announcement = "Compiling what this run needs besides, once on this machine ..."
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -176,8 +172,6 @@ def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) 
     ):
         small = in_miniature(options, Path(folder), bits, SIDES[device])
         run_interruptibly([program, *as_arguments(small)], read=compilation.read)
-    with contextlib.suppress(OSError):
-        stamp.touch()
 
 
 def in_miniature(

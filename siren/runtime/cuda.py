@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.environment import digest, private_folder, user_environment
-from siren.runtime.messages import Problem, describe_error, why_it_failed
+from siren.runtime.environment import identity, try_once, user_environment
+from siren.runtime.messages import describe_error, why_it_failed
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
     capabilities = [_capability(driver, index) for index in range(count.value)]
     if version >= 13000 and min(capabilities) < 75:
         return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
-    problem = find_nvcc_problem(nvcc, cc_path or "g++")
+    programs = nvcc, cc_path or "g++"
+    problem = try_once("nvcc", list(map(identity, programs)), lambda: find_nvcc_problem(*programs))
     if problem:
         return Cuda(reason=problem)
     return Cuda(nvcc, version, max(capabilities), "", count.value)
@@ -165,22 +166,15 @@ def flags_for_capability(flags: str) -> str:
 
 
 def find_nvcc_problem(nvcc: str, compiler: str) -> str:
-    """Try nvcc with the compiler; returns why it fails, or "". A success is remembered on disk.
+    """Try nvcc with the compiler; returns why it fails, or "".
 
     So a g++ that is too new for nvcc is found in seconds, not after minutes of compiling.
     """
-    programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
-    tried = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
-    name = f"nvcc-{digest(tried)}-works"
-    with contextlib.suppress(OSError, Problem):
-        if (private_folder() / name).exists():
-            return ""
-    problem = ""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "trial.cu")
-            source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
-            command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "trial.cu")
+        source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
+        command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+        try:
             trial = subprocess.run(
                 [*command, "-o", str(source.with_suffix(".o"))],
                 stdout=subprocess.PIPE,
@@ -189,15 +183,11 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
                 errors="replace",
                 timeout=300,
             )
-        if trial.returncode:
-            problem = why_it_failed(trial.returncode, trial.stdout)
-    except (OSError, subprocess.SubprocessError) as error:
-        problem = describe_error(error)
-    if problem:
-        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
-    with contextlib.suppress(OSError, Problem):
-        (private_folder() / name).touch()
-    return ""
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = describe_error(error)
+        else:
+            reason = trial.returncode and why_it_failed(trial.returncode, trial.stdout)
+    return f"{nvcc} does not work with the compiler {compiler} ({reason})" if reason else ""
 
 
 def gpu_name() -> str:

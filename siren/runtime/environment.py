@@ -16,7 +16,9 @@ import os
 import pwd
 import re
 import secrets
+import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from siren import files
@@ -159,6 +161,29 @@ def write_link(link: Path, target: str) -> None:
     temporary = f"{link}-{secrets.token_hex(4)}"
     os.symlink(target, temporary)
     os.replace(temporary, link)  # another process may do the same
+
+
+def try_once(what: str, facts, attempt: Callable[[], str | None]) -> str | None:
+    """What ``attempt()`` finds wrong; "" or None if nothing, now or before with the same ``facts``.
+
+    A success is remembered by a file of the private folder, which is named after ``what`` and the
+    ``facts`` (anything that JSON has).
+    """
+    name = f"{what}-{digest(json.dumps(facts))}-works"
+    with contextlib.suppress(OSError, Problem):
+        if (private_folder() / name).exists():
+            return None
+    problem = attempt()
+    if not problem:
+        with contextlib.suppress(OSError, Problem):
+            (private_folder() / name).touch()
+    return problem
+
+
+def identity(program: str) -> list:
+    """Where a program is, and when it was last changed."""
+    path = os.path.realpath(shutil.which(program) or program)
+    return [path, os.path.getmtime(path) if os.path.exists(path) else None]
 
 
 def digest(text: str) -> str:

@@ -26,9 +26,11 @@ from siren.runtime.environment import (
     create_folder,
     digest,
     home,
+    identity,
     is_shell_safe,
     private_folder,
     shell_safe,
+    try_once,
     user_environment,
     write_file,
 )
@@ -156,18 +158,13 @@ def check_arrays() -> None:
     import jittor as jt
     import numpy as np
 
-    core = os.stat(sys.modules["jittor_core"].__file__)
-    key = digest(f"{np.__version__} {core.st_mtime_ns} {core.st_size}")
-    stamp = Path(jt.flags.cache_path, f"siren-arrays-{key}")
-    if stamp.exists():
-        return
-    problem = find_array_problem()
+    core = sys.modules["jittor_core"].__file__
+    problem = try_once("arrays", [np.__version__, identity(core)], find_array_problem)
     if problem:
         raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
             f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}"
         )
-    stamp.touch()
 
 
 def find_array_problem() -> str:

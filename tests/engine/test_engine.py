@@ -30,7 +30,7 @@ from siren.engine import fused, get_engine, reference, trial
 from siren.engine import workload as workload_module
 from siren.engine.fused import Fused
 from siren.engine.reference import AdamNumbers, MuonNumbers
-from siren.engine.workload import Workload, trial_stamp
+from siren.engine.workload import Workload, trial_facts
 from siren.images import read_image
 from siren.network import Siren
 from siren.runtime.machine import allow_amx
@@ -50,7 +50,6 @@ from siren.training import loop
 from siren.training.optimizer import Muon
 
 FOLDER = Path(__file__).resolve().parent
-KILLED = "it was killed, perhaps for lack of memory"
 ROOT = FOLDER.parents[1]
 JITTORS_FLAGS = ["-std=c++14", "-fPIC", "-shared", "-Ofast"]
 GPU_PRECISIONS = ("fp32", "fp16", "bf16")
@@ -828,32 +827,32 @@ def test_how_the_child_ended(returncode, output, expected):
     assert why_it_failed(returncode, output) == expected
 
 
-def test_a_stamp_is_of_one_workload_and_one_machine(monkeypatch):
+def test_a_trial_is_of_one_workload_and_one_machine(monkeypatch):
     workload = Workload(width=64)
     assert Workload.from_json(workload.to_json("cuda")) == (workload, "cuda")
-    stamp = trial_stamp(workload, "cpu")
-    assert trial_stamp(Workload(width=64), "cpu") == stamp
-    assert trial_stamp(workload, "cuda") != stamp
-    assert trial_stamp(dataclasses.replace(workload, muon=True), "cpu") != stamp
+    facts = trial_facts(workload, "cpu")
+    assert trial_facts(Workload(width=64), "cpu") == facts
+    assert trial_facts(workload, "cuda") != facts
+    assert trial_facts(dataclasses.replace(workload, muon=True), "cpu") != facts
     monkeypatch.setenv("cc_path", "/bin/true")
-    assert trial_stamp(workload, "cpu") != stamp
+    assert trial_facts(workload, "cpu") != facts
 
 
-def test_a_stamp_is_of_the_kernels_sources_wherever_they_lie(monkeypatch, tmp_path):
+def test_a_trial_is_of_the_kernels_sources_wherever_they_lie(monkeypatch, tmp_path):
     header = tmp_path / "engine" / "cuda" / "sm90" / "tile.h"
     header.parent.mkdir(parents=True)
     header.write_text("one")
     monkeypatch.setattr(workload_module, "__file__", str(tmp_path / "engine" / "workload.py"))
-    stamp = trial_stamp(Workload(), "cpu")
+    facts = trial_facts(Workload(), "cpu")
     workload_module._sources.cache_clear()
     header.write_text("two")
-    assert trial_stamp(Workload(), "cpu") != stamp
+    assert trial_facts(Workload(), "cpu") != facts
     workload_module._sources.cache_clear()
     header.write_text("one")
-    assert trial_stamp(Workload(), "cpu") == stamp
+    assert trial_facts(Workload(), "cpu") == facts
     (tmp_path / "engine").rename(tmp_path / "moved")  # Jittor compiles kernels anew there
     monkeypatch.setattr(workload_module, "__file__", str(tmp_path / "moved" / "workload.py"))
-    assert trial_stamp(Workload(), "cpu") != stamp
+    assert trial_facts(Workload(), "cpu") != facts
 
 
 # ---- what is refused --------------------------------------------------------------------------
