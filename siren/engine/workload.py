@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import json
@@ -11,7 +10,7 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from siren.runtime.cuda import gpu_name, load_driver
+from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import identity, setting
 from siren.runtime.machine import cpu_fact
 
@@ -77,7 +76,7 @@ def trial_facts(workload: Workload, device: str) -> list:
     facts += [version("jittor"), sys.version, identity(setting("cc_path") or "g++")]
     facts += [cpu_fact("model name"), cpu_fact("flags")]
     if device == "cuda":
-        facts += [identity(setting("nvcc_path") or "nvcc"), _gpu()]
+        facts += [identity(setting("nvcc_path") or "nvcc"), str(find_cuda())]
     return facts
 
 
@@ -89,13 +88,3 @@ def _sources(folder: Path) -> str:
         if path.suffix in (".py", ".h"):
             digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()
-
-
-def _gpu() -> list:
-    """Name of the first GPU, and the driver's version."""
-    driver = load_driver()
-    if driver is None:
-        return []
-    version = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    return [gpu_name(), version.value]

@@ -36,18 +36,16 @@ class UnknownWhite(ImageError):
 class Samples:
     """A picture in the numbers of its file.
 
-    color     (height, width, 1 or 3): gray or RGB, unsigned integers or floating-point numbers
-    white     the number that the file's depth makes white, such as 4095 for 12 bits; None if it
-              does not: for floating-point numbers
-    alpha     (height, width) opacity in [0, 1], not 0 everywhere, or None for an opaque picture
-    has_range whether black and white can be set: not if the file's numbers were others (CMYK,
-              CIELAB, 0 for white)
+    color  (height, width, 1 or 3): gray or RGB, unsigned integers or floating-point numbers; of a
+           TIFF in which 0 is white, those that are left to white
+    white  the number that the file's depth makes white, such as 4095 for 12 bits; None if it does
+           not: for floating-point numbers
+    alpha  (height, width) opacity in [0, 1], not 0 everywhere, or None for an opaque picture
     """
 
     color: np.ndarray
     white: int | None
     alpha: np.ndarray | None = None
-    has_range: bool = True
 
 
 # ---- numbers -----------------------------------------------------------------------------------
@@ -183,14 +181,6 @@ def _shallow(picture: Image.Image, raw: str) -> Samples:
     if picture.format == "PNG" and isinstance(transparent, int) and transparent <= white < 255:
         # Pillow scales numbers of 2 and 4 bits to 8, but not the one that is transparent.
         picture.info["transparency"] = transparent * 255 // white
-    if picture.mode == "CMYK":
-        return Samples(np.asarray(picture.convert("RGB")), 255, has_range=False)
-    if picture.mode == "LAB":
-        from PIL import ImageCms  # an optional part of Pillow, for a rare mode
-
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        rgb = ImageCms.profileToProfile(picture, lab, srgb, outputMode="RGB")
-        return Samples(np.asarray(rgb), 255, has_range=False)
     alpha = None
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         alpha = np.asarray(picture.convert("RGBA").getchannel("A")) / np.float32(255)
@@ -198,8 +188,7 @@ def _shallow(picture: Image.Image, raw: str) -> Samples:
             alpha = None
     if picture.mode in ("1", "L", "LA"):
         color = np.asarray(picture.getchannel(0).convert("L"))[..., None] // (255 // white)
-        inverted = picture.format == "TIFF" and "I" in raw  # by Pillow, because 0 is white
-        return Samples(color, white, alpha, has_range=not inverted)
+        return Samples(color, white, alpha)
     rgb = picture if picture.mode == "RGBA" else picture.convert("RGB")
     return Samples(np.asarray(rgb)[..., :3], 255, alpha)
 
@@ -221,11 +210,6 @@ def to_shades(
         _refuse_not_finite(color, name)
     if limits is None:
         limits = 0, _own_white(samples, name, notes)
-    elif not samples.has_range:
-        raise ImageError(
-            f"{name} has numbers for which there is no range (CMYK, CIELAB, or a TIFF in which 0 "
-            "is white); leave it out, or save the picture as RGB or gray"
-        )
     else:
         _tell_clipped(samples, name, limits, notes)
     has_8_bits = white is not None and limits == (0, white) and 255 % white == 0
@@ -281,16 +265,11 @@ def _figure(value: float) -> str:
 def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], notes: list) -> None:
     """Append how many visible pixels are outside ``limits``."""
     low, high = limits
-    for outside, what in (
-        (samples.color < low, f"below LOW, {_figure(low)}"),
-        (samples.color > high, f"above HIGH, {_figure(high)}"),
-    ):
-        outside = outside.any(axis=-1)
-        if samples.alpha is not None:
-            outside &= samples.alpha > 0
-        count = int(outside.sum())
-        if count:
-            share = 100 * count / outside.size
-            share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-            fact = f"{share} % of the pixels of {name} are {what}, and are clipped"
-            notes.append(ImageWarning(fact))
+    outside = ((samples.color < low) | (samples.color > high)).any(axis=-1)
+    if samples.alpha is not None:
+        outside &= samples.alpha > 0
+    share = 100 * outside.mean()
+    if share > 0:
+        share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
+        fact = f"{share} % of the pixels of {name} are beyond LOW, {_figure(low)}, or HIGH, "
+        notes.append(ImageWarning(f"{fact}{_figure(high)}, and are clipped"))

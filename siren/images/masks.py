@@ -28,7 +28,6 @@ def read_mask(path: str | Path) -> np.ndarray:
     True is white: more than half of the largest value that the file can hold. Besides, it is
 
     - the larger one of two gray values, if the smaller one is 0 (told by ``ImageWarning``),
-    - the other one of two colors, if one is black,
     - whatever has a color, if that is one hue on black,
     - what is opaque, if that is all white or of one hue and the rest is transparent.
 
@@ -121,12 +120,9 @@ def _of_colors(name: str, values: np.ndarray) -> np.ndarray:
         return _of_gray(name, np.rint(pixels @ np.array([0.299, 0.587, 0.114])), 255.0).reshape(
             values.shape[:2]
         )
-    colors = np.unique(pixels[:: max(1, len(pixels) // 100000)], axis=0)
-    black = (pixels == 0).all(1)
-    if black.any() and len(colors) <= 2 and len(np.unique(pixels, axis=0)) == 2:
-        return ~black.reshape(values.shape[:2])
-    light = pixels.max(1) > 127.5
-    if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
+    brightness = pixels.max(1)
+    light = brightness > brightness.max() / 2
+    if brightness.min() > 32 or not _has_one_hue(pixels[light]):
         raise _unclear(f"{name} has several colors, or none of its pixels is black")
     return light.reshape(values.shape[:2])
 

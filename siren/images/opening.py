@@ -32,7 +32,7 @@ _NEW_KIND, _OLD_KIND, _WIDTH, _HEIGHT = 254, 255, 256, 257
 _BITS, _COMPRESSION, _COLOR, _SAMPLES, _PLANES, _NUMBERS = 258, 259, 262, 277, 284, 339
 _COLOR_MAP, _EXTRA, _DEPTH = 320, 338, 32997
 # Their values.
-_BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 1, 2, 3, 6
+_BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR, _CIELAB = 1, 2, 3, 6, 8
 _UNSIGNED, _FLOATING = 1, 3
 _MULTIPLIED = 1
 _JPEG = (6, 7)
@@ -196,9 +196,8 @@ def _is_exact(picture: Image.Image) -> bool:
     if color == _PALETTE:
         # Numbers of 8 bits, in the 16 that a palette has.
         return any(all(n % step == 0 for n in tags[_COLOR_MAP]) for step in (256, 257))
-    return numbers == {_UNSIGNED} and (
-        bits <= 8 or (bits <= 16 and color in (_BLACK_IS_ZERO, _RGB))
-    )
+    most = 16 if color in (_BLACK_IS_ZERO, _RGB) else 8
+    return numbers == {_UNSIGNED} and bits <= most and color != _CIELAB
 
 
 def _unreadable_tiff(name: str) -> ImageError:

@@ -31,6 +31,8 @@ class Cuda:
     capability: int = 0  # the highest of all GPUs: 90 is sm_90
     reason: str = ""
     gpus: int = 0  # their number
+    driver: int = 0  # the version of CUDA that the driver supports
+    name: str = "unknown"  # of the first GPU
 
 
 def find_cuda() -> Cuda:
@@ -75,13 +77,22 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
             f"older than the toolkit's {_dotted(version)}"
         )
     capabilities = [_capability(driver, index) for index in range(count.value)]
+    name = ctypes.create_string_buffer(256)
+    driver.cuDeviceGetName(name, len(name), 0)
     if version >= 13000 and min(capabilities) < 75:
         return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
     programs = nvcc, cc_path or "g++"
     problem = try_once("nvcc", list(map(identity, programs)), lambda: find_nvcc_problem(*programs))
     if problem:
         return Cuda(reason=problem)
-    return Cuda(nvcc, version, max(capabilities), "", count.value)
+    return Cuda(
+        nvcc,
+        version,
+        max(capabilities),
+        gpus=count.value,
+        driver=driver_version.value,
+        name=name.value.decode(errors="replace"),
+    )
 
 
 def _jittor_toolkits() -> list[str]:
@@ -99,15 +110,10 @@ def _missing_from_toolkit(nvcc: str) -> str:
         return f"{libraries / 'libcudart.so'}"
     if not _toolkit_version(nvcc):
         return f"{root / 'include' / 'cuda_runtime_api.h'}"
+    headers = [root / "include", target / "include", Path("/usr/include")]
+    system = Path(f"/usr/lib/{platform.machine()}-linux-gnu")
+    folders = [root / "bin", libraries, target / "lib", system, Path("/usr/lib")]
     for name in ("cublas", "curand"):
-        headers = [root / "include", target / "include", Path("/usr/include")]
-        folders = [
-            root / "bin",
-            libraries,
-            target / "lib",
-            Path(f"/usr/lib/{platform.machine()}-linux-gnu"),
-            Path("/usr/lib"),
-        ]
         if not any(os.path.isfile(folder / f"{name}.h") for folder in headers):
             return f"{name}.h"
         if not any(os.path.isfile(folder / f"lib{name}.so") for folder in folders):
@@ -188,15 +194,3 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
         else:
             reason = trial.returncode and why_it_failed(trial.returncode, trial.stdout)
     return f"{nvcc} does not work with the compiler {compiler} ({reason})" if reason else ""
-
-
-def gpu_name() -> str:
-    """The name of the first GPU."""
-    driver = load_driver()
-    if driver is None:
-        return "unknown"
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    driver.cuInit(0)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetName(name, len(name), device)
-    return name.value.decode(errors="replace")

@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.cuda import gpu_name
+from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import (
     create_folder,
     digest,
@@ -223,7 +223,7 @@ def describe() -> Environment:
         numpy=np.__version__,
         jittor=jt.__version__,
         device=device,
-        device_name=gpu_name() if device == "cuda" else cpu,
+        device_name=find_cuda().name if device == "cuda" else cpu,
         threads=threads,
     )
 

@@ -81,7 +81,6 @@ class Compilation:
         self.announce = threading.Timer(DELAY, notify, [announcement])
         self.announce.daemon = True
         self.bar = None
-        self.first = None  # (time, done) of the first line
         self.last = time.monotonic()
 
     def __enter__(self) -> Compilation:
@@ -102,16 +101,11 @@ class Compilation:
         if match is None or self.announce.is_alive() or not self.shown:
             return
         done, count = int(match["done"]), int(match["all"])
-        if self.first is None or done < self.first[1]:
-            self.first = time.monotonic(), done
-            self.last = self.first[0]  # the time left is not known yet
         if sys.stderr.isatty() or is_notebook():
             self._show_bar(done, count)
         elif time.monotonic() - self.last >= LINE_EVERY:
             self.last = time.monotonic()
-            begin, before = self.first
-            left = (self.last - begin) / max(done - before, 1) * (count - done)
-            notify(f"{done} of {count} {self.files} compiled, about {left:.0f} s left")
+            notify(f"{done} of {count} {self.files} compiled")
 
     def _show_bar(self, done: int, count: int) -> None:
         if self.bar is None or self.bar.total != count:

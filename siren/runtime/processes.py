@@ -85,8 +85,7 @@ def notify_once(sentence: str) -> None:
 def check_launcher() -> None:
     """Raise Problem if this is one of several processes that Open MPI has not started.
 
-    They could not work together, and each would train alone and write the same files. Where Slurm
-    leaves open whether there are others, a line says so.
+    They could not work together, and each would train alone and write the same files.
     """
     if under_mpirun():
         return
@@ -105,12 +104,6 @@ def check_launcher() -> None:
             f"This is one of several processes of {signs[0][0]} ({values}), and only those that "
             "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
             f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
-        )
-    tasks = user.get("SLURM_NTASKS", "")
-    if tasks.isdecimal() and int(tasks) > 1 and "SLURM_STEP_NUM_TASKS" not in user:
-        notify(
-            f"SLURM_NTASKS is {tasks}, and this process trains alone; for several that train "
-            f"together use Open MPI's mpirun (mpirun -np {tasks} python main.py ...)."
         )
 
 
