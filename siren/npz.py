@@ -26,15 +26,6 @@ class FormatError(ValueError):
     """A file is not of the expected format; the message says why."""
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file that starts like an .npz. Raises OSError or FormatError."""
-    with open_regular(path) as file:
-        if file.read(2) != b"PK":  # checked first, because the rest may be of any size
-            raise FormatError("it is not an .npz file")
-        file.seek(0)
-        return file.read()
-
-
 @contextlib.contextmanager
 def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an .npz file, or of its content, by name, each read when it is asked for.
@@ -110,7 +101,7 @@ def read_network(path: Path) -> SavedNetwork:
     """Read and check network.npz; nothing in it is executed. Raises FormatError."""
     name = printable(str(path))
     try:
-        with unpacked(read_file(path)) as arrays:
+        with open_regular(path) as file, unpacked(file) as arrays:
             weights = [floats(weight, 2) for weight in numbered(arrays, "weight")]
             biases = [floats(bias) for bias in numbered(arrays, "bias")]
             omega_0, (height, width) = (

@@ -83,7 +83,9 @@ class Fused:
         self.check_widths(network.widths)
         if isinstance(batch, _StoredBatch) and not jt.flags.no_grad:
             reference.check_order(network, order)
-            batch.check(network, order)
+            wanted = reference.target_shape(network, order)
+            if tuple(batch.points.target_shape) != wanted:
+                raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
             call = f'loss(in0_p, {batch.arguments(1)}, data["weight"], out0_p, out1_p)'
             numbers = {**_numbers(network, order, scale), **batch.numbers()}
             return _differentiate(network, batch.inputs(), call, numbers, self.precision)
@@ -208,12 +210,6 @@ class _StoredBatch:
             self.numbers(),
             header='#include "cuda/points.h"',
         )
-
-    def check(self, network, order) -> None:
-        """Raise ValueError unless the targets are such as ``reference.check_target`` wants."""
-        wanted = reference.target_shape(network, order)
-        if tuple(self.points.target_shape) != wanted:
-            raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
 
     def inputs(self) -> list:
         """The Vars that a kernel reads; others of the same type in the place of missing ones."""

@@ -89,8 +89,6 @@ class DecodedImage:
         pure: np.ndarray | None = None,
     ) -> np.ndarray:
         """The image, float32 (height, width, channels) in [-1, 1]; arguments as of `read_image`."""
-        if size is not None and min(size) < 1:
-            raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
         image = scaled(self.pixels, size, given, pure)
         np.clip(image, 0, 255, out=image)  # bicubic overshoots in floating point, not in 8 bits
         image /= np.float32(127.5)
@@ -188,11 +186,9 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
     """
     if aspect == "square":
         fitted = (sidelength, sidelength)
-    elif aspect == "keep":
+    else:
         longer = max(height, width)
         fitted = tuple((2 * side * sidelength + longer) // (2 * longer) for side in (height, width))
-    else:
-        raise ValueError(f"aspect must be 'square' or 'keep', not {aspect!r}")
     if min(fitted) < MIN_SIDE:
         raise ImageError(
             f"a picture of {height} x {width} pixels would be used at {fitted[0]} x {fitted[1]}, "

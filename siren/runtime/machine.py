@@ -59,11 +59,6 @@ def _check_python() -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
         raise failure(f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.")
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise failure(
-            f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
-            f"build of Python {version}; use the usual build."
-        )
 
 
 def _check_packages() -> None:
@@ -82,11 +77,9 @@ def _check_compiler() -> None:
     user = user_environment()
     compiler = user.get("cc_path") or COMPILER
     if not shutil.which(compiler):
-        if "cc_path" in user:
-            raise Problem(f"cc_path is set to {compiler!r}, which is not a program.")
         raise failure(
             f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
-            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."
+            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora), or set cc_path to one."
         )
     if "python_config_path" not in user and not any(
         Path(folder, "Python.h").exists() for folder in _python_include_folders()

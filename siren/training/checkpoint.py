@@ -139,11 +139,12 @@ class Checkpoint:
     def content(self) -> bytes:
         """The bytes of the state file; StateError if it cannot be read."""
         try:
-            return npz.read_file(self.path)
+            with open_regular(self.path) as file:
+                return file.read()
         except FileNotFoundError:
             raise StateError(self.absence()) from None
-        except (OSError, npz.FormatError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise StateError(f"{self.path} cannot be read ({reason})") from error
 
     def load(self, content: bytes | None = None) -> State:
