@@ -17,11 +17,11 @@ from PIL import Image
 from siren.images import (
     ImageError,
     ImageWarning,
-    UnknownWhite,
     decode_image,
     read_image,
     to_uint8,
 )
+from siren.images.decoding import UnknownWhite
 
 HEIGHT, WIDTH = 9, 13
 RANDOM = np.random.default_rng(5)

@@ -22,9 +22,7 @@ from PIL import Image
 
 from siren.files import file_digest, write_bytes
 from siren.images import decoding
-from siren.images.decoding import UnknownWhite
 from siren.images.opening import (
-    MAX_PIXELS,
     ImageError,
     ImageWarning,
     frames_left_out,
@@ -32,25 +30,6 @@ from siren.images.opening import (
     quoted,
 )
 from siren.pictures import refuse_masked
-
-__all__ = [
-    "MAX_PIXELS",
-    "MIN_SIDE",
-    "DecodedImage",
-    "ImageError",
-    "ImageWarning",
-    "NotANumber",
-    "UnknownWhite",
-    "content_hash",
-    "decode_image",
-    "encode_png",
-    "fit_size",
-    "quoted",
-    "read_image",
-    "to_integers",
-    "to_uint8",
-    "write_png",
-]
 
 #: The least number of pixels per side of a picture, after resizing.
 MIN_SIDE = 8

@@ -68,6 +68,10 @@ def _unclear(fact: str) -> ImageError:
     )
 
 
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ImageWarning, stacklevel=3)
+
+
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """The mask of a picture that is transparent in places; ``values`` are in 0..1."""
     if not visible.any():
@@ -85,11 +89,9 @@ def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
 def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
     levels = np.unique(values)
     if len(levels) == 2 and levels[0] == 0 and levels[1] <= white / 2:
-        warnings.warn(
+        _warn(
             f"{name} holds nothing but 0 and {levels[1]:g} of {white:g}, "
-            f"so {levels[1]:g} is taken for white",
-            ImageWarning,
-            stacklevel=3,
+            f"so {levels[1]:g} is taken for white"
         )
         return values > 0
     labels = len(levels) in (3, 4) and 0 < levels[1] <= white / 16  # 0, 1 and 255, say
@@ -104,11 +106,9 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         )
     between = ((values > white / 8) & (values < 7 / 8 * white)).mean()
     if between > 0.3:
-        warnings.warn(
+        _warn(
             f"{between:.0%} of {name} is neither black nor white; what is lighter than half of it "
-            "is taken for white",
-            ImageWarning,
-            stacklevel=3,
+            "is taken for white"
         )
     return values > white / 2
 
@@ -168,11 +168,9 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
     shapes, count = ndimage.label(mask, np.ones((3, 3)))
     left = np.unique(shapes[mask & fit_mask(scaled, mask.shape)])
     if len(left) < count:
-        warnings.warn(
+        _warn(
             f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
             f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
-            "a larger picture keeps them",
-            ImageWarning,
-            stacklevel=2,
+            "a larger picture keeps them"
         )
     return scaled

@@ -77,8 +77,9 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
             f"older than the toolkit's {_dotted(version)}"
         )
     capabilities = [_capability(driver, index) for index in range(count.value)]
-    name = ctypes.create_string_buffer(256)
-    driver.cuDeviceGetName(name, len(name), 0)
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
     if version >= 13000 and min(capabilities) < 75:
         return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
     programs = nvcc, cc_path or "g++"

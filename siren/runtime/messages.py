@@ -16,19 +16,18 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 class Problem(Exception):
     """What ends a run, in a sentence for the user, who can do something about it.
 
-    status     ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the
-               machine; ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
-    gpu_alone  the CPU does not need what is missing, and Jittor's log shows why it is
+    status  ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the machine;
+            ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
     """
 
-    def __init__(self, sentence: str, status: int = BAD_INPUT, gpu_alone: bool = False):
+    def __init__(self, sentence: str, status: int = BAD_INPUT):
         super().__init__(sentence)
-        self.status, self.gpu_alone = status, gpu_alone
+        self.status = status
 
 
-def failure(sentence: str, gpu_alone: bool = False) -> Problem:
+def failure(sentence: str) -> Problem:
     """The ``Problem`` of a machine that lacks something, or has what does not work."""
-    return Problem(sentence, FAILED, gpu_alone)
+    return Problem(sentence, FAILED)
 
 
 def notify(sentence: str) -> None:

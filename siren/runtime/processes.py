@@ -133,11 +133,7 @@ def process_settings(cuda: Cuda) -> dict[str, str]:
     if cuda.gpus > 1:
         settings["device_id"] = str(local_rank() % cuda.gpus)
     if local_size() <= cuda.gpus:
-        user = user_environment()
-        if "nccl_include_path" in user and "nccl_lib_path" in user:
-            folders = user["nccl_include_path"], user["nccl_lib_path"]
-        else:
-            folders = find_nccl(cuda.nvcc)
+        folders = find_nccl(cuda.nvcc)
         if folders:
             settings["use_nccl"] = "1"
             settings["nccl_include_path"], settings["nccl_lib_path"] = folders
