@@ -18,7 +18,6 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from siren.runtime.cuda import find_cuda
@@ -188,20 +187,11 @@ def find_array_problem() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Environment:
-    """What a result was computed with: versions, device, and number of CPU threads."""
+def describe() -> dict[str, str | int]:
+    """Versions, device and number of CPU threads, by which a result was computed, for JSON.
 
-    python: str
-    numpy: str
-    jittor: str
-    device: str
-    device_name: str
-    threads: int
-
-
-def describe() -> Environment:
-    """Versions, device and number of threads; call it after :func:`siren.runtime.start`."""
+    Call it after :func:`siren.runtime.start`.
+    """
     import jittor as jt
     import numpy as np
 
@@ -211,14 +201,14 @@ def describe() -> Environment:
         threads = ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # of Jittor's kernels
     except OSError:
         threads = os.cpu_count() or 1
-    return Environment(
-        python=platform.python_version(),
-        numpy=np.__version__,
-        jittor=jt.__version__,
-        device=device,
-        device_name=find_cuda().name if device == "cuda" else cpu,
-        threads=threads,
-    )
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "jittor": jt.__version__,
+        "device": device,
+        "device_name": find_cuda().name if device == "cuda" else cpu,
+        "threads": threads,
+    }
 
 
 @functools.cache

@@ -521,7 +521,7 @@ def test_under_mpirun_one_process_speaks_of_what_a_child_compiles_without_mpi(
 def test_jittor_starts_quietly_and_leaves_signals_to_python():
     result = run_python(
         """
-        import dataclasses, json, os, signal, subprocess
+        import json, os, signal, subprocess
         os.setpgrp()
         import siren
         from siren import runtime
@@ -533,7 +533,7 @@ def test_jittor_starts_quietly_and_leaves_signals_to_python():
             os.killpg(0, signal.SIGINT)  # as a terminal does it; the exit must not hang
             signal.pause()
         except KeyboardInterrupt:
-            print(json.dumps([device, dataclasses.asdict(runtime.describe())]))
+            print(json.dumps([device, runtime.describe()]))
         handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGCHLD)]
         assert handlers == [signal.SIG_DFL] * 2
         caught = [line for line in open("/proc/self/status") if line.startswith("SigCgt")]
