@@ -73,7 +73,8 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     Returns a list of Vars (N, channels): [u], [u, u_row, u_column] or
     [u, u_row, u_column, laplacian]. Raises ValueError for other arguments.
     """
-    check_points(network, coordinates, order)
+    check_order(network, order)
+    check_array("coordinates", coordinates, (None, network.widths[0]))
     *hidden, output = network.layers
     omega = network.omega_0
 
@@ -198,8 +199,10 @@ def adam(parameters, gradient, mean, square, numbers: AdamNumbers):
     """A step of Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
 
     All are float32 Vars of one shape: parameters, their gradient, and running means of the gradient
-    and its square. Returns the new (parameters, mean, square).
+    and its square. Returns the new (parameters, mean, square). Raises ValueError for a gradient of
+    another shape.
     """
+    check_array("gradient", gradient, parameters.shape)
     rate, correction, beta_1, beta_2, eps = numbers
     mean = beta_1 * mean + (1 - beta_1) * gradient
     square = beta_2 * square + (1 - beta_2) * gradient * gradient
@@ -216,8 +219,10 @@ def muon(network, gradient, average, mean, square, adam_numbers, numbers: MuonNu
     average       (count, n, n) momentum of the hidden matrices, in their order
     mean, square  (others,) Adam's moments of the other parameters, in their order
 
-    Returns the new (flat, average, mean, square).
+    Returns the new (flat, average, mean, square). Raises ValueError for a gradient of another
+    shape.
     """
+    check_array("gradient", gradient, network.flat.shape)
     matrices, others = _split(network, network.flat)
     matrix_gradient, other_gradient = _split(network, gradient)
     average = numbers.momentum * average + matrix_gradient
@@ -237,12 +242,6 @@ def hidden_matrices(network) -> tuple[int, int, int]:
 
 
 # ---- what all engines ask of their arguments --------------------------------------------------
-
-
-def check_points(network, coordinates, order) -> None:
-    """Raise ValueError unless ``streams`` is defined for these arguments."""
-    check_order(network, order)
-    check_array("coordinates", coordinates, (None, network.widths[0]))
 
 
 def check_order(network, order) -> None:

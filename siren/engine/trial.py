@@ -15,7 +15,7 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
-from siren.engine.fused import NARROW
+from siren.engine.fused import NARROW, check_widths
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.network import Siren
@@ -37,7 +37,7 @@ def why_it_fails(engine, workload: Workload) -> str | None:
     """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
     try:
         # Before a network is drawn, because it may be too large for that.
-        engine.check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
+        check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
         checks = list(_Trial(engine, workload).checks())
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
