@@ -244,6 +244,7 @@ def locked(folder: Path):
     """
     path = folder / LOCK
     descriptor = _acquire(path)
+    lock = None
     try:
         content = os.pread(descriptor, 1 << 24, 0)
         if not _LOCK_CONTENT.fullmatch(content):
@@ -251,13 +252,11 @@ def locked(folder: Path):
         lock = Lock(descriptor, content)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid() + b"".join(lock.lines), 0)
-        try:
-            yield lock
-        finally:
-            with contextlib.suppress(OSError):
-                if not lock.lines and _is_at(path, descriptor):
-                    path.unlink()
+        yield lock
     finally:
+        with contextlib.suppress(OSError):
+            if lock and not lock.lines and _is_at(path, descriptor):
+                path.unlink()
         os.close(descriptor)
 
 

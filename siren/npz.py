@@ -26,6 +26,15 @@ class FormatError(ValueError):
     """A file is not of the expected format; the message says why."""
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that starts like an .npz. Raises OSError or FormatError."""
+    with open_regular(path) as file:
+        if file.read(2) != b"PK":  # checked first, because the rest may be of any size
+            raise FormatError("it is not an .npz file")
+        file.seek(0)
+        return file.read()
+
+
 @contextlib.contextmanager
 def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of an .npz file, or of its content, by name, each read when it is asked for.

@@ -139,12 +139,11 @@ class Checkpoint:
     def content(self) -> bytes:
         """The bytes of the state file; StateError if it cannot be read."""
         try:
-            with open_regular(self.path) as file:
-                return file.read()
+            return npz.read_file(self.path)
         except FileNotFoundError:
             raise StateError(self.absence()) from None
-        except OSError as error:
-            reason = error.strerror or error
+        except (OSError, npz.FormatError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise StateError(f"{self.path} cannot be read ({reason})") from error
 
     def load(self, content: bytes | None = None) -> State:
