@@ -112,7 +112,7 @@ def work(options) -> None:
             "parameters": parameters,
             "sent": sent,
             "memory": peak_memory(),
-            "threads": runtime.describe().threads,
+            "threads": runtime.describe()["threads"],
         }
         Path(options.answer).write_text(json.dumps(answer), encoding="utf8")
 

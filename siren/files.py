@@ -24,7 +24,7 @@ from siren.text import printable
 LOCK = ".lock"
 _JOURNAL = ".siren-commit.json"  # the files that a commit renames and removes
 _TEMPORARY = re.compile(r"\.siren-\d+-[0-9a-f]{16}\.part")  # name of an unfinished file
-_LOCK_CONTENT = re.compile(rb"\d+\n(?:[0-9a-f]{64} [^\n]+\n)*")
+_LOCK_CONTENT = re.compile(rb"(?:\d+\n(?:[0-9a-f]{64} [^\n]+\n)*)?")
 
 
 class FolderInUse(Exception):
@@ -193,17 +193,16 @@ class Lock:
     list outlives a killed process, so that the next run recognizes them as the program's own.
     """
 
-    def __init__(self, descriptor: int | None, content: bytes = b""):
+    def __init__(self, descriptor: int, content: bytes):
         self.descriptor = descriptor
         self.lines = content.splitlines(keepends=True)[1:]
 
     def record(self, name: str, content: bytes) -> None:
         """List ``name``, which is about to be written with ``content``. Raises OSError."""
         line = f"{digest(content)} {name}\n".encode()
-        if self.descriptor is None or line in self.lines:
-            return
-        self.lines.append(line)
-        os.pwrite(self.descriptor, line, os.fstat(self.descriptor).st_size)
+        if line not in self.lines:
+            self.lines.append(line)
+            os.pwrite(self.descriptor, line, os.fstat(self.descriptor).st_size)
 
     def forget(self) -> None:
         """Drop the record: its files are committed or removed."""
@@ -239,42 +238,33 @@ def open_folder(folder: Path):
 def locked(folder: Path):
     """Lock ``folder``, which must exist, for this process; yields the ``Lock``.
 
-    Raises FolderInUse if another process has locked it, OSError if no lock can be made. The system
-    frees the lock of a process that dies, so a lock is never stale. A lock file that this program
-    did not write is locked too, but its content stays as it is. At the end the file is removed,
-    unless it has a record that is still needed.
+    Raises FolderInUse if another process has locked it, OSError if no lock can be made or its file
+    is not this program's. The system frees the lock of a process that dies, so a lock is never
+    stale. At the end the file is removed, unless it has a record that is still needed.
     """
     path = folder / LOCK
-    descriptor, own_file = _acquire(path, folder)
-    lock = Lock(None)
+    descriptor = _acquire(path)
+    lock = None
     try:
         content = os.pread(descriptor, 1 << 24, 0)
-        if own_file or _LOCK_CONTENT.fullmatch(content):
-            own_file = True
-            lock = Lock(descriptor, content)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid() + b"".join(lock.lines), 0)
+        if not _LOCK_CONTENT.fullmatch(content):
+            raise OSError(f"its {LOCK} is not this program's")
+        lock = Lock(descriptor, content)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid() + b"".join(lock.lines), 0)
         yield lock
     finally:
         with contextlib.suppress(OSError):
-            if own_file and not lock.lines and os.stat(path).st_ino == os.fstat(descriptor).st_ino:
+            if lock and not lock.lines and _is_at(path, descriptor):
                 path.unlink()
         os.close(descriptor)
 
 
-def _acquire(path: Path, folder: Path) -> tuple[int, bool]:
-    """Open and lock the file at ``path``; returns (descriptor, whether it was created)."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+def _acquire(path: Path) -> int:
+    """Open and lock the file at ``path``, which is created if it is missing."""
     while True:
-        created = False
-        try:
-            descriptor = os.open(path, flags)
-        except FileNotFoundError:
-            try:
-                descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o644)
-            except FileExistsError:
-                continue  # another process was quicker, or it is a broken link
-            created = True
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o644)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise OSError(f"its {LOCK} is not a regular file")
@@ -283,10 +273,15 @@ def _acquire(path: Path, folder: Path) -> tuple[int, bool]:
         except BlockingIOError:
             owner = os.pread(descriptor, 32, 0).split(b"\n")[0].decode(errors="replace")
             os.close(descriptor)
-            raise FolderInUse(
-                f"process {owner if owner.isdigit() else 'unknown'} is working in {folder}"
-            ) from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
-                return descriptor, created
+            owner = owner if owner.isdigit() else "unknown"
+            raise FolderInUse(f"process {owner} is working in {path.parent}") from None
+        if _is_at(path, descriptor):
+            return descriptor
         os.close(descriptor)  # its owner has removed it meanwhile, so it locks nothing
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one at ``path``."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.stat(path).st_ino == os.fstat(descriptor).st_ino
+    return False

@@ -23,7 +23,7 @@ NETWORK = "network.npz"
 
 
 class FormatError(ValueError):
-    """A file is not of the expected format; the message says why, without the file's name."""
+    """A file is not of the expected format; the message says why."""
 
 
 def read_file(path: Path) -> bytes:
@@ -96,10 +96,6 @@ def write_network(folder: Path, network, shape, bits: int = 8) -> None:
     write_bytes(folder / NETWORK, encode_network(network, shape, bits))
 
 
-class NetworkError(Exception):
-    """A file is not a network.npz; the message says why."""
-
-
 @dataclass(frozen=True)
 class SavedNetwork:
     """The content of network.npz, as ``encode_network`` describes it; ``layers`` are float32."""
@@ -111,10 +107,10 @@ class SavedNetwork:
 
 
 def read_network(path: Path) -> SavedNetwork:
-    """Read and check network.npz; nothing in it is executed. Raises NetworkError."""
+    """Read and check network.npz; nothing in it is executed. Raises FormatError."""
     name = printable(str(path))
     try:
-        with unpacked(read_file(path)) as arrays:
+        with open_regular(path) as file, unpacked(file) as arrays:
             weights = [floats(weight, 2) for weight in numbered(arrays, "weight")]
             biases = [floats(bias) for bias in numbered(arrays, "bias")]
             omega_0, (height, width) = (
@@ -127,12 +123,12 @@ def read_network(path: Path) -> SavedNetwork:
         if not (1 < height < 1 << 20 and 1 < width < 1 << 20 and bits in (8, 16)):
             raise FormatError("no picture has its shape and bits")
     except FileNotFoundError:
-        raise NetworkError(f"there is no file {name}") from None
+        raise FormatError(f"there is no file {name}") from None
     except OSError as error:
         reason = error.strerror or printable(str(error))
-        raise NetworkError(f"{name} cannot be read ({reason})") from error
+        raise FormatError(f"{name} cannot be read ({reason})") from error
     except FormatError as error:
-        raise NetworkError(f"{name} is not a network.npz: {error}") from error
+        raise FormatError(f"{name} is not a network.npz: {error}") from error
     return SavedNetwork(list(zip(weights, biases)), omega_0, (height, width), bits)
 
 

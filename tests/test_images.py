@@ -158,12 +158,6 @@ def test_cmyk_jpeg_is_not_inverted(save, colour):
     np.testing.assert_allclose(read_image(path, 3), in_range(colour), atol=0.1)
 
 
-def test_lab(save):
-    lab = Image.new("LAB", (5, 4), (int(53.24 * 2.55 + 0.5), 128 + 80, 128 + 67))  # pure red
-    red = to_uint8(read_image(save(lab, "p.tif"), 3))[0, 0].astype(int)
-    assert red[0] > 245 and red[1] < 25 and red[2] < 25
-
-
 @pytest.mark.parametrize("name", ["p.png", "p.tif", "p.pgm"])
 def test_16_bits_are_scaled_not_clipped(save, name):
     ramp = np.linspace(0, 65535, 8 * 64).astype(np.uint16).reshape(8, 64)
@@ -262,53 +256,31 @@ COLOURS = np.stack([SHADES, 1 - SHADES, SHADES**2], axis=-1)
 
 
 @pytest.mark.parametrize(
-    ("values", "how", "wording"),
+    ("values", "how"),
     [
-        (SHADES, {}, "1 floating-point value of 64 bits a pixel"),
-        (SHADES, {"byteorder": ">"}, "1 floating-point value of 64 bits"),
-        (SHADES, {"compression": "zlib"}, "1 floating-point value of 64 bits"),
-        (SHADES, {"bigtiff": True}, "1 floating-point value of 64 bits"),
-        (SHADES.astype(np.float16), {}, "1 floating-point value of 16 bits"),
-        (SHADES.astype(np.complex64), {}, "1 complex value of 64 bits"),
-        (SHADES.astype(np.int64), {}, "1 signed integer value of 64 bits"),
-        (SHADES.astype(np.int8), {}, "1 signed integer value of 8 bits"),
-        (COLOURS, {"photometric": "rgb"}, "3 floating-point values of 64 bits a pixel"),
-        (COLOURS.astype(np.float32), {"photometric": "rgb"}, "3 floating-point values of 32 bits"),
-        (
-            COLOURS.astype(np.uint16),
-            {"photometric": "cielab", "planarconfig": "contig"},
-            "3 unsigned integer values of 16 bits a pixel",
-        ),
-        (
-            np.zeros((9, 8, 5), np.uint8),
-            {"photometric": "minisblack", "planarconfig": "contig"},
-            "5 unsigned integer values",
-        ),
-        (
-            np.zeros((3, 9, 8), np.uint16),
-            {"photometric": "rgb", "planarconfig": "separate"},
-            "3 unsigned integer values of 16 bits a pixel in separate planes",
-        ),
-        (
-            np.zeros((9, 8, 3), np.uint8),
-            {"photometric": "rgb", "bigtiff": True, "byteorder": ">"},
-            "an unusual header",
-        ),
+        (SHADES, {}),
+        (SHADES, {"byteorder": ">"}),
+        (SHADES, {"compression": "zlib"}),
+        (SHADES, {"bigtiff": True}),
+        (SHADES.astype(np.float16), {}),
+        (SHADES.astype(np.float32), {"photometric": "miniswhite"}),
+        (SHADES.astype(np.float32), {"byteorder": ">", "compression": "zlib"}),
+        (SHADES.astype(np.complex64), {}),
+        *((SHADES.astype(kind), {}) for kind in ("i1", "i2", "i4", "i8", "u4")),
+        (SHADES.astype(np.uint16), {"photometric": "miniswhite"}),
+        (COLOURS, {"photometric": "rgb"}),
+        (COLOURS.astype(np.float32), {"photometric": "rgb"}),
+        *((COLOURS.astype(kind), {"photometric": "cielab"}) for kind in ("u1", "u2")),
+        (np.zeros((9, 8, 5), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}),
+        (np.zeros((3, 9, 8), np.uint8), {"photometric": "rgb", "planarconfig": "separate"}),
+        (np.zeros((3, 9, 8), np.uint16), {"photometric": "rgb", "planarconfig": "separate"}),
+        (np.zeros((9, 8, 3), np.uint8), {"photometric": "rgb", "bigtiff": True, "byteorder": ">"}),
     ],
 )
-def test_tiffs_are_refused_for_what_they_are(tmp_path, values, how, wording):
+def test_other_tiffs_are_refused_in_a_sentence(tmp_path, values, how):
     path = tmp_path / "p.tif"
     tifffile.imwrite(path, values, **how)
-    refused(path, rf"is a TIFF \(.*{wording}.*\) of a kind that cannot be read exactly; save it as")
-
-
-def test_planar_tiff_and_its_first_page(tmp_path):
-    planes = np.moveaxis((COLOURS * 255).astype(np.uint8), 2, 0)
-    how = {"photometric": "rgb", "planarconfig": "separate"}
-    for pages in (planes, np.stack([planes, 255 - planes])):
-        tifffile.imwrite(tmp_path / "p.tif", pages, **how)
-        image = read_image(tmp_path / "p.tif", 3)
-        np.testing.assert_allclose(image, COLOURS * 2 - 1, atol=0.01)
+    refused(path, r"is a TIFF of an unusual kind .* cannot be read exactly; save it as a PNG of 8")
 
 
 def test_gif_gives_its_first_frame(save, colour):
@@ -654,8 +626,6 @@ def test_fit_size():
         fit_size(20, 4000, 256, "keep")
     with pytest.raises(ImageError, match="at least 8"):
         fit_size(100, 100, 7, "square")
-    with pytest.raises(ValueError, match="aspect"):
-        fit_size(100, 100, 256, "stretch")
 
 
 @pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])

@@ -81,8 +81,7 @@ def _failure_in_words(error: BaseException) -> str:
     if memory.is_out_of_memory(error):
         return "not enough memory; try a smaller --sidelength, or fewer --hidden_features"
     if isinstance(error, Problem):
-        way_out = " --verbose shows why, and --device cpu does without." if error.gpu_alone else ""
-        return f"{error}{way_out}"
+        return str(error)
     kind, first = type(error).__name__, next(iter(str(error).splitlines()), "")[:200]
     return (
         f"an error of the program, {kind}{': ' if first else ''}{first}; "
@@ -95,11 +94,8 @@ def let_rank_0_speak() -> None:
 
     Then mpirun ends this process, silently. An error that rank 0 does not have is reported late.
     """
-    try:
-        if runtime.rank() == 0:
-            return
-    except Problem:
-        return  # this is the error
+    if runtime.rank() == 0:
+        return
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(_RANK_0_FIRST)
 

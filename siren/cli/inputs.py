@@ -13,6 +13,7 @@ import numpy as np
 from siren import images
 from siren.cli.errors import Problem, about
 from siren.images import masks
+from siren.images.decoding import UnknownWhite
 from siren.pictures import translate
 from siren.tasks import TASKS
 from siren.text import printable
@@ -131,9 +132,8 @@ def _blaming(option: str):
         warnings.simplefilter("always", images.ImageWarning)
         try:
             yield
-        except images.UnknownWhite as error:
-            way_out = "save it as a PNG of 8 bits" if is_mask else "say so with --range LOW HIGH"
-            raise images.ImageError(f"{error.fact}; {way_out}") from error
+        except UnknownWhite as error:
+            raise images.ImageError(f"{error.fact}; say so with --range LOW HIGH") from error
     for warning in caught:
         note = warning.message
         sentence = f"--{option}: {note.fact}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -15,11 +13,11 @@ from siren import memory, runtime, signals
 from siren.cli.errors import Problem
 from siren.cli.options import as_arguments
 from siren.engine import get_engine
-from siren.engine.workload import Workload, explanation, trial_stamp
+from siren.engine.workload import Workload, trial_facts
 from siren.images import write_png
-from siren.runtime.environment import digest, private_folder
+from siren.runtime.environment import try_once
 from siren.runtime.machine import allow_amx
-from siren.runtime.messages import Compilation
+from siren.runtime.messages import Compilation, why_it_failed
 from siren.runtime.processes import run_interruptibly, under_mpirun
 from siren.tasks import TASKS
 
@@ -75,9 +73,7 @@ def memory_demand(
         hidden_layers=options.hidden_layers,
         order=task.order,
         operator=options.operator,
-        residual_norm=options.residual_norm,
         pointwise=task.pointwise(options.operator, options.residual_norm),
-        cloning=task.order > 0 and options.mask_path is not None,
         optimizer=options.optimizer,
         engine=options.engine,
         device=device,
@@ -86,28 +82,18 @@ def memory_demand(
 
 def require_memory(demand: memory.Demand) -> None:
     """Raise Problem if a run needs more memory than this process can have."""
-    shortage = memory.shortage(demand)
-    if shortage is not None:
+    needed, free = memory.estimate(demand), memory.available()
+    is_training = demand.optimizer is not None
+    if needed > free:
         raise Problem(
-            f"the run needs about {_size(shortage.needed)} of memory, and {_size(shortage.free)} "
-            f"are free; {_advice(demand, shortage.largest)}"
+            f"the run needs about {_size(needed)} of memory, and {_size(free)} are free; try a "
+            + ("smaller --sidelength" + ", --hidden_features or --batch_points" * is_training)
+            + (", or --operator forward" if demand.operator == "autograd" else "")
+            + (", or --engine fused" if demand.engine != "fused" else "")
         )
 
 
-def _advice(demand: memory.Demand, largest: str) -> str:
-    """Which option to change if most of the memory is for ``largest``."""
-    if largest == "network":
-        return "try a smaller --hidden_features"
-    if largest == "picture":
-        return "try a smaller --sidelength"
-    if demand.operator == "autograd" and demand.order > 0:
-        return "try --operator forward, which needs much less, or --batch_points"
-    if demand.engine != "fused":
-        return "try --engine fused, which needs much less, or a smaller --batch_points"
-    return "try a smaller --batch_points"
-
-
-def _size(count: int) -> str:
+def _size(count: float) -> str:
     """``count`` bytes in MB or GB, as text."""
     unit, name = (1 << 30, "GB") if count >= 1 << 30 else (1 << 20, "MB")
     return f"{count / unit:.3g} {name}"
@@ -139,26 +125,23 @@ def load_engine(name: str, workload: Workload, device: str):
     interrupted at any moment, and may crash.
     """
     if name == "fused" and not under_mpirun():
-        attempt = partial(_try_in_child, device=device)
-        return get_engine(name, workload.precision, workload, attempt)
+        return get_engine(name, workload.precision, workload, partial(_try_once, device=device))
     with signals.shield_children():
         return get_engine(name, workload.precision, workload)
 
 
-def _try_in_child(workload: Workload, device: str) -> str | None:
+def _try_once(workload: Workload, device: str) -> str | None:
     """Why the fused engine fails a trial in a child; None if it works, or has before."""
-    stamp = private_folder() / trial_stamp(workload, device)
-    if stamp.exists():
-        return None
+    facts = trial_facts(workload, device)
+    return try_once("trial", facts, lambda: _try_in_child(workload, device))
+
+
+def _try_in_child(workload: Workload, device: str) -> str | None:
     announcement = "Compiling kernels for this network, once on this machine ..."
     with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", workload.to_json(device)]
         child = run_interruptibly(arguments, read=compilation.read)
-    reason = explanation(child.returncode, child.stdout)
-    if reason is None:
-        with contextlib.suppress(OSError):
-            stamp.touch()
-    return reason
+    return why_it_failed(child.returncode, child.stdout) if child.returncode else None
 
 
 # ---- rehearsal --------------------------------------------------------------------------------
@@ -177,10 +160,11 @@ def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) 
         value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
         for name in DECISIVE
     ]
-    facts = json.dumps([trial_stamp(workload(options), device), bits, decisive])
-    stamp = private_folder() / f"rehearsal-{digest(facts)}"
-    if stamp.exists():
-        return
+    facts = [trial_facts(workload(options), device), bits, decisive]
+    try_once("rehearsal", facts, lambda: _rehearse(program, options, device, bits))
+
+
+def _rehearse(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
     announcement = "Compiling what this run needs besides, once on this machine ..."
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -188,8 +172,6 @@ def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) 
     ):
         small = in_miniature(options, Path(folder), bits, SIDES[device])
         run_interruptibly([program, *as_arguments(small)], read=compilation.read)
-    with contextlib.suppress(OSError):
-        stamp.touch()
 
 
 def in_miniature(

@@ -180,8 +180,7 @@ OPTIONS = {
             default="square"),
         Option("range", {"type": number(-1e30, 1e30), "nargs": 2, "metavar": ("LOW", "HIGH")},
             "black and white of the images, not of the mask, in the numbers of their files, such "
-            "as 0 4095; values beyond are clipped; floating-point, signed and 32-bit files may "
-            "need it",
+            "as 0 4095; values beyond are clipped; floating-point files may need it",
             shown="0 and the largest number of the file's depth"),
         Option("points", _count(1, 2**28, "PIXELS"),
             "inpaint without --mask_path: number of random given pixels",

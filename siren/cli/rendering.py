@@ -11,7 +11,7 @@ from siren.cli.folder import output_folder, save_failure
 from siren.cli.options import display_path, json_options
 from siren.files import Change
 from siren.images import NotANumber, encode_png
-from siren.npz import NetworkError, SavedNetwork, read_network
+from siren.npz import FormatError, SavedNetwork, read_network
 from siren.output import RENDERING, remove_leftovers
 from siren.output.report import encode_json
 
@@ -20,7 +20,7 @@ def render(options: argparse.Namespace) -> int:
     """Draw a trained network; returns the exit status."""
     if runtime.world_size() > 1:
         raise Problem("--task render draws in one process; start it without mpirun")
-    with about("network_path", NetworkError):
+    with about("network_path", FormatError):
         saved = read_network(options.network_path)
     channels = len(saved.layers[-1][1])
     if channels not in (1, 3):

@@ -80,7 +80,7 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
         data = fingerprint(task.reference, *task.points.arrays(), *held_out)
         identity = {**identity_options(options), "device": device, "data": data}
     identity = distributed.broadcast_object(identity)
-    threads = f"{distributed.world_size()} x {runtime.describe().threads}"
+    threads = f"{distributed.world_size()} x {runtime.describe()['threads']}"
     checkpoint = Checkpoint(options.output_dir, identity, threads=threads)
     if options.resume:
         if distributed.any_true(root and checkpoint.exists()):

@@ -6,11 +6,11 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from functools import partial
 from typing import Callable
 
 from siren.engine.workload import Workload
+from siren.runtime.messages import notify
 
 ENGINES = ("fused", "reference")
 
@@ -48,11 +48,13 @@ def get_engine(
     if reason is None:
         return engine
     if precision == "bf16x2":
-        _tell(f"Products of bf16 do not work here ({reason}); using those of float32")
+        notify(
+            f"Products of bf16 do not work here ({reason}); using those of float32, which is "
+            "slower."
+        )
         return get_engine(name, "fp32", workload, attempt)
-    _tell(f"The fused engine does not work here ({reason}); using the reference engine")
+    notify(
+        f"The fused engine does not work here ({reason}); using the reference engine, which is "
+        "slower."
+    )
     return reference
-
-
-def _tell(what: str) -> None:
-    print(f"{what}, which is slower.", file=sys.stderr)

@@ -50,37 +50,15 @@ class Fused:
         if self.precision == "bf16x2" and not allow_amx():
             raise ValueError("the precision bf16x2 needs a processor with AMX")
 
-    def check_network(self, network) -> None:
-        """Raise ValueError for a network that the kernels cannot take."""
-        if network.widths[0] != 2:
-            raise ValueError(
-                f"the fused engine takes networks of 2 inputs, not of {network.widths[0]}; "
-                "the reference engine takes any"
-            )
-        width, layers = network.hidden_features, network.hidden_layers
-        if layers == 0:
-            raise ValueError(
-                "the fused engine takes networks of at least one hidden layer after the first; "
-                "the reference engine takes any"
-            )
-        if _parameters(tuple(network.widths)) >= 2**31:
-            raise ValueError("the fused engine takes networks of fewer than 2^31 parameters")
-        if jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID:
-            raise ValueError(
-                f"on a GPU the fused engine takes up to {LARGEST_GRID} hidden units in all, and "
-                f"{layers} layers of {width} are more"
-            )
-
     def streams(self, network, coordinates, order, scale=(1.0, 1.0)):
         """As ``reference.streams``; differentiable in the parameters, not in the coordinates.
 
         Where no gradients are kept (``jittor.no_grad``) a GPU's precision is fp32: what is looked
         at or saved is what the parameters mean.
         """
-        self.check_network(network)
-        reference.check_points(network, coordinates, order, scale)
-        precision = "fp32" if jt.flags.no_grad and jt.flags.use_cuda else self.precision
         numbers = _numbers(network, order, scale)
+        reference.check_array("coordinates", coordinates, (None, 2))
+        precision = "fp32" if jt.flags.no_grad and jt.flags.use_cuda else self.precision
         output = _Streams()(network.flat, coordinates, numbers, precision)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
@@ -89,31 +67,30 @@ class Fused:
 
         Where no gradients are kept, the loss alone is, for a third of the cost.
         """
-        self.check_network(network)
-        if isinstance(batch, _StoredBatch) and not jt.flags.no_grad:
-            reference.check_order(network, order, scale)
-            batch.check(network, order)
-            call = f'loss(in0_p, {batch.arguments(1)}, data["weight"], out0_p, out1_p)'
-            numbers = {**_numbers(network, order, scale), **batch.numbers()}
-            return _differentiate(network, batch.inputs(), call, numbers, self.precision)
-        coordinates, target = batch.coordinates, batch.target
-        reference.check_points(network, coordinates, order, scale)
-        reference.check_target(network, coordinates, target, order)
         if jt.flags.no_grad:
-            computed = self.streams(network, coordinates, order, scale)
-            return reference.squared_error_of_streams(computed, target, order, batch.weight)
-        numbers = {**_numbers(network, order, scale), "weight": batch.weight}
-        call = 'loss(in0_p, in1_p, in2_p, in1_shape0, data["weight"], out0_p, out1_p)'
-        return _differentiate(network, [coordinates, target], call, numbers, self.precision)
+            computed = self.streams(network, batch.coordinates, order, scale)
+            reference.check_target(network, batch.coordinates, batch.target, order)
+            return reference.squared_error_of_streams(computed, batch.target, order, batch.weight)
+        numbers = _numbers(network, order, scale)
+        if isinstance(batch, _StoredBatch):
+            wanted = reference.target_shape(network, order)
+            if tuple(batch.points.target_shape) != wanted:
+                raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
+            call = f'loss(in0_p, {batch.arguments(1)}, data["weight"], out0_p, out1_p)'
+            inputs, numbers = batch.inputs(), {**numbers, **batch.numbers()}
+        else:
+            inputs, numbers = [batch.coordinates, batch.target], {**numbers, "weight": batch.weight}
+            reference.check_array("coordinates", batch.coordinates, (None, 2))
+            reference.check_target(network, batch.coordinates, batch.target, order)
+            call = 'loss(in0_p, in1_p, in2_p, in1_shape0, data["weight"], out0_p, out1_p)'
+        return _differentiate(network, inputs, call, numbers, self.precision)
 
     def variation(self, network, points, field, smallest, weight, scale=(1.0, 1.0), plus=None):
         """As ``reference.variation``; on a GPU in a single pass over the points."""
         if jt.flags.no_grad or not jt.flags.use_cuda:
             arguments = network, points, field, smallest, weight, scale, plus
             return reference.variation(*arguments, compute_streams=self.streams)
-        self.check_network(network)
-        reference.check_order(network, 1, scale)
-        reference.check_field(field)
+        reference.check_array("field", field, (None, None, 3))
         added = [] if plus is None else [plus, self.gradient(plus, network)]
         height, width, _ = field.shape
         numbers = {
@@ -146,9 +123,9 @@ class Fused:
 
     def orthogonalize(self, matrices):
         """As ``reference.orthogonalize``."""
-        reference.check_matrices(matrices)
         if jt.flags.use_cuda:
             return reference.orthogonalize(matrices)
+        reference.check_array("matrices", matrices, (None, *2 * [matrices.shape[-1]]))
         (result,) = _code(
             [matrices.shape],
             [matrices],
@@ -163,7 +140,7 @@ class Fused:
         """As ``reference.adam``."""
         if jt.flags.use_cuda:
             return reference.adam(parameters, gradient, mean, square, numbers)
-        reference.check_alike(parameters, gradient=gradient, mean=mean, square=square)
+        _check(parameters.shape, gradient=gradient, mean=mean, square=square)
         return _code(
             [parameters.shape] * 3,
             [parameters, gradient, mean, square],
@@ -176,8 +153,11 @@ class Fused:
         """As ``reference.muon``, in one operation."""
         if jt.flags.use_cuda and self.precision == "fp32":
             return reference.muon(network, gradient, average, mean, square, adam_numbers, numbers)
-        reference.check_muon(network, gradient, average, mean, square)
         start, count, n = reference.hidden_matrices(network)
+        others = (network.flat.shape[0] - count * n * n,)
+        _check(network.flat.shape, gradient=gradient)
+        _check((count, n, n), average=average)
+        _check(others, mean=mean, square=square)
         place = {"start": start, "count": count, "width": n}
         new_flat, new_mean, new_square, new_average = _code(
             [network.flat.shape, mean.shape, square.shape, average.shape],
@@ -217,12 +197,6 @@ class _StoredBatch:
             self.numbers(),
             header='#include "cuda/points.h"',
         )
-
-    def check(self, network, order) -> None:
-        """Raise ValueError unless the targets are such as ``reference.check_target`` wants."""
-        wanted = reference.target_shape(network, order)
-        if tuple(self.points.target_shape) != wanted:
-            raise ValueError(f"targets must be (n, {wanted[0]}, {wanted[1]})")
 
     def inputs(self) -> list:
         """The Vars that a kernel reads; others of the same type in the place of missing ones."""
@@ -280,6 +254,11 @@ class _Streams(jt.Function):
         return gradient, None, None, None
 
 
+def _check(shape, **arrays) -> None:
+    for name, array in arrays.items():
+        reference.check_array(name, array, shape)
+
+
 def _differentiate(network, given, call, numbers, precision):
     """A loss as a function of the flat parameters; its gradient is known as soon as the loss is.
 
@@ -307,8 +286,23 @@ def _parameters(widths: tuple[int, ...]) -> int:
     return sum(n * (m + 1) for m, n in zip(widths, widths[1:]))
 
 
+def check_widths(widths) -> None:
+    """Raise ValueError for a network of these widths if the kernels cannot take it."""
+    width, layers = widths[1], len(widths) - 3
+    fits = widths[0] == 2 and layers > 0 and _parameters(tuple(widths)) < 2**31
+    if not fits or (jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID):
+        raise ValueError(
+            "the fused engine takes networks of 2 inputs, at least one hidden layer after the "
+            f"first, fewer than 2^31 parameters and, on a GPU, up to {LARGEST_GRID} hidden units "
+            f"in all, not those of {widths[0]} inputs and {layers} such layers of {width} units; "
+            "the reference engine takes any"
+        )
+
+
 def _numbers(network, order, scale):
-    """What the kernels need to know besides arrays; ValueError if parameters are missing."""
+    """What the kernels need to know besides arrays; ValueError for what they cannot compute."""
+    check_widths(network.widths)
+    reference.check_order(network, order)
     count = _parameters(tuple(network.widths))
     if network.flat.shape != [count]:
         raise ValueError(f"the network has {network.flat.shape} parameters, not {count}")

@@ -14,7 +14,6 @@ Every engine offers the public functions of this module with the same meaning.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import jittor as jt
@@ -74,7 +73,8 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     Returns a list of Vars (N, channels): [u], [u, u_row, u_column] or
     [u, u_row, u_column, laplacian]. Raises ValueError for other arguments.
     """
-    check_points(network, coordinates, order, scale)
+    check_order(network, order)
+    check_array("coordinates", coordinates, (None, network.widths[0]))
     *hidden, output = network.layers
     omega = network.omega_0
 
@@ -127,7 +127,7 @@ def variation(
 
     It is differentiable in the parameters. Raises ValueError for arrays of other shapes.
     """
-    check_field(field)
+    check_array("field", field, (None, None, 3))
     coordinates = points.coordinates()
     tensors = tensors_at(coordinates, field)
     computed = compute_streams(network, jt.array(coordinates).stop_grad(), 1, scale)
@@ -180,7 +180,7 @@ def orthogonalize(matrices):
 
     Matrices of zeros stay so. Raises ValueError for what is not square matrices.
     """
-    check_matrices(matrices)
+    check_array("matrices", matrices, (None, matrices.shape[-1], matrices.shape[-1]))
     # Each bound of a maximum is below all values, except for zeros.
     x = matrices / jt.maximum(matrices.abs().max((1, 2), keepdims=True), 1e-37)
     x = x / jt.maximum(x.sqr().sum((1, 2), keepdims=True), 1.0).sqrt()
@@ -199,10 +199,10 @@ def adam(parameters, gradient, mean, square, numbers: AdamNumbers):
     """A step of Adam with bias correction (Kingma and Ba 2015, arXiv:1412.6980).
 
     All are float32 Vars of one shape: parameters, their gradient, and running means of the gradient
-    and its square. Returns the new (parameters, mean, square). Raises ValueError for arrays of
-    different shapes.
+    and its square. Returns the new (parameters, mean, square). Raises ValueError for a gradient of
+    another shape.
     """
-    check_alike(parameters, gradient=gradient, mean=mean, square=square)
+    check_array("gradient", gradient, parameters.shape)
     rate, correction, beta_1, beta_2, eps = numbers
     mean = beta_1 * mean + (1 - beta_1) * gradient
     square = beta_2 * square + (1 - beta_2) * gradient * gradient
@@ -219,9 +219,10 @@ def muon(network, gradient, average, mean, square, adam_numbers, numbers: MuonNu
     average       (count, n, n) momentum of the hidden matrices, in their order
     mean, square  (others,) Adam's moments of the other parameters, in their order
 
-    Returns the new (flat, average, mean, square). Raises ValueError for arrays of other shapes.
+    Returns the new (flat, average, mean, square). Raises ValueError for a gradient of another
+    shape.
     """
-    check_muon(network, gradient, average, mean, square)
+    check_array("gradient", gradient, network.flat.shape)
     matrices, others = _split(network, network.flat)
     matrix_gradient, other_gradient = _split(network, gradient)
     average = numbers.momentum * average + matrix_gradient
@@ -243,26 +244,18 @@ def hidden_matrices(network) -> tuple[int, int, int]:
 # ---- what all engines ask of their arguments --------------------------------------------------
 
 
-def check_points(network, coordinates, order, scale) -> None:
-    """Raise ValueError unless ``streams`` is defined for these arguments."""
-    check_order(network, order, scale)
-    _check_array("coordinates", coordinates, (None, network.widths[0]))
-
-
-def check_order(network, order, scale) -> None:
+def check_order(network, order) -> None:
     """Raise ValueError unless there are such derivatives of the network."""
     if order not in range(len(STREAMS)):
         raise ValueError(f"order is {order}; it must be 0, 1 or 2")
     inputs = network.widths[0]
     if order > 0 and inputs != 2:
         raise ValueError(f"derivatives are for networks of 2 inputs, and this one has {inputs}")
-    if len(scale) != 2 or not math.isfinite(scale[0] + scale[1]):
-        raise ValueError(f"scale is {scale}; it must be two finite numbers")
 
 
 def check_target(network, coordinates, target, order) -> None:
     """Raise ValueError unless the target is of the shape that ``squared_error`` wants."""
-    _check_array("target", target, (coordinates.shape[0], *target_shape(network, order)))
+    check_array("target", target, (coordinates.shape[0], *target_shape(network, order)))
 
 
 def target_shape(network, order) -> tuple[int, int]:
@@ -270,35 +263,7 @@ def target_shape(network, order) -> tuple[int, int]:
     return (1, 2, 1)[order], network.out_features
 
 
-def check_field(field) -> None:
-    """Raise ValueError unless it is a field of tensors that ``variation`` takes."""
-    _check_array("field", field, (None, None, 3))
-
-
-def check_matrices(matrices) -> None:
-    """Raise ValueError unless these are matrices that ``orthogonalize`` takes."""
-    size = matrices.shape[-1] if isinstance(matrices, jt.Var) else None
-    _check_array("matrices", matrices, (None, size, size))
-
-
-def check_alike(parameters, **arrays) -> None:
-    """Raise ValueError unless all ``arrays`` are float32 Vars of the shape of ``parameters``."""
-    for name, array in arrays.items():
-        _check_array(name, array, parameters.shape)
-
-
-def check_muon(network, gradient, average, mean, square) -> None:
-    """Raise ValueError unless these are arrays that ``muon`` takes."""
-    _, count, n = hidden_matrices(network)
-    (parameters,) = network.flat.shape
-    others = (parameters - count * n * n,)
-    _check_array("gradient", gradient, (parameters,))
-    _check_array("average", average, (count, n, n))
-    _check_array("mean", mean, others)
-    _check_array("square", square, others)
-
-
-def _check_array(name: str, array, shape) -> None:
+def check_array(name: str, array, shape) -> None:
     """Raise ValueError unless it is a float32 Var of ``shape``, where None is any positive size."""
     is_var = isinstance(array, jt.Var)
     if is_var and array.dtype == FLOAT32 and _fits(array.shape, shape):

@@ -10,13 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
 
-from siren.engine.fused import NARROW
+from siren.engine.fused import NARROW, check_widths
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.network import Siren
@@ -37,7 +36,8 @@ WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 def why_it_fails(engine, workload: Workload) -> str | None:
     """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
     try:
-        _check_network(engine, workload)
+        # Before a network is drawn, because it may be too large for that.
+        check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
         checks = list(_Trial(engine, workload).checks())
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
@@ -47,14 +47,6 @@ def why_it_fails(engine, workload: Workload) -> str | None:
     except Exception as error:  # whatever Jittor, a compiler or a kernel thinks of
         return telling_line(str(error)) or type(error).__name__
     return None
-
-
-def _check_network(engine, workload: Workload) -> None:
-    """Raise an error if ``engine`` cannot take the network, which may be too large to be drawn."""
-    width, layers = workload.width, workload.layers
-    widths = [2] + [width] * (layers + 1) + [workload.channels]
-    network = SimpleNamespace(widths=widths, hidden_features=width, hidden_layers=layers)
-    engine.check_network(network)
 
 
 def main(arguments: list[str]) -> str | None:

@@ -1,21 +1,18 @@
-"""What a run will ask of an engine, and whether that has been tried here before; without Jittor."""
+"""What a run will ask of an engine, and what decides whether that works here; without Jittor."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import hashlib
 import json
 import os
-import shutil
-import signal
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from siren.runtime.cuda import gpu_name, load_driver
+from siren.runtime.cuda import find_cuda
+from siren.runtime.environment import identity, setting
 from siren.runtime.machine import cpu_fact
-from siren.runtime.messages import telling_line
 
 
 @dataclass(frozen=True)
@@ -67,21 +64,20 @@ class Workload:
         return Workload(**values), device
 
 
-def trial_stamp(workload: Workload, device: str) -> str:
-    """Name of the file that says: this workload has been tried here, and works.
+def trial_facts(workload: Workload, device: str) -> list:
+    """What decides whether a workload works here.
 
     It changes with the sources of kernels and where they are (Jittor compiles them anew for another
     folder), Jittor, Python, the compilers and the processor.
     """
     from importlib.metadata import version  # a third of the time that --help takes
 
-    facts = [_sources(Path(__file__).resolve().parent)]
-    facts += [version("jittor"), sys.version, _program("cc_path", "g++")]
+    facts = [_sources(Path(__file__).resolve().parent), workload.to_json(device)]
+    facts += [version("jittor"), sys.version, identity(setting("cc_path") or "g++")]
     facts += [cpu_fact("model name"), cpu_fact("flags")]
     if device == "cuda":
-        facts += [_program("nvcc_path", "nvcc"), _gpu()]
-    digest = hashlib.sha256(json.dumps([*facts, workload.to_json(device)]).encode()).hexdigest()
-    return f"trial-{digest[:24]}-works"
+        facts += [identity(setting("nvcc_path") or "nvcc"), str(find_cuda())]
+    return facts
 
 
 @functools.cache
@@ -92,31 +88,3 @@ def _sources(folder: Path) -> str:
         if path.suffix in (".py", ".h"):
             digest.update(os.fsencode(path.relative_to(folder)) + path.read_bytes())
     return digest.hexdigest()
-
-
-def explanation(returncode: int, output: str) -> str | None:
-    """Why the child that ran the trial has failed, given what it printed; None if it has not."""
-    if returncode == 0:
-        return None
-    if returncode < 0:
-        name = signal.Signals(-returncode).name
-        reason = ", perhaps for lack of memory" if returncode == -signal.SIGKILL else ""
-        return f"its trial was ended by {name}{reason}"
-    return telling_line(output) or f"its trial ended with status {returncode}"
-
-
-def _program(variable: str, name: str) -> list:
-    """Where a compiler is, and when it was last changed."""
-    path = os.environ.get(variable) or shutil.which(name) or name
-    path = os.path.realpath(shutil.which(path) or path)
-    return [path, os.path.getmtime(path) if os.path.exists(path) else None]
-
-
-def _gpu() -> list:
-    """Name of the first GPU, and the driver's version."""
-    driver = load_driver()
-    if driver is None:
-        return []
-    version = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(version))
-    return [gpu_name(), version.value]

@@ -4,8 +4,7 @@ In memory an image is a float32 array (height, width, channels) with values in [
 black and 1 is white (`x / 127.5 - 1` for an 8-bit value x), and with 1 or 3 channels.
 
 A file is read in steps, a module each: `opening` checks it and chooses its page, `decoding` gives
-the numbers in it, and `shades` says which of them are black and white. `masks` does all of that for
-masks, and `tiff` knows what is special about TIFFs.
+the numbers in it and says which of them are black and white. `masks` does all of that for masks.
 """
 
 from __future__ import annotations
@@ -21,37 +20,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.files import file_digest, write_bytes
+from siren.files import write_bytes
 from siren.images import decoding
 from siren.images.opening import (
-    MAX_PIXELS,
     ImageError,
     ImageWarning,
     frames_left_out,
     open_picture,
     quoted,
 )
-from siren.images.shades import UnknownWhite, to_shades
 from siren.pictures import refuse_masked
-
-__all__ = [
-    "MAX_PIXELS",
-    "MIN_SIDE",
-    "DecodedImage",
-    "ImageError",
-    "ImageWarning",
-    "NotANumber",
-    "UnknownWhite",
-    "content_hash",
-    "decode_image",
-    "encode_png",
-    "fit_size",
-    "quoted",
-    "read_image",
-    "to_integers",
-    "to_uint8",
-    "write_png",
-]
 
 #: The least number of pixels per side of a picture, after resizing.
 MIN_SIDE = 8
@@ -67,13 +45,16 @@ class DecodedImage:
 
     pixels  (height, width, channels), black at 0 and white at 255: uint8, or float32 if the file
             has more than 8 bits or was read with a range
-    bits    8 if 256 levels hold the pixels, otherwise 16
     notes   what is lost, or may not be meant as it is read
     """
 
     pixels: np.ndarray
-    bits: int
     notes: list[ImageWarning]
+
+    @property
+    def bits(self) -> int:
+        """8 if 256 levels hold the pixels, otherwise 16."""
+        return 8 if self.pixels.dtype == np.uint8 else 16
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,8 +68,6 @@ class DecodedImage:
         pure: np.ndarray | None = None,
     ) -> np.ndarray:
         """The image, float32 (height, width, channels) in [-1, 1]; arguments as of `read_image`."""
-        if size is not None and min(size) < 1:
-            raise ValueError(f"a size is at least 1 x 1 pixels, not {size!r}")
         image = scaled(self.pixels, size, given, pure)
         np.clip(image, 0, 255, out=image)  # bicubic overshoots in floating point, not in 8 bits
         image /= np.float32(127.5)
@@ -111,16 +90,16 @@ def read_image(
 
     White is the largest number of the file's depth, such as 255, 4095 or 65535. Pictures of more
     than 8 bits keep their precision. Floating-point numbers do not define their white: it is 1 if
-    all are in 0..1, and 255 if all are in 0..255 and the largest is 128 or more. Others, signed
-    integers and integers of 32 bits need a `range`.
+    all are in 0..1, and 255 if all are in 0..255 and the largest is 128 or more. Others need a
+    `range`.
 
     Args:
         path: an existing regular file.
         channels: 1 for luma (ITU-R BT.601, as Pillow's mode "L"), 3 for RGB (gray is replicated).
         size: (height, width) to resize to with an antialiasing bicubic filter, or None. An 8-bit
             picture is resized in 8 bits, so that a PNG can represent the result exactly.
-        range: (low, high), numbers of the file that become black and white, or white and black in
-            a TIFF in which 0 is white; numbers beyond are clipped. None: as above.
+        range: (low, high), numbers of the file that become black and white; numbers beyond are
+            clipped. None: as above.
         given: bool, of the file's height and width: pixels that others must not leak into.
         pure: bool, of `size`: pixels of the result that are made of `given` pixels alone.
 
@@ -152,24 +131,20 @@ def decode_image(
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"a range is two finite numbers, the lower one first, not {range!r}")
     with open_picture(path) as (picture, notes):
-        has_8_bits = decoding.has_8_bits(picture)
-        bits = 8 if has_8_bits and range in (None, (0, 255)) else 16
-        if has_8_bits and range is None:
-            pixels = decoding.read_8_bits(picture, path, channels)
-        else:
-            samples = decoding.read_samples(picture, path)
-            pixels = to_shades(samples, quoted(path), range, notes)
-            if channels == 1 and pixels.shape[2] == 3:
-                pixels = pixels @ np.float32([[0.299], [0.587], [0.114]])
+        samples = decoding.read_samples(picture, path)
+        pixels = decoding.to_shades(samples, quoted(path), range, notes)
+        if channels == 1 and pixels.shape[2] == 3:
+            pixels = _luma(pixels)[..., None]
         pixels = decoding.upright(pixels, picture)
         notes += frames_left_out(picture, path)
-    return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), bits, notes)
+    return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), notes)
 
 
-def content_hash(path: str | Path) -> str | None:
-    """`files.file_digest` of a picture; ImageError if its header is not that of one."""
-    with open_picture(path):
-        return file_digest(path)
+def _luma(pixels: np.ndarray) -> np.ndarray:
+    """The luma (height, width) of RGB (height, width, 3), of the same type, as Pillow has it."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("L"))
+    return pixels @ np.float32([0.299, 0.587, 0.114])
 
 
 # ---- scaling -----------------------------------------------------------------------------------
@@ -184,11 +159,9 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
     """
     if aspect == "square":
         fitted = (sidelength, sidelength)
-    elif aspect == "keep":
+    else:
         longer = max(height, width)
         fitted = tuple((2 * side * sidelength + longer) // (2 * longer) for side in (height, width))
-    else:
-        raise ValueError(f"aspect must be 'square' or 'keep', not {aspect!r}")
     if min(fitted) < MIN_SIDE:
         raise ImageError(
             f"a picture of {height} x {width} pixels would be used at {fitted[0]} x {fitted[1]}, "

@@ -28,7 +28,6 @@ def read_mask(path: str | Path) -> np.ndarray:
     True is white: more than half of the largest value that the file can hold. Besides, it is
 
     - the larger one of two gray values, if the smaller one is 0 (told by ``ImageWarning``),
-    - the other one of two colors, if one is black,
     - whatever has a color, if that is one hue on black,
     - what is opaque, if that is all white or of one hue and the rest is transparent.
 
@@ -44,9 +43,9 @@ def read_mask(path: str | Path) -> np.ndarray:
         notes += frames_left_out(picture, path)
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    white = _white(samples)
-    if samples.inverted:
-        values = white - values
+    white = samples.white
+    if white is None:  # as for a picture, but any other number is taken for one of 255 here
+        white = 1 if values.max() <= 1 else 255
     if not visible.all():
         mask = _visible(name, values / white, visible)
     elif values.shape[2] == 1:
@@ -69,14 +68,8 @@ def _unclear(fact: str) -> ImageError:
     )
 
 
-def _white(samples) -> float:
-    """White of the ``Samples`` of a mask; where the file does not say, the usual numbers."""
-    kind = samples.color.dtype
-    if samples.white is not None:
-        return float(samples.white)
-    if np.issubdtype(kind, np.integer):
-        return float(np.iinfo(kind).max)
-    return 1.0 if samples.color.max() <= 1 else 255.0
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, ImageWarning, stacklevel=3)
 
 
 def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -96,11 +89,9 @@ def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
 def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
     levels = np.unique(values)
     if len(levels) == 2 and levels[0] == 0 and levels[1] <= white / 2:
-        warnings.warn(
+        _warn(
             f"{name} holds nothing but 0 and {levels[1]:g} of {white:g}, "
-            f"so {levels[1]:g} is taken for white",
-            ImageWarning,
-            stacklevel=3,
+            f"so {levels[1]:g} is taken for white"
         )
         return values > 0
     labels = len(levels) in (3, 4) and 0 < levels[1] <= white / 16  # 0, 1 and 255, say
@@ -115,11 +106,9 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
         )
     between = ((values > white / 8) & (values < 7 / 8 * white)).mean()
     if between > 0.3:
-        warnings.warn(
+        _warn(
             f"{between:.0%} of {name} is neither black nor white; what is lighter than half of it "
-            "is taken for white",
-            ImageWarning,
-            stacklevel=3,
+            "is taken for white"
         )
     return values > white / 2
 
@@ -131,12 +120,9 @@ def _of_colors(name: str, values: np.ndarray) -> np.ndarray:
         return _of_gray(name, np.rint(pixels @ np.array([0.299, 0.587, 0.114])), 255.0).reshape(
             values.shape[:2]
         )
-    colors = np.unique(pixels[:: max(1, len(pixels) // 100000)], axis=0)
-    black = (pixels == 0).all(1)
-    if black.any() and len(colors) <= 2 and len(np.unique(pixels, axis=0)) == 2:
-        return ~black.reshape(values.shape[:2])
-    light = pixels.max(1) > 127.5
-    if (not black.any() and pixels.max(1).min() > 32) or not _has_one_hue(pixels[light]):
+    brightness = pixels.max(1)
+    light = brightness > brightness.max() / 2
+    if brightness.min() > 32 or not _has_one_hue(pixels[light]):
         raise _unclear(f"{name} has several colors, or none of its pixels is black")
     return light.reshape(values.shape[:2])
 
@@ -182,11 +168,9 @@ def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") 
     shapes, count = ndimage.label(mask, np.ones((3, 3)))
     left = np.unique(shapes[mask & fit_mask(scaled, mask.shape)])
     if len(left) < count:
-        warnings.warn(
+        _warn(
             f"{count - len(left)} of the {count} white shapes of {name} cover no pixel by more "
             f"than {SHARE:.0%} at {size[0]} x {size[1]} pixels and are left out; "
-            "a larger picture keeps them",
-            ImageWarning,
-            stacklevel=2,
+            "a larger picture keeps them"
         )
     return scaled

@@ -1,18 +1,21 @@
-"""Opening a picture file at the page that is the picture, and what errors and warnings say."""
+"""Opening a picture file at the page that is the picture, and what errors and warnings say.
+
+TIFFs come in more kinds than Pillow reads exactly. A list says which are read.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from siren.files import open_regular
-from siren.images import tiff
 from siren.text import printable
 
 #: Larger pictures are refused after reading the header, before their pixels take memory.
@@ -22,6 +25,21 @@ MAX_PIXELS = 2**28
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _READABLE = "PNG, JPEG, WebP, BMP, TIFF, GIF or PPM"
 _ANIMATED = ("GIF", "WEBP", "PNG")
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the first bytes of TIFF and BigTIFF
+# Tags of TIFF.
+_NEW_KIND, _OLD_KIND, _WIDTH, _HEIGHT = 254, 255, 256, 257
+_BITS, _COMPRESSION, _COLOR, _SAMPLES, _PLANES, _NUMBERS = 258, 259, 262, 277, 284, 339
+_COLOR_MAP, _EXTRA, _DEPTH = 320, 338, 32997
+# Their values.
+_BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR, _CIELAB = 1, 2, 3, 6, 8
+_UNSIGNED, _FLOATING = 1, 3
+_MULTIPLIED = 1
+_JPEG = (6, 7)
+_COMPRESSIONS = (  # that are read
+    *(1, 2, 3, 4, 5, *_JPEG, 8, 32946),  # none, CCITT (three kinds), LZW, JPEG, Deflate (two)
+    *(32773, 34925, 50000, 50001),  # PackBits, LZMA, Zstandard and WebP
+)
 
 
 class ImageError(ValueError):
@@ -61,14 +79,17 @@ def open_picture(path: str | Path) -> Iterator[tuple[Image.Image, list[ImageWarn
             if not magic:
                 raise ImageError(f"{name} is empty")
             with Image.open(file, "r", _FORMATS) as picture:
-                notes = _turn_to_page(picture, path, name) if picture.format == "TIFF" else []
-                _check_header(picture, path, name)
+                notes = []
+                if picture.format == "TIFF":
+                    notes = _turn_to_page(picture, path, name)
+                    if not _is_exact(picture):
+                        raise _unreadable_tiff(name)
                 yield picture, notes
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        if magic in tiff.MAGIC:
-            raise _unreadable_tiff(path, name) from error
+        if magic in _TIFF:
+            raise _unreadable_tiff(name) from error
         raise ImageError(f"{name} is not a {_READABLE} picture, or is damaged") from error
     except Exception as error:  # on damaged files Pillow raises nearly anything
         raise ImageError(f"{name} {_in_words(error)}") from error
@@ -97,59 +118,97 @@ def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning
     """A note if ``picture``, open at ``path``, is an animation. Its pixels are lost by counting."""
     if picture.format not in _ANIMATED:
         return []
-    try:
+    frames = 1
+    with suppress(Exception):  # of damage in later frames; the first may be intact even so
         frames = getattr(picture, "n_frames", 1)
-    except Exception:  # the first frame may be intact even so
-        return []
     if frames == 1:
         return []
     return [ImageWarning(f"{quoted(path)} has {frames} frames, of which only the first is used")]
 
 
+# ---- TIFF --------------------------------------------------------------------------------------
+
+
 def _turn_to_page(picture: Image.Image, path: str | Path, name: str) -> list[ImageWarning]:
     """Turn to the first full page of a TIFF. Raises ImageError if another one may be meant."""
-    pages = tiff.pages(path)
-    full = [number for number, page in enumerate(pages) if not (page.is_reduced or page.is_mask)]
-    if not full:
+    sizes = _full_pages(path)
+    if not sizes:
         raise ImageError(
             f"{name} is a TIFF that has only a thumbnail where its picture should be; save the "
             "picture itself as a PNG of 8 or 16 bits"
         )
-    first = full[0]
-    largest = max(full, key=lambda number: pages[number].height * pages[number].width)
+    first = min(sizes)
+    largest = max(sizes, key=lambda number: math.prod(sizes[number]))
     if largest != first:
-        small, large = pages[first], pages[largest]
         raise ImageError(
-            f"{name} is a TIFF whose page {first + 1} has {small.height} x {small.width} pixels, "
-            f"but whose page {largest + 1} has {large.height} x {large.width}; save the page that "
-            "you mean as a file of its own"
+            f"{name} is a TIFF whose page {first + 1} has {_by(sizes[first])} pixels, but whose "
+            f"page {largest + 1} has {_by(sizes[largest])}; save the page that you mean as a file "
+            "of its own"
         )
     if first > 0:
         picture.seek(first)
-    notes = []
-    count = max(len(full), tiff.stacked(picture))
-    if count > 1:
-        notes.append(ImageWarning(f"{name} has {count} pages, of which only the first is used"))
-    if any(page.is_mask for page in pages):
-        notes.append(ImageWarning(f"{name} has a page that masks its picture, which is not used"))
-    return notes
+    if len(sizes) == 1:
+        return []
+    return [ImageWarning(f"{name} has {len(sizes)} pages, of which only the first is used")]
 
 
-def _check_header(picture: Image.Image, path: str | Path, name: str) -> None:
-    """Raise ImageError if the ``picture`` is too large, or would be misread."""
-    if min(picture.size) < 1:
-        raise ImageError(f"{name} is a picture without pixels")
-    if picture.width * picture.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
-    if picture.format == "TIFF" and not tiff.is_exact(picture):
-        raise _unreadable_tiff(path, name)
+def _full_pages(path: str | Path) -> dict[int, tuple[int, int]]:
+    """(height, width) of the pages of a TIFF, by number; without thumbnails and masks of others.
+
+    Pages after a damaged one are left out.
+    """
+    found, seen = {}, []
+    with open(path, "rb") as file, suppress(Exception):  # Pillow raises nearly anything
+        header = file.read(8)
+        if 43 in header[2:4]:  # BigTIFF
+            header += file.read(8)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
+        while tags.next and tags.next not in seen:
+            seen.append(tags.next)
+            file.seek(tags.next)
+            tags.load(file)
+            if not (tags.get(_NEW_KIND, 0) & 5 or tags.get(_OLD_KIND) == 2):
+                found[len(seen) - 1] = int(tags.get(_HEIGHT, 0)), int(tags.get(_WIDTH, 0))
+    return found
 
 
-def _unreadable_tiff(path: str | Path, name: str) -> ImageError:
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"
+
+
+def _is_exact(picture: Image.Image) -> bool:
+    """Whether an open TIFF is of a kind of which Pillow reads the exact numbers."""
+    tags = picture.tag_v2
+    color, samples, compression = tags.get(_COLOR), tags.get(_SAMPLES, 1), tags.get(_COMPRESSION, 1)
+    bits, numbers = max(tags.get(_BITS, (1,))), set(tags.get(_NUMBERS, (_UNSIGNED,)))
+    if (
+        compression not in _COMPRESSIONS
+        or (color == _YCBCR and compression not in _JPEG)
+        or (tags.get(_PLANES) == 2 and samples > 1)
+        or tags.get(_EXTRA, (0,))[0] == _MULTIPLIED  # by their opacity
+        or tags.get(_DEPTH, 1) > 1
+    ):
+        return False
+    if numbers == {_FLOATING}:
+        # libtiff gives numbers in the machine's byte order, but Pillow assumes the file's.
+        swapped = tags.prefix == b"MM" and compression != 1
+        return color == _BLACK_IS_ZERO and not swapped
+    if color == _PALETTE:
+        # Numbers of 8 bits, in the 16 that a palette has.
+        return any(all(n % step == 0 for n in tags[_COLOR_MAP]) for step in (256, 257))
+    most = 16 if color in (_BLACK_IS_ZERO, _RGB) else 8
+    return numbers == {_UNSIGNED} and bits <= most and color != _CIELAB
+
+
+def _unreadable_tiff(name: str) -> ImageError:
     return ImageError(
-        f"{name} is a TIFF ({tiff.describe(path)}) of a kind that cannot be read exactly; save it "
-        "as a PNG of 8 or 16 bits"
+        f"{name} is a TIFF of an unusual kind (such as signed or 32-bit integers, separate planes, "
+        "colors multiplied by opacity) that cannot be read exactly; save it as a PNG of 8 or 16 "
+        "bits"
     )
+
+
+# ---- what Pillow says --------------------------------------------------------------------------
 
 
 @contextmanager

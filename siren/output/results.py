@@ -127,7 +127,7 @@ class Results:
             "scored": self.task.scored_as,
             "seconds": history[-1].seconds,
             "seconds_first_epoch": history[0].seconds,
-            "runtime": dataclasses.asdict(runtime.describe()),
+            "runtime": runtime.describe(),
             "files": dict(change.digests),
         }
         change.write(METRICS, encode_json(metrics))

@@ -188,8 +188,8 @@ def _switch_device(jt, use_cuda: bool) -> None:
     if use_cuda and not (jt.compile_extern.cublas and jt.compile_extern.curand):
         # With a silent log, Jittor continues without them and fails in the first matrix product.
         raise failure(
-            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND.",
-            gpu_alone=True,
+            "The GPU cannot be used: Jittor cannot build its parts for cuBLAS and cuRAND. The "
+            "option verbose shows why; the device cpu does without."
         )
     try:
         jt.flags.use_cuda = int(use_cuda)

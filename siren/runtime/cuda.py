@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.environment import digest, private_folder, user_environment
-from siren.runtime.messages import Problem, describe_error, telling_line
+from siren.runtime.environment import identity, try_once, user_environment
+from siren.runtime.messages import describe_error, why_it_failed
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Cuda:
     capability: int = 0  # the highest of all GPUs: 90 is sm_90
     reason: str = ""
     gpus: int = 0  # their number
+    driver: int = 0  # the version of CUDA that the driver supports
+    name: str = "unknown"  # of the first GPU
 
 
 def find_cuda() -> Cuda:
@@ -75,12 +77,23 @@ def probe_cuda(nvcc_path, cc_path, path, cuda_home, cuda_path, visible_devices) 
             f"older than the toolkit's {_dotted(version)}"
         )
     capabilities = [_capability(driver, index) for index in range(count.value)]
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, len(name), device)
     if version >= 13000 and min(capabilities) < 75:
         return Cuda(reason=f"CUDA {_dotted(version)} no longer supports a GPU of this machine")
-    problem = find_nvcc_problem(nvcc, cc_path or "g++")
+    programs = nvcc, cc_path or "g++"
+    problem = try_once("nvcc", list(map(identity, programs)), lambda: find_nvcc_problem(*programs))
     if problem:
         return Cuda(reason=problem)
-    return Cuda(nvcc, version, max(capabilities), "", count.value)
+    return Cuda(
+        nvcc,
+        version,
+        max(capabilities),
+        gpus=count.value,
+        driver=driver_version.value,
+        name=name.value.decode(errors="replace"),
+    )
 
 
 def _jittor_toolkits() -> list[str]:
@@ -98,15 +111,10 @@ def _missing_from_toolkit(nvcc: str) -> str:
         return f"{libraries / 'libcudart.so'}"
     if not _toolkit_version(nvcc):
         return f"{root / 'include' / 'cuda_runtime_api.h'}"
+    headers = [root / "include", target / "include", Path("/usr/include")]
+    system = Path(f"/usr/lib/{platform.machine()}-linux-gnu")
+    folders = [root / "bin", libraries, target / "lib", system, Path("/usr/lib")]
     for name in ("cublas", "curand"):
-        headers = [root / "include", target / "include", Path("/usr/include")]
-        folders = [
-            root / "bin",
-            libraries,
-            target / "lib",
-            Path(f"/usr/lib/{platform.machine()}-linux-gnu"),
-            Path("/usr/lib"),
-        ]
         if not any(os.path.isfile(folder / f"{name}.h") for folder in headers):
             return f"{name}.h"
         if not any(os.path.isfile(folder / f"lib{name}.so") for folder in folders):
@@ -165,22 +173,15 @@ def flags_for_capability(flags: str) -> str:
 
 
 def find_nvcc_problem(nvcc: str, compiler: str) -> str:
-    """Try nvcc with the compiler; returns why it fails, or "". A success is remembered on disk.
+    """Try nvcc with the compiler; returns why it fails, or "".
 
     So a g++ that is too new for nvcc is found in seconds, not after minutes of compiling.
     """
-    programs = [os.path.realpath(shutil.which(program) or program) for program in (nvcc, compiler)]
-    tried = str([(name, os.path.getmtime(name)) for name in programs if os.path.exists(name)])
-    name = f"nvcc-{digest(tried)}-works"
-    with contextlib.suppress(OSError, Problem):
-        if (private_folder() / name).exists():
-            return ""
-    problem = ""
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "trial.cu")
-            source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
-            command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "trial.cu")
+        source.write_text("#include <cuda_runtime.h>\n#include <vector>\n", encoding="utf8")
+        command = [nvcc, "-c", "-std=c++14", "-ccbin", compiler, str(source)]
+        try:
             trial = subprocess.run(
                 [*command, "-o", str(source.with_suffix(".o"))],
                 stdout=subprocess.PIPE,
@@ -189,24 +190,8 @@ def find_nvcc_problem(nvcc: str, compiler: str) -> str:
                 errors="replace",
                 timeout=300,
             )
-        if trial.returncode:
-            problem = telling_line(trial.stdout) or "no message"
-    except (OSError, subprocess.SubprocessError) as error:
-        problem = describe_error(error)
-    if problem:
-        return f"{nvcc} does not work with the compiler {compiler} ({problem})"
-    with contextlib.suppress(OSError, Problem):
-        (private_folder() / name).touch()
-    return ""
-
-
-def gpu_name() -> str:
-    """The name of the first GPU."""
-    driver = load_driver()
-    if driver is None:
-        return "unknown"
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-    driver.cuInit(0)
-    driver.cuDeviceGet(ctypes.byref(device), 0)
-    driver.cuDeviceGetName(name, len(name), device)
-    return name.value.decode(errors="replace")
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = describe_error(error)
+        else:
+            reason = trial.returncode and why_it_failed(trial.returncode, trial.stdout)
+    return f"{nvcc} does not work with the compiler {compiler} ({reason})" if reason else ""

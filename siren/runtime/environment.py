@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import secrets
+import shutil
 import stat
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from siren import files
@@ -63,29 +65,19 @@ def _published() -> dict[str, list]:
 
 # ---- folders and paths ----
 
+SHARED = "/tmp"  # not TMPDIR, which may change: Jittor would compile everything again
 # Stricter than a shell: a comma or a colon would end the name in -Wl,-rpath,FOLDER.
 _SHELL_SAFE = re.compile(r"[\w./+=@%-]+", re.ASCII)
 
 
 def home() -> str:
     """The user's home folder, absolute; raises Problem if there is none."""
-    folder = user_environment().get("HOME")
-    if not folder:
-        import pwd
-
-        try:
-            folder = pwd.getpwuid(os.getuid()).pw_dir
-        except KeyError:
-            raise Problem(
-                "The variable HOME is not set and this user has no home folder; set HOME to a "
-                "folder that can be written."
-            ) from None
     try:
-        return os.path.abspath(folder)
-    except OSError:  # the current folder is gone
+        return os.path.abspath(user_environment().get("HOME") or pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
         raise Problem(
-            f"The variable HOME is {folder!r}, a path from a folder that is gone; set HOME to a "
-            "folder that can be written."
+            "The variable HOME is not set and this user has no home folder; set HOME to a folder "
+            "that can be written."
         ) from None
 
 
@@ -122,14 +114,12 @@ def is_shell_safe(path: str) -> bool:
 
 def private_folder() -> Path:
     """A folder with a shell-safe path that belongs to this user and that nobody else can write."""
-    folders = [folder / f"siren-{os.geteuid()}" for folder in _shared_folders()]
-    with contextlib.suppress(Problem):
-        folders.insert(0, Path(home(), ".cache", "siren"))
+    folders = [Path(home(), ".cache", "siren"), Path(SHARED, f"siren-{os.geteuid()}")]
     for folder in folders:
         if is_shell_safe(str(folder)) and make_private(folder):
             return folder
     raise failure(
-        f"None of {', '.join(map(str, folders))} can be a folder that this user alone can write; "
+        f"Neither {folders[0]} nor {folders[1]} can be a folder that this user alone can write; "
         "make it possible for one of them."
     )
 
@@ -173,18 +163,29 @@ def write_link(link: Path, target: str) -> None:
     os.replace(temporary, link)  # another process may do the same
 
 
+def try_once(what: str, facts, attempt: Callable[[], str | None]) -> str | None:
+    """What ``attempt()`` finds wrong; "" or None if nothing, now or before with the same ``facts``.
+
+    A success is remembered by a file of the private folder, which is named after ``what`` and the
+    ``facts`` (anything that JSON has).
+    """
+    name = f"{what}-{digest(json.dumps(facts))}-works"
+    with contextlib.suppress(OSError, Problem):
+        if (private_folder() / name).exists():
+            return None
+    problem = attempt()
+    if not problem:
+        with contextlib.suppress(OSError, Problem):
+            (private_folder() / name).touch()
+    return problem
+
+
+def identity(program: str) -> list:
+    """Where a program is, and when it was last changed."""
+    path = os.path.realpath(shutil.which(program) or program)
+    return [path, os.path.getmtime(path) if os.path.exists(path) else None]
+
+
 def digest(text: str) -> str:
     """The beginning of a text's digest, for file names."""
     return files.digest(os.fsencode(text))[:12]
-
-
-def _shared_folders() -> list[Path]:
-    """Folders for temporary files with shell-safe paths.
-
-    /tmp comes first: TMPDIR may change from one job to the next, and Jittor recompiles everything
-    when a path has changed.
-    """
-    folders = ["/tmp", "/var/tmp"]
-    with contextlib.suppress(OSError):  # there may be none
-        folders.append(tempfile.gettempdir())
-    return [Path(folder) for folder in folders if is_shell_safe(folder)]

@@ -31,6 +31,7 @@ PACKAGES = {  # by the module that is imported
     "tqdm": "tqdm",
     "astunparse": "astunparse",
 }
+_NEEDED_BY_THESE = ("six", "wheel")  # by astunparse
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:(?:>=|==)([0-9.]+))?")
 _OWN = ".venv"
 _PIP_QUIETLY = ["-qq", "--disable-pip-version-check", "--no-warn-conflicts"]
@@ -52,7 +53,7 @@ class Requirement:
     """A line of a requirements file.
 
     text     as pip takes it
-    name     of the package, normalized
+    name     of the package
     minimum  the version that it has to have at least, as numbers; () if any will do
     """
 
@@ -78,7 +79,7 @@ def parse(line: str) -> Requirement | None:
     if not text:
         return None
     name, version = _REQUIREMENT.fullmatch(text).groups()
-    return Requirement(text, _normalized(name), _numbers(version or ""))
+    return Requirement(text, name, _numbers(version or ""))
 
 
 def install(file: Path) -> None:
@@ -89,39 +90,34 @@ def install(file: Path) -> None:
     lines = file.read_text(encoding="utf8").splitlines()
     required = [requirement for requirement in map(parse, lines) if requirement]
     jittor = parse(JITTOR)
-    unsuitable = [each for each in [*required, jittor] if not _is_there(each, _installed())]
+    unsuitable = [each for each in [*required, jittor] if not _is_there(each)]
     own = Path(sys.prefix).name == _OWN and Path(sys.prefix).parent == Path(__file__).parents[2]
     if not own:
-        _refuse_to_replace([each for each in unsuitable if each.name in _installed()])
+        _refuse_to_replace([each for each in unsuitable if _version(each.name)])
     others = [each for each in unsuitable if each != jittor]
     if others:
-        _run_installer(others, pinned={} if own else _installed())
+        names = [] if own else [*(each.name for each in required), *_NEEDED_BY_THESE]
+        _run_installer(others, pinned={name: _version(name) for name in names if _version(name)})
     if jittor in unsuitable:
         _run_installer([jittor], pinned={}, options=("--no-deps",))
     _try()
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", re.match(r"[0-9.]*", version)[0])))
 
 
-def _installed() -> dict[str, str]:
-    """The versions of all installed packages, by name."""
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name, version = distribution.metadata["Name"], distribution.version
-        if name and version:
-            found.setdefault(_normalized(name), version)  # the first on the path is imported
-    return found
+def _version(name: str) -> str | None:
+    """The version of a package; None if it is not installed."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
-def _is_there(requirement: Requirement, installed: dict[str, str]) -> bool:
+def _is_there(requirement: Requirement) -> bool:
     """Whether a package is installed, and not too old; a newer one than named is left alone."""
-    version = installed.get(requirement.name)
+    version = _version(requirement.name)
     return version is not None and _numbers(version) >= requirement.minimum
 
 
@@ -129,7 +125,7 @@ def _refuse_to_replace(requirements: list[Requirement]) -> None:
     for requirement in requirements:
         option = "--no-deps " if requirement.text == JITTOR else ""
         sys.exit(
-            f"run.sh: {sys.prefix} has {requirement.name} {_installed()[requirement.name]}, but "
+            f"run.sh: {sys.prefix} has {requirement.name} {_version(requirement.name)}, but "
             f"{requirement.text} is needed; to replace it: "
             f"{shlex.join(_installer())} {option}{shlex.quote(requirement.text)}"
         )
@@ -141,7 +137,7 @@ def _run_installer(
     """Install ``requirements`` without changing the versions of the packages in ``pinned``."""
     with tempfile.TemporaryDirectory() as folder:
         constraints = Path(folder, "constraints.txt")
-        lines = [f"{name}=={version}" for name, version in pinned.items() if _is_pep_440(version)]
+        lines = [f"{name}=={version}" for name, version in pinned.items()]
         constraints.write_text("\n".join(lines), encoding="utf8")
         texts = [requirement.text for requirement in requirements]
         installer = _installer()
@@ -165,12 +161,6 @@ def _installer() -> list[str]:
     )
 
 
-def _is_pep_440(version: str) -> bool:
-    """Whether pip can read a version: some old packages have other ones."""
-    suffix = r"((a|b|rc|\.post|\.dev)[0-9]+)*(\+[\w.]+)?"
-    return bool(re.fullmatch(rf"[0-9]+(\.[0-9]+)*{suffix}", version))
-
-
 def _try() -> None:
     """Name the first package that cannot be imported, and end the program."""
     trial = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True)
@@ -178,7 +168,7 @@ def _try() -> None:
         module, reason = trial.stderr.strip().splitlines()[-2:]
         package = PACKAGES[module]
         sys.exit(
-            f"run.sh: {package} {_installed().get(package, '')} does not work in {sys.prefix} "
+            f"run.sh: {package} {_version(package)} does not work in {sys.prefix} "
             f"({reason}); to replace it: {shlex.join(_installer())} --upgrade {package}"
         )
 

@@ -134,11 +134,8 @@ def is_missing(command: str) -> bool:
 
 def _size(command: str) -> int:
     """The size of the file that ``command`` compiles, in bytes: a measure of the time it takes."""
-    match = _COMMAND.match(command)
-    try:
-        return Path(match["source"].strip('"')).stat().st_size if match else 0
-    except OSError:
-        return 0
+    source = re.search(r'"[^"]+" "([^"]+)"', command)
+    return os.path.getsize(source[1]) if source and os.path.exists(source[1]) else 0
 
 
 def precompile_for_core(commands: list[str], folder: Path) -> None:

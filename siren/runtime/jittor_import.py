@@ -11,14 +11,12 @@ import fcntl
 import glob
 import json
 import os
-import re
 import signal
 import struct
 import sys
 import warnings
 from pathlib import Path
 
-from siren import files
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
@@ -27,8 +25,7 @@ from siren.runtime.messages import (
     Problem,
     describe_error,
     failure,
-    strip_colors,
-    telling_line,
+    why_it_failed,
 )
 from siren.runtime.patches import jittor_folder, without_checks
 from siren.runtime.processes import rank, run_interruptibly, under_mpirun
@@ -56,7 +53,7 @@ def import_jittor(device: str, verbose: bool = False) -> None:
 
         remove_damaged(jittor_utils.cache_path)
         stamp = _stamp(jittor_utils.cache_path)
-        if not _is_current(stamp):
+        if not stamp.exists():
             _compile_in_child(stamp, device, verbose)
     with deferred(), _as_problem(), _without_workers(jittor_utils):
         with _without_handlers():
@@ -130,10 +127,7 @@ def restore_signals() -> None:
 
 
 def _stamp(cache_path: str) -> Path:
-    """The file that says: the core is compiled of the present sources for the present settings.
-
-    Its content is a digest of the libraries' records, which another program may have changed.
-    """
+    """The file that says: the core is compiled of the present sources for the present settings."""
     cuda = find_cuda() if setting("nvcc_path") else None
     macros = sorted(name for name in os.environ if name.startswith("JT"))  # of Jittor's sources
     settings = [[name, os.environ.get(name)] for name in (*_COMPILED_BY, *macros)]
@@ -145,23 +139,9 @@ def _stamp(cache_path: str) -> Path:
     return Path(cache_path, f"{STAMP}{digest(json.dumps([settings, str(cuda), sources]))}")
 
 
-def _is_current(stamp: Path) -> bool:
-    """Whether the stamp is there, and of the libraries that are there."""
-    with contextlib.suppress(OSError):
-        return stamp.read_bytes() == _libraries(stamp.parent)
-    return False
-
-
-def write_stamp(stamp: Path) -> None:
-    """Write the stamp, atomically, after the compilation."""
-    files.write_bytes(stamp, _libraries(stamp.parent))
-
-
-def _libraries(cache_path: Path) -> bytes:
-    """A digest of the records of the core's libraries."""
-    pattern = "cu*/jittor_core*.so" if setting("nvcc_path") else "jittor_core*.so"
-    libraries = sorted([*cache_path.glob("jit_utils_core*.so"), *cache_path.glob(pattern)])
-    return files.digest(b"".join(Path(f"{path}.key").read_bytes() for path in libraries)).encode()
+def _remove_stamps(cache_path: Path) -> None:
+    for stamp in cache_path.glob(f"{STAMP}*"):
+        stamp.unlink(missing_ok=True)
 
 
 def _prepare_compilation(cache_path: str) -> str:
@@ -192,28 +172,19 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
         "import jittor_utils\n"
         "jit.accelerate_core(jittor_utils)\n"
         "jittor_import.load_jittor()\n"
-        f"jittor_import.write_stamp(jittor_import.Path({str(stamp)!r}))\n"
+        f"jittor_import.Path({str(stamp)!r}).touch()\n"
     )
+    _remove_stamps(stamp.parent)  # those of other settings, whose libraries this replaces
     for _ in range(3):  # Jittor exits with status 0 after it has rebuilt a library in use
         announcement = _prepare_compilation(str(stamp.parent))
         shown = announcement if rank() == 0 else ""
         with Compilation(shown, "files of Jittor's core") as compilation:
             child = run_interruptibly(["-c", code], verbose, compilation.read)
-        if child.returncode or _is_current(stamp):
+        if child.returncode or stamp.exists():
             break
     if child.returncode:
-        raise failure(f"Jittor cannot be compiled: {_reason(child)}")
-
-
-def _reason(child) -> str:
-    """Why the compilation has failed, from the child's output."""
-    output = strip_colors(child.stdout)
-    if child.returncode < 0 or re.search(r"Caught SIGCHLD|Killed signal|signal terminated", output):
-        return (
-            "its compiler was killed, perhaps for lack of memory; close other programs and run the "
-            "same command again, which keeps what is compiled already."
-        )
-    return telling_line(output) or "no message"
+        reason = why_it_failed(child.returncode, child.stdout)
+        raise failure(f"Jittor cannot be compiled: {reason}")
 
 
 @contextlib.contextmanager
@@ -292,8 +263,7 @@ def remove_damaged(cache_path: str) -> None:
                     os.unlink(record)
                     os.unlink(compiled)
                     if "jit" not in Path(compiled).relative_to(cache_path).parts:  # an operator
-                        for stamp in Path(cache_path).glob(f"{STAMP}*"):
-                            stamp.unlink()
+                        _remove_stamps(Path(cache_path))
 
 
 def _recorded(cache_path: str):

@@ -10,7 +10,6 @@ import ctypes
 import functools
 import importlib.machinery
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -19,17 +18,18 @@ import shutil
 import sys
 import sysconfig
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.cuda import gpu_name
+from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import (
     create_folder,
     digest,
     home,
+    identity,
     is_shell_safe,
     private_folder,
     shell_safe,
+    try_once,
     user_environment,
     write_file,
 )
@@ -58,11 +58,6 @@ def _check_python() -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
         raise failure(f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.")
-    if sysconfig.get_config_var("Py_GIL_DISABLED"):
-        raise failure(
-            f"Jittor 1.3.11 needs Python with its global lock, and this is the free-threaded "
-            f"build of Python {version}; use the usual build."
-        )
 
 
 def _check_packages() -> None:
@@ -81,11 +76,9 @@ def _check_compiler() -> None:
     user = user_environment()
     compiler = user.get("cc_path") or COMPILER
     if not shutil.which(compiler):
-        if "cc_path" in user:
-            raise Problem(f"cc_path is set to {compiler!r}, which is not a program.")
         raise failure(
             f"The C++ compiler {compiler} is missing, with which Jittor compiles its kernels; "
-            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora)."
+            "install the package g++ (Debian, Ubuntu) or gcc-c++ (Fedora), or set cc_path to one."
         )
     if "python_config_path" not in user and not any(
         Path(folder, "Python.h").exists() for folder in _python_include_folders()
@@ -99,20 +92,14 @@ def _check_compiler() -> None:
 
 def _check_cache() -> None:
     """Raise Problem if Jittor cannot write its cache."""
-    _check_writable("the variable HOME", home())
-    name, folder = _jittor_home()
-    if folder is None:
-        return
-    folder = folder and os.path.abspath(folder)
-    if not is_shell_safe(folder):
+    user = user_environment()
+    name = "JITTOR_HOME" if "JITTOR_HOME" in user else "HOME"
+    folder = user.get("JITTOR_HOME", home())
+    if name == "JITTOR_HOME" and not is_shell_safe(folder):
         raise Problem(
-            f"{name} is {folder!r}, but Jittor cannot work in a folder of such a name; choose one "
-            "of letters, digits, dots, hyphens and underscores."
+            f"The variable {name} is {folder!r}, but Jittor cannot work in a folder of such a "
+            "name; choose one of letters, digits, dots, hyphens and underscores."
         )
-    _check_writable(name, folder)
-
-
-def _check_writable(name: str, folder: str) -> None:
     cache = os.path.join(folder, ".cache", "jittor")
     try:
         create_folder(cache)
@@ -121,23 +108,8 @@ def _check_writable(name: str, folder: str) -> None:
     except OSError as error:
         raise Problem(
             f"Jittor keeps what it compiles in {cache}, which cannot be written "
-            f"({error.strerror or error}); set {name} to a folder that can."
+            f"({error.strerror or error}); set the variable {name} to a folder that can."
         ) from error
-
-
-def _jittor_home() -> tuple[str, str | None]:
-    """(where JITTOR_HOME is set, its value): by the variable, or in Jittor's configuration file."""
-    user = user_environment()
-    if "JITTOR_HOME" in user:
-        return "the variable JITTOR_HOME", user["JITTOR_HOME"]
-    config = os.path.join(home(), ".cache", "jittor", "config.json")
-    try:
-        with open(config, encoding="utf8") as file:
-            return f"JITTOR_HOME in {config}", json.load(file).get("JITTOR_HOME")
-    except FileNotFoundError:
-        return "", None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise failure(f"Jittor cannot read its own {config} ({error}); remove it.") from error
 
 
 def _python_include_folders() -> list[str]:
@@ -178,18 +150,13 @@ def check_arrays() -> None:
     import jittor as jt
     import numpy as np
 
-    core = os.stat(sys.modules["jittor_core"].__file__)
-    key = digest(f"{np.__version__} {core.st_mtime_ns} {core.st_size}")
-    stamp = Path(jt.flags.cache_path, f"siren-arrays-{key}")
-    if stamp.exists():
-        return
-    problem = find_array_problem()
+    core = sys.modules["jittor_core"].__file__
+    problem = try_once("arrays", [np.__version__, identity(core)], find_array_problem)
     if problem:
         raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
             f"install versions that fit each other: pip install --no-deps {JITTOR} {_TRIED}"
         )
-    stamp.touch()
 
 
 def find_array_problem() -> str:
@@ -220,20 +187,11 @@ def find_array_problem() -> str:
     return ""
 
 
-@dataclass(frozen=True)
-class Environment:
-    """What a result was computed with: versions, device, and number of CPU threads."""
+def describe() -> dict[str, str | int]:
+    """Versions, device and number of CPU threads, by which a result was computed, for JSON.
 
-    python: str
-    numpy: str
-    jittor: str
-    device: str
-    device_name: str
-    threads: int
-
-
-def describe() -> Environment:
-    """Versions, device and number of threads; call it after :func:`siren.runtime.start`."""
+    Call it after :func:`siren.runtime.start`.
+    """
     import jittor as jt
     import numpy as np
 
@@ -243,14 +201,14 @@ def describe() -> Environment:
         threads = ctypes.CDLL("libgomp.so.1").omp_get_max_threads()  # of Jittor's kernels
     except OSError:
         threads = os.cpu_count() or 1
-    return Environment(
-        python=platform.python_version(),
-        numpy=np.__version__,
-        jittor=jt.__version__,
-        device=device,
-        device_name=gpu_name() if device == "cuda" else cpu,
-        threads=threads,
-    )
+    return {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "jittor": jt.__version__,
+        "device": device,
+        "device_name": find_cuda().name if device == "cuda" else cpu,
+        "threads": threads,
+    }
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import threading
 import time
@@ -15,19 +16,18 @@ FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 class Problem(Exception):
     """What ends a run, in a sentence for the user, who can do something about it.
 
-    status     ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the
-               machine; ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
-    gpu_alone  the CPU does not need what is missing, and Jittor's log shows why it is
+    status  ``BAD_INPUT``: an option, a file or a variable is wrong; ``FAILED``: so is the machine;
+            ``INTERRUPTED``: Ctrl-C or SIGTERM, and the sentence says what is saved
     """
 
-    def __init__(self, sentence: str, status: int = BAD_INPUT, gpu_alone: bool = False):
+    def __init__(self, sentence: str, status: int = BAD_INPUT):
         super().__init__(sentence)
-        self.status, self.gpu_alone = status, gpu_alone
+        self.status = status
 
 
-def failure(sentence: str, gpu_alone: bool = False) -> Problem:
+def failure(sentence: str) -> Problem:
     """The ``Problem`` of a machine that lacks something, or has what does not work."""
-    return Problem(sentence, FAILED, gpu_alone)
+    return Problem(sentence, FAILED)
 
 
 def notify(sentence: str) -> None:
@@ -40,7 +40,8 @@ def telling_line(output: str) -> str:
 
     It has no color codes. It is empty if no line has words in it.
     """
-    lines = [line.strip() for line in strip_colors(output).splitlines() if re.search(r"\w", line)]
+    plain = re.sub(r"\x1b\[[0-9;]*[mK]", "", output)
+    lines = [line.strip() for line in plain.splitlines() if re.search(r"\w", line)]
     errors = [line for line in lines if re.search(r"\b(error|fatal)\s*: ", line, re.IGNORECASE)]
     line = (errors or lines[-1:] or [""])[0]
     return line if len(line) <= 300 else line[:300] + " ..."
@@ -51,11 +52,17 @@ def describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {telling_line(str(error)) or 'no message'}"
 
 
-def strip_colors(text: str) -> str:
-    """``text`` without a terminal's color codes."""
-    return re.sub(r"\x1b\[[0-9;]*[mK]", "", text)
+def why_it_failed(returncode: int, output: str) -> str:
+    """Why a program has failed, given its exit status and what it printed."""
+    if returncode == -signal.SIGKILL or re.search(_KILLED, output):
+        return "it was killed, perhaps for lack of memory; close other programs and try again"
+    if returncode < 0:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    return telling_line(output) or f"it ended with status {returncode}"
 
 
+# What g++ and Jittor say of a compiler that was killed.
+_KILLED = r"Caught SIGCHLD|Killed signal|signal terminated"
 _DONE = re.compile(r"^\s*Compiling (?P<what>[^(]*)\((?P<done>\d+)/(?P<all>\d+)\)")
 DELAY = 3  # seconds; what is done sooner is not worth a word
 LINE_EVERY = 10  # seconds between lines where there is no bar
@@ -73,7 +80,6 @@ class Compilation:
         self.announce = threading.Timer(DELAY, notify, [announcement])
         self.announce.daemon = True
         self.bar = None
-        self.first = None  # (time, done) of the first line
         self.last = time.monotonic()
 
     def __enter__(self) -> Compilation:
@@ -94,16 +100,11 @@ class Compilation:
         if match is None or self.announce.is_alive() or not self.shown:
             return
         done, count = int(match["done"]), int(match["all"])
-        if self.first is None or done < self.first[1]:
-            self.first = time.monotonic(), done
-            self.last = self.first[0]  # the time left is not known yet
         if sys.stderr.isatty() or is_notebook():
             self._show_bar(done, count)
         elif time.monotonic() - self.last >= LINE_EVERY:
             self.last = time.monotonic()
-            begin, before = self.first
-            left = (self.last - begin) / max(done - before, 1) * (count - done)
-            notify(f"{done} of {count} {self.files} compiled, about {left:.0f} s left")
+            notify(f"{done} of {count} {self.files} compiled")
 
     def _show_bar(self, done: int, count: int) -> None:
         if self.bar is None or self.bar.total != count:

@@ -53,36 +53,39 @@ def under_mpirun() -> bool:
 
 
 def world_size() -> int:
-    """The number of processes; 1 without mpirun. Raises Problem."""
-    return _number("SIZE", 1, 1, 999_999) if under_mpirun() else 1
+    """The number of processes; 1 without mpirun."""
+    return _number("SIZE", 1)
 
 
 def rank() -> int:
-    """The index of this process, from 0; 0 without mpirun. Raises Problem."""
-    return _number("RANK", 0, 0, world_size() - 1) if under_mpirun() else 0
-
-
-def notify_once(sentence: str) -> None:
-    """Print a line on stderr, in one process for all. Raises Problem."""
-    if rank() == 0:
-        notify(sentence)
+    """The index of this process, from 0; 0 without mpirun."""
+    return _number("RANK", 0)
 
 
 def local_size() -> int:
-    """The number of processes on this machine. Raises Problem."""
-    return _number("LOCAL_SIZE", 1, 1, world_size()) if under_mpirun() else 1
+    """The number of processes on this machine."""
+    return _number("LOCAL_SIZE", 1)
 
 
 def local_rank() -> int:
-    """The index of this process among those on this machine, from 0. Raises Problem."""
-    return _number("LOCAL_RANK", 0, 0, local_size() - 1) if under_mpirun() else 0
+    """The index of this process among those on this machine, from 0."""
+    return _number("LOCAL_RANK", 0)
+
+
+def _number(name: str, alone: int) -> int:
+    return int(user_environment().get(_PREFIX + name, alone))
+
+
+def notify_once(sentence: str) -> None:
+    """Print a line on stderr, in one process for all."""
+    if rank() == 0:
+        notify(sentence)
 
 
 def check_launcher() -> None:
     """Raise Problem if this is one of several processes that Open MPI has not started.
 
-    They could not work together, and each would train alone and write the same files. Where Slurm
-    leaves open whether there are others, a line says so.
+    They could not work together, and each would train alone and write the same files.
     """
     if under_mpirun():
         return
@@ -102,31 +105,13 @@ def check_launcher() -> None:
             "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
             f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
         )
-    tasks = user.get("SLURM_NTASKS", "")
-    if tasks.isdecimal() and int(tasks) > 1 and "SLURM_STEP_NUM_TASKS" not in user:
-        notify(
-            f"SLURM_NTASKS is {tasks}, and this process trains alone; for several that train "
-            f"together use Open MPI's mpirun (mpirun -np {tasks} python main.py ...)."
-        )
 
 
 def check_processes() -> None:
     """Raise Problem if this process cannot work together with the others."""
     check_launcher()
-    if not under_mpirun():
-        return
-    rank(), local_rank()  # raise Problem if their variables are invalid
     user = user_environment()
-    if world_size() > 1 and f"{_PREFIX}RANK" not in user:
-        raise Problem(
-            f"The variable {_PREFIX}SIZE is set and {_PREFIX}RANK is not; start the program with "
-            f"mpirun, or unset {_PREFIX}SIZE."
-        )
-    if user.get("use_mpi", "1") != "1":
-        raise Problem(
-            "The variable use_mpi switches MPI off, but mpirun has started this program; unset it."
-        )
-    if not shutil.which(user.get("mpicc_path") or "mpicc"):
+    if under_mpirun() and not shutil.which(user.get("mpicc_path") or "mpicc"):
         raise failure(
             "mpicc is missing, with which Jittor compiles its part for several processes; install "
             "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."
@@ -148,11 +133,7 @@ def process_settings(cuda: Cuda) -> dict[str, str]:
     if cuda.gpus > 1:
         settings["device_id"] = str(local_rank() % cuda.gpus)
     if local_size() <= cuda.gpus:
-        user = user_environment()
-        if "nccl_include_path" in user and "nccl_lib_path" in user:
-            folders = user["nccl_include_path"], user["nccl_lib_path"]
-        else:
-            folders = find_nccl(cuda.nvcc)
+        folders = find_nccl(cuda.nvcc)
         if folders:
             settings["use_nccl"] = "1"
             settings["nccl_include_path"], settings["nccl_lib_path"] = folders
@@ -235,18 +216,6 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
             write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
             return str(include), str(link_folder)
     return None
-
-
-def _number(name: str, default: int, low: int, high: int) -> int:
-    text = user_environment().get(_PREFIX + name, str(default))
-    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
-    if low <= number <= high:
-        return number
-    raise Problem(
-        f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set (it should be a "
-        f"number from {low}{f' to {high}' if high < 999_999 else ''}); start the program with "
-        "mpirun, or unset all variables that begin with OMPI_."
-    )
 
 
 # ---- a child process ----

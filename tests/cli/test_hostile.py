@@ -352,7 +352,7 @@ def test_a_run_in_float32_is_continued_in_it(tmp_path, monkeypatch):
 def test_resuming_with_other_threads_is_told(tmp_path, monkeypatch):
     interrupted_run(tmp_path, monkeypatch)
     described = resuming.runtime.describe()
-    other = type(described)(**{**vars(described), "threads": described.threads + 1})
+    other = {**described, "threads": described["threads"] + 1}
     monkeypatch.setattr(resuming.runtime, "describe", lambda: other)
     called = train(tmp_path, "--epochs", 20, "--resume")
     assert "up to rounding, not bit for bit" in called.stdout

@@ -8,6 +8,7 @@ from program import ROOT, call
 from siren.cli import machine
 from siren.cli.options import parse
 from siren.cli.recipes import resolve
+from siren.runtime import environment
 
 TUNED = ["--recipe", "tuned", "--hidden_features", "8", "--device", "cpu"]
 PROGRAM = str(ROOT / "main.py")
@@ -17,7 +18,7 @@ PROGRAM = str(ROOT / "main.py")
 def children(monkeypatch, tmp_path):
     """The command lines that children would be given; stamps go to a folder of the test's own."""
     given = []
-    monkeypatch.setattr(machine, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(
         machine, "run_interruptibly", lambda arguments, read: given.append(arguments)
     )
@@ -45,7 +46,7 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
         ("cpu", 16, "another stamp"),
         ("cuda", 16, "the stamp of a GPU"),
     ):
-        monkeypatch.setattr(machine, "trial_stamp", lambda *_, stamp=stamp: stamp)
+        monkeypatch.setattr(machine, "trial_facts", lambda *_, stamp=stamp: [stamp])
         machine.rehearse(PROGRAM, options, device, bits)
     assert {program for program, *_ in children} == {PROGRAM}
     sides = [command[command.index("--sidelength") + 1] for command in children]
@@ -86,6 +87,6 @@ def test_a_short_run_is_not_rehearsed(children):
 def test_a_rehearsal_that_fails_is_no_failure(monkeypatch, tmp_path):
     arguments = ["--sidelength", "16", "--epochs", "1", "--hidden_features", "8"]
     monkeypatch.setattr(machine, "WORTH", 1)
-    monkeypatch.setattr(machine, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(machine, "as_arguments", lambda _: ["--no_such_option"])
     assert call(*arguments, "--output_dir", tmp_path / "out").returncode == 0

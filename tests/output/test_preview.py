@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siren.files import Lock
+from siren.files import locked
 from siren.output import preview
 from siren.output.preview import Preview
 
 
-def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
-    ours = Preview(tmp_path, every=1, lock=Lock(None))
+@pytest.fixture
+def ours(tmp_path):
+    with locked(tmp_path) as lock:
+        yield Preview(tmp_path, every=1, lock=lock)
+
+
+def test_preview_is_the_latest_picture_and_the_animation_all(ours, tmp_path):
     for level in (-1, 0, 1):
         ours.update(np.full((20, 30, 1), level, np.float32))
         assert np.asarray(Image.open(tmp_path / "preview.png"))[0, 0] == round((level + 1) * 127.5)
@@ -28,9 +33,8 @@ def test_preview_is_the_latest_picture_and_the_animation_all(tmp_path):
 
 
 @pytest.mark.parametrize("count", [59, 60, 61, 500, 1001])
-def test_an_animation_is_bounded_and_evenly_spaced(tmp_path, monkeypatch, count):
+def test_an_animation_is_bounded_and_evenly_spaced(ours, monkeypatch, count):
     monkeypatch.setattr(preview, "write_bytes", lambda *_: None)
-    ours = Preview(tmp_path, every=1, lock=Lock(None))
     for number in range(count):
         ours.update(np.full((300, 8, 3), 2 * (number % 256) / 255 - 1, np.float32))
     assert len(ours.frames) <= preview.MAX_FRAMES

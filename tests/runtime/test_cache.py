@@ -110,34 +110,6 @@ def test_nothing_is_removed_while_another_process_compiles(cache):
 # ---- the stamp ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def stamp(cache):
-    path = cache / f"{STAMP}abc"
-    assert not jittor_import._is_current(path)  # an empty one, or one that ends too early
-    jittor_import.write_stamp(path)
-    assert jittor_import._is_current(path)
-    return path
-
-
-def test_a_stamp_is_of_the_libraries_that_are_there(stamp):
-    record = stamp.with_name("jittor_core.so.key")
-    before = record.read_text()
-    record.write_text(before + "# b.cc: 12345\n")  # another program has built it again
-    assert not jittor_import._is_current(stamp)
-    record.write_text(before)
-    assert jittor_import._is_current(stamp)
-    stamp.with_name("jittor_core.so").unlink()
-    assert not jittor_import._is_current(stamp)
-
-
-@pytest.mark.parametrize("part", [0, 5, -1])
-def test_a_stamp_that_ends_too_early_is_none(stamp, part):
-    cut(stamp, part)
-    assert not jittor_import._is_current(stamp)
-    stamp.unlink()
-    assert not jittor_import._is_current(stamp)
-
-
 def test_a_stamp_is_of_jittors_sources_and_of_variables(monkeypatch, tmp_path):
     def named():
         return jittor_import._stamp(str(tmp_path)).name
@@ -163,7 +135,7 @@ def test_a_stamp_is_of_jittors_sources_and_of_variables(monkeypatch, tmp_path):
 def test_where_the_core_is_compiled_nothing_is_generated_or_compared():
     """In another process: Jittor writes its bindings whenever it generates them.
 
-    A stamp that is damaged is written anew.
+    A stamp that is missing is written anew.
     """
     code = """
         import siren
@@ -178,11 +150,11 @@ def test_where_the_core_is_compiled_nothing_is_generated_or_compared():
     before = generated.stat().st_mtime_ns
     subprocess.run(run, check=True, cwd=ROOT)
     assert generated.stat().st_mtime_ns == before
-    stamps = {path: path.read_bytes() for path in Path(jittor_utils.cache_path).glob(f"{STAMP}*")}
+    stamps = list(Path(jittor_utils.cache_path).glob(f"{STAMP}*"))
     for path in stamps:
-        cut(path, 0)
+        path.unlink()
     subprocess.run(run, check=True, cwd=ROOT)
-    assert any(content and path.read_bytes() == content for path, content in stamps.items())
+    assert any(path.exists() for path in stamps)
 
 
 def test_what_is_missing_is_compiled_even_so(tmp_path):

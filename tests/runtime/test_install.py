@@ -197,7 +197,7 @@ def test_there_is_nothing_to_do_without_pip_where_all_is_there(machine):
     "line, expected",
     [
         ("numpy>=1.22", ("numpy>=1.22", "numpy", (1, 22))),
-        ("  Some_Thing==1.3.11.0  # why", ("Some_Thing==1.3.11.0", "some-thing", (1, 3, 11, 0))),
+        ("  Some_Thing==1.3.11.0  # why", ("Some_Thing==1.3.11.0", "Some_Thing", (1, 3, 11, 0))),
         ("tqdm", ("tqdm", "tqdm", ())),
     ],
 )

@@ -136,7 +136,7 @@ SETTINGS = [  # (variables, those that ``import siren`` makes of them; None if i
     ({"OMPI_COMM_WORLD_SIZE": "2"}, {"use_mpi": None}),
     ({"log_v": "1"}, {"log_silent": None}),
     # Whatever is set, nothing is raised.
-    ({"OMPI_COMM_WORLD_SIZE": "abc", "HOME": "/dev/null", "TMPDIR": "/dev/null"}, {}),
+    ({"HOME": "/dev/null", "TMPDIR": "/dev/null"}, {}),
     ({"OMP_NUM_THREADS": "x", "PATH": ""}, {}),
 ]
 
@@ -175,39 +175,18 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     ("sys.version_info = (3, 8, 0)", {}, ["3.9 to 3.14", "3.8"]),
     ("sys.version_info = (3, 15, 0)", {}, ["3.9 to 3.14", "3.15"]),
     (
-        "import sysconfig; sysconfig.get_config_var = {'Py_GIL_DISABLED': 1}.get",
-        {},
-        ["free-threaded"],
-    ),
-    (
         "import sysconfig; sysconfig.get_path = lambda name: '/no/such/folder'",
         {"python_config_path": None},
         ["python{}.{}-dev".format(*sys.version_info)],
     ),
     ("", {"PATH": "/nowhere", "cc_path": None}, ["package g++"]),
-    ("", {"cc_path": "/no/such/g++"}, ["'/no/such/g++'"]),
+    ("", {"cc_path": "/no/such/g++"}, ["/no/such/g++ is missing", "cc_path"]),
     # variables that the user may have set
-    ("", {"OMPI_COMM_WORLD_SIZE": "abc"}, ["OMPI_COMM_WORLD_SIZE is 'abc'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "-1"}, ["OMPI_COMM_WORLD_SIZE is '-1'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "0"}, ["OMPI_COMM_WORLD_SIZE is '0'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": ""}, ["OMPI_COMM_WORLD_SIZE is ''"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "²"}, ["OMPI_COMM_WORLD_SIZE is '²'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "9" * 5000}, ["OMPI_COMM_WORLD_SIZE is '999"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2"}, ["OMPI_COMM_WORLD_RANK is not"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, ["RANK is '2'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "x"}, ["RANK is 'x'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "x"}, ["LOCAL_RANK is 'x'"]),
-    ("", {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "0"}, ["LOCAL_SIZE is '0'"]),
     ("", {"JITTOR_HOME": "/a b"}, ["JITTOR_HOME is '/a b'"]),
     ("", {"JITTOR_HOME": ""}, ["JITTOR_HOME is ''"]),
     ("", {"JITTOR_HOME": "/proc/nowhere"}, ["/proc/nowhere/.cache/jittor"]),
     ("", {"HOME": "/proc/nowhere"}, ["set the variable HOME"]),
     ("", {"HOME": "/dev/null"}, ["set the variable HOME"]),
-    (
-        "os.environ['HOME'] = 'here'; os.chdir(tempfile.mkdtemp()); os.rmdir(os.getcwd())",
-        {},
-        ["2: ", "HOME is 'here'"],
-    ),
 ]
 
 
@@ -233,11 +212,6 @@ def test_what_fails_is_one_sentence_with_the_reason_and_no_traceback(tmp_path):
             ["\n1: Jittor cannot be imported: OSError: the reason\n"],
         ),
     ]
-    for number, content in enumerate(["{broken", "[]", '{"JITTOR_HOME": "/a b"}']):
-        memory = tmp_path / str(number) / ".cache" / "jittor" / "config.json"
-        memory.parent.mkdir(parents=True)
-        memory.write_text(content)
-        cases.append(("", {"HOME": str(tmp_path / str(number))}, [str(memory)]))
     version = 'case "$*" in *--version*) echo "g++ 12.2.0"; exit 0;; esac'
     for number, (script, words) in enumerate(
         [
@@ -264,7 +238,7 @@ def test_parts_that_jittor_cannot_build_are_named_with_the_way_out(capsys):
     assert report_error(caught.value).status == FAILED
     said = capsys.readouterr().err
     assert "The GPU cannot be used" in said and "cuBLAS and cuRAND" in said
-    assert "--verbose shows why" in said and "--device cpu does without" in said
+    assert "verbose shows why" in said and "device cpu does without" in said
 
 
 # ---- CUDA -------------------------------------------------------------------------------------
@@ -300,7 +274,7 @@ def test_cuda_that_cannot_be_had_is_refused_with_the_reason(tmp_path):
 
 
 class FakeDriver:
-    """The four functions of libcuda that are asked."""
+    """The functions of libcuda that are asked."""
 
     def __init__(self, status=0, count=1, version=12020, capability=90):
         self.status, self.count, self.version, self.capability = status, count, version, capability
@@ -318,6 +292,9 @@ class FakeDriver:
 
     def cuDeviceGet(self, device, index):
         return 0
+
+    def cuDeviceGetName(self, name, size, device):
+        name.value = b"H900"
 
     def cuDeviceGetAttribute(self, value, attribute, device):
         value._obj.value = {75: self.capability // 10, 76: self.capability % 10}[attribute]
@@ -345,7 +322,7 @@ def probe(monkeypatch, driver, nvcc_path=None, path="/nowhere", cuda_home=None):
 def test_a_complete_toolkit_and_a_gpu_are_used(monkeypatch, tmp_path):
     nvcc = fake_toolkit(tmp_path / "cuda")
     found = probe(monkeypatch, FakeDriver(), path=str(tmp_path / "cuda" / "bin"))
-    assert found == cuda.Cuda(nvcc, 12020, 90, "", 1)
+    assert found == cuda.Cuda(nvcc, 12020, 90, gpus=1, driver=12020, name="H900")
 
 
 def test_a_wrapper_without_libraries_gives_way_to_a_complete_toolkit(monkeypatch, tmp_path):
@@ -467,15 +444,6 @@ def test_what_compiles_is_not_bound_as_mpirun_has_bound_the_process():
     assert seen[0] >= whole
 
 
-def test_an_nccl_of_the_user_is_taken(monkeypatch, tmp_path):
-    nvcc = fake_toolkit(tmp_path / "cuda")
-    process_of(monkeypatch, 0, 2)
-    monkeypatch.setenv("nccl_include_path", "/one")
-    monkeypatch.setenv("nccl_lib_path", "/two")
-    found = gpu_settings(cuda.Cuda(nvcc, 13000, 90, "", 2))
-    assert (found["use_nccl"], found["nccl_lib_path"]) == ("1", "/two")
-
-
 def test_cuda_13_finds_the_corrected_header_first(monkeypatch, tmp_path):
     for name in (*OURS, "cc_flags"):
         monkeypatch.delenv(name, raising=False)
@@ -513,7 +481,7 @@ def test_the_first_compilation_is_announced_with_its_length(tmp_path):
         import fcntl
         from siren.runtime import jittor_import
         import jittor_utils
-        print(jittor_import._is_current(jittor_import._stamp(jittor_utils.cache_path)))
+        print(jittor_import._stamp(jittor_utils.cache_path).exists())
         print(jittor_import._prepare_compilation(jittor_utils.cache_path))
         from jittor_utils import lock
         with open(lock.lock_path, "w") as held:
@@ -553,7 +521,7 @@ def test_under_mpirun_one_process_speaks_of_what_a_child_compiles_without_mpi(
 def test_jittor_starts_quietly_and_leaves_signals_to_python():
     result = run_python(
         """
-        import dataclasses, json, os, signal, subprocess
+        import json, os, signal, subprocess
         os.setpgrp()
         import siren
         from siren import runtime
@@ -565,7 +533,7 @@ def test_jittor_starts_quietly_and_leaves_signals_to_python():
             os.killpg(0, signal.SIGINT)  # as a terminal does it; the exit must not hang
             signal.pause()
         except KeyboardInterrupt:
-            print(json.dumps([device, dataclasses.asdict(runtime.describe())]))
+            print(json.dumps([device, runtime.describe()]))
         handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGCHLD)]
         assert handlers == [signal.SIG_DFL] * 2
         caught = [line for line in open("/proc/self/status") if line.startswith("SigCgt")]
@@ -720,7 +688,7 @@ def test_a_folder_of_others_is_not_trusted(monkeypatch, tmp_path, kind):
     shared.chmod(0o1777)
     folder = shared / f"siren-{os.geteuid()}"
     planted(folder, kind)
-    monkeypatch.setattr(environment, "_shared_folders", lambda: [shared])
+    monkeypatch.setattr(environment, "SHARED", str(shared))
     monkeypatch.setenv("HOME", "/proc/nowhere")
     if kind == "another's":  # as it looks to another user
         assert environment.make_private(folder)
@@ -971,15 +939,6 @@ def test_several_processes_that_are_not_open_mpis_are_refused(clean, variables, 
     processes.check_launcher()  # what the sentence proposes is enough
 
 
-def test_a_job_of_several_tasks_is_told_that_this_process_is_alone(clean, capsys):
-    clean.setenv("SLURM_NTASKS", "4")
-    processes.check_launcher()
-    assert "mpirun -np 4 python main.py" in capsys.readouterr().err
-    clean.setenv("SLURM_STEP_NUM_TASKS", "1")
-    processes.check_launcher()
-    assert capsys.readouterr().err == ""
-
-
 def test_a_process_that_has_left_mpirun_is_alone_in_slurm_too(clean):
     process_of(clean, 1, 2)
     for name in ("PMIX_RANK", "SLURM_PROCID"):
@@ -1052,8 +1011,8 @@ def test_without_a_terminal_there_are_lines_from_time_to_time(monkeypatch, capsy
     announcement, *lines = capsys.readouterr().err.splitlines()
     assert announcement == "Compiling ..."
     assert lines == [
-        "11 of 31 files compiled, about 20 s left",
-        "21 of 31 files compiled, about 10 s left",
+        "11 of 31 files compiled",
+        "21 of 31 files compiled",
     ]
 
 
