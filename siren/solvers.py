@@ -58,6 +58,24 @@ def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
     return idctn(spectrum / eigenvalues[:, :, None], axes=(0, 1), norm="ortho").astype(np.float32)
 
 
+def match_mean(output: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``output`` plus a constant per channel, so that it has the mean of ``reference``.
+
+    A gradient or a Laplacian determines a picture up to such a constant. Both are pictures (height,
+    width, channels), or some of their pixels (n, channels).
+    """
+    pixels, wanted = (
+        np.ascontiguousarray(array).reshape(-1, array.shape[-1]) for array in (output, reference)
+    )
+    shift = wanted.mean(0, dtype=np.float64) - pixels.mean(0, dtype=np.float64)
+    return (output + shift).astype(np.float32)
+
+
+def direct_solution(laplacian: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``solve_poisson``, but with the mean of ``reference``, a picture of the same shape."""
+    return match_mean(solve_poisson(laplacian), reference)
+
+
 def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """The image of mean zero whose gradient is closest to the given field in least squares.
 
