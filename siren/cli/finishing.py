@@ -177,7 +177,8 @@ def finish(session, task, network, result: Training) -> Outcome | Ending:
     )
     saving = Saving(results, session.checkpoint, session.lock)
     ending = Ending(options, result, saving, write=saving)
-    is_quick = results.pixels <= SMALL and result.history[-1].seconds < LONG
+    seconds = result.history[-1].seconds - result.history[0].seconds  # without compilation
+    is_quick = results.pixels <= SMALL and seconds < LONG
     if finisher is not None and is_quick and not session.stop() and ending.begin(finisher):
         return ending
     return ending()
