@@ -208,6 +208,12 @@ class Lock:
         """Drop the record: its files are committed or removed."""
         self.lines = []
 
+    def copy(self) -> Lock:
+        """A copy for another process, which can read the record."""
+        copy = Lock(None)
+        copy.lines = self.lines
+        return copy
+
     def recorded(self) -> list[tuple[str, str]]:
         """Listed pairs (name, digest), of this run and of killed ones."""
         fields = [line.decode(errors="replace").rstrip("\n").split(" ", 1) for line in self.lines]

@@ -64,23 +64,28 @@ def raising_interrupt():
 class Stop:
     """Within its context, the first signal sets ``requested``, the next one interrupts.
 
-    Once one was requested, further signals after the context are ignored: the run is ending.
+    Once one was requested, further signals after the context are ignored: the run is ending. A
+    context within the context changes nothing.
     """
 
     def __init__(self):
-        self.requested = False
+        self.requested, self.depth = False, 0
 
     def __call__(self) -> bool:
         """Whether a signal has arrived."""
         return self.requested
 
     def __enter__(self):
-        self.handlers = _handled(self._handle, self)
-        self.handlers.__enter__()
+        self.depth += 1
+        if self.depth == 1:
+            self.handlers = _handled(self._handle, self)
+            self.handlers.__enter__()
         return self
 
     def __exit__(self, *error):
-        self.handlers.__exit__(*error)
+        self.depth -= 1
+        if self.depth == 0:
+            self.handlers.__exit__(*error)
 
     def _handle(self, *_):
         if self.requested:

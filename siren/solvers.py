@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -20,6 +21,7 @@ INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
 # within 0.01 dB of 64, and of one spline through all points, in half the time.
 _NEIGHBORS = 32
 _PLACES = 1 << 15  # whose neighbors are in memory at once
+_AT_ONCE = 1 << 6  # whose systems of equations fit into a processor's cache
 _ACCURACY = 1e-10  # of the residual of a linear system, relative to its right-hand side
 _MOST_STEPS = 5000
 _FLATTEST = 0.05  # of those points: the least standard deviation across a line, of that along it
@@ -52,6 +54,24 @@ def solve_poisson(laplacian: np.ndarray) -> np.ndarray:
     eigenvalues[0, 0] = 1
     spectrum[0, 0] = 0
     return idctn(spectrum / eigenvalues[:, :, None], axes=(0, 1), norm="ortho").astype(np.float32)
+
+
+def match_mean(output: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``output`` plus a constant per channel, so that it has the mean of ``reference``.
+
+    A gradient or a Laplacian determines a picture up to such a constant. Both are pictures (height,
+    width, channels), or some of their pixels (n, channels).
+    """
+    pixels, wanted = (
+        np.ascontiguousarray(array).reshape(-1, array.shape[-1]) for array in (output, reference)
+    )
+    shift = wanted.mean(0, dtype=np.float64) - pixels.mean(0, dtype=np.float64)
+    return (output + shift).astype(np.float32)
+
+
+def direct_solution(laplacian: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """``solve_poisson``, but with the mean of ``reference``, a picture of the same shape."""
+    return match_mean(solve_poisson(laplacian), reference)
 
 
 def solve_gradient(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -241,21 +261,48 @@ def _thin_plate(positions, values, grid) -> np.ndarray:
 
     NaN where these are nearly on one line: across it a spline is not determined.
     """
-    from scipy.interpolate import RBFInterpolator
-    from scipy.spatial import KDTree  # as RBFInterpolator's, which decides between equal distances
+    from scipy.spatial import KDTree
 
     count = min(_NEIGHBORS, len(positions))
     _, neighbors = KDTree(positions).query(grid, count)
-    rows, columns = np.moveaxis(positions[neighbors.reshape(len(grid), count)], 2, 0)
+    neighbors = neighbors.reshape(len(grid), count)
+    rows, columns = np.moveaxis(positions[neighbors], 2, 0)
     a, b, c = rows.var(1), columns.var(1), (rows * columns).mean(1) - rows.mean(1) * columns.mean(1)
     spread = np.hypot(a - b, 2 * c)  # the difference of the variances along and across the line
     good = a + b - spread > _FLATTEST**2 * (a + b + spread)
+
+    def splines(part):
+        return _splines(positions[neighbors[part]], values[neighbors[part]], grid[part])
+
     filled = np.full((len(grid), values.shape[1]), np.nan)
     if good.any():
-        spline = RBFInterpolator(positions, values, neighbors=count, kernel="thin_plate_spline")
-        with contextlib.suppress(np.linalg.LinAlgError):
-            filled[good] = spline(grid[good])
+        parts = np.array_split(np.flatnonzero(good), -(-good.sum() // _AT_ONCE))
+        with contextlib.suppress(np.linalg.LinAlgError), ThreadPoolExecutor() as pool:
+            filled[good] = np.concatenate(list(pool.map(splines, parts)))
     return filled
+
+
+def _splines(points, values, places) -> np.ndarray:
+    """At each of n ``places`` (n, 2), the thin-plate spline through points (n, m, 2) of its own.
+
+    It is a sum of r² log r, of the distances r to the points, plus a plane; the weights of that sum
+    are orthogonal to every plane. ``values`` are (n, m, channels); returns (n, channels).
+    """
+    center = points.mean(1, keepdims=True)
+    scale = abs(points - center).max((1, 2), keepdims=True)
+    points, places = (points - center) / scale, (places[:, None] - center) / scale
+
+    def sums(places):  # of 2 r² log r, and the plane: (n, places, m + 3)
+        rows, columns = (places[..., None, axis] - points[:, None, :, axis] for axis in (0, 1))
+        squares = rows * rows + columns * columns
+        waves = squares * np.log(np.maximum(squares, np.finfo(float).tiny))
+        return np.concatenate([waves, np.ones((*places.shape[:2], 1)), places], 2)
+
+    n, m, channels = values.shape
+    matrix, right = np.zeros((n, m + 3, m + 3)), np.zeros((n, m + 3, channels))
+    matrix[:, :m], right[:, :m] = sums(points), values
+    matrix[:, m:, :m] = matrix[:, :m, m:].swapaxes(1, 2)
+    return (sums(places) @ np.linalg.solve(matrix, right))[:, 0]
 
 
 def _warn(message: str) -> None:

@@ -29,7 +29,12 @@ class Experiments:
         files = [path for group in self.groups for path in group.files]
         for group in self.groups:
             group.check(files)
-        self.outcomes: list[Outcome] = []  # of the groups that are over
+        self.ended: list[Pictures | Outcome] = []  # the groups that are over
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How each experiment ended."""
+        return [each if isinstance(each, Outcome) else each.outcome for each in self.ended]
 
     @property
     def outcome(self) -> Outcome:
@@ -47,15 +52,15 @@ class Experiments:
             print("./run.sh tuned takes far less time and makes better pictures.")
         for number, (options, group) in enumerate(zip(self.options, self.groups)):
             if self.stop():
-                self.outcomes.append(NOT_BEGUN)
+                self.ended.append(NOT_BEGUN)
                 continue
             print(f"== {options.task}, {number + 1} of {len(self.groups)}", flush=True)
             try:
                 yield from group.runs_to_train()
-                self.outcomes.append(group.outcome)
+                self.ended.append(group)
             except (Exception, KeyboardInterrupt) as error:
                 self.stop.requested |= isinstance(error, KeyboardInterrupt)
-                self.outcomes.append(report_error(error, options.task, options.verbose))
+                self.ended.append(report_error(error, options.task, options.verbose))
         print(_table(self.options, self.outcomes), flush=True)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from siren import signals
@@ -12,52 +14,174 @@ from siren.cli.errors import DIVERGED, INTERRUPTED, Outcome, Problem, notify
 from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
 from siren.cli.resuming import interruption
-from siren.files import Change
-from siren.npz import NETWORK, write_network
-from siren.output.results import Results, Saved, scored_pixels_note
+from siren.files import Change, Lock, write_bytes
+from siren.npz import NETWORK
+from siren.output.results import SMALL, Results, Saved, gather_results, scored_pixels_note
 from siren.training.checkpoint import Checkpoint
+from siren.training.progress import Training
+
+LONG = 30  # seconds of a training whose scores are not kept back until the next one is over
 
 
-def finish(session, task, network, result) -> Outcome:
-    """Save the ``result`` of a training of ``session`` and print its scores.
+@dataclass
+class Saving:
+    """The files of a run that are still to be written, into the folder that it has locked.
 
-    The state on disk is removed once the results of a complete run are written. Raises Problem,
-    and the first error met while pictures were made.
+    ``committed`` says that all are there, also if an interruption follows.
     """
-    options, checkpoint = session.settings, session.checkpoint
-    if result.best is None:
-        raise _no_result_error(options, result, checkpoint)
-    facts = {"options": json_options(options), "inputs": session.fingerprint}
-    results = Results(facts, session.bits, task, network, result)
-    change = Change(options.output_dir)
-    try:
-        with Change(options.output_dir) as unscored:
-            results.write_unscored(unscored, session.lock)
+
+    results: Results
+    checkpoint: Checkpoint
+    lock: Lock
+    committed: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where they are written."""
+        return self.checkpoint.folder
+
+    def __call__(self) -> Saved:
+        """Write all files. The state is removed once those of a complete run are there.
+
+        If scoring ends the process, there is the network, as of an interrupted run. Raises OSError.
+        """
+        with Change(self.folder) as unscored:
+            self.results.write_unscored(unscored, self.lock)
             with signals.deferred():
                 unscored.commit()
-        with change:
-            saved = results.write(change, session.lock, session.engine, session.preview)
+        with Change(self.folder) as change:
+            saved = self.results.write(change, self.lock)
             with signals.deferred():
                 change.commit()
-                if result.ended != "interrupted":
-                    checkpoint.remove()
-    except KeyboardInterrupt:
-        if not change.committed:
-            how = _rescue(result, checkpoint, task, network, session.bits)
+                self.committed = True
+                if self.results.ended != "interrupted":
+                    self.checkpoint.remove()
+        return saved
+
+    def detached(self) -> Saving:
+        """A copy for a process that has not locked the folder itself, and has no network."""
+        return replace(self, results=self.results.detached(), lock=self.lock.copy())
+
+
+@dataclass
+class Ending:
+    """The end of a run: its files are being written, or about to be.
+
+    result  of the training
+    saving  the files
+    write   ``saving``, or a function that waits until another process has called it
+    """
+
+    options: argparse.Namespace
+    result: Training
+    saving: Saving
+    write: Callable[[], Saved]
+
+    def __call__(self, subject: str = "") -> Outcome:
+        """Wait for the files, and print the scores; with a ``subject``, it begins each line.
+
+        Raises Problem, and the first error met while pictures were made.
+        """
+        with self._rescuing():
+            saved = self.write()
+        subject = f"{subject}: " if subject else ""
+        self._print_scores(saved, subject)
+        if saved.problems:
+            raise saved.problems[0]
+        score, seconds = saved.score, self.result.history[-1].seconds
+        return Outcome(self._status(subject), self.result.ended, score.psnr, score.ssim, seconds)
+
+    def begin(self, finisher) -> bool:
+        """Have ``finisher`` write the files; returns false if that is impossible.
+
+        Nothing of a task may be in the way of that, and no error: errors are reported by this
+        process, which then writes the files itself.
+        """
+        with self._rescuing(), contextlib.suppress(Exception):
+            self.write = finisher.begin(self.saving)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def _rescuing(self):
+        """Within its context an error keeps the network, and the user learns where."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.saving.committed:
+                raise Problem("interrupted; all results are written", INTERRUPTED) from None
+            how = self._rescue()
             raise Problem(f"interrupted while the results were saved{how}", INTERRUPTED) from None
-        raise Problem("interrupted; all results are written", INTERRUPTED) from None
-    except Exception as error:
-        how = _rescue(result, checkpoint, task, network, session.bits)
-        if isinstance(error, OSError):
-            raise save_failure(options, error, how) from error
-        notify(f"the results could not be made{how}")
-        raise
-    _print_scores(options, task, result, saved)
-    if saved.problems:
-        raise saved.problems[0]
-    status = _status(result, checkpoint)
-    score = saved.score
-    return Outcome(status, result.ended, score.psnr, score.ssim, result.history[-1].seconds)
+        except Exception as error:
+            how = self._rescue()
+            if isinstance(error, OSError):
+                raise save_failure(self.options, error, how) from error
+            notify(f"the results could not be made{how}")
+            raise
+
+    def _rescue(self) -> str:
+        """Keep the network, as a state or elsewhere, when its files cannot be written; says how."""
+        result, checkpoint = self.result, self.saving.checkpoint
+        with signals.deferred():
+            if result.ended == "interrupted" and checkpoint.written is not None:
+                return f"; the state of epoch {checkpoint.written} is kept, and --resume goes on"
+            if result.state is not None:
+                with contextlib.suppress(OSError):
+                    checkpoint.save(result.state())
+                    return "; nothing is lost, --resume writes them when that is possible"
+            try:
+                folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
+                write_bytes(folder / NETWORK, self.saving.results.network)
+            except OSError:
+                return ""
+        return f"; the network is in {folder / NETWORK}"
+
+    def _print_scores(self, saved: Saved, subject: str) -> None:
+        best, note = self.result.best, scored_pixels_note(self.saving.results)
+        lines = [f"output: {saved.score}{note}; loss {best.loss:.3e} at epoch {best.epoch}"]
+        lines += [f"{name}: {score}" for name, score in saved.baselines.items()]
+        lines += [*saved.notes, f"written to {display_path(self.options.output_dir)}"]
+        print("\n".join(subject + line for line in lines), flush=True)
+
+    def _status(self, subject: str) -> int:
+        """The exit status; a training that did not finish is reported."""
+        result = self.result
+        if result.ended == "diverged":
+            notify(
+                f"{subject}warning: the loss was not finite after {result.history[-1].epoch + 1} "
+                f"epochs; the network of epoch {result.best.epoch} is saved; try a smaller --lr"
+            )
+            return DIVERGED
+        if result.ended == "interrupted":
+            how = "; --resume goes on" if self.saving.checkpoint.written is not None else ""
+            notify(f"interrupted; the network of epoch {result.best.epoch} is saved{how}")
+            return INTERRUPTED
+        return 0
+
+
+def finish(session, task, network, result: Training) -> Outcome | Ending:
+    """Save the ``result`` of a training of ``session`` and print its scores.
+
+    If other pictures follow soon, an ``Ending`` is returned instead, which prints them later, and
+    the session's ``finisher`` writes the files. Raises Problem, and the first error met while
+    pictures were made.
+    """
+    options, finisher = session.settings, session.finisher
+    if finisher is not None:
+        finisher.wait()  # for the picture before
+    if result.best is None:
+        raise _no_result_error(options, result, session.checkpoint)
+    facts = {"options": json_options(options), "inputs": session.fingerprint}
+    results = gather_results(
+        facts, session.bits, task, network, session.engine, result, session.preview
+    )
+    saving = Saving(results, session.checkpoint, session.lock)
+    ending = Ending(options, result, saving, write=saving)
+    seconds = result.history[-1].seconds - result.history[0].seconds  # without compilation
+    is_quick = results.pixels <= SMALL and seconds < LONG
+    if finisher is not None and is_quick and not session.stop() and ending.begin(finisher):
+        return ending
+    return ending()
 
 
 def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint) -> Problem:
@@ -68,45 +192,3 @@ def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint
         "the loss is not finite from the start; try a smaller --omega_0"
         + (" or --prior_weight" if getattr(options, "prior", "none") != "none" else "")
     )
-
-
-def _rescue(result, checkpoint: Checkpoint, task, network, bits: int) -> str:
-    """Keep the network, as a state or elsewhere, when its results cannot be written; says how."""
-    with signals.deferred():
-        if result.ended == "interrupted" and checkpoint.written is not None:
-            return f"; the state of epoch {checkpoint.written} is kept, and --resume goes on"
-        if result.state is not None:
-            with contextlib.suppress(OSError):
-                checkpoint.save(result.state())
-                return "; nothing is lost, --resume writes them when that is possible"
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="siren-network-"))
-            write_network(folder, network, task.reference.shape[:2], bits)
-        except OSError:
-            return ""
-    return f"; the network is in {folder / NETWORK}"
-
-
-def _print_scores(options: argparse.Namespace, task, result, saved: Saved) -> None:
-    best, note = result.best, scored_pixels_note(task)
-    print(f"output: {saved.score}{note}; loss {best.loss:.3e} at epoch {best.epoch}")
-    for name, score in saved.baselines.items():
-        print(f"{name}: {score}")
-    for note in saved.notes:
-        print(note)
-    print(f"written to {display_path(options.output_dir)}", flush=True)
-
-
-def _status(result, checkpoint: Checkpoint) -> int:
-    """The exit status; a training that did not finish is reported."""
-    if result.ended == "diverged":
-        notify(
-            f"warning: the loss was not finite after {result.history[-1].epoch + 1} epochs; "
-            f"the network of epoch {result.best.epoch} is saved; try a smaller --lr"
-        )
-        return DIVERGED
-    if result.ended == "interrupted":
-        how = "; --resume goes on" if checkpoint.written is not None else ""
-        notify(f"interrupted; the network of epoch {result.best.epoch} is saved{how}")
-        return INTERRUPTED
-    return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -42,20 +43,25 @@ def train(options, train_picture: Callable) -> int:
     """Train on one or several pictures, in one or all experiments; returns the exit status."""
     from siren.cli import session
     from siren.cli.experiments import Experiments
+    from siren.cli.finisher import Finisher
     from siren.cli.several import Pictures, update_page
     from siren.cli.workers import train_on_workers
 
     stop = signals.Stop()
     call = Experiments(options, stop) if options.task == "all" else Pictures(options)
-    for runs in call.runs_to_train():
-        if runtime.world_size() > 1 and call.several:
-            train_on_workers(runs, train_picture, stop)
-            continue
-        for each in runs:
-            if stop():
-                break
-            if each.heading:
-                print(each.heading, flush=True)
-            each.outcome = session.run(train_picture, each.options, each.subject, stop)
+    with contextlib.ExitStack() as stack:
+        finisher = None
+        for runs in call.runs_to_train():
+            if runtime.world_size() > 1 and call.several:
+                train_on_workers(runs, train_picture, stop)
+                continue
+            if finisher is None and call.several and runs:
+                finisher = stack.enter_context(Finisher())
+            for each in runs:
+                if stop():
+                    break
+                if each.heading:
+                    print(each.heading, flush=True)
+                each.ending = session.run(train_picture, each.options, each.subject, stop, finisher)
     update_page(options.output_dir, call.several)
     return call.outcome.status

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from siren import runtime, signals
 from siren.cli import inputs, machine, resuming
@@ -17,6 +18,10 @@ from siren.cli.errors import INTERRUPTION, Outcome, Problem, report_error
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path
 from siren.output.preview import Preview
+
+if TYPE_CHECKING:
+    from siren.cli.finisher import Finisher
+    from siren.cli.finishing import Ending
 
 
 class NothingLeft(Exception):
@@ -27,25 +32,61 @@ class NothingLeft(Exception):
 
 
 def run(
-    train_picture: Callable, options: argparse.Namespace, subject: str, stop: signals.Stop
-) -> Outcome:
+    train_picture: Callable,
+    options: argparse.Namespace,
+    subject: str,
+    stop: signals.Stop,
+    finisher: Finisher | None = None,
+) -> Outcome | Callable[[], Outcome]:
     """What ``train_picture`` returns for a ``Session`` on the picture that ``options`` name.
 
     With a ``subject``, which names the run among others, an error is reported, and is no reason to
     stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
-    writes.
+    writes. With a ``finisher``, which then has to write the results, the outcome may be a function
+    that waits for it.
     """
-    try:
-        with Session(options, stop, inspect.getfile(train_picture)) as session:
-            return train_picture(session)
-    except NothingLeft as end:
-        return end.outcome
-    except (Exception, KeyboardInterrupt) as error:
-        if not subject:
-            raise
-        outcome = report_error(error, subject, options.verbose)
-        stop.requested |= outcome == INTERRUPTION
-        return outcome
+
+    def report(step: Callable[[], Any]) -> Any:
+        try:
+            return step()
+        except NothingLeft as end:
+            return end.outcome
+        except (Exception, KeyboardInterrupt) as error:
+            if not subject:
+                raise
+            outcome = report_error(error, subject, options.verbose)
+            stop.requested |= outcome == INTERRUPTION
+            return outcome
+
+    def train() -> Any:
+        with Session(options, stop, inspect.getfile(train_picture), finisher) as session:
+            outcome = train_picture(session)
+            if isinstance(outcome, Outcome):
+                return outcome
+            folder = session.folder.pop_all()  # locked until all is written
+            late = _Late(lambda: report(lambda: complete(folder, outcome)))
+            finisher.keep(late)
+            return late
+
+    def complete(folder: contextlib.ExitStack, ending: Callable[[str], Outcome]) -> Outcome:
+        with folder, stop:
+            return ending(subject)
+
+    return report(train)
+
+
+class _Late:
+    """A function: the outcome that ``wait()`` returns, which is called once."""
+
+    def __init__(self, wait: Callable[[], Outcome]):
+        self.wait: Callable[[], Outcome] | None = wait
+        self.outcome = INTERRUPTION
+
+    def __call__(self) -> Outcome:
+        if self.wait is not None:
+            wait, self.wait = self.wait, None  # and what it holds
+            self.outcome = wait()
+        return self.outcome
 
 
 class Session(contextlib.ExitStack):
@@ -59,14 +100,23 @@ class Session(contextlib.ExitStack):
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
     program  path of main.py, which is called once more for a rehearsal
+    finisher writes the results while the next picture is trained, or None
 
     After ``prepare`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after
     ``open_checkpoint`` the ``checkpoint``, and a ``preview`` or None.
     """
 
-    def __init__(self, options: argparse.Namespace, stop: signals.Stop, program: str):
+    def __init__(
+        self,
+        options: argparse.Namespace,
+        stop: signals.Stop,
+        program: str,
+        finisher: Finisher | None = None,
+    ):
         super().__init__()
         self.options, self.stop, self.program = options, stop, program
+        self.finisher = finisher
+        self.folder = self.enter_context(contextlib.ExitStack())  # whose lock can outlive the rest
         self.is_rank_0 = runtime.rank() == 0
         self.lock = self.preview = None
 
@@ -84,7 +134,7 @@ class Session(contextlib.ExitStack):
         if self.is_rank_0:
             settings = resolve(resuming.keep_choices(self.options), *pictures.extent)
             files = inputs.paths(settings).values()
-            self.lock = self.enter_context(output_folder(settings, files))
+            self.lock = self.folder.enter_context(output_folder(settings, files))
             finished = resuming.finished_outcome(settings, pictures)
         if finished:
             folder = display_path(settings.output_dir)
@@ -139,10 +189,11 @@ class Session(contextlib.ExitStack):
         )
         self.enter_context(resuming.handle_interruption(self.checkpoint, self.stop))
 
-    def save(self, task, network, result) -> Outcome:
+    def save(self, task, network, result) -> Outcome | Ending:
         """Save the ``result`` of the training in rank 0, and print its scores.
 
-        Raises Problem, and the first error met while pictures were made.
+        If other pictures follow, their training need not wait for that: ``run`` does. Raises
+        Problem, and the first error met while pictures were made.
         """
         from siren.cli.finishing import finish
 

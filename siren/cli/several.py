@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,15 +33,20 @@ class Run:
     options  as ``parse`` gives them, for this picture
     subject  what messages about it begin with; "" if it is alone, and then it raises its errors
     heading  a line to print when it begins, or ""
-    outcome  how it ended; None before
+    ending   its outcome, or a function that waits for it; None before
     pixels   of the picture, to which the time of a training is proportional; 0 before ``check``
     """
 
     options: argparse.Namespace
     subject: str = ""
     heading: str = ""
-    outcome: Outcome | None = None
+    ending: Outcome | Callable[[], Outcome] | None = None
     pixels: int = 0
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How it ended; None before. Waits for results that are still being written."""
+        return self.ending() if callable(self.ending) else self.ending
 
 
 class Pictures:
@@ -94,7 +99,7 @@ class Pictures:
                     pass
             else:
                 check_folder(run.options, files)
-            run.outcome = finished_outcome(settings, pictures)
+            run.ending = finished_outcome(settings, pictures)
             run.pixels = pictures.image.shape[0] * pictures.image.shape[1]
 
     def runs_to_train(self) -> Iterator[list[Run]]:

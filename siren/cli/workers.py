@@ -57,7 +57,7 @@ def train_on_workers(runs: list[Run], train_picture: Callable, stop: Stop) -> No
         while busy:
             for worker in wait(busy, _POLL):
                 run = busy.pop(worker)
-                run.outcome = worker.outcome()
+                run.ending = worker.outcome()
                 _report(run, worker)
                 stop.requested |= run.outcome.status == INTERRUPTED
                 give(worker)

@@ -14,6 +14,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -247,6 +248,11 @@ def to_integers(image: np.ndarray, bits: int) -> np.ndarray:
         raise NotANumber("the image holds values that are not numbers (NaN)")
     white, kind = {8: (255, np.uint8), 16: (65535, np.uint16)}[bits]
     return np.rint((np.clip(image, -1, 1) + 1) * (white / 2)).astype(kind)
+
+
+def draw_uint8(draw: Callable, *arrays: np.ndarray) -> np.ndarray:
+    """The picture that ``draw(*arrays)`` returns first, such as ``pictures.signed``, as uint8."""
+    return to_uint8(draw(*arrays)[0])
 
 
 def write_png(path: str | Path, image: np.ndarray, bits: int = 8) -> None:

@@ -1,4 +1,7 @@
-"""The results of a training: its scores, and all files of its folder."""
+"""The results of a training: its scores, and all files of its folder.
+
+What the network has to compute is computed first; the rest can be left to another process.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,12 @@ from siren.npz import NETWORK, encode_network
 from siren.output import remove_leftovers
 from siren.output.history import draw_history
 from siren.output.panel import draw_result
+from siren.output.preview import Preview
 from siren.output.report import HISTORY, METRICS, encode_history, encode_json
 from siren.pictures import Picture
 from siren.solvers import Degenerate
 from siren.text import decibels, similarity
-from siren.training.evaluation import predict_derivatives, predict_image
+from siren.training.progress import Epoch
 
 SMALL = 1 << 20  # pixels of a picture whose files are encoded at the same time
 
@@ -66,18 +70,55 @@ class Saved:
 
 @dataclass(frozen=True)
 class Results:
-    """The files of a training, whose ``network`` has the parameters of the best epoch.
+    """What the files of a training are made of.
 
-    facts   "options" and "inputs" of metrics.json
-    bits    8 or 16, the depth of pictures
-    result  a ``training.progress.Training``
+    facts     "options" and "inputs" of metrics.json
+    runtime   as ``runtime.describe`` has it
+    bits      8 or 16, the depth of pictures
+    network   the content of network.npz
+    points    the number of training points
+    output    function: the network's picture, restored
+    pictures  function: what makes the task's own pictures, whose names are ``names``
+    preview   a ``siren.output.preview.Preview`` or None
+
+    The others are those of a ``training.progress.Training`` and of a ``tasks.task.Task``.
     """
 
     facts: dict
+    runtime: dict
     bits: int
-    task: Any
-    network: Any
-    result: Any
+    network: bytes
+    ended: str
+    best: Epoch
+    history: list[Epoch]
+    points: int
+    reference: np.ndarray
+    scored: np.ndarray | None
+    scored_as: str
+    panel_pictures: list[Picture]
+    output: Callable[[], np.ndarray]
+    baselines: Callable[[], list]
+    pictures: Callable[[], list]
+    names: tuple[str, ...]
+    preview: Preview | None
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels."""
+        return self.reference.shape[0] * self.reference.shape[1]
+
+    def detached(self) -> Results:
+        """A copy for another process: nothing is left for the network to compute.
+
+        It can be pickled if what the task returns can be.
+        """
+        return dataclasses.replace(
+            self,
+            output=partial(np.asarray, self.output()),
+            baselines=partial(list, self.baselines()),
+            pictures=partial(list, self.pictures()),
+            preview=self.preview and dataclasses.replace(self.preview, lock=None),
+        )
 
     def write_unscored(self, change: Change, lock: Lock) -> None:
         """Write into ``change`` what there is before the result is scored and drawn.
@@ -88,31 +129,30 @@ class Results:
         self._write_network(change)
         self._write_metrics(change, lock, Saved(), "interrupted")
 
-    def write(self, change: Change, lock: Lock, engine, preview) -> Saved:
+    def write(self, change: Change, lock: Lock) -> Saved:
         """Score the network's picture and write all files into ``change``.
 
-        ``preview`` is a ``siren.output.preview.Preview`` or None. The network comes first; a
-        picture that cannot be made is left out. Raises OSError if a file cannot be written.
+        The network comes first; a picture that cannot be made is left out. Raises OSError if a file
+        cannot be written.
         """
         self._write_network(change)
-        saved = self._write_pictures(change, engine, preview)
-        self._write_metrics(change, lock, saved, self.result.ended)
+        saved = self._write_pictures(change)
+        self._write_metrics(change, lock, saved, self.ended)
         return saved
 
     def _write_network(self, change: Change) -> None:
-        shape = self.task.reference.shape[:2]
-        change.write(NETWORK, encode_network(self.network, shape, self.bits))
-        change.write(HISTORY, encode_history(self.result.history))
+        change.write(NETWORK, self.network)
+        change.write(HISTORY, encode_history(self.history))
 
     def _write_metrics(self, change: Change, lock: Lock, saved: Saved, ended: str) -> None:
         """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
-        history, best = self.result.history, self.result.best
-        height, width = self.task.reference.shape[:2]
+        history, best = self.history, self.best
+        height, width = self.reference.shape[:2]
         metrics = {
             **self.facts,
             "height": height,
             "width": width,
-            "points": len(self.task.points),
+            "points": self.points,
             "ended": ended,
             "epochs": history[-1].epoch,
             "best_epoch": best.epoch,
@@ -124,37 +164,65 @@ class Results:
                 name: dataclasses.asdict(score) for name, score in saved.baselines.items()
             },
             "notes": saved.notes,
-            "scored": self.task.scored_as,
+            "scored": self.scored_as,
             "seconds": history[-1].seconds,
             "seconds_first_epoch": history[0].seconds,
-            "runtime": runtime.describe(),
+            "runtime": self.runtime,
             "files": dict(change.digests),
         }
         change.write(METRICS, encode_json(metrics))
         remove_leftovers(change, lock)
 
-    def _write_pictures(self, change: Change, engine, preview) -> Saved:
+    def _write_pictures(self, change: Change) -> Saved:
         """Score, make the baselines, and draw."""
-        task, shape, saved = self.task, self.task.reference.shape[:2], Saved()
-        with _Files(change, saved, at_once=shape[0] * shape[1] <= SMALL) as files:
-            files.make("reference.png", encode_png, task.reference, self.bits)
-            output = saved.attempt(lambda: task.restore(predict_image(self.network, engine, shape)))
+        saved = Saved()
+        with _Files(change, saved, at_once=self.pixels <= SMALL) as files:
+            files.make("reference.png", encode_png, self.reference, self.bits)
+            output = saved.attempt(self.output)
             if output is not None:
                 files.make("output.png", encode_png, output, self.bits)
-                saved.score = saved.attempt(_score, task, output) or Score()
-                baselines = saved.attempt(_make_baselines, task, saved)
+                saved.score = saved.attempt(_score, self, output) or Score()
+                baselines = saved.attempt(_make_baselines, self, saved)
                 if baselines is not None:
-                    files.make("panel.png", _panel, task, output, saved, baselines)
+                    files.make("panel.png", _panel, self, output, saved, baselines)
                 del baselines  # before the derivatives, which take memory too
-                if preview is not None:
-                    files.make("training.gif", preview.animation, output)
+                if self.preview is not None:
+                    files.make("training.gif", self.preview.animation, output)
                     files.make("preview.png", encode_png, output)
-            derivatives = partial(predict_derivatives, self.network, engine, shape)
-            pictures = saved.attempt(task.pictures, derivatives) or []
-            for name, make in zip(task.declared.files, pictures):
+            pictures = saved.attempt(self.pictures) or []
+            for name, make in zip(self.names, pictures):
                 files.make(name, lambda make=make: encode_png(make(), self.bits))
-            files.make("history.png", draw_history, self.result.history)
+            files.make("history.png", draw_history, self.history)
         return saved
+
+
+def gather_results(facts: dict, bits: int, task, network, engine, result, preview) -> Results:
+    """The results of a training, whose ``network`` has the parameters of the best epoch.
+
+    ``result`` is a ``Training``; ``facts``, ``bits`` and ``preview`` are as in ``Results``.
+    """
+    from siren.training.evaluation import predict_derivatives, predict_image  # imports Jittor
+
+    shape = task.reference.shape[:2]
+    return Results(
+        facts=facts,
+        runtime=runtime.describe(),
+        bits=bits,
+        network=encode_network(network, shape, bits),
+        ended=result.ended,
+        best=result.best,
+        history=result.history,
+        points=len(task.points),
+        reference=task.reference,
+        scored=task.scored,
+        scored_as=task.scored_as,
+        panel_pictures=task.panel_pictures,
+        output=lambda: task.restore(predict_image(network, engine, shape)),
+        baselines=task.baselines,
+        pictures=partial(task.pictures, partial(predict_derivatives, network, engine, shape)),
+        names=task.declared.files,
+        preview=preview,
+    )
 
 
 class _Files(ThreadPoolExecutor):
@@ -188,22 +256,21 @@ class _Files(ThreadPoolExecutor):
         return super().__exit__(kind, *rest)
 
 
-def _score(task, image: np.ndarray) -> Score:
-    return Score(
-        psnr(image, task.reference, mask=task.scored), ssim(image, task.reference, mask=task.scored)
-    )
+def _score(results: Results, image: np.ndarray) -> Score:
+    reference, scored = results.reference, results.scored
+    return Score(psnr(image, reference, mask=scored), ssim(image, reference, mask=scored))
 
 
-def _make_baselines(task, saved: Saved) -> dict[str, np.ndarray]:
+def _make_baselines(results: Results, saved: Saved) -> dict[str, np.ndarray]:
     """Pictures of the classical methods that work, by name; scores and notes go to ``saved``."""
     pictures = {}
-    for name, make in task.baselines():
+    for name, make in results.baselines():
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", Degenerate)
             try:
                 pictures[name] = make()
-                saved.baselines[name] = _score(task, pictures[name])
+                saved.baselines[name] = _score(results, pictures[name])
             except Exception as error:  # of a library; a training is worth more than a comparison
                 pictures.pop(name, None)
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -212,17 +279,19 @@ def _make_baselines(task, saved: Saved) -> dict[str, np.ndarray]:
     return pictures
 
 
-def _panel(task, output: np.ndarray, saved: Saved, pictures: dict[str, np.ndarray]) -> bytes:
+def _panel(
+    results: Results, output: np.ndarray, saved: Saved, pictures: dict[str, np.ndarray]
+) -> bytes:
     """The content of panel.png, with the best of ``pictures``, those of classical methods."""
     others = [
         Picture(f"classical, {name.replace('_', '-')}: {decibels(score.psnr)}", pictures[name])
         for name, score in sorted(saved.baselines.items(), key=lambda item: item[1].psnr)
-        if pictures[name] is not task.reference  # the task's own pictures include it
+        if pictures[name] is not results.reference  # the task's own pictures include it
     ]
-    caption = f"output: {saved.score}{scored_pixels_note(task)}"
-    return encode_png(draw_result(task, output, caption, others[-1:]))
+    caption = f"output: {saved.score}{scored_pixels_note(results)}"
+    return encode_png(draw_result(results, output, caption, others[-1:]))
 
 
-def scored_pixels_note(task) -> str:
+def scored_pixels_note(results: Results) -> str:
     """Says which pixels are scored; "" for all."""
-    return "" if task.scored is None else " on the pixels not given"
+    return "" if results.scored is None else " on the pixels not given"

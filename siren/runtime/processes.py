@@ -242,6 +242,15 @@ else:
 """
 
 
+def python_command(arguments: list[str]) -> list[str]:
+    """The command of a child with this process's ``sys.path``, which the system ends with it.
+
+    ``arguments`` are as those of ``run_interruptibly``.
+    """
+    prelude = _PRELUDE.format(path=[os.path.abspath(each) for each in sys.path], parent=os.getpid())
+    return [sys.executable, "-c", prelude, *arguments]
+
+
 def run_interruptibly(
     arguments: list[str], verbose: bool = False, read: Callable[[str], None] | None = None
 ) -> subprocess.CompletedProcess:
@@ -258,8 +267,7 @@ def run_interruptibly(
     Returns:
         The exit status as ``returncode``, stdout and stderr together as ``stdout``.
     """
-    prelude = _PRELUDE.format(path=[os.path.abspath(each) for each in sys.path], parent=os.getpid())
-    command = [sys.executable, "-c", prelude, *arguments]
+    command = python_command(arguments)
     lines = []
     process = subprocess.Popen(
         command,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from siren import cosine, losses, operators, solvers
@@ -141,7 +143,7 @@ class Edit(DerivativeTask):
 
     def baselines(self):
         """The direct solution, which is also the reference."""
-        return [("direct", lambda: self.reference)]
+        return [("direct", partial(np.asarray, self.reference))]
 
 
 def clone_field(image, other, blend: str, alpha: float, region):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from siren import cosine, losses, operators, solvers
@@ -55,8 +57,5 @@ class Poisson(DerivativeTask):
 
     def baselines(self):
         """The direct solution of the discrete Poisson equation."""
-
-        def solve():
-            return self.restore(solvers.solve_poisson(operators.fd_laplacian(self.reference)))
-
-        return [("direct", solve)]
+        laplacian = operators.fd_laplacian(self.reference)
+        return [("direct", partial(solvers.direct_solution, laplacian, self.reference))]

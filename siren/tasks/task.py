@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from siren import distributed, losses, operators
-from siren.images import to_uint8
+from siren.images import draw_uint8
 from siren.pictures import Picture, magnitude, signed
 from siren.samples import Points
+from siren.solvers import match_mean
 from siren.tasks import Declaration
 
 
@@ -65,7 +67,11 @@ class Task(ABC):
         """
 
     def baselines(self) -> list[tuple[str, Callable[[], np.ndarray]]]:
-        """(name, function that makes the picture) of each classical method, on the same data."""
+        """(name, function that makes the picture) of each classical method, on the same data.
+
+        Functions that can be pickled, here and in ``pictures``, and do not need Jittor can be
+        called in another process while this one trains the next picture.
+        """
         return []
 
     def restore(self, output: np.ndarray, pixels: np.ndarray | None = None) -> np.ndarray:
@@ -131,27 +137,14 @@ class DerivativeTask(Task):
         """The gradient's magnitude, and the Laplacian, of 8 bits."""
         rows, columns, laplacian = derivatives()
         return [
-            lambda: to_uint8(magnitude(rows, columns)[0]),
-            lambda: to_uint8(signed(laplacian)[0]),
+            partial(draw_uint8, magnitude, rows, columns),
+            partial(draw_uint8, signed, laplacian),
         ]
 
 
 def select(picture: np.ndarray, pixels: np.ndarray | None) -> np.ndarray:
     """``picture`` (height, width, ...) itself, or its ``pixels`` (n,) by index: (n, ...)."""
     return picture if pixels is None else picture.reshape(-1, *picture.shape[2:])[pixels]
-
-
-def match_mean(output: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """``output`` plus a constant per channel, so that it has the mean of ``reference``.
-
-    A gradient or a Laplacian determines a picture up to such a constant. Both are pictures (height,
-    width, channels), or some of their pixels (n, channels).
-    """
-    pixels, wanted = (
-        np.ascontiguousarray(array).reshape(-1, array.shape[-1]) for array in (output, reference)
-    )
-    shift = wanted.mean(0, dtype=np.float64) - pixels.mean(0, dtype=np.float64)
-    return (output + shift).astype(np.float32)
 
 
 def scatter(task: Task | None) -> Task:
