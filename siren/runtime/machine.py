@@ -58,6 +58,8 @@ def _check_python() -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     if not (3, 9) <= sys.version_info[:2] <= (3, 14):
         raise failure(f"Jittor 1.3.11 needs Python 3.9 to 3.14, and this is Python {version}.")
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise failure("Jittor 1.3.11 needs the usual build of Python, not the free-threaded one.")
 
 
 def _check_packages() -> None:

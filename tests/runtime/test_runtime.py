@@ -175,6 +175,11 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     ("sys.version_info = (3, 8, 0)", {}, ["3.9 to 3.14", "3.8"]),
     ("sys.version_info = (3, 15, 0)", {}, ["3.9 to 3.14", "3.15"]),
     (
+        "import sysconfig; sysconfig.get_config_var = {'Py_GIL_DISABLED': 1}.get",
+        {},
+        ["free-threaded"],
+    ),
+    (
         "import sysconfig; sysconfig.get_path = lambda name: '/no/such/folder'",
         {"python_config_path": None},
         ["python{}.{}-dev".format(*sys.version_info)],
