@@ -210,7 +210,7 @@ class Lock:
 
     def copy(self) -> Lock:
         """A copy for another process, which can read the record."""
-        copy = Lock(None)
+        copy = Lock(-1, b"")
         copy.lines = self.lines
         return copy
 
