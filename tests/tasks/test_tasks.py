@@ -349,20 +349,19 @@ class Wave:
 
 def test_structure_variation_before_and_across_and_along_an_edge():
     """A change across the edges of the picture is cheap, one along them is not."""
-    across = np.tile(np.float32(0.02) * np.arange(40, dtype=np.float32), (40, 1))[..., None]
+    slope, smallest = 0.2, 0.03  # the latter is where the root is rounded off
+    across = np.tile(np.float32(slope) * np.arange(40, dtype=np.float32), (40, 1))[..., None]
     prior = StructureVariation((40, 40), 2 / 39, seed=0)  # which makes its unit a pixel
-    start = prior(None, Wave()).item()
-    smallest = 0.03  # where the root is rounded off
-    assert start == pytest.approx(np.hypot(0.02, smallest), rel=1e-4)
+    start = prior(None, Wave(slope)).item()
+    assert start == pytest.approx(np.hypot(slope, smallest), rel=1e-4)
     prior.update(across)
-    factor = (1 + 0.02**2 / 0.01**2) ** -0.25  # the root of g
+    factor = (1 + slope**2 / 0.01**2) ** -0.25  # the root of g
     inner = prior._diffusion_tensors(across)[20, 20]
     np.testing.assert_allclose(inner, [1, 0, factor**2], rtol=1e-3, atol=1e-6)
-    expected = np.hypot(factor * 0.02, smallest)
-    assert expected < 0.9 * start
-    assert prior(None, Wave()).item() == pytest.approx(expected, rel=0.02)
+    cheap = np.hypot(factor * slope, smallest)
+    assert prior(None, Wave(slope)).item() == pytest.approx(cheap, rel=0.1)
     prior.update(across.transpose(1, 0, 2).copy())
-    assert prior(None, Wave()).item() == pytest.approx(start, rel=1e-3)
+    assert prior(None, Wave(slope)).item() == pytest.approx(start, rel=1e-3)
 
 
 def test_the_structure_tensor_turns_with_the_picture():
