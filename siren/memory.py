@@ -1,8 +1,8 @@
 """Estimates how much of the host's memory a run needs, and how much is free.
 
-If it does not suffice, Jittor ends with a segmentation fault, so this is compared before, without
-Jittor. A GPU whose memory does not suffice raises an error (``is_out_of_memory``). The factors were
-measured (``tests/test_memory.py`` has some figures).
+If it does not suffice, Jittor ends with a segmentation fault, so the two are compared beforehand,
+without Jittor. A GPU whose memory does not suffice raises an error (``is_out_of_memory``). The
+factors were measured (``tests/test_memory.py`` has some figures).
 """
 
 from __future__ import annotations

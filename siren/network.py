@@ -74,7 +74,7 @@ class Siren(nn.Module):
     ):
         omega_first = omega_0 if omega_first is None else omega_first
         if min(out_features, in_features, hidden_features, hidden_layers + 1) < 1:
-            raise ValueError("of features there is at least 1, and of hidden_layers 0")
+            raise ValueError("features must be at least 1, and hidden_layers at least 0")
         if not (0 < omega_0 < math.inf and 0 < omega_first < math.inf):  # nor NaN
             raise ValueError("the frequencies omega_0 and omega_first are positive and finite")
         self.out_features = out_features

@@ -237,10 +237,10 @@ def test_clipped_pixels_are_counted(tmp_path):
     Image.fromarray(values).save(tmp_path / "p.png")
     image, sentence = told(tmp_path / "p.png", range=(0, 87))
     same(image, np.clip(values / 87, 0, 1))
-    assert "12 % of the pixels" in sentence and "beyond LOW, 0, or HIGH, 87," in sentence
+    assert "12 % of the pixels" in sentence and "below LOW (0) or above HIGH (87)," in sentence
     image, sentence = told(tmp_path / "p.png", range=(25, 99))
     same(image, np.clip((values - 25.0) / 74, 0, 1))
-    assert "25 % of the pixels" in sentence and "beyond LOW, 25, or HIGH, 99," in sentence
+    assert "25 % of the pixels" in sentence and "below LOW (25) or above HIGH (99)," in sentence
 
 
 def test_the_full_range_changes_nothing(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import traceback
 from collections.abc import Callable
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -16,8 +17,8 @@ from typing import Any
 from siren.files import recover
 from siren.runtime.processes import python_command
 
-# On a machine that is busy with a training, SciPy's small systems of equations can take fifty times
-# as long with two threads as with one.
+# As in main.py: on a machine that is busy with a training, SciPy's small systems of equations can
+# take fifty times as long with two threads as with one.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 _NO_GPU = {"nvcc_path": ""}
 # Seconds between two looks at whether a signal has come: another thread of this process receives
@@ -29,7 +30,7 @@ _PROGRAM = "import sys; from siren.cli import finisher; finisher.work(int(sys.ar
 class Finisher:
     """Has a child write one set of results at a time; the child lives as long as the context.
 
-    It never imports Jittor. It ends with this process, and gets no signals of a terminal.
+    It never imports Jittor, ends with this process, and receives no signals from a terminal.
     """
 
     def __init__(self):
@@ -72,24 +73,28 @@ class Finisher:
         try:
             self.pipe.send(detached)
         except OSError:
-            pass  # it has died, which the answer says
+            pass  # it has died, which ``_answer`` finds out
         except BaseException:
             self.end()
             raise
-        return lambda: self._answer(detached)
+        self.pending = lambda: self._answer(detached)
+        return self.pending
 
     def _answer(self, saving):
         try:
             while not self.pipe.poll(_POLL):
                 pass
-            answer = self.pipe.recv()
+            answer, places = self.pipe.recv()
         except Exception:  # it has died, or its answer cannot be read
             self.end()
             recover(saving.folder)
             return saving()
         except BaseException:
             self.end()
+            recover(saving.folder)
             raise
+        for error, place in zip(_errors(answer), places):
+            error.__cause__ = _InTheChild(place)
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -112,6 +117,15 @@ class Finisher:
             self.process = None
 
 
+class _InTheChild(Exception):
+    """Where in the child an error was raised: its traceback, which does not come with it."""
+
+
+def _errors(answer) -> list[Exception]:
+    """The errors in an answer: itself, or those of pictures that could not be made."""
+    return [answer] if isinstance(answer, Exception) else answer.problems
+
+
 def work(descriptor: int) -> None:
     """What the child does: call what comes through the pipe, and send back how that ended."""
     from siren.cli import finishing  # noqa: F401  while the first picture is trained
@@ -125,4 +139,8 @@ def work(descriptor: int) -> None:
             except Exception as error:
                 answer = error
             del saving  # before the next one comes
-            pipe.send(answer)
+            places = [
+                "".join(traceback.format_exception(type(error), error, error.__traceback__))
+                for error in _errors(answer)
+            ]
+            pipe.send((answer, places))

@@ -17,17 +17,18 @@ from siren.cli.resuming import interruption
 from siren.files import Change, Lock, write_bytes
 from siren.npz import NETWORK
 from siren.output.results import SMALL, Results, Saved, gather_results, scored_pixels_note
+from siren.runtime.messages import describe_error
 from siren.training.checkpoint import Checkpoint
 from siren.training.progress import Training
 
-LONG = 30  # seconds of a training whose scores are not kept back until the next one is over
+LONG = 30  # seconds; a longer training prints its scores at once, not when the next one is over
 
 
 @dataclass
 class Saving:
     """The files of a run that are still to be written, into the folder that it has locked.
 
-    ``committed`` says that all are there, also if an interruption follows.
+    ``committed`` says that all are there, even if an interruption follows.
     """
 
     results: Results
@@ -94,12 +95,14 @@ class Ending:
     def begin(self, finisher) -> bool:
         """Have ``finisher`` write the files; returns false if that is impossible.
 
-        Nothing of a task may be in the way of that, and no error: errors are reported by this
-        process, which then writes the files itself.
+        If a task has what cannot be sent, say, this process writes them itself.
         """
-        with self._rescuing(), contextlib.suppress(Exception):
-            self.write = finisher.begin(self.saving)
-            return True
+        with self._rescuing():
+            try:
+                self.write = finisher.begin(self.saving)
+                return True
+            except Exception as error:
+                notify(f"no other process can write the results ({describe_error(error)})")
         return False
 
     @contextlib.contextmanager

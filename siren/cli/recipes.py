@@ -84,8 +84,8 @@ WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe choo
 PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.6e-3}
-DENSE = 0.1  # share of given pixels from which on a prior counts less
-#: The options whose defaults a recipe chooses.
+DENSE = 0.1  # share of given pixels above which a prior counts less
+#: The options whose defaults a recipe chooses, or ``resolve``.
 CHOSEN = {
     *(field.name for field in fields(Recipe)),
     *("omega_first", "batch_points", "prior_weight"),
@@ -160,10 +160,10 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     shape  (height, width) of the picture
     given  number of pixels that a mask leaves to inpaint; None without one
 
-    ``points`` is set for inpaint, and ``epochs``, ``hidden_features``, ``omega_first``,
-    ``batch_points`` and both rates if the recipe follows the size. ``omega_first`` stays None where
-    the first layer's frequency is ``omega_0``, ``batch_points`` where every step takes all points,
-    and ``prior_weight`` without a prior. Raises Problem.
+    ``points`` is set for inpaint, ``prior_weight`` with a prior, and ``epochs``,
+    ``hidden_features``, ``omega_first``, ``batch_points`` and both rates if the recipe follows the
+    size. ``omega_first`` stays None where the first layer's frequency is ``omega_0``, and
+    ``batch_points`` where every step takes all points. Raises Problem.
 
     The first layer's frequency grows with the cube root of the side: larger pictures have finer
     detail, but most of their detail is coarser than the finest. A wider network has units enough

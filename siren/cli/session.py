@@ -100,7 +100,7 @@ class Session(contextlib.ExitStack):
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
     program  path of main.py, which is called once more for a rehearsal
-    finisher writes the results while the next picture is trained, or None
+    finisher  writes the results while the next picture is trained, or None
 
     After ``prepare`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after
     ``open_checkpoint`` the ``checkpoint``, and a ``preview`` or None.

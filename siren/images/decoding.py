@@ -271,5 +271,6 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
     share = 100 * outside.mean()
     if share > 0:
         share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-        fact = f"{share} % of the pixels of {name} are beyond LOW, {_figure(low)}, or HIGH, "
-        notes.append(ImageWarning(f"{fact}{_figure(high)}, and are clipped"))
+        limits = f"below LOW ({_figure(low)}) or above HIGH ({_figure(high)})"
+        fact = f"{share} % of the pixels of {name} are {limits}, and are clipped"
+        notes.append(ImageWarning(fact))

@@ -115,7 +115,7 @@ def _in_words(error: Exception) -> str:
 
 
 def frames_left_out(picture: Image.Image, path: str | Path) -> list[ImageWarning]:
-    """A note if ``picture``, open at ``path``, is an animation. Its pixels are lost by counting."""
+    """A note if ``picture``, open at ``path``, is an animation. Counting discards its pixels."""
     if picture.format not in _ANIMATED:
         return []
     frames = 1

@@ -23,12 +23,13 @@ class Preview:
     """Refreshes preview.png in ``folder`` and keeps frames for training.gif.
 
     every  epochs between two pictures
-    lock   the run's lock on the folder, which records that this program wrote preview.png
+    lock   the run's lock on the folder, which records that this program wrote preview.png; None
+           where nothing more is drawn
     """
 
     folder: Path
     every: int
-    lock: Lock
+    lock: Lock | None
     frames: list[Image.Image] = field(default_factory=list)
     stride: int = 1
     count: int = 0

@@ -53,31 +53,39 @@ def under_mpirun() -> bool:
 
 
 def world_size() -> int:
-    """The number of processes; 1 without mpirun."""
-    return _number("SIZE", 1)
+    """The number of processes; 1 without mpirun. Raises Problem."""
+    return _number("SIZE", 1, 1, 999_999)
 
 
 def rank() -> int:
-    """The index of this process, from 0; 0 without mpirun."""
-    return _number("RANK", 0)
+    """The index of this process, from 0; 0 without mpirun. Raises Problem."""
+    return _number("RANK", 0, 0, world_size() - 1)
 
 
 def local_size() -> int:
-    """The number of processes on this machine."""
-    return _number("LOCAL_SIZE", 1)
+    """The number of processes on this machine. Raises Problem."""
+    return _number("LOCAL_SIZE", 1, 1, world_size())
 
 
 def local_rank() -> int:
-    """The index of this process among those on this machine, from 0."""
-    return _number("LOCAL_RANK", 0)
+    """The index of this process among those on this machine, from 0. Raises Problem."""
+    return _number("LOCAL_RANK", 0, 0, local_size() - 1)
 
 
-def _number(name: str, alone: int) -> int:
-    return int(user_environment().get(_PREFIX + name, alone))
+def _number(name: str, alone: int, low: int, high: int) -> int:
+    """The value of a variable of Open MPI; ``alone`` if it is not set."""
+    text = user_environment().get(_PREFIX + name, str(alone))
+    number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
+    if low <= number <= high:
+        return number
+    raise Problem(
+        f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set; start the program "
+        "with mpirun, or unset all variables that begin with OMPI_."
+    )
 
 
 def notify_once(sentence: str) -> None:
-    """Print a line on stderr, in one process for all."""
+    """Print a line on stderr, in one process for all. Raises Problem."""
     if rank() == 0:
         notify(sentence)
 
@@ -110,8 +118,16 @@ def check_launcher() -> None:
 def check_processes() -> None:
     """Raise Problem if this process cannot work together with the others."""
     check_launcher()
+    if not under_mpirun():
+        return
+    rank(), local_rank()  # raise Problem if their variables are invalid
     user = user_environment()
-    if under_mpirun() and not shutil.which(user.get("mpicc_path") or "mpicc"):
+    if user.get("use_mpi", "1") != "1" or (world_size() > 1 and f"{_PREFIX}RANK" not in user):
+        raise Problem(
+            f"mpirun sets {_PREFIX}SIZE, which is {world_size()}, but {_PREFIX}RANK is not set or "
+            f"use_mpi is 0; start the program with mpirun, or unset these variables."
+        )
+    if not shutil.which(user.get("mpicc_path") or "mpicc"):
         raise failure(
             "mpicc is missing, with which Jittor compiles its part for several processes; install "
             "the packages openmpi-bin and libopenmpi-dev (Debian, Ubuntu), or do without mpirun."

@@ -187,6 +187,13 @@ UNFIT = [  # (code before the start, variables, words of the sentence)
     ("", {"PATH": "/nowhere", "cc_path": None}, ["package g++"]),
     ("", {"cc_path": "/no/such/g++"}, ["/no/such/g++ is missing", "cc_path"]),
     # variables that the user may have set
+    ("", {"OMPI_COMM_WORLD_SIZE": "abc"}, ["OMPI_COMM_WORLD_SIZE is 'abc'"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": "0"}, ["OMPI_COMM_WORLD_SIZE is '0'"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": ""}, ["OMPI_COMM_WORLD_SIZE is ''"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": "9" * 5000}, ["OMPI_COMM_WORLD_SIZE is '999"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": "2"}, ["OMPI_COMM_WORLD_RANK is not"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, ["RANK is '2'"]),
+    ("", {"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "x"}, ["LOCAL_RANK is 'x'"]),
     ("", {"JITTOR_HOME": "/a b"}, ["JITTOR_HOME is '/a b'"]),
     ("", {"JITTOR_HOME": ""}, ["JITTOR_HOME is ''"]),
     ("", {"JITTOR_HOME": "/proc/nowhere"}, ["/proc/nowhere/.cache/jittor"]),
