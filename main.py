@@ -15,7 +15,8 @@ if __name__ == "__main__":  # the imports below take a while; until ``main``, si
     message = b"main.py: interrupted before training; nothing was written\n"
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: (os.write(2, message), os._exit(130)))
-    # SciPy solves many systems of a few equations, for which threads only wait for one another.
+    # SciPy solves many systems of a few equations, for which threads only wait for one another: on
+    # a busy machine two take up to fifty times as long as one. (Children inherit it.)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import siren

@@ -17,9 +17,6 @@ from typing import Any
 from siren.files import recover
 from siren.runtime.processes import python_command
 
-# As in main.py: on a machine that is busy with a training, SciPy's small systems of equations can
-# take fifty times as long with two threads as with one.
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 _NO_GPU = {"nvcc_path": ""}
 # Seconds between two looks at whether a signal has come: another thread of this process receives
 # them during a training (``signals.shield_children``), and so none interrupts a longer wait.
@@ -57,7 +54,7 @@ class Finisher:
             python_command(["-c", _PROGRAM, str(end.fileno())]),
             stdin=subprocess.DEVNULL,
             pass_fds=[end.fileno()],
-            env={**_ONE_THREAD, **os.environ, **_NO_GPU},
+            env={**os.environ, **_NO_GPU},
             start_new_session=True,  # a terminal's Ctrl-C does not reach it
         )
         end.close()

@@ -214,7 +214,7 @@ OPTIONS = {
             "picture, and so continues edges", _PRIOR),
         Option("prior_weight", {"type": number(1e-30, 1e6), "metavar": "W"},
             "fit and inpaint with --prior: its weight",
-            _PRIOR,
+            _PRIOR, shown=recipes.PRIOR_WEIGHTS_IN_WORDS,
             when=("with --prior tv or structure", lambda options: options.prior != "none")),
         Option("hold_out", {"type": number(0, 0.9), "metavar": "SHARE"},
             "inpaint: share of the given pixels that is not trained on, and chooses the best epoch",
@@ -357,9 +357,9 @@ def parse(arguments: list[str]) -> Namespace:
 
     An option that has no effect in this run is bad too (``is_effective``).
 
-    ``input_path`` is a list of files and folders. ``points``, ``batch_points``, ``omega_first`` and
-    the tuned ``epochs``, ``hidden_features`` and rates are None by default: they depend on the
-    picture (``recipes.resolve``).
+    ``input_path`` is a list of files and folders. ``points``, ``batch_points``, ``omega_first``,
+    ``prior_weight`` and the tuned ``epochs``, ``hidden_features`` and rates are None by default:
+    they depend on the picture (``recipes.resolve``).
 
     For ``--task all`` the result has only ``task``, ``output_dir``, ``verbose`` and
     ``experiments``, the options of each task, in the order in which they run. Each has those of the

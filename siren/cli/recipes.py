@@ -85,6 +85,10 @@ PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.6e-3}
 DENSE = 0.1  # share of given pixels above which a prior counts less
+PRIOR_WEIGHTS_IN_WORDS = (
+    ", ".join(f"{weight:g} for {prior}" for prior, weight in PRIOR_WEIGHTS.items())
+    + f"; less where more than {100 * DENSE:g} % of the pixels are given"
+)
 #: The options whose defaults a recipe chooses, or ``resolve``.
 CHOSEN = {
     *(field.name for field in fields(Recipe)),
@@ -244,10 +248,9 @@ def _training_points(options: Namespace, pixels: int, given: int | None) -> int:
 
 
 def default_in_words(name: str) -> str:
-    """The default of the option called ``name``, one of ``CHOSEN``, in both recipes."""
-    if name == "prior_weight":
-        weights = ", ".join(f"{weight:g} for {prior}" for prior, weight in PRIOR_WEIGHTS.items())
-        return f"{weights}; less where more than {100 * DENSE:g} % of the pixels are given"
+    """The default of the option called ``name`` in both recipes: a field of ``Recipe``,
+    ``omega_first`` or ``batch_points``.
+    """
     report = "omega_0" if name == "omega_first" else "all" if name == "batch_points" else None
     report = report or in_words(getattr(_REPORT[0], name))
     tuned = {kind: _tuned_value(name, *pair) for kind, pair in _TUNED_FOR.items()}
