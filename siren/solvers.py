@@ -21,6 +21,7 @@ INTERPOLATIONS = ("nearest", "linear", "cubic", "thin_plate")
 # within 0.01 dB of 64, and of one spline through all points, in half the time.
 _NEIGHBORS = 32
 _PLACES = 1 << 15  # whose neighbors are in memory at once
+_REACH = 8  # pixels; given ones that are farther from all others hardly count, and are not used
 _AT_ONCE = 1 << 6  # whose systems of equations fit into a processor's cache
 _ACCURACY = 1e-10  # of the residual of a linear system, relative to its right-hand side
 _MOST_STEPS = 5000
@@ -183,68 +184,61 @@ def _laplacian(image: np.ndarray) -> np.ndarray:
     return neighbors - 4 * image
 
 
-def interpolate(
-    points: np.ndarray, values: np.ndarray, height: int, width: int, method: str
-) -> np.ndarray:
-    """Fill a pixel grid from scattered points by a classical method.
+def interpolate(picture: np.ndarray, given: np.ndarray, method: str) -> np.ndarray:
+    """Fill in a picture from its given pixels by a classical method.
 
-    Distances are in pixels, so that non-square images are treated alike in both directions.
     "linear" and "cubic" (Clough and Tocher's C1 element) use the Delaunay triangulation of the
-    points, and the nearest point outside their convex hull. "thin_plate" is, at every pixel, the
-    thin-plate spline through the 32 nearest points; where these are nearly on one line, "linear".
-    With fewer than three points, or all on one line, every method uses the nearest point. Either is
-    told by a warning, ``Degenerate``. Of points at the same place, the first one counts.
+    given pixels, and the nearest one outside their convex hull. "thin_plate" is, at every pixel,
+    the thin-plate spline through the 32 nearest given ones; where these are nearly on one line,
+    "linear". With fewer than three given pixels, or all on one line, every method uses the nearest.
+    Either is told by a warning, ``Degenerate``.
 
     Args:
-        points: (N, 2) coordinates (row, column) in [-1, 1], N at least 1.
-        values: (N, channels), any range.
-        height: of the grid; its rows are linspace(-1, 1, height).
-        width: of the grid; its columns are linspace(-1, 1, width).
+        picture: (height, width, channels); any range where given, anything elsewhere.
+        given: (height, width) booleans, at least one of them True.
         method: one of `INTERPOLATIONS`.
 
     Returns:
-        float32 array (height, width, channels); smooth methods may overshoot the values' range.
+        float32 array (height, width, channels), at the given pixels bit for bit as float32
+        `picture`; smooth methods may overshoot the values' range.
 
     """
     from scipy import interpolate as scattered
+    from scipy.ndimage import maximum_filter
     from scipy.spatial import Delaunay, QhullError
 
-    points, values = np.asarray(points, np.float64), np.asarray(values, np.float64)
     if method not in INTERPOLATIONS:
         raise ValueError(f"method must be one of {INTERPOLATIONS}, not {method!r}")
+    filled = np.array(picture, np.float32)
+    if given.all():
+        return filled
+    places = np.argwhere(~given).astype(float)
+    used = given & maximum_filter(~given, 2 * _REACH + 1)
+    positions, values = np.argwhere(used).astype(float), picture[used].astype(float)
 
-    positions = (points + 1) / 2 * (height - 1, width - 1)
-    # Rounding in float32 coordinates is enough to change the triangulation of points on a lattice,
-    # and so the picture; snap them to their pixels.
-    pixel = np.rint(positions)
-    positions = np.where(abs(positions - pixel) < 1e-3, pixel, positions)
-    first = np.sort(np.unique(positions, axis=0, return_index=True)[1])
-    positions, values = positions[first], values[first]
-    grid = np.indices((height, width)).reshape(2, -1).T.astype(np.float64)
-
-    nearest = scattered.NearestNDInterpolator(positions, values)(grid)
-    filled = nearest
+    nearest = scattered.NearestNDInterpolator(positions, values)(places)
+    smooth = nearest
     if method != "nearest":
         try:
             triangulation = Delaunay(positions)
         except QhullError:
             _warn(f"{method} needs given pixels that are not all on one line; the nearest is taken")
         else:
-            filled = _smooth(method, positions, values, triangulation, grid)
-    filled = np.where(np.isnan(filled), nearest, filled)  # NaN: outside the convex hull
-    return filled.reshape(height, width, -1).astype(np.float32)
+            smooth = _smooth(method, positions, values, triangulation, places)
+    filled[~given] = np.where(np.isnan(smooth), nearest, smooth)  # NaN: outside the convex hull
+    return filled
 
 
-def _smooth(method: str, positions, values, triangulation, grid) -> np.ndarray:
+def _smooth(method: str, positions, values, triangulation, places) -> np.ndarray:
     """``interpolate`` for any other method than "nearest"; NaN outside the convex hull."""
     from scipy import interpolate as scattered
 
     if method == "cubic":
-        return scattered.CloughTocher2DInterpolator(triangulation, values)(grid)
+        return scattered.CloughTocher2DInterpolator(triangulation, values)(places)
     linear = scattered.LinearNDInterpolator(triangulation, values)
     if method == "linear":
-        return linear(grid)
-    parts = np.array_split(grid, -(-len(grid) // _PLACES))
+        return linear(places)
+    parts = np.array_split(places, -(-len(places) // _PLACES))
     filled = np.concatenate([_thin_plate(positions, values, part) for part in parts])
     flat = np.isnan(filled[:, 0])
     if flat.any():
@@ -252,29 +246,29 @@ def _smooth(method: str, positions, values, triangulation, grid) -> np.ndarray:
             f"the given pixels around {flat.mean():.0%} of the others are nearly on one line, "
             "which leaves thin_plate undetermined; linear is taken there"
         )
-        filled[flat] = linear(grid[flat])
+        filled[flat] = linear(places[flat])
     return filled
 
 
-def _thin_plate(positions, values, grid) -> np.ndarray:
-    """The thin-plate spline through the points nearest to each place of ``grid`` (n, 2).
+def _thin_plate(positions, values, places) -> np.ndarray:
+    """The thin-plate spline through the points nearest to each of ``places`` (n, 2).
 
     NaN where these are nearly on one line: across it a spline is not determined.
     """
     from scipy.spatial import KDTree
 
     count = min(_NEIGHBORS, len(positions))
-    _, neighbors = KDTree(positions).query(grid, count)
-    neighbors = neighbors.reshape(len(grid), count)
+    _, neighbors = KDTree(positions).query(places, count)
+    neighbors = neighbors.reshape(len(places), count)
     rows, columns = np.moveaxis(positions[neighbors], 2, 0)
     a, b, c = rows.var(1), columns.var(1), (rows * columns).mean(1) - rows.mean(1) * columns.mean(1)
     spread = np.hypot(a - b, 2 * c)  # the difference of the variances along and across the line
     good = a + b - spread > _FLATTEST**2 * (a + b + spread)
 
     def splines(part):
-        return _splines(positions[neighbors[part]], values[neighbors[part]], grid[part])
+        return _splines(positions[neighbors[part]], values[neighbors[part]], places[part])
 
-    filled = np.full((len(grid), values.shape[1]), np.nan)
+    filled = np.full((len(places), values.shape[1]), np.nan)
     if good.any():
         parts = np.array_split(np.flatnonzero(good), -(-good.sum() // _AT_ONCE))
         with contextlib.suppress(np.linalg.LinAlgError), ThreadPoolExecutor() as pool:

@@ -9,7 +9,7 @@ import numpy as np
 from siren import losses, samples, solvers
 from siren.diffusion import edge_enhancing_diffusion
 from siren.pictures import Picture, checked_image, checked_mask
-from siren.samples import Points, grid
+from siren.samples import Points
 from siren.tasks import TASKS
 from siren.tasks.task import Task
 
@@ -91,12 +91,9 @@ class Inpaint(Task):
 
     def baselines(self):
         """Three interpolations of the given pixels, and edge-enhancing diffusion from them."""
-        height, width, _ = self.reference.shape
-        points = grid(height, width)[self.given_mask.ravel()]
-        values = self.reference[self.given_mask]
         return [
             *(
-                (method, partial(solvers.interpolate, points, values, height, width, method))
+                (method, partial(solvers.interpolate, self.reference, self.given_mask, method))
                 for method in ("linear", "cubic", "thin_plate")
             ),
             ("edge_enhancing", partial(edge_enhancing_diffusion, self.reference, self.given_mask)),
