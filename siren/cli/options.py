@@ -211,7 +211,8 @@ OPTIONS = {
         Option("prior", _choice("none", "tv", "structure"),
             "fit and inpaint: tv adds --prior_weight times the total variation of the picture to "
             "the loss; structure counts changes less where they cross an edge of the network's own "
-            "picture, and so continues edges", _PRIOR),
+            "picture, and so continues edges; with it, inpaint learns the middle of wide gaps from "
+            "edge-enhancing diffusion", _PRIOR),
         Option("prior_weight", {"type": number(1e-30, 1e6), "metavar": "W"},
             "fit and inpaint with --prior: its weight",
             _PRIOR, shown=recipes.PRIOR_WEIGHTS_IN_WORDS,

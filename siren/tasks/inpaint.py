@@ -13,12 +13,16 @@ from siren.samples import Points
 from siren.tasks import TASKS
 from siren.tasks.task import Task
 
+_FAR = 4.0  # mean distances between given pixels, which random ones never leave
+
 
 class Inpaint(Task):
     """Pixel mean squared error on ``points`` random pixels of ``image`` (height, width, channels).
 
     The pixels are drawn without repetition, 1 <= points < height * width, and depend on ``seed``
-    alone. The result is scored on the pixels that were *not* given.
+    alone. The result is scored on the pixels that were *not* given. With a prior that follows the
+    picture, pixels far from all that are trained on are trained on too, as edge-enhancing diffusion
+    fills them in.
 
     prior     one of ``siren.priors``, added to the loss, or None
     hold_out  share of the *given* pixels, in [0, 1), that is not trained on, but chooses the best
@@ -42,7 +46,7 @@ class Inpaint(Task):
         missing: np.ndarray | None = None,
     ):
         image = checked_image(image)
-        height, width, channels = image.shape
+        height, width, _ = image.shape
         if missing is not None:
             missing = checked_mask(missing, "missing", (height, width))
         random = samples.generator(seed, samples.PIXELS)
@@ -57,11 +61,10 @@ class Inpaint(Task):
         self.reference = image
         self.scored = ~given.reshape(height, width)
         self.prior = prior
-        values = image.reshape(-1, 1, channels)
-        self.points, held_out = (
-            Points((height, width), values[pixels], pixels) for pixels in (training, validating)
-        )
+        held_out = _points(image, validating)
         self.held_out = held_out if len(held_out) else None
+        follows_picture = prior is not None and prior.follows_picture
+        self.points = (_with_far_points if follows_picture else _points)(image, training)
         share = 100 * points / given.size
         self.panel_pictures = [
             Picture("image", image),
@@ -102,3 +105,25 @@ class Inpaint(Task):
     def pictures(self, derivatives):
         """The given pixels."""
         return [partial(np.asarray, self.masked_image)]
+
+
+def _points(image, pixels) -> Points:
+    height, width, channels = image.shape
+    return Points((height, width), image.reshape(-1, 1, channels)[pixels], pixels)
+
+
+def _with_far_points(image, pixels) -> Points:
+    """``_points``, and those farther than ``_FAR`` from these as diffusion fills them in.
+
+    A prior that continues edges settles what is near a given pixel. In the middle of a wide gap the
+    network would be left to itself, and be worse than the diffusion.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    given = np.zeros(image.shape[:2], bool)
+    given.flat[pixels] = True
+    far = distance_transform_edt(~given) > _FAR * np.sqrt(given.size / len(pixels))
+    if not far.any():
+        return _points(image, pixels)
+    filled = edge_enhancing_diffusion(image, given)
+    return _points(filled, np.concatenate([pixels, np.flatnonzero(far)]))

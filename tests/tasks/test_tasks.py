@@ -7,6 +7,7 @@ import pytest
 
 from siren import cosine, losses, operators
 from siren.cli import recipes
+from siren.diffusion import edge_enhancing_diffusion
 from siren.engine import reference
 from siren.engine.workload import Workload
 from siren.images import read_image
@@ -437,6 +438,31 @@ def test_inpaint_with_a_mask_fills_in_what_is_missing(two_images):
     for _, fill in task.baselines():
         filled = fill()
         np.testing.assert_allclose(filled[~missing], image[~missing], atol=1e-5)
+
+
+def test_the_middle_of_a_wide_gap_is_learned_from_the_diffusion(two_images):
+    image = np.tile(two_images[0], (4, 4, 1))
+    height, width, channels = image.shape
+    missing = np.zeros((height, width), bool)
+    missing[6:30, 4:32] = True
+    follows = StructureVariation((height, width), 1e-3, seed=0)
+    task = Inpaint(image, 1, 0, follows, hold_out=0.1, missing=missing)
+    plain = Inpaint(image, 1, 0, TotalVariation(1e-3, seed=0), hold_out=0.1, missing=missing)
+    trained_on = np.zeros((height, width), bool)
+    trained_on.flat[plain.points.pixels] = True
+    distances = np.hypot(*(np.argwhere(missing)[:, None] - np.argwhere(trained_on)[None]).T).min(
+        0
+    )  # by brute force
+    far = np.ravel_multi_index(
+        np.argwhere(missing)[distances > 4 / trained_on.mean() ** 0.5].T, (height, width)
+    )
+    assert 50 < len(far) < 500
+    assert task.points.pixels.tolist() == [*plain.points.pixels, *far]
+    filled = edge_enhancing_diffusion(image, trained_on).reshape(-1, 1, channels)
+    np.testing.assert_array_equal(task.points.target, filled[task.points.pixels])
+    # They are not given, and random pixels leave none so far away.
+    assert (task.scored == missing).all() and (task.masked_image[missing] == 0).all()
+    assert len(Inpaint(image, 60, 0, follows).points) == 60
 
 
 def test_moving_a_picture():
