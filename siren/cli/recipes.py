@@ -38,11 +38,13 @@ class Sizing:
     omega_first  frequency of the first layer for 256 x 256 pixels and 256 units
     batches      the least number of batches in a pass
     muon_lr      Muon's rate of 256 units in at most ``STEPS_AT_FULL_RATE`` steps
+    passes       of 256 units
     """
 
     omega_first: float
     batches: int
     muon_lr: float
+    passes: int
 
 
 _REPORT = Recipe(), None
@@ -57,22 +59,22 @@ _TUNED = Recipe(
     residual_norm="pixel",
     omega_0=20.0,
 )
-_FIXED = {"epochs": 200, "hidden_features": 256}  # of pictures of any size
+PASSES = 50  # tuned, of 256 units, where the recipe chooses the width
 _TUNED_FOR = {  # "" for every other task
-    "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3)),
+    "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3, passes=PASSES)),
     # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
     "inpaint": (
-        replace(_TUNED, **_FIXED, prior="structure", omega_0=10.0),
-        Sizing(omega_first=10, batches=1, muon_lr=8e-3),
+        replace(_TUNED, hidden_features=256, prior="structure", omega_0=10.0),
+        Sizing(omega_first=10, batches=1, muon_lr=8e-3, passes=200),
     ),
     # Exact derivatives weigh high frequencies more, and a pass is a single step.
     "exact edit": (
-        replace(_TUNED, **_FIXED, omega_0=15.0),
-        Sizing(omega_first=45, batches=1, muon_lr=6e-3),
+        replace(_TUNED, hidden_features=256, omega_0=15.0),
+        Sizing(omega_first=45, batches=1, muon_lr=6e-3, passes=200),
     ),
     "exact poisson": (
-        replace(_TUNED, **_FIXED, omega_0=8.0),
-        Sizing(omega_first=30, batches=1, muon_lr=1e-2),
+        replace(_TUNED, hidden_features=256, omega_0=8.0),
+        Sizing(omega_first=30, batches=1, muon_lr=1e-2, passes=200),
     ),
 }
 
@@ -81,7 +83,6 @@ EXACT = ("forward", "autograd")  # operators
 ADAM_RATE = 1e-3  # tuned
 STEPS_AT_FULL_RATE = 5000  # rates are lower in trainings of more
 WIDTHS = 256, 384, 512, 768, 1024  # units of a layer that the tuned recipe chooses from
-PASSES = 50  # tuned, of 256 units
 HIDDEN_LAYERS = 3  # for which widths were measured
 PRIOR_WEIGHTS = {"tv": 5e-4, "structure": 1.6e-3}
 DENSE = 0.1  # share of given pixels above which a prior counts less
@@ -95,9 +96,10 @@ CHOSEN = {
     *("omega_first", "batch_points", "prior_weight"),
 }
 # Of what ``resolve`` sets: for small pictures and few steps.
-_OF_SMALL_PICTURES = {"epochs": PASSES, "hidden_features": WIDTHS[0], "lr": ADAM_RATE}
+_OF_SMALL_PICTURES = {"hidden_features": WIDTHS[0], "lr": ADAM_RATE}
 _FOLLOWS = {  # the picture's size, the width or the number of steps; in words, for the help
-    "epochs": "; fewer for larger pictures: 22 for 512 x 512 in color, 12 for 1024 x 1024",
+    "epochs": "; fewer for larger pictures (22 for 512 x 512 in color, 12 for 1024 x 1024), and in "
+    "inpaint for more given pixels",
     "hidden_features": "; up to 1024 for larger pictures and more epochs",
     "lr": f"; less in more than {STEPS_AT_FULL_RATE} steps",
     "muon_lr": f"; less for more units and in more than {STEPS_AT_FULL_RATE} steps",
@@ -179,8 +181,9 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     first layer would drift away. Muon's falls by a fifth for each factor of ten. Where more than
     ``DENSE`` of the pixels are given, as around scratches, the first layer's frequency grows with
     the root of their share, as that of a denser grid would, and a prior's weight falls with their
-    share: the more pixels say what is there, the less a prior has to. Rates and weights have three
-    digits. All these were found by experiments (benchmarks/NOTES.md, "The tuned recipe").
+    share: the more pixels say what is there, the less a prior has to. The passes fall with its cube
+    root. Rates and weights have three digits. All these were found by experiments
+    (benchmarks/NOTES.md, "The tuned recipe").
     """
     options = Namespace(**vars(options))
     pixels = shape[0] * shape[1]
@@ -191,8 +194,11 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     chosen, sizing = choose(options.recipe, options.task, options.operator)
     if sizing is None:
         return options
-    _resolve_size(options, pixels)
     chooses_width = chosen.hidden_features is None
+    if chooses_width:
+        _resolve_size(options, pixels)
+    elif options.epochs is None:
+        options.epochs = round(sizing.passes / density ** (1 / 3))
     widening = max(1, options.hidden_features / 256) if chooses_width else 1
     side = pixels**0.5
     if options.omega_first is None:
@@ -263,6 +269,8 @@ def default_in_words(name: str) -> str:
 def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
+    if name == "epochs":
+        return in_words(sizing.passes)
     value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
     return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
 

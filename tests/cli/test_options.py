@@ -483,12 +483,18 @@ def test_wider_networks_begin_with_higher_frequencies_and_smaller_steps():
     assert (narrow.omega_first, narrow.muon_lr) == (usual.omega_first, usual.muon_lr)
 
 
-@pytest.mark.parametrize("share, frequency, weight", [(0.05, 10, 1.6e-3), (0.5, 22.36, 3.2e-4)])
-def test_many_given_pixels_want_higher_frequencies_and_less_of_a_prior(share, frequency, weight):
+@pytest.mark.parametrize(
+    "share, frequency, weight, epochs", [(0.05, 10, 1.6e-3, 200), (0.8, 28.28, 2e-4, 100)]
+)
+def test_many_given_pixels_want_higher_frequencies_less_of_a_prior_and_fewer_passes(
+    share, frequency, weight, epochs
+):
     inpaint = ["--task", "inpaint", "--recipe", "tuned"]
     options = resolve(parse(inpaint), (256, 256), given=round(share * 256**2))
     assert (options.omega_first, options.prior_weight) == (frequency, weight)
-    options = resolve(parse([*inpaint, "--prior_weight", "1"]), (256, 256), given=60000)
-    assert options.prior_weight == 1
+    assert options.epochs == epochs
+    given = [*inpaint, "--prior_weight", "1", "--epochs", "200"]
+    options = resolve(parse(given), (256, 256), given=60000)
+    assert (options.prior_weight, options.epochs) == (1, 200)
     options = resolve(parse(["--task", "fit", "--prior", "tv"]), (256, 256))
     assert (options.omega_first, options.prior_weight) == (None, 5e-4)
