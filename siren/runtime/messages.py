@@ -107,10 +107,10 @@ class Compilation:
             notify(f"{done} of {count} {self.files} compiled")
 
     def _show_bar(self, done: int, count: int) -> None:
-        if self.bar is None or self.bar.total != count:
-            if self.bar is not None:
-                self.bar.close()
+        if self.bar is None:
             form = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left"
             self.bar = progress_bar(total=count, desc=self.files, bar_format=form, leave=False)
+        elif self.bar.total != count:
+            self.bar.reset(count)
         self.bar.n = done
         self.bar.refresh()

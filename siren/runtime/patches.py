@@ -121,11 +121,9 @@ def with_corrected_source(command: str) -> str:
 
     The copy includes Jittor's headers, which lie on the include path, as the original does.
     """
-    pattern = rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"'
-    if not re.search(pattern, command):
-        return command
-    copy = write_headers() / _SOURCE
-    return re.sub(pattern, lambda _: f'"{copy}"', command) if copy.exists() else command
+    original = re.search(rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"', command)
+    copy = original and write_headers() / _SOURCE
+    return command.replace(original[0], f'"{copy}"') if copy and copy.exists() else command
 
 
 # ---- Python ----
@@ -143,6 +141,17 @@ def compile_corrected(job: list[str]) -> bool:
 
 
 @contextlib.contextmanager
+def replaced(owner, name: str, value):
+    """Within its context, the attribute ``name`` of ``owner`` is ``value``."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
+
+
+@contextlib.contextmanager
 def without_checks(jittor_utils):
     """Within its context, what Jittor has compiled is not compared with its sources and flags."""
     library = jittor_utils.cc
@@ -151,13 +160,8 @@ def without_checks(jittor_utils):
     def compile_if_missing(command: str, *paths: str) -> bool:
         return is_missing(command) and check(command, *paths)
 
-    library.cache_compile = compile_if_missing
-    _Finder.checks = False
-    try:
+    with replaced(library, "cache_compile", compile_if_missing), replaced(_Finder, "checks", False):
         yield
-    finally:
-        library.cache_compile = check
-        _Finder.checks = True
 
 
 def _bindings_if_missing(generate, cache_path: str, jittor_path: str) -> list[str]:
