@@ -15,10 +15,11 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
-from siren.engine.fused import NARROW, check_widths
+from siren.engine.fused import NARROW, Fused, check_widths
 from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.network import Siren
+from siren.runtime import start
 from siren.runtime.messages import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
@@ -33,12 +34,12 @@ STEP = 1e-30  # of a complex derivative
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
-def why_it_fails(engine, workload: Workload) -> str | None:
-    """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
+def why_it_fails(workload: Workload) -> str | None:
+    """What goes wrong when the fused engine does ``workload``, or None."""
     try:
         # Before a network is drawn, because it may be too large for that.
         check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
-        checks = list(_Trial(engine, workload).checks())
+        checks = list(_Trial(workload).checks())
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
         for check in checks:
@@ -51,14 +52,9 @@ def why_it_fails(engine, workload: Workload) -> str | None:
 
 def main(arguments: list[str]) -> str | None:
     """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
-    from siren.engine.fused import Fused
-    from siren.runtime import start
-
     workload, device = Workload.from_json(*arguments)
-    if not workload.has_kernels:
-        return None
     start(device)
-    return why_it_fails(Fused(workload.precision), workload)
+    return why_it_fails(workload)
 
 
 class _Check(NamedTuple):
@@ -75,8 +71,8 @@ class _Check(NamedTuple):
 class _Trial:
     """A network of the kind that ``workload`` says, and points."""
 
-    def __init__(self, engine, workload: Workload):
-        self.engine, self.workload = engine, workload
+    def __init__(self, workload: Workload):
+        self.engine, self.workload = Fused(workload.precision), workload
         self.random = np.random.default_rng(0)
         width = workload.width if workload.width <= WIDEST else WIDEST - 256 + workload.width % 256
         # Rounding grows with omega, which no kernel depends on.

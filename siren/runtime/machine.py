@@ -20,19 +20,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from siren.runtime import environment
 from siren.runtime.cuda import find_cuda
-from siren.runtime.environment import (
-    create_folder,
-    digest,
-    home,
-    identity,
-    is_shell_safe,
-    private_folder,
-    shell_safe,
-    try_once,
-    user_environment,
-    write_file,
-)
 from siren.runtime.install import JITTOR, PACKAGES, missing_package
 from siren.runtime.messages import Problem, describe_error, failure
 from siren.runtime.processes import check_processes
@@ -51,7 +40,7 @@ def check_machine() -> None:
     _check_packages()
     _check_compiler()
     _check_cache()
-    private_folder()
+    environment.private_folder()
 
 
 def _check_python() -> None:
@@ -75,7 +64,7 @@ def _check_packages() -> None:
 
 
 def _check_compiler() -> None:
-    user = user_environment()
+    user = environment.user_environment()
     compiler = user.get("cc_path") or COMPILER
     if not shutil.which(compiler):
         raise failure(
@@ -94,17 +83,17 @@ def _check_compiler() -> None:
 
 def _check_cache() -> None:
     """Raise Problem if Jittor cannot write its cache."""
-    user = user_environment()
+    user = environment.user_environment()
     name = "JITTOR_HOME" if "JITTOR_HOME" in user else "HOME"
-    folder = user.get("JITTOR_HOME", home())
-    if name == "JITTOR_HOME" and not is_shell_safe(folder):
+    folder = user.get("JITTOR_HOME", environment.home())
+    if name == "JITTOR_HOME" and not environment.is_shell_safe(folder):
         raise Problem(
             f"The variable {name} is {folder!r}, but Jittor cannot work in a folder of such a "
             "name; choose one of letters, digits, dots, hyphens and underscores."
         )
     cache = os.path.join(folder, ".cache", "jittor")
     try:
-        create_folder(cache)
+        environment.create_folder(cache)
         with tempfile.TemporaryFile(dir=cache) as file:
             file.write(b"0")
     except OSError as error:
@@ -125,7 +114,8 @@ def toolchain_settings() -> dict[str, str]:
     ``python3.X-config`` beside the interpreter and in /usr. In a virtual environment of a pyenv or
     conda Python it finds none, or that of another Python.
     """
-    includes = " ".join(f'-I"{shell_safe(folder)}"' for folder in _python_include_folders())
+    folders = map(environment.shell_safe, _python_include_folders())
+    includes = " ".join(f'-I"{folder}"' for folder in folders)
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     script = (
         "#!/bin/sh\n"
@@ -136,10 +126,10 @@ def toolchain_settings() -> dict[str, str]:
         "*) exit 1 ;;\n"
         "esac\n"
     )
-    path = private_folder() / f"python-config-{digest(script)}"
-    write_file(path, script, mode=0o700)
+    path = environment.private_folder() / f"python-config-{environment.digest(script)}"
+    environment.write_file(path, script, mode=0o700)
     compiler = shutil.which(COMPILER) or ""
-    safe = shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
+    safe = environment.shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
     return {"python_config_path": str(path), **({"cc_path": safe} if safe != compiler else {})}
 
 
@@ -152,8 +142,8 @@ def check_arrays() -> None:
     import jittor as jt
     import numpy as np
 
-    core = sys.modules["jittor_core"].__file__
-    problem = try_once("arrays", [np.__version__, identity(core)], find_array_problem)
+    facts = [np.__version__, environment.identity(sys.modules["jittor_core"].__file__)]
+    problem = environment.try_once("arrays", facts, find_array_problem)
     if problem:
         raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "

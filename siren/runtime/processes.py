@@ -21,14 +21,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from siren.runtime import environment
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
-from siren.runtime.environment import (
-    create_folder,
-    digest,
-    private_folder,
-    user_environment,
-    write_link,
-)
 from siren.runtime.messages import Problem, failure, notify
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
@@ -44,7 +38,7 @@ _OF_OTHERS = {
 
 def under_mpirun() -> bool:
     """Whether mpirun has started this process."""
-    return f"{_PREFIX}SIZE" in user_environment()
+    return f"{_PREFIX}SIZE" in environment.user_environment()
 
 
 def world_size() -> int:
@@ -69,7 +63,7 @@ def local_rank() -> int:
 
 def _number(name: str, alone: int, low: int, high: int) -> int:
     """The value of a variable of Open MPI; ``alone`` if it is not set."""
-    text = user_environment().get(_PREFIX + name, str(alone))
+    text = environment.user_environment().get(_PREFIX + name, str(alone))
     number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
     if low <= number <= high:
         return number
@@ -92,7 +86,7 @@ def check_launcher() -> None:
     """
     if under_mpirun():
         return
-    user = user_environment()
+    user = environment.user_environment()
     if "SLURM_PTY_PORT" in user and user.get("SLURM_PROCID") == "0":
         # The first process of srun --pty: a shell, most likely, and the others have no terminal.
         user.pop("SLURM_STEP_NUM_TASKS", None)
@@ -116,7 +110,7 @@ def check_processes() -> None:
     if not under_mpirun():
         return
     rank(), local_rank()  # raise Problem if their variables are invalid
-    user = user_environment()
+    user = environment.user_environment()
     if user.get("use_mpi", "1") != "1" or (world_size() > 1 and f"{_PREFIX}RANK" not in user):
         raise Problem(
             f"mpirun sets {_PREFIX}SIZE, which is {world_size()}, but {_PREFIX}RANK is not set or "
@@ -181,7 +175,7 @@ def leave_mpirun(device: str) -> list[dict[str, str]]:
     its own GPU. If there is none, the first child alone still looks for one, and says why.
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
-    user = user_environment()
+    user = environment.user_environment()
     alone = {
         name: value
         for name, value in user.items()
@@ -222,9 +216,9 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
         if os.path.isfile(folder / "libnccl.so"):
             return str(include), str(folder)
         if os.path.isfile(folder / "libnccl.so.2"):  # Jittor needs it under the name libnccl.so
-            link_folder = private_folder() / f"nccl-{digest(str(folder))}"
-            create_folder(link_folder)
-            write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
+            link_folder = environment.private_folder() / f"nccl-{environment.digest(str(folder))}"
+            environment.create_folder(link_folder)
+            environment.write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
             return str(include), str(link_folder)
     return None
 
