@@ -202,14 +202,11 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
         if header.read_text() == content and size.read_text() == str(compiled.stat().st_size):
             return
     header.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=header.parent))
-    try:
-        (folder / header.name).write_text(content)
-        command += ["-x", "c++-header", str(folder / header.name)]
-        command += ["-o", str(folder / compiled.name)]
+    with tempfile.TemporaryDirectory(dir=header.parent) as folder:
+        source, output = Path(folder, header.name), Path(folder, compiled.name)
+        source.write_text(content)
+        command += ["-x", "c++-header", str(source), "-o", str(output)]
         if subprocess.run(command, **_SILENT).returncode == 0:
-            os.replace(folder / header.name, header)
-            os.replace(folder / compiled.name, compiled)
+            os.replace(source, header)
+            os.replace(output, compiled)
             size.write_text(str(compiled.stat().st_size))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
