@@ -15,6 +15,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
+from siren.runtime.environment import read_text
+
 FLOAT = 4  # bytes
 LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operations
 POINTS_OF_STEP = 1 << 20  # more points are processed strip by strip, see ``training.gradient``
@@ -146,7 +148,7 @@ def _threads() -> int:
 
 def _meminfo() -> list[int]:
     """Bytes that the kernel can provide without swapping."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.M)
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", read_text("/proc/meminfo"), re.M)
     return [int(match[1]) << 10] if match else []
 
 
@@ -154,28 +156,21 @@ def _cgroups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[int]:
     """Bytes left under the limits of this control group (of version 2) and its parents."""
-    match = re.search(r"^0::/(.*)$", _text(own), re.M)
+    match = re.search(r"^0::/(.*)$", read_text(own), re.M)
     if not match:
         return []
     left = []
     for group in [root / match[1], *(root / match[1]).parents]:
-        limit, used = (_text(group / f"memory.{name}").strip() for name in ("max", "current"))
+        limit, used = (read_text(group / f"memory.{name}").strip() for name in ("max", "current"))
         if limit.isdigit() and used.isdigit():  # else there is no limit
-            cache = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat"), re.M)
+            cache = re.search(r"^inactive_file (\d+)", read_text(group / "memory.stat"), re.M)
             left.append(int(limit) - int(used) + (int(cache[1]) if cache else 0))
     return left
 
 
 def _resources() -> list[int]:
     """Bytes left under the limit that ``ulimit -v`` sets."""
-    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _text(Path("/proc/self/statm")).split()
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], read_text("/proc/self/statm").split()
     if limit == resource.RLIM_INFINITY or not used:
         return []
     return [limit - int(used[0]) * resource.getpagesize()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf8", errors="replace")
-    except OSError:
-        return ""

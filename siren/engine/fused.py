@@ -189,7 +189,6 @@ class _StoredBatch:
         return [points.values, points.axes, levels, pixels]
 
     @staticmethod
-    @functools.cache
     def arguments(first: int) -> str:
         """What a kernel gets, if those Vars are its inputs from number ``first`` on."""
         pointers = ", ".join(f"in{i}_p" for i in range(first, first + 4))

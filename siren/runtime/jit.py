@@ -186,11 +186,6 @@ def accelerate_operators(jittor) -> None:
         )
 
 
-def start_threads(jittor) -> None:
-    """Start Jittor's compiling threads, which keep the processors that this one may use now."""
-    jittor.code((1,), "float32", [], cpu_src="out0_p[0] = 0;").sync()
-
-
 def precompile(header: Path, compiler: str, flags: str) -> None:
     """Write ``header`` and its precompiled form, unless they are there, up to date and whole."""
     compiled, size = header.with_name(header.name + ".gch"), header.with_name(header.name + ".size")

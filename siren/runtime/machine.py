@@ -5,7 +5,6 @@ Jittor needs an interpreter, packages, a C++ compiler, and a NumPy whose arrays 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib.machinery
@@ -207,9 +206,6 @@ def allow_amx() -> bool:
 
 def cpu_fact(name: str) -> str:
     """A line of /proc/cpuinfo, as "model name" or "flags", of the first processor; "" if none."""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace")
-        match = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return ""
+    cpus = environment.read_text("/proc/cpuinfo")
+    match = re.search(rf"^{name}\s*:\s*(.+)$", cpus, re.MULTILINE)
+    return match[1].strip() if match else ""

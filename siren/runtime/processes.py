@@ -23,7 +23,7 @@ from pathlib import Path
 
 from siren.runtime import environment
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
-from siren.runtime.messages import Problem, failure, notify
+from siren.runtime.messages import Problem, failure
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
@@ -71,12 +71,6 @@ def _number(name: str, alone: int, low: int, high: int) -> int:
         f"The variable {_PREFIX}{name} is {text!r}, which mpirun would not set; start the program "
         "with mpirun, or unset all variables that begin with OMPI_."
     )
-
-
-def notify_once(sentence: str) -> None:
-    """Print a line on stderr, in one process for all. Raises Problem."""
-    if rank() == 0:
-        notify(sentence)
 
 
 def check_launcher() -> None:

@@ -426,7 +426,7 @@ def test_processes_share_the_gpus_or_take_one_each_and_nccl_where_it_is(
 def test_one_process_says_why_there_is_no_gpu(monkeypatch, capsys, rank):
     monkeypatch.setattr(runtime, "find_cuda", lambda: cuda.Cuda(reason="it is broken"))
     monkeypatch.setattr(runtime, "user_environment", dict)
-    monkeypatch.setattr(processes, "rank", lambda: rank)
+    monkeypatch.setattr(runtime, "rank", lambda: rank)
     runtime._explain_missing_cuda("auto")
     assert capsys.readouterr().err == ("" if rank else "Using the CPU: it is broken.\n")
 
