@@ -70,10 +70,12 @@ class Demand:
 def estimate(demand: Demand) -> int:
     """Bytes of the host's memory that a run needs at its peak."""
     height, width = demand.shape
-    picture = FLOAT * demand.arrays * height * width * demand.channels
-    needed = LIBRARIES + picture
+    values = height * width * demand.channels
+    needed = LIBRARIES + FLOAT * demand.arrays * values
     if demand.device == "cpu":
-        needed += _network(demand) + _activations(demand) + _grid(demand)
+        needed += _network(demand) + _activations(demand)
+        if not demand.pointwise:  # values, residuals, matrices of the cosine transform
+            needed += FLOAT * (GRID * values + 2 * (height**2 + width**2))
     return needed
 
 
@@ -106,7 +108,9 @@ def _uses_kernels(demand: Demand) -> bool:
 
 def _network(demand: Demand) -> int:
     """Arrays of parameters; packed ones, each thread's gradient and rows of the CPU's kernels."""
-    width, layers, threads = demand.hidden_features, demand.hidden_layers, _threads()
+    width, layers = demand.hidden_features, demand.hidden_layers
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = int(setting) if setting.isdigit() else len(os.sched_getaffinity(0))
     parameters = 3 * width + layers * width * (width + 1) + demand.channels * (width + 1)
     arrays, rows = PARAMETERS[demand.optimizer], 0
     if _uses_kernels(demand):
@@ -128,19 +132,6 @@ def _activations(demand: Demand) -> int:
         arrays = per_layer + per_stream * STREAMS[demand.order if demand.operator != "fd" else 0]
     points = min(demand.batch_points or demand.points, POINTS_OF_STEP)
     return FLOAT * arrays * points * demand.hidden_features * (demand.hidden_layers + 1)
-
-
-def _grid(demand: Demand) -> int:
-    """What a loss of the whole grid adds: values, residuals, matrices of the cosine transform."""
-    if demand.pointwise:
-        return 0
-    values = math.prod(demand.shape) * demand.channels
-    return FLOAT * (GRID * values + 2 * sum(n * n for n in demand.shape))
-
-
-def _threads() -> int:
-    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(setting) if setting.isdigit() else len(os.sched_getaffinity(0))
 
 
 # ---- what is free -----------------------------------------------------------------------------
