@@ -59,7 +59,16 @@ class Fused:
         numbers = _numbers(network, order, scale)
         reference.check_array("coordinates", coordinates, (None, 2))
         precision = "fp32" if jt.flags.no_grad and jt.flags.use_cuda else self.precision
-        output = _Streams()(network.flat, coordinates, numbers, precision)
+        inputs = [network.flat.tape(), coordinates]
+        shape = coordinates.shape[0], STREAMS[order], network.out_features
+        call = "streams(in0_p, in1_p, in1_shape0, out0_p)"
+        output = _pass([shape], inputs, call, numbers, precision)[0].tape()
+
+        def gradient(cotangent):
+            call = "product(in0_p, in1_p, in2_p, in1_shape0, out0_p)"
+            return _pass([inputs[0].shape], [*inputs, cotangent], call, numbers, precision)
+
+        jt.tape_together(inputs[:1], [output], gradient)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
     def squared_error(self, network, batch, order, scale=(1.0, 1.0)):
@@ -206,22 +215,6 @@ class _StoredBatch:
             "targets": math.prod(self.points.target_shape),
             "listed": int(self.points.pixels is not None),
         }
-
-
-class _Streams(jt.Function):
-    """Output (N, streams, channels) as a function of the flat parameters."""
-
-    def execute(self, parameters, coordinates, numbers, precision):
-        self.saved = parameters, coordinates, numbers, precision
-        shape = (coordinates.shape[0], STREAMS[numbers["order"]], numbers["channels"])
-        call = "streams(in0_p, in1_p, in1_shape0, out0_p)"
-        return _pass([shape], [parameters, coordinates], call, numbers, precision)[0]
-
-    def grad(self, cotangent):
-        parameters, coordinates, *how = self.saved
-        inputs = [parameters, coordinates, cotangent]
-        call = "product(in0_p, in1_p, in2_p, in1_shape0, out0_p)"
-        return *_pass([parameters.shape], inputs, call, *how), None, None, None
 
 
 def _check(shape, **arrays) -> None:
