@@ -16,7 +16,7 @@ import jittor as jt
 import numpy as np
 
 from siren.engine.fused import NARROW, Fused, check_widths
-from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
+from siren.engine.reference import POLYNOMIALS, STREAMS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.network import Siren
 from siren.runtime import start
@@ -151,16 +151,15 @@ class _Trial:
 
     def product(self, order: int) -> _Check:
         """The gradient of a random combination of all streams."""
-        count = (1, 3, 4)[order]
-        factors = [self._uniform(1, (POINTS, self.workload.channels)) for _ in range(count)]
+        factors = self._uniform(1, (STREAMS[order], POINTS, self.workload.channels))
 
         def loss_of(layers):
             exact = streams(layers, self.omega_0, self.points, self.scale)
             return sum((factor * stream).sum() for factor, stream in zip(factors, exact))
 
         ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
-        vars = [jt.array(factor.astype(np.float32)) for factor in factors]
-        gradient = jt.grad(sum((a * b).sum() for a, b in zip(vars, ours)), self.network.flat)
+        loss = sum((jt.array(a) * b).sum() for a, b in zip(factors.astype(np.float32), ours))
+        gradient = jt.grad(loss, self.network.flat)
         otherwise = f"the gradient of its streams of order {order} is wrong"
         return _Check([gradient], partial(self.right_gradient, loss_of=loss_of), otherwise)
 
