@@ -36,35 +36,21 @@ GRID = 16  # arrays (pixels, channels) that a loss of the whole grid adds
 
 @dataclass(frozen=True)
 class Demand:
-    """What determines the memory of a run.
+    """What determines the memory of a run."""
 
-    shape         (height, width) of the picture
-    points        number of training points
-    batch_points  points per step; None: all
-    arrays        float arrays (pixels, channels) for the picture, targets, scores and panels
-    order         of the derivatives that are trained on
-    operator      the name of one, for those derivatives
-    pointwise     whether the loss is a mean over points; if not, it needs the whole grid
-    optimizer     "adam" or "muon"; None for a drawing of a trained network
-    engine        "fused" or "reference"
-    device        "cpu" or "cuda"
-
-    The others are attributes of the network.
-    """
-
-    shape: tuple[int, int]
-    points: int
-    arrays: int
-    batch_points: int | None = None
-    channels: int = 1
+    shape: tuple[int, int]  # (height, width) of the picture
+    points: int  # number of training points
+    arrays: int  # float arrays (pixels, channels) for the picture, targets, scores and panels
+    batch_points: int | None = None  # points per step; None: all
+    channels: int = 1  # of the network, as the next two
     hidden_features: int = 256
     hidden_layers: int = 3
-    order: int = 0
-    operator: str = "forward"
-    pointwise: bool = True
-    optimizer: str | None = "adam"
-    engine: str = "fused"
-    device: str = "cpu"
+    order: int = 0  # of the derivatives that are trained on
+    operator: str = "forward"  # the name of one, for those derivatives
+    pointwise: bool = True  # whether the loss is a mean over points; else it needs the whole grid
+    optimizer: str | None = "adam"  # or "muon"; None for a drawing of a trained network
+    engine: str = "fused"  # or "reference"
+    device: str = "cpu"  # or "cuda"
 
 
 def estimate(demand: Demand) -> int:

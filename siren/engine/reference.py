@@ -41,14 +41,10 @@ POLYNOMIALS = (  # from [0.01, 1] into [0.71, 1.28]
 
 
 class AdamNumbers(NamedTuple):
-    """What a step of Adam needs to know.
+    """What a step of Adam needs to know."""
 
-    rate        learning rate, divided by the bias correction of the mean
-    correction  square root of the bias correction of the mean square
-    """
-
-    rate: float
-    correction: float
+    rate: float  # learning rate, divided by the bias correction of the mean
+    correction: float  # square root of the bias correction of the mean square
     beta_1: float
     beta_2: float
     eps: float

@@ -58,13 +58,10 @@ def main(arguments: list[str]) -> str | None:
 
 
 class _Check(NamedTuple):
-    """Results of the engine that have been asked for, and what to say unless they are right.
-
-    right  called with the results as NumPy arrays
-    """
+    """Results of the engine that have been asked for, and what to say unless they are right."""
 
     results: list
-    right: Callable[..., bool]
+    right: Callable[..., bool]  # called with the results as NumPy arrays
     otherwise: str
 
 

@@ -37,16 +37,11 @@ _PIP_QUIETLY = ["-qq", "--disable-pip-version-check", "--no-warn-conflicts"]
 
 
 class Requirement(NamedTuple):
-    """A line of a requirements file.
+    """A line of a requirements file."""
 
-    text     as pip takes it
-    name     of the package
-    minimum  the version that it has to have at least, as numbers; () if any will do
-    """
-
-    text: str
-    name: str
-    minimum: tuple[int, ...]
+    text: str  # as pip takes it
+    name: str  # of the package
+    minimum: tuple[int, ...]  # the version that it has to have at least; () if any will do
 
 
 def missing_package(module: str) -> str:

@@ -162,12 +162,9 @@ def _bindings_if_missing(generate, cache_path: str, jittor_path: str) -> list[st
 
 
 class _Finder:
-    """Finds those modules as Python does, and patches them when they are executed.
+    """Finds those modules as Python does, and patches them when they are executed."""
 
-    checks  whether Jittor compares what it has compiled with its sources (``without_checks``)
-    """
-
-    checks = True
+    checks = True  # whether Jittor compares what it has compiled with its sources
 
     @staticmethod
     def find_spec(name, path=None, target=None):
