@@ -196,8 +196,6 @@ def allow_amx() -> bool:
 
     Linux lets a process use it only when it has asked (``ARCH_REQ_XCOMP_PERM`` of arch_prctl).
     """
-    if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
-        return False
     if not {"amx_tile", "amx_bf16", "avx512bw"} <= set(cpu_fact("flags").split()):
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18

@@ -226,10 +226,9 @@ import sys
 sys.path[:] = {path!r}
 import ctypes, os, runpy, signal
 os.environ["siren_progress"] = "1"  # this process's output is read (patches.py)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
-    if os.getppid() != {parent}:
-        sys.exit(1)
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
+if os.getppid() != {parent}:
+    sys.exit(1)
 kind = sys.argv[1] if sys.argv[1] in ("-c", "-m") else ""
 program, *sys.argv[1:] = sys.argv[2 if kind else 1 :]
 if kind == "-m":
