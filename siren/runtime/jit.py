@@ -88,12 +88,10 @@ class Counter:
 
 
 def compile_file(job: list[str]) -> bool:
-    """Run one command with our options, and hide these from the record that Jittor compares.
+    """As Jittor's ``do_compile``, with our options, which are hidden from the record of the file.
 
-    job   [command, path of the cache, path of Jittor]
-
-    Jittor compiles a file again if the command in its record differs. Returns whether the file had
-    to be compiled.
+    ``job`` is [command, path of the cache, path of Jittor]. Jittor compiles a file again if the
+    command in its record differs. Returns whether the file had to be compiled.
     """
     command, *paths = job
     match = _COMMAND.fullmatch(command.strip())

@@ -124,10 +124,7 @@ _PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler", "jittor")
 
 
 def compile_corrected(job: list[str]) -> bool:
-    """Compile one file as Jittor does, or the corrected copy of it.
-
-    job   [command, path of the cache, path of Jittor]
-    """
+    """As Jittor's ``do_compile``, of the corrected copy of a file if there is one."""
     command, *paths = job
     return sys.modules["jittor_utils"].do_compile_itself([with_corrected_source(command), *paths])
 
