@@ -15,6 +15,8 @@ import resource
 from dataclasses import dataclass
 from pathlib import Path
 
+from siren.runtime.environment import read_text
+
 FLOAT = 4  # bytes
 LIBRARIES = 180 << 20  # Python, NumPy, SciPy, Jittor and the code of its operations
 POINTS_OF_STEP = 1 << 20  # more points are processed strip by strip, see ``training.gradient``
@@ -34,44 +36,32 @@ GRID = 16  # arrays (pixels, channels) that a loss of the whole grid adds
 
 @dataclass(frozen=True)
 class Demand:
-    """What determines the memory of a run.
+    """What determines the memory of a run."""
 
-    shape         (height, width) of the picture
-    points        number of training points
-    batch_points  points per step; None: all
-    arrays        float arrays (pixels, channels) for the picture, targets, scores and panels
-    order         of the derivatives that are trained on
-    operator      the name of one, for those derivatives
-    pointwise     whether the loss is a mean over points; if not, it needs the whole grid
-    optimizer     "adam" or "muon"; None for a drawing of a trained network
-    engine        "fused" or "reference"
-    device        "cpu" or "cuda"
-
-    The others are attributes of the network.
-    """
-
-    shape: tuple[int, int]
-    points: int
-    arrays: int
-    batch_points: int | None = None
-    channels: int = 1
+    shape: tuple[int, int]  # (height, width) of the picture
+    points: int  # number of training points
+    arrays: int  # float arrays (pixels, channels) for the picture, targets, scores and panels
+    batch_points: int | None = None  # points per step; None: all
+    channels: int = 1  # of the network, as the next two
     hidden_features: int = 256
     hidden_layers: int = 3
-    order: int = 0
-    operator: str = "forward"
-    pointwise: bool = True
-    optimizer: str | None = "adam"
-    engine: str = "fused"
-    device: str = "cpu"
+    order: int = 0  # of the derivatives that are trained on
+    operator: str = "forward"  # the name of one, for those derivatives
+    pointwise: bool = True  # whether the loss is a mean over points; else it needs the whole grid
+    optimizer: str | None = "adam"  # or "muon"; None for a drawing of a trained network
+    engine: str = "fused"  # or "reference"
+    device: str = "cpu"  # or "cuda"
 
 
 def estimate(demand: Demand) -> int:
     """Bytes of the host's memory that a run needs at its peak."""
     height, width = demand.shape
-    picture = FLOAT * demand.arrays * height * width * demand.channels
-    needed = LIBRARIES + picture
+    values = height * width * demand.channels
+    needed = LIBRARIES + FLOAT * demand.arrays * values
     if demand.device == "cpu":
-        needed += _network(demand) + _activations(demand) + _grid(demand)
+        needed += _network(demand) + _activations(demand)
+        if not demand.pointwise:  # values, residuals, matrices of the cosine transform
+            needed += FLOAT * (GRID * values + 2 * (height**2 + width**2))
     return needed
 
 
@@ -104,7 +94,9 @@ def _uses_kernels(demand: Demand) -> bool:
 
 def _network(demand: Demand) -> int:
     """Arrays of parameters; packed ones, each thread's gradient and rows of the CPU's kernels."""
-    width, layers, threads = demand.hidden_features, demand.hidden_layers, _threads()
+    width, layers = demand.hidden_features, demand.hidden_layers
+    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    threads = int(setting) if setting.isdigit() else len(os.sched_getaffinity(0))
     parameters = 3 * width + layers * width * (width + 1) + demand.channels * (width + 1)
     arrays, rows = PARAMETERS[demand.optimizer], 0
     if _uses_kernels(demand):
@@ -128,25 +120,12 @@ def _activations(demand: Demand) -> int:
     return FLOAT * arrays * points * demand.hidden_features * (demand.hidden_layers + 1)
 
 
-def _grid(demand: Demand) -> int:
-    """What a loss of the whole grid adds: values, residuals, matrices of the cosine transform."""
-    if demand.pointwise:
-        return 0
-    values = math.prod(demand.shape) * demand.channels
-    return FLOAT * (GRID * values + 2 * sum(n * n for n in demand.shape))
-
-
-def _threads() -> int:
-    setting = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(setting) if setting.isdigit() else len(os.sched_getaffinity(0))
-
-
 # ---- what is free -----------------------------------------------------------------------------
 
 
 def _meminfo() -> list[int]:
     """Bytes that the kernel can provide without swapping."""
-    match = re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.M)
+    match = re.search(r"^MemAvailable:\s*(\d+) kB", read_text("/proc/meminfo"), re.M)
     return [int(match[1]) << 10] if match else []
 
 
@@ -154,28 +133,21 @@ def _cgroups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[int]:
     """Bytes left under the limits of this control group (of version 2) and its parents."""
-    match = re.search(r"^0::/(.*)$", _text(own), re.M)
+    match = re.search(r"^0::/(.*)$", read_text(own), re.M)
     if not match:
         return []
     left = []
     for group in [root / match[1], *(root / match[1]).parents]:
-        limit, used = (_text(group / f"memory.{name}").strip() for name in ("max", "current"))
+        limit, used = (read_text(group / f"memory.{name}").strip() for name in ("max", "current"))
         if limit.isdigit() and used.isdigit():  # else there is no limit
-            cache = re.search(r"^inactive_file (\d+)", _text(group / "memory.stat"), re.M)
+            cache = re.search(r"^inactive_file (\d+)", read_text(group / "memory.stat"), re.M)
             left.append(int(limit) - int(used) + (int(cache[1]) if cache else 0))
     return left
 
 
 def _resources() -> list[int]:
     """Bytes left under the limit that ``ulimit -v`` sets."""
-    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _text(Path("/proc/self/statm")).split()
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], read_text("/proc/self/statm").split()
     if limit == resource.RLIM_INFINITY or not used:
         return []
     return [limit - int(used[0]) * resource.getpagesize()]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf8", errors="replace")
-    except OSError:
-        return ""

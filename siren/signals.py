@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import os
 import signal
-import sys
 import threading
 
 SIGNALS = signal.SIGINT, signal.SIGTERM
@@ -52,8 +51,7 @@ def ignore() -> None:
 
 def end_with_parent() -> None:
     """Have the system send SIGTERM to this process when the one that started it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def raising_interrupt():

@@ -1,11 +1,14 @@
 """Means over any number of values, against what they have to be."""
 
+import types
+
 import jittor as jt
 import numpy as np
 import pytest
 
 from siren import losses
-from siren.engine.reference import squared_error_of_streams
+from siren.engine import reference
+from siren.samples import Batch
 
 COUNT = 2**25  # where one float32 holds half of the sum, or less
 VALUE = np.float32(0.3)
@@ -26,6 +29,7 @@ def test_a_mean_is_exact_for_many_values_and_differentiable(equal_numbers):
 def test_losses_are_exact_for_many_values(equal_numbers):
     square = float(VALUE) ** 2
     assert losses.OperatorNorm()(equal_numbers).item() == pytest.approx(square, rel=1e-5)
-    streams = [equal_numbers[:, 0]]
-    loss = squared_error_of_streams(streams, jt.zeros((COUNT, 1, 1)), 0, 1.0)
+    batch = Batch(jt.zeros((COUNT, 2)), jt.zeros((COUNT, 1, 1)))
+    one_channel, streams = types.SimpleNamespace(out_features=1), [equal_numbers[:, 0]]
+    loss = reference.squared_error(one_channel, batch, 0, compute_streams=lambda *_: streams)
     assert loss.item() == pytest.approx(square, rel=1e-5)

@@ -32,7 +32,7 @@ _POLYNOMIALS = (  # a std::vector<Polynomial>
 
 @dataclass(frozen=True)
 class Fused:
-    """The engine, with the functions of ``reference``.
+    """The engine, with the functions of ``reference`` but ``orthogonalize``, a part of ``muon``.
 
     precision  of the numbers that enter matrix products, one of ``PRECISIONS``. On a GPU: fp32 (22
                bits), fp16 (11 bits, as TF32 has), bf16 (8 bits). On a CPU: bf16x2 (16 bits, two
@@ -59,7 +59,16 @@ class Fused:
         numbers = _numbers(network, order, scale)
         reference.check_array("coordinates", coordinates, (None, 2))
         precision = "fp32" if jt.flags.no_grad and jt.flags.use_cuda else self.precision
-        output = _Streams()(network.flat, coordinates, numbers, precision)
+        inputs = [network.flat.tape(), coordinates]
+        shape = coordinates.shape[0], STREAMS[order], network.out_features
+        call = "streams(in0_p, in1_p, in1_shape0, out0_p)"
+        output = _pass([shape], inputs, call, numbers, precision)[0].tape()
+
+        def gradient(cotangent):
+            call = "product(in0_p, in1_p, in2_p, in1_shape0, out0_p)"
+            return _pass([inputs[0].shape], [*inputs, cotangent], call, numbers, precision)
+
+        jt.tape_together(inputs[:1], [output], gradient)
         return [output[:, stream] for stream in range(STREAMS[order])]
 
     def squared_error(self, network, batch, order, scale=(1.0, 1.0)):
@@ -68,9 +77,7 @@ class Fused:
         Where no gradients are kept, the loss alone is, for a third of the cost.
         """
         if jt.flags.no_grad:
-            computed = self.streams(network, batch.coordinates, order, scale)
-            reference.check_target(network, batch.coordinates, batch.target, order)
-            return reference.squared_error_of_streams(computed, batch.target, order, batch.weight)
+            return reference.squared_error(network, batch, order, scale, self.streams)
         numbers = _numbers(network, order, scale)
         if isinstance(batch, _StoredBatch):
             wanted = reference.target_shape(network, order)
@@ -89,7 +96,7 @@ class Fused:
         """As ``reference.variation``; on a GPU in a single pass over the points."""
         if jt.flags.no_grad or not jt.flags.use_cuda:
             arguments = network, points, field, smallest, weight, scale, plus
-            return reference.variation(*arguments, compute_streams=self.streams)
+            return reference.variation(*arguments, self.streams)
         reference.check_array("field", field, (None, None, 3))
         added = [] if plus is None else [plus, self.gradient(plus, network)]
         height, width, _ = field.shape
@@ -120,21 +127,6 @@ class Fused:
         """As ``reference.gather``; on a GPU without a list of the points."""
         make = _StoredBatch if jt.flags.use_cuda else reference.gather
         return make(points, selection, weight)
-
-    def orthogonalize(self, matrices):
-        """As ``reference.orthogonalize``."""
-        if jt.flags.use_cuda:
-            return reference.orthogonalize(matrices)
-        reference.check_array("matrices", matrices, (None, *2 * [matrices.shape[-1]]))
-        (result,) = _code(
-            [matrices.shape],
-            [matrices],
-            "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
-            f"{_POLYNOMIALS}, out0_p);",
-            {},
-            amx=self.precision == "bf16x2",
-        )
-        return result
 
     def adam(self, parameters, gradient, mean, square, numbers):
         """As ``reference.adam``."""
@@ -206,7 +198,6 @@ class _StoredBatch:
         return [points.values, points.axes, levels, pixels]
 
     @staticmethod
-    @functools.cache
     def arguments(first: int) -> str:
         """What a kernel gets, if those Vars are its inputs from number ``first`` on."""
         pointers = ", ".join(f"in{i}_p" for i in range(first, first + 4))
@@ -226,34 +217,6 @@ class _StoredBatch:
         }
 
 
-class _Streams(jt.Function):
-    """Output (N, streams, channels) as a function of the flat parameters."""
-
-    def execute(self, parameters, coordinates, numbers, precision):
-        self.saved = parameters, coordinates, numbers, precision
-        shape = (coordinates.shape[0], STREAMS[numbers["order"]], numbers["channels"])
-        return _code(
-            [shape],
-            [parameters, coordinates],
-            "siren::Call(data).streams(in0_p, in1_p, in1_shape0, out0_p);",
-            numbers,
-            _pass_header(numbers, precision),
-            precision == "bf16x2",
-        )[0]
-
-    def grad(self, cotangent):
-        parameters, coordinates, numbers, precision = self.saved
-        (gradient,) = _code(
-            [parameters.shape],
-            [parameters, coordinates, cotangent],
-            "siren::Call(data).product(in0_p, in1_p, in2_p, in1_shape0, out0_p);",
-            numbers,
-            _pass_header(numbers, precision),
-            precision == "bf16x2",
-        )
-        return gradient, None, None, None
-
-
 def _check(shape, **arrays) -> None:
     for name, array in arrays.items():
         reference.check_array(name, array, shape)
@@ -266,30 +229,19 @@ def _differentiate(network, given, call, numbers, precision):
     ``jt.Function`` does, in a third of its time.
     """
     parameters = network.flat.tape()
-    loss, gradient = _code(
-        [(1,), parameters.shape],
-        [parameters, *given],
-        f"siren::Call(data).{call};",
-        numbers,
-        _pass_header(numbers, precision),
-        precision == "bf16x2",
-    )
+    shapes, inputs = [(1,), parameters.shape], [parameters, *given]
+    loss, gradient = _pass(shapes, inputs, call, numbers, precision)
     loss = loss.tape()
     jt.tape_together([parameters], [loss], lambda cotangent: [cotangent * gradient])
     loss.known_gradient = gradient
     return loss
 
 
-@functools.lru_cache(maxsize=8)
-def _parameters(widths: tuple[int, ...]) -> int:
-    """How many weights and biases there are."""
-    return sum(n * (m + 1) for m, n in zip(widths, widths[1:]))
-
-
-def check_widths(widths) -> None:
-    """Raise ValueError for a network of these widths if the kernels cannot take it."""
+def check_widths(widths) -> int:
+    """The parameters of a network of these widths; ValueError if the kernels cannot take it."""
     width, layers = widths[1], len(widths) - 3
-    fits = widths[0] == 2 and layers > 0 and _parameters(tuple(widths)) < 2**31
+    count = sum(n * (m + 1) for m, n in zip(widths, widths[1:]))
+    fits = widths[0] == 2 and layers > 0 and count < 2**31
     if not fits or (jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID):
         raise ValueError(
             "the fused engine takes networks of 2 inputs, at least one hidden layer after the "
@@ -297,13 +249,13 @@ def check_widths(widths) -> None:
             f"in all, not those of {widths[0]} inputs and {layers} such layers of {width} units; "
             "the reference engine takes any"
         )
+    return count
 
 
 def _numbers(network, order, scale):
     """What the kernels need to know besides arrays; ValueError for what they cannot compute."""
-    check_widths(network.widths)
+    count = check_widths(network.widths)
     reference.check_order(network, order)
-    count = _parameters(tuple(network.widths))
     if network.flat.shape != [count]:
         raise ValueError(f"the network has {network.flat.shape} parameters, not {count}")
     return {
@@ -317,19 +269,21 @@ def _numbers(network, order, scale):
     }
 
 
-def _pass_header(numbers, precision) -> str:
-    """What a pass through the network includes on a GPU.
+def _pass(shapes, inputs, call, numbers, precision):
+    """A pass through the network, by a function of ``siren::Call``.
 
-    The kernels are compiled for one order, precision and number of channels at a time, and for
+    A GPU's kernels are compiled for one order, precision and number of channels at a time, and for
     networks up to ``NARROW`` (``column_tile`` in ``cuda/parameters.h``) or for wider ones.
     """
-    return (
+    header = (
         f"#define SIREN_ORDER {numbers['order']}\n"
         f"#define SIREN_PRECISION {precision.capitalize()}\n"
         f"#define SIREN_CHANNELS {numbers['channels']}\n"
         f"#define SIREN_NARROW {int(numbers['width'] <= NARROW)}\n"
         '#include "cuda/binding.h"'
     )
+    source, amx = f"siren::Call(data).{call};", precision == "bf16x2"
+    return _code(shapes, inputs, source, numbers, header, amx)
 
 
 def _code(shapes, inputs, source, numbers, header="", amx=False):

@@ -9,7 +9,8 @@ c = cos(omega z):
     h_i  = omega c z_i                                        i in {row, column}
     h_lap = omega c z_lap - omega^2 s (z_row^2 + z_column^2)
 
-Every engine offers the public functions of this module with the same meaning.
+Every engine offers the public functions of this module with the same meaning, but for
+``orthogonalize``, which ``muon`` uses.
 """
 
 from __future__ import annotations
@@ -40,14 +41,10 @@ POLYNOMIALS = (  # from [0.01, 1] into [0.71, 1.28]
 
 
 class AdamNumbers(NamedTuple):
-    """What a step of Adam needs to know.
+    """What a step of Adam needs to know."""
 
-    rate        learning rate, divided by the bias correction of the mean
-    correction  square root of the bias correction of the mean square
-    """
-
-    rate: float
-    correction: float
+    rate: float  # learning rate, divided by the bias correction of the mean
+    correction: float  # square root of the bias correction of the mean square
     beta_1: float
     beta_2: float
     eps: float
@@ -91,25 +88,22 @@ def streams(network, coordinates, order, scale=(1.0, 1.0)):
     return _linear(output, h_streams)
 
 
-def squared_error(network, batch, order, scale=(1.0, 1.0)):
+def squared_error(network, batch, order, scale=(1.0, 1.0), compute_streams=streams):
     """Mean squared error of the streams that ``order`` names, as a differentiable scalar Var.
 
     order 0 supervises the value, 1 the two gradient components, 2 the Laplacian alone.
 
-    batch  a ``samples.Batch`` with K = 1, 2 or 1 supervised streams
+    batch            a ``samples.Batch`` with K = 1, 2 or 1 supervised streams
+    compute_streams  ``streams`` of an engine
 
     Returns  weight sum_nkc (y_nkc - target_nkc)^2 / (N K channels). Raises ValueError for arrays of
     other shapes.
     """
-    computed = streams(network, batch.coordinates, order, scale)
+    computed = compute_streams(network, batch.coordinates, order, scale)
     check_target(network, batch.coordinates, batch.target, order)
-    return squared_error_of_streams(computed, batch.target, order, batch.weight)
-
-
-def squared_error_of_streams(computed, target, order, weight):
-    """``squared_error``, given what ``streams`` has ``computed``."""
     supervised = {0: slice(0, 1), 1: slice(1, 3), 2: slice(3, 4)}[order]
-    return weight * exact_mean((jt.stack(computed[supervised], dim=1) - target).sqr())
+    error = jt.stack(computed[supervised], dim=1) - batch.target
+    return batch.weight * exact_mean(error.sqr())
 
 
 def variation(
@@ -129,29 +123,18 @@ def variation(
     """
     check_array("field", field, (None, None, 3))
     coordinates = points.coordinates()
-    tensors = tensors_at(coordinates, field)
-    computed = compute_streams(network, jt.array(coordinates).stop_grad(), 1, scale)
-    total = variation_of_streams(computed, tensors, smallest, weight)
-    return total if plus is None else plus + total
-
-
-def tensors_at(coordinates: np.ndarray, field):
-    """The tensors of the pixels nearest to ``coordinates`` (n, 2), as a Var (n, 3)."""
     height, width, _ = field.shape
     last = np.float32([height - 1, width - 1])
     rows, columns = np.rint((coordinates + 1) / 2 * last).astype(np.int32).T
     pixels = jt.array(rows * np.int32(width) + columns)
     # Indexing would make the host wait for a GPU.
     tensors, shape = field.reshape((-1, 3)), (len(coordinates), 3)
-    return tensors.reindex(shape, ["@e0(i0)", "i1"], extras=[pixels]).stop_grad()
-
-
-def variation_of_streams(computed, tensors, smallest, weight):
-    """``variation``, given what ``streams`` has ``computed`` and the tensors (n, 3) there."""
-    _, rows, columns = computed
+    tensors = tensors.reindex(shape, ["@e0(i0)", "i1"], extras=[pixels]).stop_grad()
     dd, de, ee = (tensors[:, k : k + 1] for k in range(3))
-    energy = dd * rows.sqr() + 2 * de * rows * columns + ee * columns.sqr()
-    return weight * exact_mean((energy.mean(1) + smallest**2).sqrt())
+    _, u_row, u_column = compute_streams(network, jt.array(coordinates).stop_grad(), 1, scale)
+    energy = dd * u_row.sqr() + 2 * de * u_row * u_column + ee * u_column.sqr()
+    total = weight * exact_mean((energy.mean(1) + smallest**2).sqrt())
+    return total if plus is None else plus + total
 
 
 def gradient(loss, network):

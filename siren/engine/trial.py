@@ -15,10 +15,11 @@ from typing import NamedTuple
 import jittor as jt
 import numpy as np
 
-from siren.engine.fused import NARROW, check_widths
-from siren.engine.reference import POLYNOMIALS, AdamNumbers, MuonNumbers
+from siren.engine.fused import NARROW, Fused, check_widths
+from siren.engine.reference import POLYNOMIALS, STREAMS, AdamNumbers, MuonNumbers
 from siren.engine.workload import Workload
 from siren.network import Siren
+from siren.runtime import start
 from siren.runtime.messages import telling_line
 from siren.samples import DevicePoints, Points, RandomPoints, Selection
 
@@ -33,12 +34,12 @@ STEP = 1e-30  # of a complex derivative
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
-def why_it_fails(engine, workload: Workload) -> str | None:
-    """What goes wrong when ``engine``, a ``Fused``, does ``workload``, or None."""
+def why_it_fails(workload: Workload) -> str | None:
+    """What goes wrong when the fused engine does ``workload``, or None."""
     try:
         # Before a network is drawn, because it may be too large for that.
         check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
-        checks = list(_Trial(engine, workload).checks())
+        checks = list(_Trial(workload).checks())
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
         for check in checks:
@@ -51,32 +52,24 @@ def why_it_fails(engine, workload: Workload) -> str | None:
 
 def main(arguments: list[str]) -> str | None:
     """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
-    from siren.engine.fused import Fused
-    from siren.runtime import start
-
     workload, device = Workload.from_json(*arguments)
-    if not workload.has_kernels:
-        return None
     start(device)
-    return why_it_fails(Fused(workload.precision), workload)
+    return why_it_fails(workload)
 
 
 class _Check(NamedTuple):
-    """Results of the engine that have been asked for, and what to say unless they are right.
-
-    right  called with the results as NumPy arrays
-    """
+    """Results of the engine that have been asked for, and what to say unless they are right."""
 
     results: list
-    right: Callable[..., bool]
+    right: Callable[..., bool]  # called with the results as NumPy arrays
     otherwise: str
 
 
 class _Trial:
     """A network of the kind that ``workload`` says, and points."""
 
-    def __init__(self, engine, workload: Workload):
-        self.engine, self.workload = engine, workload
+    def __init__(self, workload: Workload):
+        self.engine, self.workload = Fused(workload.precision), workload
         self.random = np.random.default_rng(0)
         width = workload.width if workload.width <= WIDEST else WIDEST - 256 + workload.width % 256
         # Rounding grows with omega, which no kernel depends on.
@@ -155,16 +148,15 @@ class _Trial:
 
     def product(self, order: int) -> _Check:
         """The gradient of a random combination of all streams."""
-        count = (1, 3, 4)[order]
-        factors = [self._uniform(1, (POINTS, self.workload.channels)) for _ in range(count)]
+        factors = self._uniform(1, (STREAMS[order], POINTS, self.workload.channels))
 
         def loss_of(layers):
             exact = streams(layers, self.omega_0, self.points, self.scale)
             return sum((factor * stream).sum() for factor, stream in zip(factors, exact))
 
         ours = self.engine.streams(self.network, self.coordinates, order, self.scale)
-        vars = [jt.array(factor.astype(np.float32)) for factor in factors]
-        gradient = jt.grad(sum((a * b).sum() for a, b in zip(vars, ours)), self.network.flat)
+        loss = sum((jt.array(a) * b).sum() for a, b in zip(factors.astype(np.float32), ours))
+        gradient = jt.grad(loss, self.network.flat)
         otherwise = f"the gradient of its streams of order {order} is wrong"
         return _Check([gradient], partial(self.right_gradient, loss_of=loss_of), otherwise)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -17,38 +16,19 @@ from siren.runtime.machine import cpu_fact
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, and the functions of an engine that it will meet.
+    """A network, and the functions of an engine that it will meet."""
 
-    precision  of matrix products in training, one of ``fused.PRECISIONS``
-    width, layers, channels, omega_0  of the network: ``layers`` hidden ones after the first
-    losses     orders of ``squared_error`` with its gradient
-    compact    whether the targets of those are pixels, as a picture has them
-    streams    orders of ``streams`` with gradients
-    variation  whether ``variation`` is used
-    pictures   orders of ``streams`` without
-    muon       whether matrices are orthogonalized
-    """
-
-    precision: str = "fp32"
-    width: int = 256
-    layers: int = 3
+    precision: str = "fp32"  # of matrix products in training, one of ``fused.PRECISIONS``
+    width: int = 256  # of the network, as the next three
+    layers: int = 3  # hidden ones after the first
     channels: int = 1
     omega_0: float = 30.0
-    losses: tuple[int, ...] = (0,)
-    compact: bool = True
-    streams: tuple[int, ...] = ()
-    variation: bool = False
-    pictures: tuple[int, ...] = (0,)
-    muon: bool = False
-
-    @property
-    def has_kernels(self) -> bool:
-        """Whether the fused engine has kernels for such a network.
-
-        They are built around the matrices between hidden layers; one without any is so small that
-        the reference engine will do.
-        """
-        return self.layers > 0
+    losses: tuple[int, ...] = (0,)  # orders of ``squared_error`` with its gradient
+    compact: bool = True  # whether the targets of those are pixels, as a picture has them
+    streams: tuple[int, ...] = ()  # orders of ``streams`` with gradients
+    variation: bool = False  # whether ``variation`` is used
+    pictures: tuple[int, ...] = (0,)  # orders of ``streams`` without gradients
+    muon: bool = False  # whether matrices are orthogonalized
 
     def to_json(self, device: str) -> str:
         """The argument of ``python -m siren.engine.trial``; ``device`` is "cpu" or "cuda"."""
@@ -59,9 +39,8 @@ class Workload:
         """The workload and the device that ``to_json`` was given."""
         values = json.loads(text)
         device = values.pop("device")
-        for name in ("losses", "streams", "pictures"):
-            values[name] = tuple(values[name])
-        return Workload(**values), device
+        lists = {name: tuple(values[name]) for name in ("losses", "streams", "pictures")}
+        return Workload(**{**values, **lists}), device
 
 
 def trial_facts(workload: Workload, device: str) -> list:
@@ -80,7 +59,6 @@ def trial_facts(workload: Workload, device: str) -> list:
     return facts
 
 
-@functools.cache
 def _sources(folder: Path) -> str:
     """A digest of the engine's sources in ``folder``, and of where they are."""
     digest = hashlib.sha256(os.fsencode(folder))

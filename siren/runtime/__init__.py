@@ -23,7 +23,6 @@ from siren.runtime.patches import CUDA_FOLDER, jittor_folder, patch_jittor, writ
 from siren.runtime.processes import (
     all_processors,
     check_launcher,
-    notify_once,
     process_settings,
     rank,
     under_mpirun,
@@ -156,8 +155,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     jit.accelerate_operators(jt)
     if world_size() > 1:
-        with all_processors():
-            jit.start_threads(jt)
+        with all_processors():  # Jittor's compiling threads keep those that they are started with
+            jt.code((1,), "float32", [], cpu_src="out0_p[0] = 0;").sync()
     if rank() == 0:
         check_arrays()
     use_cuda = device != "cpu" and bool(jt.has_cuda)
@@ -166,8 +165,8 @@ def start(device: str = "auto", verbose: bool = False) -> str:
             "The device cuda cannot be used: Jittor has been imported without it in this process."
         )
     _switch_device(jt, use_cuda)
-    if use_cuda and world_size() > 1 and not jt.compile_extern.use_nccl:
-        notify_once(
+    if use_cuda and world_size() > 1 and rank() == 0 and not jt.compile_extern.use_nccl:
+        notify(
             "Sums over processes go through the host: there is no NCCL (nccl.h and "
             "libnccl.so), or there are fewer GPUs than processes."
         )
@@ -179,8 +178,8 @@ def _explain_missing_cuda(device: str) -> None:
     reason = find_cuda().reason if device != "cpu" else ""
     if reason and device == "cuda":
         raise failure(f"The device cuda cannot be used: {reason}.")
-    if reason and "nvcc_path" not in user_environment():
-        notify_once(f"Using the CPU: {reason}.")
+    if reason and "nvcc_path" not in user_environment() and rank() == 0:
+        notify(f"Using the CPU: {reason}.")
 
 
 def _switch_device(jt, use_cuda: bool) -> None:

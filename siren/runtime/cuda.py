@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import glob
@@ -15,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.runtime.environment import identity, try_once, user_environment
+from siren.runtime.environment import identity, read_text, try_once, user_environment
 from siren.runtime.messages import describe_error, why_it_failed
 
 
@@ -132,11 +131,10 @@ def toolkit_folders(nvcc: str) -> tuple[Path, Path]:
 def _toolkit_version(nvcc: str) -> int:
     """CUDART_VERSION from the toolkit's header (13000 is 13.0), or 0."""
     for folder in (toolkit_folders(nvcc)[0] / "include", Path("/usr/include")):
-        with contextlib.suppress(OSError):
-            text = (folder / "cuda_runtime_api.h").read_text(encoding="utf8", errors="replace")
-            match = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", text)
-            if match:
-                return int(match[1])
+        header = read_text(folder / "cuda_runtime_api.h")
+        match = re.search(r"#define\s+CUDART_VERSION\s+(\d+)", header)
+        if match:
+            return int(match[1])
     return 0
 
 

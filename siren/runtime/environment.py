@@ -144,6 +144,14 @@ def make_private(folder: Path) -> bool:
     return owned and not status.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """What is in a file of the system; "" if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf8", errors="replace")
+    except OSError:
+        return ""
+
+
 def write_file(path: Path, text: str, mode: int = 0o600) -> None:
     """Write a file of a private folder atomically, unless it has this text already."""
     content = text.encode("utf8", "surrogateescape")

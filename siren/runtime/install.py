@@ -18,8 +18,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # Without its dependencies, of which numpy<2 is not needed (patches.py); requirements.txt has the
 # others.
@@ -33,33 +33,15 @@ PACKAGES = {  # by the module that is imported
 }
 _NEEDED_BY_THESE = ("six", "wheel")  # by astunparse
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:(?:>=|==)([0-9.]+))?")
-_OWN = ".venv"
 _PIP_QUIETLY = ["-qq", "--disable-pip-version-check", "--no-warn-conflicts"]
 
-# What tells whether a package works: SciPy, for instance, may be too old for NumPy.
-_TRIAL = """
-import importlib, sys
-for module in ("numpy.linalg", "scipy.linalg", "PIL.Image", "tqdm", "astunparse"):
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        message = str(error).strip().splitlines() or [""]
-        sys.exit(f"{module.split('.')[0]}\\n{type(error).__name__}: {message[-1]}")
-"""
 
+class Requirement(NamedTuple):
+    """A line of a requirements file."""
 
-@dataclass(frozen=True)
-class Requirement:
-    """A line of a requirements file.
-
-    text     as pip takes it
-    name     of the package
-    minimum  the version that it has to have at least, as numbers; () if any will do
-    """
-
-    text: str
-    name: str
-    minimum: tuple[int, ...]
+    text: str  # as pip takes it
+    name: str  # of the package
+    minimum: tuple[int, ...]  # the version that it has to have at least; () if any will do
 
 
 def missing_package(module: str) -> str:
@@ -91,9 +73,15 @@ def install(file: Path) -> None:
     required = [requirement for requirement in map(parse, lines) if requirement]
     jittor = parse(JITTOR)
     unsuitable = [each for each in [*required, jittor] if not _is_there(each)]
-    own = Path(sys.prefix).name == _OWN and Path(sys.prefix).parent == Path(__file__).parents[2]
-    if not own:
-        _refuse_to_replace([each for each in unsuitable if _version(each.name)])
+    own = Path(sys.prefix) == Path(__file__).parents[2] / ".venv"
+    for each in unsuitable:
+        if _version(each.name) and not own:
+            option = "--no-deps " if each == jittor else ""
+            sys.exit(
+                f"run.sh: {sys.prefix} has {each.name} {_version(each.name)}, but "
+                f"{each.text} is needed; to replace it: "
+                f"{shlex.join(_installer())} {option}{shlex.quote(each.text)}"
+            )
     others = [each for each in unsuitable if each != jittor]
     if others:
         names = [] if own else [*(each.name for each in required), *_NEEDED_BY_THESE]
@@ -119,16 +107,6 @@ def _is_there(requirement: Requirement) -> bool:
     """Whether a package is installed, and not too old; a newer one than named is left alone."""
     version = _version(requirement.name)
     return version is not None and _numbers(version) >= requirement.minimum
-
-
-def _refuse_to_replace(requirements: list[Requirement]) -> None:
-    for requirement in requirements:
-        option = "--no-deps " if requirement.text == JITTOR else ""
-        sys.exit(
-            f"run.sh: {sys.prefix} has {requirement.name} {_version(requirement.name)}, but "
-            f"{requirement.text} is needed; to replace it: "
-            f"{shlex.join(_installer())} {option}{shlex.quote(requirement.text)}"
-        )
 
 
 def _run_installer(
@@ -163,14 +141,17 @@ def _installer() -> list[str]:
 
 def _try() -> None:
     """Name the first package that cannot be imported, and end the program."""
-    trial = subprocess.run([sys.executable, "-c", _TRIAL], capture_output=True, text=True)
-    if trial.returncode:
-        module, reason = trial.stderr.strip().splitlines()[-2:]
-        package = PACKAGES[module]
-        sys.exit(
-            f"run.sh: {package} {_version(package)} does not work in {sys.prefix} "
-            f"({reason}); to replace it: {shlex.join(_installer())} --upgrade {package}"
+    for name, package in PACKAGES.items():  # SciPy, for instance, may be too old for NumPy
+        module = {"scipy": "scipy.linalg", "PIL": "PIL.Image"}.get(name, name)
+        trial = subprocess.run(
+            [sys.executable, "-c", f"import {module}"], capture_output=True, text=True
         )
+        if trial.returncode:
+            reason = (trial.stderr.strip().splitlines() or ["it crashes"])[-1]
+            sys.exit(
+                f"run.sh: {package} {_version(package)} does not work in {sys.prefix} "
+                f"({reason}); to replace it: {shlex.join(_installer())} --upgrade {package}"
+            )
 
 
 if __name__ == "__main__":

@@ -88,12 +88,10 @@ class Counter:
 
 
 def compile_file(job: list[str]) -> bool:
-    """Run one command with our options, and hide these from the record that Jittor compares.
+    """As Jittor's ``do_compile``, with our options, which are hidden from the record of the file.
 
-    job   [command, path of the cache, path of Jittor]
-
-    Jittor compiles a file again if the command in its record differs. Returns whether the file had
-    to be compiled.
+    ``job`` is [command, path of the cache, path of Jittor]. Jittor compiles a file again if the
+    command in its record differs. Returns whether the file had to be compiled.
     """
     command, *paths = job
     match = _COMMAND.fullmatch(command.strip())
@@ -186,11 +184,6 @@ def accelerate_operators(jittor) -> None:
         )
 
 
-def start_threads(jittor) -> None:
-    """Start Jittor's compiling threads, which keep the processors that this one may use now."""
-    jittor.code((1,), "float32", [], cpu_src="out0_p[0] = 0;").sync()
-
-
 def precompile(header: Path, compiler: str, flags: str) -> None:
     """Write ``header`` and its precompiled form, unless they are there, up to date and whole."""
     compiled, size = header.with_name(header.name + ".gch"), header.with_name(header.name + ".size")
@@ -202,14 +195,11 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
         if header.read_text() == content and size.read_text() == str(compiled.stat().st_size):
             return
     header.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=header.parent))
-    try:
-        (folder / header.name).write_text(content)
-        command += ["-x", "c++-header", str(folder / header.name)]
-        command += ["-o", str(folder / compiled.name)]
+    with tempfile.TemporaryDirectory(dir=header.parent) as folder:
+        source, output = Path(folder, header.name), Path(folder, compiled.name)
+        source.write_text(content)
+        command += ["-x", "c++-header", str(source), "-o", str(output)]
         if subprocess.run(command, **_SILENT).returncode == 0:
-            os.replace(folder / header.name, header)
-            os.replace(folder / compiled.name, compiled)
+            os.replace(source, header)
+            os.replace(output, compiled)
             size.write_text(str(compiled.stat().st_size))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

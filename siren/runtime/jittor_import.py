@@ -20,14 +20,8 @@ from pathlib import Path
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
-from siren.runtime.messages import (
-    Compilation,
-    Problem,
-    describe_error,
-    failure,
-    why_it_failed,
-)
-from siren.runtime.patches import jittor_folder, without_checks
+from siren.runtime.messages import Compilation, Problem, describe_error, failure, why_it_failed
+from siren.runtime.patches import jittor_folder, replaced, without_checks
 from siren.runtime.processes import rank, run_interruptibly, under_mpirun
 from siren.signals import deferred, in_main_thread
 
@@ -56,8 +50,11 @@ def import_jittor(device: str, verbose: bool = False) -> None:
         if not stamp.exists():
             _compile_in_child(stamp, device, verbose)
     with deferred(), _as_problem(), _without_workers(jittor_utils):
-        with _without_handlers():
-            _load_utilities(jittor_utils)
+        with _without_handlers():  # loads what installs them, so that they are active only briefly
+            jittor_utils.is_in_ipynb = False  # in a notebook it would print "Load log_sync: 1"
+            flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_DEEPBIND", 0)  # as Jittor does
+            with jittor_utils.import_scope(flags):
+                jittor_utils.try_import_jit_utils_core()
         # Under mpirun and for a GPU, Jittor compiles more than what the stamp is about.
         more = under_mpirun() or setting("nvcc_path")
         checked = more or jittor_utils.cc is None
@@ -78,25 +75,14 @@ def load_jittor() -> None:
         resolved = real(path, **options)
         return resolved if is_shell_safe(os.fspath(resolved)) else os.path.abspath(path)
 
-    os.path.realpath = realpath
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of a Python newer than Jittor
+    with replaced(os.path, "realpath", realpath), warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of a Python newer than Jittor
+        try:
             import jittor  # noqa: F401
-    except BaseException:
-        if "jittor_core" in sys.modules:  # whose threads would abort the process at its end
-            sys.modules["jittor_core"].cleanup()
-        raise
-    finally:
-        os.path.realpath = real
-
-
-def _load_utilities(jittor_utils) -> None:
-    """Load the library that installs Jittor's handlers, so that they are active only briefly."""
-    jittor_utils.is_in_ipynb = False  # in a notebook it would print "Load log_sync: 1"
-    flags = os.RTLD_NOW | os.RTLD_GLOBAL | getattr(os, "RTLD_DEEPBIND", 0)  # as Jittor does
-    with jittor_utils.import_scope(flags):
-        jittor_utils.try_import_jit_utils_core()
+        except BaseException:
+            if "jittor_core" in sys.modules:  # whose threads would abort the process at its end
+                sys.modules["jittor_core"].cleanup()
+            raise
 
 
 # ---- signals ----------------------------------------------------------------------------------
@@ -187,9 +173,8 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
         raise failure(f"Jittor cannot be compiled: {reason}")
 
 
-@contextlib.contextmanager
 def _without_workers(jittor_utils):
-    """Within its context Jittor uses no worker processes to check what is compiled.
+    """A context in which Jittor uses no worker processes to check what is compiled.
 
     When everything is compiled they only cost time. Ctrl-C in a terminal reaches them too, and a
     worker that dies keeps a lock for which the exit then waits forever.
@@ -199,17 +184,11 @@ def _without_workers(jittor_utils):
         for command in commands:
             jittor_utils.do_compile([command, cache_path, jittor_path])
 
-    with_workers = jittor_utils.run_cmds
-    jittor_utils.run_cmds = run_cmds
-    try:
-        yield
-    finally:
-        jittor_utils.run_cmds = with_workers
+    return replaced(jittor_utils, "run_cmds", run_cmds)
 
 
 @contextlib.contextmanager
 def _as_problem():
-    """Turn any error of importing Jittor into a Problem."""
     try:
         yield
     except Problem:
@@ -248,32 +227,24 @@ def remove_damaged(cache_path: str) -> None:
     """Remove compiled files that end too early, as after a full disk or a power failure.
 
     Jittor uses whatever has a record (``.key``, and ``.md5`` for one file). A library that ends too
-    early crashes it or makes it hang, an object file cannot be linked, and a record that ends too
-    early makes it rebuild a library that it has loaded. Without its record a file is compiled
-    again: an operator when it is needed, all else by a child process, as at the first start.
+    early crashes it or makes it hang, and an object file cannot be linked. Without its record a
+    file is compiled again: an operator when it is needed, all else by a child process, as at the
+    first start.
 
     While a process is compiling, its files grow, and nothing is removed.
     """
     with contextlib.suppress(OSError), locked() as alone:
-        if not alone:
-            return
-        for compiled, record in _recorded(cache_path):
-            with contextlib.suppress(OSError):
-                if not (_is_complete(compiled) and _is_complete_record(record)):
-                    os.unlink(record)
-                    os.unlink(compiled)
-                    if "jit" not in Path(compiled).relative_to(cache_path).parts:  # an operator
-                        _remove_stamps(Path(cache_path))
-
-
-def _recorded(cache_path: str):
-    """Compiled files, each with its record."""
-    for folder, _, names in os.walk(cache_path):  # at every start: Path.rglob takes twice as long
-        present = set(names)
-        for name in names:
-            record = "data.md5" if name == "data.o" else f"{name}.key"
-            if name.endswith((".so", ".o")) and record in present:
-                yield os.path.join(folder, name), os.path.join(folder, record)
+        # At every start: Path.rglob takes twice as long.
+        for folder, _, names in os.walk(cache_path) if alone else ():
+            for name in (name for name in names if name.endswith((".so", ".o"))):
+                compiled = os.path.join(folder, name)
+                record = os.path.join(folder, "data.md5" if name == "data.o" else f"{name}.key")
+                with contextlib.suppress(OSError):
+                    if os.path.exists(record) and not _is_complete(compiled):
+                        os.unlink(record)
+                        os.unlink(compiled)
+                        if "jit" not in Path(folder).relative_to(cache_path).parts:  # an operator
+                            _remove_stamps(Path(cache_path))
 
 
 def _is_complete(compiled: str) -> bool:
@@ -284,9 +255,3 @@ def _is_complete(compiled: str) -> bool:
         return False
     start, size, count = struct.unpack_from("<Q10xHH", header, 40)
     return os.path.getsize(compiled) >= start + size * count
-
-
-def _is_complete_record(record: str) -> bool:
-    """Whether a record is whole: lines, which are a command and the hashes of files, or one MD5."""
-    content = Path(record).read_bytes()
-    return content.endswith(b"\n") if record.endswith(".key") else len(content) == 32

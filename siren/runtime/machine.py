@@ -5,7 +5,6 @@ Jittor needs an interpreter, packages, a C++ compiler, and a NumPy whose arrays 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib.machinery
@@ -20,27 +19,15 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from siren.runtime import environment
 from siren.runtime.cuda import find_cuda
-from siren.runtime.environment import (
-    create_folder,
-    digest,
-    home,
-    identity,
-    is_shell_safe,
-    private_folder,
-    shell_safe,
-    try_once,
-    user_environment,
-    write_file,
-)
 from siren.runtime.install import JITTOR, PACKAGES, missing_package
 from siren.runtime.messages import Problem, describe_error, failure
 from siren.runtime.processes import check_processes
 
 COMPILER = "g++"
-# Jittor compiles something for a single number of each of these types, and so not for the others.
-COMPUTED = ("int32", "int64", "float32", "float64")
-DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "uint32", "float16", *COMPUTED)
+DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64")
+DTYPES += ("float16", "float32", "float64")
 _TRIED = '"numpy<2.6"'  # what this program has been tried with
 
 
@@ -51,7 +38,7 @@ def check_machine() -> None:
     _check_packages()
     _check_compiler()
     _check_cache()
-    private_folder()
+    environment.private_folder()
 
 
 def _check_python() -> None:
@@ -75,7 +62,7 @@ def _check_packages() -> None:
 
 
 def _check_compiler() -> None:
-    user = user_environment()
+    user = environment.user_environment()
     compiler = user.get("cc_path") or COMPILER
     if not shutil.which(compiler):
         raise failure(
@@ -93,18 +80,17 @@ def _check_compiler() -> None:
 
 
 def _check_cache() -> None:
-    """Raise Problem if Jittor cannot write its cache."""
-    user = user_environment()
+    user = environment.user_environment()
     name = "JITTOR_HOME" if "JITTOR_HOME" in user else "HOME"
-    folder = user.get("JITTOR_HOME", home())
-    if name == "JITTOR_HOME" and not is_shell_safe(folder):
+    folder = user.get("JITTOR_HOME", environment.home())
+    if name == "JITTOR_HOME" and not environment.is_shell_safe(folder):
         raise Problem(
             f"The variable {name} is {folder!r}, but Jittor cannot work in a folder of such a "
             "name; choose one of letters, digits, dots, hyphens and underscores."
         )
     cache = os.path.join(folder, ".cache", "jittor")
     try:
-        create_folder(cache)
+        environment.create_folder(cache)
         with tempfile.TemporaryFile(dir=cache) as file:
             file.write(b"0")
     except OSError as error:
@@ -125,7 +111,8 @@ def toolchain_settings() -> dict[str, str]:
     ``python3.X-config`` beside the interpreter and in /usr. In a virtual environment of a pyenv or
     conda Python it finds none, or that of another Python.
     """
-    includes = " ".join(f'-I"{shell_safe(folder)}"' for folder in _python_include_folders())
+    folders = map(environment.shell_safe, _python_include_folders())
+    includes = " ".join(f'-I"{folder}"' for folder in folders)
     suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
     script = (
         "#!/bin/sh\n"
@@ -136,10 +123,10 @@ def toolchain_settings() -> dict[str, str]:
         "*) exit 1 ;;\n"
         "esac\n"
     )
-    path = private_folder() / f"python-config-{digest(script)}"
-    write_file(path, script, mode=0o700)
+    path = environment.private_folder() / f"python-config-{environment.digest(script)}"
+    environment.write_file(path, script, mode=0o700)
     compiler = shutil.which(COMPILER) or ""
-    safe = shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
+    safe = environment.shell_safe(compiler, os.path.dirname(compiler)) if compiler else ""
     return {"python_config_path": str(path), **({"cc_path": safe} if safe != compiler else {})}
 
 
@@ -152,8 +139,8 @@ def check_arrays() -> None:
     import jittor as jt
     import numpy as np
 
-    core = sys.modules["jittor_core"].__file__
-    problem = try_once("arrays", [np.__version__, identity(core)], find_array_problem)
+    facts = [np.__version__, environment.identity(sys.modules["jittor_core"].__file__)]
+    problem = environment.try_once("arrays", facts, find_array_problem)
     if problem:
         raise failure(
             f"Jittor {jt.__version__} misreads the arrays of NumPy {np.__version__} ({problem}); "
@@ -170,23 +157,13 @@ def find_array_problem() -> str:
     import numpy as np
 
     for dtype in DTYPES:
-        block = (np.arange(2 * 3 * 4) % (2 if dtype == "bool" else 100)).astype(dtype)
-        block = block.reshape(2, 3, 4)
-        large = np.resize(block, 2**18)
-        single = np.array(3, dtype)
-        arrays = [block, block.T, block[:, ::2], block[0, 1, 2:], block[:0], large]
-        if dtype in COMPUTED:
-            arrays += [block[1, 0, :1], single, single[()]]
-        for array in arrays:
-            var = jt.array(array)
-            expected = array.reshape(array.shape or 1)  # Jittor has no arrays without axes
-            for back in (var.numpy(), np.array(var.data)):
-                if back.shape != expected.shape or not np.array_equal(back, expected):
-                    return f"{dtype} of shape {array.shape} comes back as {back.ravel()[:3]}"
+        block = (np.arange(24) % (2 if dtype == "bool" else 100)).astype(dtype).reshape(2, 3, 4)
+        for array in (block, block.T, block[:, ::2], block[:0], np.resize(block, 2**18)):
+            back = jt.array(array).numpy()
+            if not np.array_equal(back, array):
+                return f"{dtype} of shape {array.shape} comes back as {back.ravel()[:3]}"
     index = jt.arange(5)[np.int64(3)].item()
-    if index != 3:
-        return f"the element of index 3 is that of index {index}"
-    return ""
+    return "" if index == 3 else f"the element of index 3 is that of index {index}"
 
 
 def describe() -> dict[str, str | int]:
@@ -219,8 +196,6 @@ def allow_amx() -> bool:
 
     Linux lets a process use it only when it has asked (``ARCH_REQ_XCOMP_PERM`` of arch_prctl).
     """
-    if platform.machine() != "x86_64" or not sys.platform.startswith("linux"):
-        return False
     if not {"amx_tile", "amx_bf16", "avx512bw"} <= set(cpu_fact("flags").split()):
         return False
     arch_prctl, request_permission, tile_data = 158, 0x1023, 18
@@ -229,9 +204,6 @@ def allow_amx() -> bool:
 
 def cpu_fact(name: str) -> str:
     """A line of /proc/cpuinfo, as "model name" or "flags", of the first processor; "" if none."""
-    with contextlib.suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf8", errors="replace")
-        match = re.search(rf"^{name}\s*:\s*(.+)$", text, re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return ""
+    cpus = environment.read_text("/proc/cpuinfo")
+    match = re.search(rf"^{name}\s*:\s*(.+)$", cpus, re.MULTILINE)
+    return match[1].strip() if match else ""

@@ -83,13 +83,11 @@ class Compilation:
         self.last = time.monotonic()
 
     def __enter__(self) -> Compilation:
-        """Announce the compilation, unless it is over soon."""
         if self.shown:
             self.announce.start()
         return self
 
     def __exit__(self, *_) -> None:
-        """Remove the bar."""
         self.announce.cancel()
         if self.bar is not None:
             self.bar.close()
@@ -107,10 +105,10 @@ class Compilation:
             notify(f"{done} of {count} {self.files} compiled")
 
     def _show_bar(self, done: int, count: int) -> None:
-        if self.bar is None or self.bar.total != count:
-            if self.bar is not None:
-                self.bar.close()
+        if self.bar is None:
             form = "{desc} {bar} {n_fmt}/{total_fmt}, {remaining} left"
             self.bar = progress_bar(total=count, desc=self.files, bar_format=form, leave=False)
+        elif self.bar.total != count:
+            self.bar.reset(count)
         self.bar.n = done
         self.bar.refresh()

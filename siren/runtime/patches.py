@@ -3,8 +3,8 @@
 Copies of some of its C++ files are corrected, for NumPy 2, g++ 16, CUDA 13 and quiet logs. They lie
 in a private folder, which stands before Jittor's own folders on the include path of everything that
 it compiles; a source file is compiled in place of Jittor's. The copies are made from the installed
-files: one in which a text to be replaced does not occur exactly once, as in a later Jittor that
-needs no correction, is left out.
+files: one in which a text to be replaced does not occur, as in a later Jittor that needs no
+correction, is left out.
 
 Some of its Python modules are changed when they are imported:
 
@@ -43,8 +43,6 @@ _NUMPY_HEADER = [
     ("size *= arr->descr->elsize;", "size *= item_size(arr->descr);"),
     ("void numpy_init();", f"void numpy_init();\n\n{_AFTER_INIT.rstrip()}"),
 ]
-_TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
-_STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
 # The compiler of operators writes its progress to the standard error stream, log or no log. A
 # parent process that reads it says so by a variable (processes.py).
 _PARALLEL_COMPILER = [
@@ -58,37 +56,31 @@ bool change_line = false;
     ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
 ]
 _FIRST_FUNCTION = "inline int gpuDeviceInit("
-_HELPER_HEADER = [(_FIRST_FUNCTION, f"{_BEFORE_DEVICE_INIT}\n{_FIRST_FUNCTION}")]
+_HELPER_HEADER = [  # CUDA 13 has removed properties of a device
+    ("cudaDeviceProp deviceProp;", "SirenDeviceProp deviceProp;"),
+    ("cudaGetDeviceProperties(&", "sirenDeviceProperties(&"),
+    (_FIRST_FUNCTION, f"{_BEFORE_DEVICE_INIT}\n{_FIRST_FUNCTION}"),
+]
+CUDA_FOLDER = "extern/cuda/inc"
+_SOURCE = "parallel_compiler.cc"
+_FILES = [  # (folder of Jittor, name in it, replacements)
+    ("src", "pyjt/numpy.h", _NUMPY_HEADER),
+    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
+    ("src", "types.h", [("#include <vector>", "#include <cstdint>\n#include <vector>")]),
+    # and for members in the code of templates that are not used.
+    ("src", "misc/stack_vector.h", [("self->at(index)", "self->a[index]")]),
+    ("src", _SOURCE, _PARALLEL_COMPILER),
+    (CUDA_FOLDER, "helper_cuda.h", _HELPER_HEADER),
+]
 
 
-def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
+def corrected(text: str, replacements: list[tuple[str, str]]) -> str:
     """``text`` after all ``replacements`` (before, after); unchanged if one does not fit."""
-    if any(text.count(before) != 1 for before, _ in replacements):
+    if any(before not in text for before, _ in replacements):
         return text
     for before, after in replacements:
         text = text.replace(before, after)
     return text
-
-
-def corrected_helper_header(text: str) -> str:
-    """Jittor's ``helper_cuda.h`` with the properties of a device that CUDA 13 has removed."""
-    corrected = text.replace("cudaDeviceProp deviceProp;", "SirenDeviceProp deviceProp;")
-    corrected = corrected.replace("cudaGetDeviceProperties(&", "sirenDeviceProperties(&")
-    needed = corrected != text and text.count(_FIRST_FUNCTION) == 1
-    return replaced_once(corrected, _HELPER_HEADER) if needed else text
-
-
-CUDA_FOLDER = "extern/cuda/inc"
-_SOURCE = "parallel_compiler.cc"
-_FILES = [  # (folder of Jittor, name in it, correction)
-    ("src", "pyjt/numpy.h", partial(replaced_once, replacements=_NUMPY_HEADER)),
-    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
-    ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
-    # and for members in the code of templates that are not used.
-    ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
-    ("src", _SOURCE, partial(replaced_once, replacements=_PARALLEL_COMPILER)),
-    (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
-]
 
 
 def jittor_folder() -> Path:
@@ -102,10 +94,10 @@ def jittor_folder() -> Path:
 def write_headers() -> Path:
     """Write the corrected files; returns their folder, whose name is a digest of them."""
     copies = {}
-    for folder, name, correct in _FILES:
+    for folder, name, replacements in _FILES:
         with contextlib.suppress(FileNotFoundError):
             original = (jittor_folder() / folder / name).read_text(encoding="utf8")
-            copy = correct(original)
+            copy = corrected(original, replacements)
             if copy != original:
                 copies[name] = copy
     target = private_folder() / f"include-{digest(''.join(copies.values()))}"
@@ -121,11 +113,9 @@ def with_corrected_source(command: str) -> str:
 
     The copy includes Jittor's headers, which lie on the include path, as the original does.
     """
-    pattern = rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"'
-    if not re.search(pattern, command):
-        return command
-    copy = write_headers() / _SOURCE
-    return re.sub(pattern, lambda _: f'"{copy}"', command) if copy.exists() else command
+    original = re.search(rf'"[^"]*/jittor/src/{re.escape(_SOURCE)}"', command)
+    copy = original and write_headers() / _SOURCE
+    return command.replace(original[0], f'"{copy}"') if copy and copy.exists() else command
 
 
 # ---- Python ----
@@ -134,12 +124,20 @@ _PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler", "jittor")
 
 
 def compile_corrected(job: list[str]) -> bool:
-    """Compile one file as Jittor does, or the corrected copy of it.
-
-    job   [command, path of the cache, path of Jittor]
-    """
+    """As Jittor's ``do_compile``, of the corrected copy of a file if there is one."""
     command, *paths = job
     return sys.modules["jittor_utils"].do_compile_itself([with_corrected_source(command), *paths])
+
+
+@contextlib.contextmanager
+def replaced(owner, name: str, value):
+    """Within its context, the attribute ``name`` of ``owner`` is ``value``."""
+    original = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, original)
 
 
 @contextlib.contextmanager
@@ -151,13 +149,8 @@ def without_checks(jittor_utils):
     def compile_if_missing(command: str, *paths: str) -> bool:
         return is_missing(command) and check(command, *paths)
 
-    library.cache_compile = compile_if_missing
-    _Finder.checks = False
-    try:
+    with replaced(library, "cache_compile", compile_if_missing), replaced(_Finder, "checks", False):
         yield
-    finally:
-        library.cache_compile = check
-        _Finder.checks = True
 
 
 def _bindings_if_missing(generate, cache_path: str, jittor_path: str) -> list[str]:
@@ -166,12 +159,9 @@ def _bindings_if_missing(generate, cache_path: str, jittor_path: str) -> list[st
 
 
 class _Finder:
-    """Finds those modules as Python does, and patches them when they are executed.
+    """Finds those modules as Python does, and patches them when they are executed."""
 
-    checks  whether Jittor compares what it has compiled with its sources (``without_checks``)
-    """
-
-    checks = True
+    checks = True  # whether Jittor compares what it has compiled with its sources
 
     @staticmethod
     def find_spec(name, path=None, target=None):

@@ -21,35 +21,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from siren.runtime import environment
 from siren.runtime.cuda import Cuda, find_cuda, toolkit_folders
-from siren.runtime.environment import (
-    create_folder,
-    digest,
-    private_folder,
-    user_environment,
-    write_link,
-)
-from siren.runtime.messages import Problem, failure, notify
+from siren.runtime.messages import Problem, failure
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
-# What others that start several processes set in each, and the greatest value in a process that is
-# alone. In a job of Slurm, the shell of salloc and the script of sbatch have SLURM_NTASKS, but not
-# SLURM_STEP_NUM_TASKS, and their SLURM_PROCID is 0 or not set.
-_OF_OTHERS = [
-    ("srun", "SLURM_STEP_NUM_TASKS", 1),
-    ("srun", "SLURM_PROCID", 0),
-    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_SIZE", 1),
-    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_RANK", 0),
-    ("the mpirun of MPICH or Intel MPI", "PMI_SIZE", 1),
-    ("the mpirun of MPICH or Intel MPI", "PMI_RANK", 0),
-    ("a program that uses PMIx", "PMIX_RANK", 0),
-]
+# By what others that start several processes tell each of them how many there are. (In a job of
+# Slurm, the shell of salloc and the script of sbatch have SLURM_NTASKS, but not this one of srun.)
+_OF_OTHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "MV2_COMM_WORLD_SIZE": "the mpirun of MVAPICH",
+    "PMI_SIZE": "the mpirun of MPICH or Intel MPI",
+}
 
 
 def under_mpirun() -> bool:
     """Whether mpirun has started this process."""
-    return f"{_PREFIX}SIZE" in user_environment()
+    return f"{_PREFIX}SIZE" in environment.user_environment()
 
 
 def world_size() -> int:
@@ -74,7 +63,7 @@ def local_rank() -> int:
 
 def _number(name: str, alone: int, low: int, high: int) -> int:
     """The value of a variable of Open MPI; ``alone`` if it is not set."""
-    text = user_environment().get(_PREFIX + name, str(alone))
+    text = environment.user_environment().get(_PREFIX + name, str(alone))
     number = int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
     if low <= number <= high:
         return number
@@ -84,12 +73,6 @@ def _number(name: str, alone: int, low: int, high: int) -> int:
     )
 
 
-def notify_once(sentence: str) -> None:
-    """Print a line on stderr, in one process for all. Raises Problem."""
-    if rank() == 0:
-        notify(sentence)
-
-
 def check_launcher() -> None:
     """Raise Problem if this is one of several processes that Open MPI has not started.
 
@@ -97,21 +80,21 @@ def check_launcher() -> None:
     """
     if under_mpirun():
         return
-    user = user_environment()
-    signs = [
-        (who, name)
-        for who, name, alone in _OF_OTHERS
-        if re.fullmatch(r"[0-9]{1,6}", user.get(name, "")) and int(user[name]) > alone
-    ]
+    user = environment.user_environment()
     if "SLURM_PTY_PORT" in user and user.get("SLURM_PROCID") == "0":
         # The first process of srun --pty: a shell, most likely, and the others have no terminal.
-        signs = [(who, name) for who, name in signs if who != "srun"]
-    if signs:
-        values = " and ".join(f"{name} is {user[name]}" for _, name in signs)
+        user.pop("SLURM_STEP_NUM_TASKS", None)
+    names = [
+        name
+        for name in _OF_OTHERS
+        if re.fullmatch(r"[0-9]{1,6}", user.get(name, "")) and int(user[name]) > 1
+    ]
+    if names:
+        values = " and ".join(f"{name} is {user[name]}" for name in names)
         raise Problem(
-            f"This is one of several processes of {signs[0][0]} ({values}), and only those that "
-            "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
-            f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
+            f"This is one of several processes of {_OF_OTHERS[names[0]]} ({values}), and only "
+            "those that Open MPI's mpirun has started can train together; use that one (mpirun "
+            f"-np 2 python main.py ...), or unset {' and '.join(names)} to train alone."
         )
 
 
@@ -121,7 +104,7 @@ def check_processes() -> None:
     if not under_mpirun():
         return
     rank(), local_rank()  # raise Problem if their variables are invalid
-    user = user_environment()
+    user = environment.user_environment()
     if user.get("use_mpi", "1") != "1" or (world_size() > 1 and f"{_PREFIX}RANK" not in user):
         raise Problem(
             f"mpirun sets {_PREFIX}SIZE, which is {world_size()}, but {_PREFIX}RANK is not set or "
@@ -186,12 +169,12 @@ def leave_mpirun(device: str) -> list[dict[str, str]]:
     its own GPU. If there is none, the first child alone still looks for one, and says why.
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
-    user = user_environment()
-    others = {name for _, name, _ in _OF_OTHERS}  # mpirun may have used srun on other machines
+    user = environment.user_environment()
     alone = {
         name: value
         for name, value in user.items()
-        if not name.startswith(_PREFIX) and name not in others
+        if not name.startswith(_PREFIX)
+        and name not in _OF_OTHERS  # mpirun may have used srun on other machines
     }
     children: list[dict[str, str]] = [{} for _ in range(world_size())]
     if cuda.gpus > 1 and "device_id" not in user:
@@ -227,9 +210,9 @@ def find_nccl(nvcc: str) -> tuple[str, str] | None:
         if os.path.isfile(folder / "libnccl.so"):
             return str(include), str(folder)
         if os.path.isfile(folder / "libnccl.so.2"):  # Jittor needs it under the name libnccl.so
-            link_folder = private_folder() / f"nccl-{digest(str(folder))}"
-            create_folder(link_folder)
-            write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
+            link_folder = environment.private_folder() / f"nccl-{environment.digest(str(folder))}"
+            environment.create_folder(link_folder)
+            environment.write_link(link_folder / "libnccl.so", str(folder / "libnccl.so.2"))
             return str(include), str(link_folder)
     return None
 
@@ -243,10 +226,9 @@ import sys
 sys.path[:] = {path!r}
 import ctypes, os, runpy, signal
 os.environ["siren_progress"] = "1"  # this process's output is read (patches.py)
-if sys.platform == "linux":
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
-    if os.getppid() != {parent}:
-        sys.exit(1)
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
+if os.getppid() != {parent}:
+    sys.exit(1)
 kind = sys.argv[1] if sys.argv[1] in ("-c", "-m") else ""
 program, *sys.argv[1:] = sys.argv[2 if kind else 1 :]
 if kind == "-m":
