@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.files import Lock, write_bytes
+from siren.files import write_bytes
 from siren.images import encode_png, to_uint8
+from siren.output import PREVIEW, PREVIEW_MARK
 
 MAX_FRAMES = 60
 MAX_SIDE = 256  # pixels
@@ -22,23 +23,18 @@ LAST_FRAME_TIME = 2000  # milliseconds
 class Preview:
     """Refreshes preview.png in ``folder`` and keeps frames for training.gif.
 
-    every  epochs between two pictures
-    lock   the run's lock on the folder, which records that this program wrote preview.png; None
-           where nothing more is drawn
+    ``every`` is the number of epochs between two pictures.
     """
 
     folder: Path
     every: int
-    lock: Lock | None
     frames: list[Image.Image] = field(default_factory=list)
     stride: int = 1
     count: int = 0
 
     def update(self, picture: np.ndarray) -> None:
         """Write preview.png of ``picture`` (height, width, channels) in [-1, 1]. Raises OSError."""
-        content = encode_png(picture)
-        self.lock.record("preview.png", content)
-        write_bytes(self.folder / "preview.png", content)
+        write_bytes(self.folder / PREVIEW, encode_png(picture) + PREVIEW_MARK)
         if self.count % self.stride == 0:
             self.frames.append(_frame(picture))
         if len(self.frames) > MAX_FRAMES:  # drop every second one

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from siren import runtime
-from siren.files import Change, Lock
+from siren.files import Change
 from siren.images import encode_png
 from siren.metrics import psnr, ssim
 from siren.npz import NETWORK, encode_network
-from siren.output import remove_leftovers
+from siren.output import PREVIEW, remove_leftovers
 from siren.output.history import draw_history
 from siren.output.panel import draw_result
 from siren.output.preview import Preview
@@ -117,19 +117,18 @@ class Results:
             output=partial(np.asarray, self.output()),
             baselines=partial(list, self.baselines()),
             pictures=partial(list, self.pictures()),
-            preview=self.preview and dataclasses.replace(self.preview, lock=None),
         )
 
-    def write_unscored(self, change: Change, lock: Lock) -> None:
+    def write_unscored(self, change: Change) -> None:
         """Write into ``change`` what there is before the result is scored and drawn.
 
         If scoring ends the process, this is what there is: a run that counts as interrupted. Raises
         OSError if a file cannot be written.
         """
         self._write_network(change)
-        self._write_metrics(change, lock, Saved(), "interrupted")
+        self._write_metrics(change, Saved(), "interrupted")
 
-    def write(self, change: Change, lock: Lock) -> Saved:
+    def write(self, change: Change) -> Saved:
         """Score the network's picture and write all files into ``change``.
 
         The network comes first; a picture that cannot be made is left out. Raises OSError if a file
@@ -137,14 +136,14 @@ class Results:
         """
         self._write_network(change)
         saved = self._write_pictures(change)
-        self._write_metrics(change, lock, saved, self.ended)
+        self._write_metrics(change, saved, self.ended)
         return saved
 
     def _write_network(self, change: Change) -> None:
         change.write(NETWORK, self.network)
         change.write(HISTORY, encode_history(self.history))
 
-    def _write_metrics(self, change: Change, lock: Lock, saved: Saved, ended: str) -> None:
+    def _write_metrics(self, change: Change, saved: Saved, ended: str) -> None:
         """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
         history, best = self.history, self.best
         height, width = self.reference.shape[:2]
@@ -171,7 +170,7 @@ class Results:
             "files": dict(change.digests),
         }
         change.write(METRICS, encode_json(metrics))
-        remove_leftovers(change, lock)
+        remove_leftovers(change)
 
     def _write_pictures(self, change: Change) -> Saved:
         """Score, make the baselines, and draw."""
@@ -188,7 +187,7 @@ class Results:
                 del baselines  # before the derivatives, which take memory too
                 if self.preview is not None:
                     files.make("training.gif", self.preview.animation, output)
-                    files.make("preview.png", encode_png, output)
+                    files.make(PREVIEW, encode_png, output)
             pictures = saved.attempt(self.pictures) or []
             for name, make in zip(self.names, pictures):
                 files.make(name, lambda make=make: encode_png(make(), self.bits))

@@ -4,21 +4,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from siren.files import locked
-from siren.output import preview
+from siren.output import PREVIEW_MARK, preview
 from siren.output.preview import Preview
 
 
 @pytest.fixture
 def ours(tmp_path):
-    with locked(tmp_path) as lock:
-        yield Preview(tmp_path, every=1, lock=lock)
+    return Preview(tmp_path, every=1)
 
 
 def test_preview_is_the_latest_picture_and_the_animation_all(ours, tmp_path):
     for level in (-1, 0, 1):
         ours.update(np.full((20, 30, 1), level, np.float32))
         assert np.asarray(Image.open(tmp_path / "preview.png"))[0, 0] == round((level + 1) * 127.5)
+        assert (tmp_path / "preview.png").read_bytes().endswith(PREVIEW_MARK)
     content = ours.animation(np.full((20, 30, 1), 0.5, np.float32))
     with Image.open(io.BytesIO(content)) as animation:
         assert animation.size == (30, 20)
