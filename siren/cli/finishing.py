@@ -54,7 +54,7 @@ class Saving:
             with signals.deferred():
                 change.commit()
                 self.committed = True
-                if self.results.ended != "interrupted":
+                if self.results.metrics["ended"] != "interrupted":
                     self.checkpoint.remove()
         return saved
 

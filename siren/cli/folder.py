@@ -10,13 +10,14 @@ from pathlib import Path
 from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
 from siren.output import (
+    RENDERING,
     read_record,
     remove_early_preview,
     rendering_files,
     replaced_input,
     training_files,
 )
-from siren.output.report import check_summary
+from siren.output.report import METRICS, check_summary
 from siren.runtime.messages import failure
 from siren.tasks import TASKS
 
@@ -40,7 +41,7 @@ def check_folder(options: argparse.Namespace, inputs: Iterable[Path]) -> None:
     folder = options.output_dir
     record = read_record(folder)
     render = options.task not in TASKS
-    if record.kind == ("training" if render else "rendering"):
+    if record.report == (METRICS if render else RENDERING):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {folder} holds {what}; name another folder")
     names = (

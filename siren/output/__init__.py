@@ -24,7 +24,7 @@ PREVIEW_MARK = b"siren-jittor preview"  # behind the end of the PNG, where no re
 _TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", METRICS}
 _TRAINING |= {"history.csv", "history.png"}
 _PREVIEWS = {PREVIEW, "training.gif"}
-_NAMES = _TRAINING.union(_PREVIEWS, *(task.files for task in TASKS.values()))
+_NAMES = _TRAINING.union(_PREVIEWS, *(task.files for task in TASKS.values())) - {METRICS}
 
 
 def training_files(task: str, previewed: bool) -> set[str]:
@@ -42,20 +42,18 @@ def rendering_files(derivatives: bool) -> set[str]:
 class Record:
     """What earlier runs wrote into ``folder``.
 
-    kind     "training", "rendering", or "" without either
+    report   the file that has the digests, ``METRICS`` of a training or ``RENDERING``; "" for none
     digests  recorded digests by file name
     """
 
     folder: Path
-    kind: str
+    report: str
     digests: dict[str, str]
 
     def owns(self, name: str) -> bool:
         """Whether this program wrote the file called ``name``, and nobody has changed it since."""
-        if name == STATE:
-            return True  # whose ever it is, it is renamed and not replaced
-        if name in (METRICS, RENDERING):
-            return (name == METRICS) == (self.kind == "training") and self.kind != ""
+        if name in (STATE, self.report):
+            return True  # a state, whose ever it is, is renamed and not replaced
         return name in self.digests and file_digest(self.folder / name) == self.digests[name]
 
     def check(self, names: Iterable[str]) -> None:
@@ -70,20 +68,17 @@ class Record:
 
 def read_record(folder: Path) -> Record:
     """The record of ``folder``, with the preview of a killed run."""
-    report, kind = read_metrics(folder), "training"
-    if report is None:
-        report, kind = read_json(folder / RENDERING) or {}, "rendering"
-        if not isinstance(report.get("files"), dict):
-            report, kind = {}, ""
-    files = report.get("files")
-    digests = {
-        name: digest
-        for name, digest in (files.items() if isinstance(files, dict) else ())
-        if isinstance(digest, str) and name in _NAMES
-    }
+    content, report = read_metrics(folder), METRICS
+    if content is None:
+        content, report = read_json(folder / RENDERING) or {}, RENDERING
+    files, digests = content.get("files"), {}
+    if isinstance(files, dict):
+        digests = {n: d for n, d in files.items() if n in _NAMES and isinstance(d, str)}
+    elif report == RENDERING:
+        report = ""
     if _is_early(folder / PREVIEW):
         digests[PREVIEW] = file_digest(folder / PREVIEW)
-    return Record(folder, kind, digests)
+    return Record(folder, report, digests)
 
 
 def remove_leftovers(change: Change) -> None:

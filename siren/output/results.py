@@ -72,11 +72,9 @@ class Saved:
 class Results:
     """What the files of a training are made of.
 
-    facts     "options" and "inputs" of metrics.json
-    runtime   as ``runtime.describe`` has it
+    metrics   metrics.json, but for scores, notes and files
     bits      8 or 16, the depth of pictures
     network   the content of network.npz
-    points    the number of training points
     output    function: the network's picture, restored
     pictures  function: what makes the task's own pictures, whose names are ``names``
     preview   a ``siren.output.preview.Preview`` or None
@@ -84,17 +82,12 @@ class Results:
     The others are those of a ``training.progress.Training`` and of a ``tasks.task.Task``.
     """
 
-    facts: dict
-    runtime: dict
+    metrics: dict
     bits: int
     network: bytes
-    ended: str
-    best: Epoch
     history: list[Epoch]
-    points: int
     reference: np.ndarray
     scored: np.ndarray | None
-    scored_as: str
     panel_pictures: list[Picture]
     output: Callable[[], np.ndarray]
     baselines: Callable[[], list]
@@ -126,7 +119,7 @@ class Results:
         OSError if a file cannot be written.
         """
         self._write_network(change)
-        self._write_metrics(change, Saved(), "interrupted")
+        _write_metrics(change, {**self.metrics, "ended": "interrupted"})
 
     def write(self, change: Change) -> Saved:
         """Score the network's picture and write all files into ``change``.
@@ -136,41 +129,14 @@ class Results:
         """
         self._write_network(change)
         saved = self._write_pictures(change)
-        self._write_metrics(change, saved, self.ended)
+        scores = {name: dataclasses.asdict(score) for name, score in saved.baselines.items()}
+        notes = {"baselines": scores, "notes": saved.notes}
+        _write_metrics(change, {**self.metrics, **dataclasses.asdict(saved.score), **notes})
         return saved
 
     def _write_network(self, change: Change) -> None:
         change.write(NETWORK, self.network)
         change.write(HISTORY, encode_history(self.history))
-
-    def _write_metrics(self, change: Change, saved: Saved, ended: str) -> None:
-        """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
-        history, best = self.history, self.best
-        height, width = self.reference.shape[:2]
-        metrics = {
-            **self.facts,
-            "height": height,
-            "width": width,
-            "points": self.points,
-            "ended": ended,
-            "epochs": history[-1].epoch,
-            "best_epoch": best.epoch,
-            "best_by": "loss" if best.validation is None else "validation loss",
-            "validation": best.validation,
-            "loss": best.loss,
-            **dataclasses.asdict(saved.score),
-            "baselines": {
-                name: dataclasses.asdict(score) for name, score in saved.baselines.items()
-            },
-            "notes": saved.notes,
-            "scored": self.scored_as,
-            "seconds": history[-1].seconds,
-            "seconds_first_epoch": history[0].seconds,
-            "runtime": self.runtime,
-            "files": dict(change.digests),
-        }
-        change.write(METRICS, encode_json(metrics))
-        remove_leftovers(change)
 
     def _write_pictures(self, change: Change) -> Saved:
         """Score, make the baselines, and draw."""
@@ -198,23 +164,40 @@ class Results:
 def gather_results(facts: dict, bits: int, task, network, engine, result, preview) -> Results:
     """The results of a training, whose ``network`` has the parameters of the best epoch.
 
-    ``result`` is a ``Training``; ``facts``, ``bits`` and ``preview`` are as in ``Results``.
+    ``result`` is a ``Training``; ``facts`` are "options" and "inputs" of metrics.json; ``bits`` and
+    ``preview`` are as in ``Results``.
     """
     from siren.training.evaluation import predict_derivatives, predict_image  # imports Jittor
 
     shape = task.reference.shape[:2]
+    best, history = result.best, result.history
+    metrics = {
+        **facts,
+        "height": shape[0],
+        "width": shape[1],
+        "points": len(task.points),
+        "ended": result.ended,
+        "epochs": history[-1].epoch,
+        "best_epoch": best.epoch,
+        "best_by": "loss" if best.validation is None else "validation loss",
+        "validation": best.validation,
+        "loss": best.loss,
+        "psnr": None,
+        "ssim": None,
+        "baselines": {},
+        "notes": [],
+        "scored": task.scored_as,
+        "seconds": history[-1].seconds,
+        "seconds_first_epoch": history[0].seconds,
+        "runtime": runtime.describe(),
+    }
     return Results(
-        facts=facts,
-        runtime=runtime.describe(),
+        metrics=metrics,
         bits=bits,
         network=encode_network(network, shape, bits),
-        ended=result.ended,
-        best=result.best,
-        history=result.history,
-        points=len(task.points),
+        history=history,
         reference=task.reference,
         scored=task.scored,
-        scored_as=task.scored_as,
         panel_pictures=task.panel_pictures,
         output=lambda: task.restore(predict_image(network, engine, shape)),
         baselines=task.baselines,
@@ -224,11 +207,17 @@ def gather_results(facts: dict, bits: int, task, network, engine, result, previe
     )
 
 
+def _write_metrics(change: Change, metrics: dict) -> None:
+    """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
+    change.write(METRICS, encode_json({**metrics, "files": dict(change.digests)}))
+    remove_leftovers(change)
+
+
 class _Files(ThreadPoolExecutor):
     """Writes files into ``change`` whose contents threads make, all ``at_once`` or one by one.
 
-    Encoding is most of the time that results take; one by one takes the least memory. A content
-    that is None is left out, and so is one that fails: ``saved`` has the problem.
+    Encoding is most of the time that results take; one by one takes the least memory. What fails is
+    left out: ``saved`` has the problem.
     """
 
     def __init__(self, change: Change, saved: Saved, at_once: bool):
