@@ -17,7 +17,7 @@ from siren.cli import inputs, machine, resuming
 from siren.cli.errors import INTERRUPTION, Outcome, Problem, report_error
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path
-from siren.output.preview import Preview
+from siren.output.history import Preview
 
 if TYPE_CHECKING:
     from siren.cli.finisher import Finisher

@@ -21,9 +21,8 @@ from siren.images import encode_png
 from siren.metrics import psnr, ssim
 from siren.npz import NETWORK, encode_network
 from siren.output import PREVIEW, remove_leftovers
-from siren.output.history import draw_history
+from siren.output.history import Preview, draw_history
 from siren.output.panel import draw_result
-from siren.output.preview import Preview
 from siren.output.report import HISTORY, METRICS, encode_history, encode_json
 from siren.pictures import Picture
 from siren.solvers import Degenerate
@@ -77,7 +76,7 @@ class Results:
     network   the content of network.npz
     output    function: the network's picture, restored
     pictures  function: what makes the task's own pictures, whose names are ``names``
-    preview   a ``siren.output.preview.Preview`` or None
+    preview   a ``siren.output.history.Preview`` or None
 
     The others are those of a ``training.progress.Training`` and of a ``tasks.task.Task``.
     """
