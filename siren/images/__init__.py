@@ -135,17 +135,10 @@ def decode_image(
         samples = decoding.read_samples(picture, path)
         pixels = decoding.to_shades(samples, quoted(path), range, notes)
         if channels == 1 and pixels.shape[2] == 3:
-            pixels = _luma(pixels)[..., None]
+            pixels = decoding.luma(pixels)[..., None]
         pixels = decoding.upright(pixels, picture)
         notes += frames_left_out(picture, path)
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), notes)
-
-
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """The luma (height, width) of RGB (height, width, 3), of the same type, as Pillow has it."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).convert("L"))
-    return pixels @ np.float32([0.299, 0.587, 0.114])
 
 
 # ---- scaling -----------------------------------------------------------------------------------

@@ -229,6 +229,13 @@ def to_shades(
     return shades
 
 
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """The luma (height, width) of RGB (height, width, 3), of the same type, as Pillow has it."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("L"))
+    return pixels @ np.float32([0.299, 0.587, 0.114])
+
+
 def _refuse_not_finite(color: np.ndarray, name: str) -> None:
     """Raise ImageError for NaN and infinity."""
     count = int((~np.isfinite(color)).sum())
