@@ -24,14 +24,6 @@ _BLOCK = 1 << 20  # numbers that are converted at a time: a picture may be large
 _DARK = 4  # a picture is called dark if its largest number is less than white divided by this
 
 
-class UnknownWhite(ImageError):
-    """A file does not say which of its numbers are black and white; ``fact`` has no way out."""
-
-    def __init__(self, fact: str):
-        super().__init__(f"{fact}; say so with range=(LOW, HIGH)")
-        self.fact = fact
-
-
 @dataclass
 class Samples:
     """A picture in the numbers of its file.
@@ -247,19 +239,19 @@ def _refuse_not_finite(color: np.ndarray, name: str) -> None:
 
 
 def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
-    """The number that is white without a range. Raises UnknownWhite."""
+    """The number that is white without a range. Raises ImageError."""
     low, high, white = samples.color.min().item(), samples.color.max().item(), samples.white
     if white is None and low >= 0:
         white = 1 if high <= 1 else 255 if 128 <= high <= 255 else None
     if white is None:
-        raise UnknownWhite(
+        raise ImageError(
             f"{name} has floating-point values from {_figure(low)} to {_figure(high)}, and the "
-            "file does not say which are black and white"
+            "file does not say which are black and white; say so with range=(LOW, HIGH)"
         )
     if 0 < high < white / _DARK and white > 255:
         likely = 2 ** max(8, high.bit_length()) - 1
         fact = f"the largest value of {name} is {high} of {white}"
-        notes.append(ImageWarning(fact, f"if {likely} is white", str(likely)))
+        notes.append(ImageWarning(f"{fact}: if {likely} is white, give range=(0, {likely})"))
     return white
 
 
