@@ -110,7 +110,6 @@ class Change:
         self.temporaries: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.removals: list[str] = []
-        self.committed = False
 
     def __enter__(self):
         return self
@@ -138,7 +137,6 @@ class Change:
             "remove": self.removals,
         }
         write_bytes(self.folder / _JOURNAL, json.dumps(journal).encode())
-        self.committed = True
         _complete(self.folder, journal)
         self.temporaries = {}
 

@@ -81,8 +81,7 @@ def encode_network(network, shape, bits: int = 8) -> bytes:
     It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, and of the
     picture that it was trained on ``shape`` (height, width) and ``bits``, its depth: 8 or 16.
     """
-    arrays = {"omega_0": np.float64(network.omega_0), "shape": np.int64(shape)}
-    arrays["bits"] = np.int64(bits)
+    arrays = {"omega_0": float(network.omega_0), "shape": shape, "bits": bits}
     for depth, layer in enumerate(network.split(network.flat.numpy())):
         arrays[f"weight_{depth}"] = layer.weight
         arrays[f"bias_{depth}"] = layer.bias
@@ -113,10 +112,8 @@ def read_network(path: Path) -> SavedNetwork:
         with open_regular(path) as file, unpacked(file) as arrays:
             weights = [floats(weight, 2) for weight in numbered(arrays, "weight")]
             biases = [floats(bias) for bias in numbered(arrays, "bias")]
-            omega_0, (height, width) = (
-                float(arrays["omega_0"]),
-                map(operator.index, arrays["shape"]),
-            )
+            omega_0 = float(arrays["omega_0"])
+            height, width = map(operator.index, arrays["shape"])
             bits = int(arrays["bits"]) if "bits" in arrays else 8  # older files lack it
         if not (_is_siren(weights, biases) and 0 < omega_0 < float(np.finfo(np.float32).max)):
             raise FormatError("its arrays are not those of a SIREN")

@@ -69,7 +69,17 @@ class DecodedImage:
         pure: np.ndarray | None = None,
     ) -> np.ndarray:
         """The image, float32 (height, width, channels) in [-1, 1]; arguments as of `read_image`."""
-        image = scaled(self.pixels, size, given, pure)
+        pixels = self.pixels
+        if size is None or tuple(size) == self.size:
+            image = pixels.astype(np.float32)
+        else:
+            image = np.empty((*size, pixels.shape[2]), np.float32)
+            for channel in range(pixels.shape[2]):
+                image[..., channel] = resize(pixels[..., channel], size)
+            if given is not None:
+                purify(image, pixels, given, pure)
+                if pixels.dtype == np.uint8:
+                    np.rint(image, out=image)  # as without a mask, 8 bits hold all numbers
         np.clip(image, 0, 255, out=image)  # bicubic overshoots in floating point, not in 8 bits
         image /= np.float32(127.5)
         image -= 1
@@ -163,24 +173,6 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
             + (", a square aspect or a less narrow picture" if aspect == "keep" else "")
         )
     return fitted
-
-
-def scaled(pixels: np.ndarray, size=None, given=None, pure=None) -> np.ndarray:
-    """``pixels`` (height, width, channels), uint8 or float32, as float32 at ``size``.
-
-    By an antialiasing bicubic filter; not at all if ``size`` is None. ``given`` and ``pure`` are
-    None or as of ``purify``. Pictures of 8 bits keep whole numbers.
-    """
-    if size is None or tuple(size) == pixels.shape[:2]:
-        return pixels.astype(np.float32)
-    result = np.empty((*size, pixels.shape[2]), np.float32)
-    for channel in range(pixels.shape[2]):
-        result[..., channel] = resize(pixels[..., channel], size)
-    if given is not None:
-        purify(result, pixels, given, pure)
-        if pixels.dtype == np.uint8:
-            np.rint(result, out=result)
-    return result
 
 
 def resize(

@@ -229,7 +229,6 @@ def luma(pixels: np.ndarray) -> np.ndarray:
 
 
 def _refuse_not_finite(color: np.ndarray, name: str) -> None:
-    """Raise ImageError for NaN and infinity."""
     count = int((~np.isfinite(color)).sum())
     if count:
         raise ImageError(

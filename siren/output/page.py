@@ -97,7 +97,6 @@ def _group(runs: list[Run]) -> list[list[Run]]:
 
 
 def _section(group: list[Run]) -> Markup:
-    """The cards of a group."""
     return fill(
         '<section><h2>$task<small> $image</small></h2><div class="cards">$cards</div></section>',
         task=group[0].task,
@@ -107,7 +106,6 @@ def _section(group: list[Run]) -> Markup:
 
 
 def _row(run: Run) -> Markup:
-    """The line of ``run`` in the table of all."""
     return fill(
         '<tr><td class="wide thumbnail">$thumbnail</td><th scope="row">'
         '<a href="#$identifier">$image</a>$badge<small class="narrow">$task $recipe</small></th>'
@@ -126,7 +124,6 @@ def _row(run: Run) -> Markup:
 
 
 def _card(run: Run) -> Markup:
-    """The card of ``run``, an article."""
     folder, scored = "/".join(run.parts), run.metrics.get("scored")
     return fill(
         _CARD,
@@ -170,7 +167,6 @@ def _scores(run: Run) -> list[Markup]:
 
 
 def _facts(facts: dict) -> list[Markup]:
-    """Names and values for a list of definitions."""
     cell = "<div><dt>$name</dt><dd>$value</dd></div>"
     return [fill(cell, name=name, value=value) for name, value in facts.items()]
 
@@ -335,12 +331,10 @@ def _setting(value) -> str:
 
 
 def _date(run: Run) -> str:
-    """When the run ended, in local time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
 
 
 def _file_size(count: int) -> str:
-    """A number of bytes in decimal units."""
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 

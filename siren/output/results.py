@@ -138,7 +138,6 @@ class Results:
         change.write(HISTORY, encode_history(self.history))
 
     def _write_pictures(self, change: Change) -> Saved:
-        """Score, make the baselines, and draw."""
         saved = Saved()
         with _Files(change, saved, at_once=self.pixels <= SMALL) as files:
             files.make("reference.png", encode_png, self.reference, self.bits)
