@@ -137,8 +137,8 @@ class Change:
             "remove": self.removals,
         }
         write_bytes(self.folder / _JOURNAL, json.dumps(journal).encode())
+        self.temporaries = {}  # from now on they are the journal's
         _complete(self.folder, journal)
-        self.temporaries = {}
 
 
 def recover(folder: Path) -> None:

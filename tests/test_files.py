@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import subprocess
@@ -54,16 +55,17 @@ def test_a_change_that_fails_leaves_everything_as_it_was(tmp_path, monkeypatch, 
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize("error", [SystemExit, OSError])
 @pytest.mark.parametrize("renames", [0, 1])
-def test_a_change_that_a_kill_cuts_short_is_completed(tmp_path, monkeypatch, renames):
-    """As after kill -9 between two renames: nothing more of the process runs."""
+def test_a_change_that_is_cut_short_is_completed(tmp_path, monkeypatch, renames, error):
+    """By an error of the system, or as after kill -9: nothing more of the process runs."""
     old_set(tmp_path)
     original, left = os.replace, renames + 1  # the journal is the first one
 
     def replace(*paths):
         nonlocal left
         if left == 0:
-            raise SystemExit
+            raise error
         left -= 1
         original(*paths)
 
@@ -71,7 +73,7 @@ def test_a_change_that_a_kill_cuts_short_is_completed(tmp_path, monkeypatch, ren
     change.write("a", b"new a")
     change.write("b", b"new b")
     monkeypatch.setattr(files.os, "replace", replace)
-    with pytest.raises(SystemExit):
+    with pytest.raises(error), change if error is OSError else contextlib.nullcontext():
         change.commit()
     monkeypatch.undo()
     recover(tmp_path)

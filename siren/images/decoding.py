@@ -244,7 +244,7 @@ def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
         white = 1 if high <= 1 else 255 if 128 <= high <= 255 else None
     if white is None:
         raise ImageError(
-            f"{name} has floating-point values from {_figure(low)} to {_figure(high)}, and the "
+            f"{name} has floating-point values from {low:.7g} to {high:.7g}, and the "
             "file does not say which are black and white; say so with range=(LOW, HIGH)"
         )
     if 0 < high < white / _DARK and white > 255:
@@ -252,12 +252,6 @@ def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
         fact = f"the largest value of {name} is {high} of {white}"
         notes.append(ImageWarning(f"{fact}: if {likely} is white, give range=(0, {likely})"))
     return white
-
-
-def _figure(value: float) -> str:
-    """A number as a user would write it."""
-    whole = abs(value) < 1e15 and value == int(value)
-    return str(int(value)) if whole else f"{value:.7g}"
 
 
 def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], notes: list) -> None:
@@ -269,6 +263,6 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
     share = 100 * outside.mean()
     if share > 0:
         share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-        limits = f"below LOW ({_figure(low)}) or above HIGH ({_figure(high)})"
+        limits = f"below LOW ({low:.7g}) or above HIGH ({high:.7g})"
         fact = f"{share} % of the pixels of {name} are {limits}, and are clipped"
         notes.append(ImageWarning(fact))
