@@ -97,7 +97,7 @@ def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
         raise ForeignFile(path)
 
 
-class Change:
+class Change(contextlib.AbstractContextManager):
     """A set of files in one folder that change together: either all of them or none.
 
     ``write`` creates temporary files and ``commit`` renames them. If the process dies between two
@@ -110,9 +110,6 @@ class Change:
         self.temporaries: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.removals: list[str] = []
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         for temporary in self.temporaries.values():

@@ -26,26 +26,16 @@ class FormatError(ValueError):
     """A file is not of the expected format; the message says why."""
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file that starts like an .npz. Raises OSError or FormatError."""
-    with open_regular(path) as file:
-        if file.read(2) != b"PK":  # checked first, because the rest may be of any size
-            raise FormatError("it is not an .npz file")
-        file.seek(0)
-        return file.read()
-
-
 @contextlib.contextmanager
-def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an .npz file, or of its content, by name, each read when it is asked for.
+def unpacked(file: BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file by name, each read when it is asked for.
 
     Errors of any kind in the context, such as arrays that are missing or of no use, become
     FormatErrors.
     """
     try:
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        with np.load(source, allow_pickle=False) as file:
-            yield file
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
     except FormatError:
         raise
     except MemoryError as error:

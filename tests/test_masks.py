@@ -206,8 +206,8 @@ def test_a_mask_of_another_size_is_laid_over_the_picture():
     drawn = np.array([[True, False], [False, False]])
     expected = np.zeros((6, 8), bool)
     expected[:3, :4] = True
-    np.testing.assert_array_equal(masks.fit_mask(drawn, (6, 8)), expected)
-    np.testing.assert_array_equal(masks.fit_mask(expected, (2, 2)), drawn)
+    np.testing.assert_array_equal(images.fit_mask(drawn, (6, 8)), expected)
+    np.testing.assert_array_equal(images.fit_mask(expected, (2, 2)), drawn)
 
 
 def test_hidden_colours_of_transparent_pixels_do_not_leak(save):

@@ -99,7 +99,7 @@ def _resize_with_mask(options, decoded, size) -> tuple[np.ndarray, np.ndarray | 
         return decoded.resized(size), None
     name = images.quoted(options.mask_path)
     with _blaming("mask_path"):
-        drawn = masks.fit_mask(masks.read_mask(options.mask_path), decoded.size)
+        drawn = images.fit_mask(masks.read_mask(options.mask_path), decoded.size)
         mask = masks.scale_mask(drawn, size, name)
     if mask.all() or not mask.any():
         raise Problem(

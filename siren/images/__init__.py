@@ -182,6 +182,12 @@ def resize(
     return np.asarray(Image.fromarray(values).resize((size[1], size[0]), kernel))
 
 
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``mask`` on the pixels of a picture of another size, each taking the nearest of its own."""
+    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, mask.shape)]
+    return mask[np.ix_(*places)]
+
+
 def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
     """Make scaled pixels anew where pixels that are not given have a part in them.
 
@@ -200,8 +206,7 @@ def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.n
     size = result.shape[:2]
     reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
     near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
-    centers = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
-    touched = pure & near[np.ix_(*centers)]
+    touched = pure & fit_mask(near, size)
     weights = given.astype(np.float32)
     bicubic = resize(weights, size)
     triangle = resize(weights, size, Image.Resampling.BILINEAR)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.images import decoding, resize
+from siren.images import decoding, fit_mask, resize
 from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
 
 #: A pixel of a scaled mask is True if more than this share of it is.
@@ -135,12 +135,6 @@ def _has_one_hue(pixels: np.ndarray) -> bool:
     around /= abs(around)
     away = np.angle(around / around.mean(), deg=True)
     return bool(abs(around.mean()) > 0.5 and (abs(away) < _ONE_HUE).all())
-
-
-def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``mask`` on the pixels of a picture of another size, each taking the nearest of its own."""
-    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, mask.shape)]
-    return mask[np.ix_(*places)]
 
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") -> np.ndarray:
