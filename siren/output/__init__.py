@@ -111,13 +111,10 @@ def replaced_input(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -
 
     Files are compared by device and inode: a link to an input is that input.
     """
-    identities = {_identity(path): path for path in inputs}
-    identities.pop(None, None)
-    for name in sorted(names):
-        identity = _identity(folder / name)
-        if identity in identities:
-            return identities[identity], name
-    return None
+    written = {_identity(folder / name): name for name in sorted(names, reverse=True)}
+    written.pop(None, None)
+    found = ((path, written.get(_identity(path))) for path in inputs)
+    return next(((path, name) for path, name in found if name), None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

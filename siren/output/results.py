@@ -75,7 +75,7 @@ class Results:
     bits      8 or 16, the depth of pictures
     network   the content of network.npz
     output    function: the network's picture, restored
-    pictures  function: what makes the task's own pictures, whose names are ``names``
+    pictures  function: what makes the task's own pictures, by name
     preview   a ``siren.output.history.Preview`` or None
 
     The others are those of a ``training.progress.Training`` and of a ``tasks.task.Task``.
@@ -90,8 +90,7 @@ class Results:
     panel_pictures: list[Picture]
     output: Callable[[], np.ndarray]
     baselines: Callable[[], list]
-    pictures: Callable[[], list]
-    names: tuple[str, ...]
+    pictures: Callable[[], dict[str, Callable]]
     preview: Preview | None
 
     @property
@@ -108,7 +107,7 @@ class Results:
             self,
             output=partial(np.asarray, self.output()),
             baselines=partial(list, self.baselines()),
-            pictures=partial(list, self.pictures()),
+            pictures=partial(dict, self.pictures()),
         )
 
     def write_unscored(self, change: Change) -> None:
@@ -152,8 +151,8 @@ class Results:
                 if self.preview is not None:
                     files.make("training.gif", self.preview.animation, output)
                     files.make(PREVIEW, encode_png, output)
-            pictures = saved.attempt(self.pictures) or []
-            for name, make in zip(self.names, pictures):
+            pictures = saved.attempt(self.pictures) or {}
+            for name, make in pictures.items():
                 files.make(name, lambda make=make: encode_png(make(), self.bits))
             files.make("history.png", draw_history, self.history)
         return saved
@@ -168,6 +167,7 @@ def gather_results(facts: dict, bits: int, task, network, engine, result, previe
     from siren.training.evaluation import predict_derivatives, predict_image  # imports Jittor
 
     shape = task.reference.shape[:2]
+    derivatives = partial(predict_derivatives, network, engine, shape)
     best, history = result.best, result.history
     metrics = {
         **facts,
@@ -199,8 +199,7 @@ def gather_results(facts: dict, bits: int, task, network, engine, result, previe
         panel_pictures=task.panel_pictures,
         output=lambda: task.restore(predict_image(network, engine, shape)),
         baselines=task.baselines,
-        pictures=partial(task.pictures, partial(predict_derivatives, network, engine, shape)),
-        names=task.declared.files,
+        pictures=lambda: dict(zip(task.declared.files, task.pictures(derivatives))),
         preview=preview,
     )
 
