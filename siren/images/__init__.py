@@ -23,13 +23,7 @@ from PIL import Image
 
 from siren.files import write_bytes
 from siren.images import decoding
-from siren.images.opening import (
-    ImageError,
-    ImageWarning,
-    frames_left_out,
-    open_picture,
-    quoted,
-)
+from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
 from siren.pictures import refuse_masked
 
 #: The least number of pixels per side of a picture, after resizing.
@@ -142,12 +136,10 @@ def decode_image(
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"a range is two finite numbers, the lower one first, not {range!r}")
     with open_picture(path) as (picture, notes):
-        samples = decoding.read_samples(picture, path)
+        samples = decoding.read_samples(picture, path, notes)
         pixels = decoding.to_shades(samples, quoted(path), range, notes)
         if channels == 1 and pixels.shape[2] == 3:
             pixels = decoding.luma(pixels)[..., None]
-        pixels = decoding.upright(pixels, picture)
-        notes += frames_left_out(picture, path)
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), notes)
 
 

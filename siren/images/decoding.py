@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
+from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
 
 # Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
 _DEEP_COLOR = re.compile(r"(RGB|RGBA|RGBX|LA);16([LBN])")
@@ -43,8 +43,8 @@ class Samples:
 # ---- numbers -----------------------------------------------------------------------------------
 
 
-def read_samples(picture: Image.Image, path: str | Path) -> Samples:
-    """The numbers of a picture that is not loaded yet."""
+def read_samples(picture: Image.Image, path: str | Path, notes: list[ImageWarning]) -> Samples:
+    """The numbers of a picture that is not loaded yet, upright; ``notes`` gets its other frames."""
     white = _netpbm_white(picture)
     raw = _raw_mode(picture)
     if white is not None:
@@ -60,10 +60,13 @@ def read_samples(picture: Image.Image, path: str | Path) -> Samples:
             f"{quoted(path)} is transparent everywhere, so that nothing would be seen of it; save "
             "it without its alpha channel"
         )
+    samples.color = _upright(samples.color, picture)
+    samples.alpha = None if samples.alpha is None else _upright(samples.alpha, picture)
+    notes += frames_left_out(picture, path)
     return samples
 
 
-def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
+def _upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
     """``array`` (height, width, ...) turned as the EXIF block of a loaded ``picture`` says."""
     try:
         turn = picture.getexif().get(_ORIENTATION_TAG)

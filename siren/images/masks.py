@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from siren.images import decoding, fit_mask, resize
-from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
+from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1
@@ -36,11 +36,9 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     name = quoted(path)
     with open_picture(path) as (picture, notes):
-        samples = decoding.read_samples(picture, path)
-        values = decoding.upright(samples.color, picture).astype(np.float32)
-        alpha = samples.alpha
-        visible = np.True_ if alpha is None else decoding.upright(alpha > 0.5, picture)
-        notes += frames_left_out(picture, path)
+        samples = decoding.read_samples(picture, path, notes)
+        values = samples.color.astype(np.float32)
+        visible = np.True_ if samples.alpha is None else samples.alpha > 0.5
     for note in notes:
         warnings.warn(note, stacklevel=2)
     white = samples.white
