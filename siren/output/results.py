@@ -137,25 +137,43 @@ class Results:
         change.write(HISTORY, encode_history(self.history))
 
     def _write_pictures(self, change: Change) -> Saved:
-        saved = Saved()
-        with _Files(change, saved, at_once=self.pixels <= SMALL) as files:
-            files.make("reference.png", encode_png, self.reference, self.bits)
-            output = saved.attempt(self.output)
-            if output is not None:
-                files.make("output.png", encode_png, output, self.bits)
-                saved.score = saved.attempt(_score, self, output) or Score()
-                baselines = saved.attempt(_make_baselines, self, saved)
-                if baselines is not None:
-                    files.make("panel.png", _panel, self, output, saved, baselines)
-                del baselines  # before the derivatives, which take memory too
-                if self.preview is not None:
-                    files.make("training.gif", self.preview.animation, output)
-                    files.make(PREVIEW, encode_png, output)
-            pictures = saved.attempt(self.pictures) or {}
-            for name, make in pictures.items():
-                files.make(name, lambda make=make: encode_png(make(), self.bits))
-            files.make("history.png", draw_history, self.history)
+        """What fails is left out, and the result has the problem."""
+        saved, contents = Saved(), {}
+
+        def make(name: str, draw: Callable, *arguments: Any) -> None:
+            contents[name] = pool.submit(draw, *arguments)
+            if self.pixels > SMALL:  # one by one, which takes the least memory
+                write()
+
+        def write() -> None:
+            for name, content in contents.items():
+                content = saved.attempt(content.result)
+                if content is not None:
+                    change.write(name, content)
+            contents.clear()
+
+        with ThreadPoolExecutor() as pool:  # encoding is most of the time that results take
+            self._draw(make, saved)
+            write()
         return saved
+
+    def _draw(self, make: Callable, saved: Saved) -> None:
+        """Have ``make(name, draw, *arguments)`` draw each picture; the scores go to ``saved``."""
+        make("reference.png", encode_png, self.reference, self.bits)
+        output = saved.attempt(self.output)
+        if output is not None:
+            make("output.png", encode_png, output, self.bits)
+            saved.score = saved.attempt(_score, self, output) or Score()
+            baselines = saved.attempt(_make_baselines, self, saved)
+            if baselines is not None:
+                make("panel.png", _panel, self, output, saved, baselines)
+            del baselines  # before the derivatives, which take memory too
+            if self.preview is not None:
+                make("training.gif", self.preview.animation, output)
+                make(PREVIEW, encode_png, output)
+        for name, draw in (saved.attempt(self.pictures) or {}).items():
+            make(name, lambda draw=draw: encode_png(draw(), self.bits))
+        make("history.png", draw_history, self.history)
 
 
 def gather_results(facts: dict, bits: int, task, network, engine, result, preview) -> Results:
@@ -208,37 +226,6 @@ def _write_metrics(change: Change, metrics: dict) -> None:
     """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
     change.write(METRICS, encode_json({**metrics, "files": dict(change.digests)}))
     remove_leftovers(change)
-
-
-class _Files(ThreadPoolExecutor):
-    """Writes files into ``change`` whose contents threads make, all ``at_once`` or one by one.
-
-    Encoding is most of the time that results take; one by one takes the least memory. What fails is
-    left out: ``saved`` has the problem.
-    """
-
-    def __init__(self, change: Change, saved: Saved, at_once: bool):
-        super().__init__()
-        self.change, self.saved, self.at_once = change, saved, at_once
-        self.making = {}
-
-    def make(self, name: str, make: Callable, *arguments: Any) -> None:
-        """Have ``make(*arguments)`` make the content of the file called ``name``."""
-        self.making[name] = self.submit(make, *arguments)
-        if not self.at_once:
-            self._write()
-
-    def _write(self) -> None:
-        for name, content in self.making.items():
-            content = self.saved.attempt(content.result)
-            if content is not None:
-                self.change.write(name, content)
-        self.making = {}
-
-    def __exit__(self, kind, *rest):
-        if kind is None:
-            self._write()
-        return super().__exit__(kind, *rest)
 
 
 def _score(results: Results, image: np.ndarray) -> Score:
