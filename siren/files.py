@@ -24,6 +24,7 @@ from siren.text import printable
 LOCK = ".lock"
 _JOURNAL = ".siren-commit.json"  # the files that a commit renames and removes
 _TEMPORARY = re.compile(r"\.siren-\d+-[0-9a-f]{16}\.part")  # name of an unfinished file
+# The number of a process; earlier versions listed files below it.
 _LOCK_CONTENT = re.compile(rb"(?:\d+\n(?:[0-9a-f]{64} [^\n]+\n)*)?")
 
 
@@ -96,7 +97,7 @@ def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
         raise ForeignFile(path)
 
 
-class Change:
+class Change(contextlib.AbstractContextManager):
     """A set of files in one folder that change together: either all of them or none.
 
     ``write`` creates temporary files and ``commit`` renames them. If the process dies between two
@@ -109,10 +110,6 @@ class Change:
         self.temporaries: dict[str, Path] = {}
         self.digests: dict[str, str] = {}
         self.removals: list[str] = []
-        self.committed = False
-
-    def __enter__(self):
-        return self
 
     def __exit__(self, *_):
         for temporary in self.temporaries.values():
@@ -137,9 +134,8 @@ class Change:
             "remove": self.removals,
         }
         write_bytes(self.folder / _JOURNAL, json.dumps(journal).encode())
-        self.committed = True
+        self.temporaries = {}  # from now on they are the journal's
         _complete(self.folder, journal)
-        self.temporaries = {}
 
 
 def recover(folder: Path) -> None:
@@ -186,54 +182,20 @@ def _discard(temporary: Path) -> None:
         temporary.unlink()
 
 
-class Lock:
-    """A lock that this process holds on a folder.
-
-    The lock file lists the files that a run has written without a commit, by name and digest. The
-    list outlives a killed process, so that the next run recognizes them as the program's own.
-    """
-
-    def __init__(self, descriptor: int, content: bytes):
-        self.descriptor = descriptor
-        self.lines = content.splitlines(keepends=True)[1:]
-
-    def record(self, name: str, content: bytes) -> None:
-        """List ``name``, which is about to be written with ``content``. Raises OSError."""
-        line = f"{digest(content)} {name}\n".encode()
-        if line not in self.lines:
-            self.lines.append(line)
-            os.pwrite(self.descriptor, line, os.fstat(self.descriptor).st_size)
-
-    def forget(self) -> None:
-        """Drop the record: its files are committed or removed."""
-        self.lines = []
-
-    def copy(self) -> Lock:
-        """A copy for another process, which can read the record."""
-        copy = Lock(-1, b"")
-        copy.lines = self.lines
-        return copy
-
-    def recorded(self) -> list[tuple[str, str]]:
-        """Listed pairs (name, digest), of this run and of killed ones."""
-        fields = [line.decode(errors="replace").rstrip("\n").split(" ", 1) for line in self.lines]
-        return [(name, content) for content, name in fields]
-
-
 @contextlib.contextmanager
 def open_folder(folder: Path):
     """Create ``folder`` if it is missing, lock it, and complete the commit of a killed run.
 
-    Yields the ``Lock``; raises FolderInUse, and OSError if the folder is not writable. At the end,
-    folders that were created are removed if they are empty.
+    Raises FolderInUse, and OSError if the folder is not writable. At the end, folders that were
+    created are removed if they are empty.
     """
     missing = [parent for parent in (folder, *folder.parents) if not os.path.lexists(parent)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _discard(_write_temporary(folder, b""))
-        with locked(folder) as lock:
+        with locked(folder):
             recover(folder)
-            yield lock
+            yield
     finally:
         for created in missing:
             with contextlib.suppress(OSError):
@@ -242,27 +204,26 @@ def open_folder(folder: Path):
 
 @contextlib.contextmanager
 def locked(folder: Path):
-    """Lock ``folder``, which must exist, for this process; yields the ``Lock``.
+    """Lock ``folder``, which must exist, for this process.
 
     Raises FolderInUse if another process has locked it, OSError if no lock can be made or its file
     is not this program's. The system frees the lock of a process that dies, so a lock is never
-    stale. At the end the file is removed, unless it has a record that is still needed.
+    stale.
     """
     path = folder / LOCK
     descriptor = _acquire(path)
-    lock = None
     try:
-        content = os.pread(descriptor, 1 << 24, 0)
-        if not _LOCK_CONTENT.fullmatch(content):
+        if not _LOCK_CONTENT.fullmatch(os.pread(descriptor, 1 << 24, 0)):
             raise OSError(f"its {LOCK} is not this program's")
-        lock = Lock(descriptor, content)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, b"%d\n" % os.getpid() + b"".join(lock.lines), 0)
-        yield lock
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if _is_at(path, descriptor):
+                    path.unlink()
     finally:
-        with contextlib.suppress(OSError):
-            if lock and not lock.lines and _is_at(path, descriptor):
-                path.unlink()
         os.close(descriptor)
 
 

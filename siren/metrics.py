@@ -98,7 +98,6 @@ def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _pair(image: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays; ValueError if their shapes differ."""
     image, reference = np.asarray(image), np.asarray(reference)
     if image.shape != reference.shape:
         raise ValueError(f"shapes differ: {image.shape} and {reference.shape}")

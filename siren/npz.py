@@ -26,26 +26,16 @@ class FormatError(ValueError):
     """A file is not of the expected format; the message says why."""
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file that starts like an .npz. Raises OSError or FormatError."""
-    with open_regular(path) as file:
-        if file.read(2) != b"PK":  # checked first, because the rest may be of any size
-            raise FormatError("it is not an .npz file")
-        file.seek(0)
-        return file.read()
-
-
 @contextlib.contextmanager
-def unpacked(content: bytes | BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
-    """The arrays of an .npz file, or of its content, by name, each read when it is asked for.
+def unpacked(file: BinaryIO) -> Iterator[Mapping[str, np.ndarray]]:
+    """The arrays of an .npz file by name, each read when it is asked for.
 
     Errors of any kind in the context, such as arrays that are missing or of no use, become
     FormatErrors.
     """
     try:
-        source = io.BytesIO(content) if isinstance(content, bytes) else content
-        with np.load(source, allow_pickle=False) as file:
-            yield file
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
     except FormatError:
         raise
     except MemoryError as error:
@@ -81,8 +71,7 @@ def encode_network(network, shape, bits: int = 8) -> bytes:
     It holds ``weight_l`` (out, in) and ``bias_l`` (out,) of layer l, ``omega_0``, and of the
     picture that it was trained on ``shape`` (height, width) and ``bits``, its depth: 8 or 16.
     """
-    arrays = {"omega_0": np.float64(network.omega_0), "shape": np.int64(shape)}
-    arrays["bits"] = np.int64(bits)
+    arrays = {"omega_0": float(network.omega_0), "shape": shape, "bits": bits}
     for depth, layer in enumerate(network.split(network.flat.numpy())):
         arrays[f"weight_{depth}"] = layer.weight
         arrays[f"bias_{depth}"] = layer.bias
@@ -113,10 +102,8 @@ def read_network(path: Path) -> SavedNetwork:
         with open_regular(path) as file, unpacked(file) as arrays:
             weights = [floats(weight, 2) for weight in numbered(arrays, "weight")]
             biases = [floats(bias) for bias in numbered(arrays, "bias")]
-            omega_0, (height, width) = (
-                float(arrays["omega_0"]),
-                map(operator.index, arrays["shape"]),
-            )
+            omega_0 = float(arrays["omega_0"])
+            height, width = map(operator.index, arrays["shape"])
             bits = int(arrays["bits"]) if "bits" in arrays else 8  # older files lack it
         if not (_is_siren(weights, biases) and 0 < omega_0 < float(np.finfo(np.float32).max)):
             raise FormatError("its arrays are not those of a SIREN")

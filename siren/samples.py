@@ -64,7 +64,6 @@ class Points:
         self.stored = range(self.count)  # indices of the points whose values this process has
 
     def __len__(self) -> int:
-        """The number of points, N."""
         return self.count
 
     def without_values(self) -> Points:

@@ -14,7 +14,7 @@ from siren.cli.errors import DIVERGED, INTERRUPTED, Outcome, Problem, notify
 from siren.cli.folder import save_failure
 from siren.cli.options import display_path, json_options
 from siren.cli.resuming import interruption
-from siren.files import Change, Lock, write_bytes
+from siren.files import Change, write_bytes
 from siren.npz import NETWORK
 from siren.output.results import SMALL, Results, Saved, gather_results, scored_pixels_note
 from siren.runtime.messages import describe_error
@@ -33,7 +33,6 @@ class Saving:
 
     results: Results
     checkpoint: Checkpoint
-    lock: Lock
     committed: bool = False
 
     @property
@@ -47,21 +46,21 @@ class Saving:
         If scoring ends the process, there is the network, as of an interrupted run. Raises OSError.
         """
         with Change(self.folder) as unscored:
-            self.results.write_unscored(unscored, self.lock)
+            self.results.write_unscored(unscored)
             with signals.deferred():
                 unscored.commit()
         with Change(self.folder) as change:
-            saved = self.results.write(change, self.lock)
+            saved = self.results.write(change)
             with signals.deferred():
                 change.commit()
                 self.committed = True
-                if self.results.ended != "interrupted":
+                if self.results.metrics["ended"] != "interrupted":
                     self.checkpoint.remove()
         return saved
 
     def detached(self) -> Saving:
         """A copy for a process that has not locked the folder itself, and has no network."""
-        return replace(self, results=self.results.detached(), lock=self.lock.copy())
+        return replace(self, results=self.results.detached())
 
 
 @dataclass
@@ -178,7 +177,7 @@ def finish(session, task, network, result: Training) -> Outcome | Ending:
     results = gather_results(
         facts, session.bits, task, network, session.engine, result, session.preview
     )
-    saving = Saving(results, session.checkpoint, session.lock)
+    saving = Saving(results, session.checkpoint)
     ending = Ending(options, result, saving, write=saving)
     seconds = result.history[-1].seconds - result.history[0].seconds  # without compilation
     is_quick = results.pixels <= SMALL and seconds < LONG

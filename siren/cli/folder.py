@@ -10,14 +10,14 @@ from pathlib import Path
 from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
 from siren.output import (
-    Record,
+    RENDERING,
     read_record,
-    remove_uncommitted,
+    remove_early_preview,
     rendering_files,
     replaced_input,
     training_files,
 )
-from siren.output.report import check_summary
+from siren.output.report import METRICS, check_summary
 from siren.runtime.messages import failure
 from siren.tasks import TASKS
 
@@ -26,28 +26,22 @@ from siren.tasks import TASKS
 def output_folder(options: argparse.Namespace, inputs: Iterable[Path]):
     """Lock the output folder, created if missing, and check that the run may write into it.
 
-    ``inputs`` are the files that the run, or any run of the same call, reads. Yields the ``Lock``.
-    Raises Problem.
+    ``inputs`` are the files that the run, or any run of the same call, reads. Raises Problem.
     """
-    with _locked_folder(options) as lock:
-        check_folder(options, inputs, read_record(options.output_dir, lock))
+    with _locked_folder(options):
+        check_folder(options, inputs)
         try:
-            yield lock
+            yield
         finally:
-            remove_uncommitted(options.output_dir, lock)
+            remove_early_preview(options.output_dir)
 
 
-def check_folder(
-    options: argparse.Namespace, inputs: Iterable[Path], record: Record | None = None
-) -> None:
-    """Raise Problem if the run would overwrite its inputs or files that are not its own.
-
-    ``record`` defaults to that of the output folder.
-    """
+def check_folder(options: argparse.Namespace, inputs: Iterable[Path]) -> None:
+    """Raise Problem if the run would overwrite its inputs or files that are not its own."""
     folder = options.output_dir
-    record = record or read_record(folder)
+    record = read_record(folder)
     render = options.task not in TASKS
-    if record.kind == ("training" if render else "rendering"):
+    if record.report == (METRICS if render else RENDERING):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {folder} holds {what}; name another folder")
     names = (
@@ -81,18 +75,18 @@ def _no_foreign_files():
 
 @contextlib.contextmanager
 def _locked_folder(options: argparse.Namespace):
-    """Create the output folder if it is missing, and lock it; yields the ``Lock``."""
+    """Create the output folder if it is missing, and lock it."""
     folder = options.output_dir
     with contextlib.ExitStack() as stack:
         try:
             with about("output_dir", FolderInUse, way_out="; name another folder, or wait"):
-                lock = stack.enter_context(open_folder(folder))
+                stack.enter_context(open_folder(folder))
         except OSError as error:  # a full disk may still have room for names
             raise Problem(
                 f"--output_dir {folder} cannot be written ({error.strerror or error}); name "
                 "another folder"
             ) from error
-        yield lock
+        yield
 
 
 def save_failure(options: argparse.Namespace, error: OSError, rescue: str = "") -> Problem:

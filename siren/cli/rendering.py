@@ -29,9 +29,9 @@ def render(options: argparse.Namespace) -> int:
             "(gray) and 3 (color) can be drawn"
         )
     try:
-        with output_folder(options, inputs.paths(options).values()) as lock:
+        with output_folder(options, inputs.paths(options).values()):
             pictures = _draw(options, saved)
-            _write(options, lock, pictures)
+            _write(options, pictures)
     except KeyboardInterrupt:
         raise Problem("interrupted; nothing was drawn", INTERRUPTED) from None
     except NotANumber as error:
@@ -70,7 +70,7 @@ def _draw(options: argparse.Namespace, saved: SavedNetwork) -> dict:
     return pictures
 
 
-def _write(options: argparse.Namespace, lock, pictures: dict) -> None:
+def _write(options: argparse.Namespace, pictures: dict) -> None:
     """Write the pictures and rendering.json, replacing those of an earlier rendering."""
     folder = options.output_dir
     try:
@@ -79,7 +79,7 @@ def _write(options: argparse.Namespace, lock, pictures: dict) -> None:
                 change.write(name, encode_png(picture))
             description = {"options": json_options(options), "files": dict(change.digests)}
             change.write(RENDERING, encode_json(description))
-            remove_leftovers(change, lock)
+            remove_leftovers(change)
             with signals.deferred():
                 change.commit()
     except OSError as error:

@@ -17,7 +17,7 @@ from siren.cli import inputs, machine, resuming
 from siren.cli.errors import INTERRUPTION, Outcome, Problem, report_error
 from siren.cli.folder import output_folder
 from siren.cli.options import display_path
-from siren.output.preview import Preview
+from siren.output.history import Preview
 
 if TYPE_CHECKING:
     from siren.cli.finisher import Finisher
@@ -118,7 +118,7 @@ class Session(contextlib.ExitStack):
         self.finisher = finisher
         self.folder = self.enter_context(contextlib.ExitStack())  # whose lock can outlive the rest
         self.is_rank_0 = runtime.rank() == 0
-        self.lock = self.preview = None
+        self.preview = None
 
     def read(self) -> inputs.Inputs | None:
         """The pictures that the options name, in rank 0; None in others. Raises Problem."""
@@ -134,7 +134,7 @@ class Session(contextlib.ExitStack):
         if self.is_rank_0:
             settings = resolve(resuming.keep_choices(self.options), *pictures.extent)
             files = inputs.paths(settings).values()
-            self.lock = self.folder.enter_context(output_folder(settings, files))
+            self.folder.enter_context(output_folder(settings, files))
             finished = resuming.finished_outcome(settings, pictures)
         if finished:
             folder = display_path(settings.output_dir)
@@ -177,7 +177,7 @@ class Session(contextlib.ExitStack):
             self.settings, self.device, task, batches, network, optimizer
         )
         if self.is_rank_0 and self.settings.preview_every:
-            self.preview = Preview(self.settings.output_dir, self.settings.preview_every, self.lock)
+            self.preview = Preview(self.settings.output_dir, self.settings.preview_every)
         height, width = task.reference.shape[:2]
         subject = display_path(self.settings.input_path)
         precision = getattr(self.engine, "precision", None)

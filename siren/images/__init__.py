@@ -23,13 +23,7 @@ from PIL import Image
 
 from siren.files import write_bytes
 from siren.images import decoding
-from siren.images.opening import (
-    ImageError,
-    ImageWarning,
-    frames_left_out,
-    open_picture,
-    quoted,
-)
+from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
 from siren.pictures import refuse_masked
 
 #: The least number of pixels per side of a picture, after resizing.
@@ -69,7 +63,17 @@ class DecodedImage:
         pure: np.ndarray | None = None,
     ) -> np.ndarray:
         """The image, float32 (height, width, channels) in [-1, 1]; arguments as of `read_image`."""
-        image = scaled(self.pixels, size, given, pure)
+        pixels = self.pixels
+        if size is None or tuple(size) == self.size:
+            image = pixels.astype(np.float32)
+        else:
+            image = np.empty((*size, pixels.shape[2]), np.float32)
+            for channel in range(pixels.shape[2]):
+                image[..., channel] = resize(pixels[..., channel], size)
+            if given is not None:
+                purify(image, pixels, given, pure)
+                if pixels.dtype == np.uint8:
+                    np.rint(image, out=image)  # as without a mask, 8 bits hold all numbers
         np.clip(image, 0, 255, out=image)  # bicubic overshoots in floating point, not in 8 bits
         image /= np.float32(127.5)
         image -= 1
@@ -112,7 +116,7 @@ def read_image(
 
     Raises:
         ImageError: the file is missing, empty, damaged, too large, transparent everywhere, not
-            finite or cannot be read exactly; UnknownWhite: it needs a `range`.
+            finite, cannot be read exactly or needs a `range`.
 
     """
     decoded = decode_image(path, channels, range)
@@ -132,20 +136,11 @@ def decode_image(
         if not -math.inf < low < high < math.inf:
             raise ValueError(f"a range is two finite numbers, the lower one first, not {range!r}")
     with open_picture(path) as (picture, notes):
-        samples = decoding.read_samples(picture, path)
+        samples = decoding.read_samples(picture, path, notes)
         pixels = decoding.to_shades(samples, quoted(path), range, notes)
         if channels == 1 and pixels.shape[2] == 3:
-            pixels = _luma(pixels)[..., None]
-        pixels = decoding.upright(pixels, picture)
-        notes += frames_left_out(picture, path)
+            pixels = decoding.luma(pixels)[..., None]
     return DecodedImage(np.broadcast_to(pixels, (*pixels.shape[:2], channels)), notes)
-
-
-def _luma(pixels: np.ndarray) -> np.ndarray:
-    """The luma (height, width) of RGB (height, width, 3), of the same type, as Pillow has it."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).convert("L"))
-    return pixels @ np.float32([0.299, 0.587, 0.114])
 
 
 # ---- scaling -----------------------------------------------------------------------------------
@@ -172,29 +167,17 @@ def fit_size(height: int, width: int, sidelength: int, aspect: str) -> tuple[int
     return fitted
 
 
-def scaled(pixels: np.ndarray, size=None, given=None, pure=None) -> np.ndarray:
-    """``pixels`` (height, width, channels), uint8 or float32, as float32 at ``size``.
-
-    By an antialiasing bicubic filter; not at all if ``size`` is None. ``given`` and ``pure`` are
-    None or as of ``purify``. Pictures of 8 bits keep whole numbers.
-    """
-    if size is None or tuple(size) == pixels.shape[:2]:
-        return pixels.astype(np.float32)
-    result = np.empty((*size, pixels.shape[2]), np.float32)
-    for channel in range(pixels.shape[2]):
-        result[..., channel] = resize(pixels[..., channel], size)
-    if given is not None:
-        purify(result, pixels, given, pure)
-        if pixels.dtype == np.uint8:
-            np.rint(result, out=result)
-    return result
-
-
 def resize(
     values: np.ndarray, size: tuple[int, int], kernel: Image.Resampling = Image.Resampling.BICUBIC
 ) -> np.ndarray:
     """``values`` (height, width), uint8 or float32, at ``size``, by an antialiasing filter."""
     return np.asarray(Image.fromarray(values).resize((size[1], size[0]), kernel))
+
+
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``mask`` on the pixels of a picture of another size, each taking the nearest of its own."""
+    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, mask.shape)]
+    return mask[np.ix_(*places)]
 
 
 def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.ndarray) -> None:
@@ -215,8 +198,7 @@ def purify(result: np.ndarray, native: np.ndarray, given: np.ndarray, pure: np.n
     size = result.shape[:2]
     reach = [2 * max(1, -(-n // m)) + 1 for n, m in zip(given.shape, size)]  # of the bicubic filter
     near = ndimage.maximum_filter(~given, [2 * r + 1 for r in reach])
-    centers = [(2 * np.arange(m) + 1) * n // (2 * m) for n, m in zip(given.shape, size)]
-    touched = pure & near[np.ix_(*centers)]
+    touched = pure & fit_mask(near, size)
     weights = given.astype(np.float32)
     bicubic = resize(weights, size)
     triangle = resize(weights, size, Image.Resampling.BILINEAR)

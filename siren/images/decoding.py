@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
+from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
 
 # Raw modes of 16 bits per channel, which Pillow reduces to 8. L: little endian, B: big, N: native.
 _DEEP_COLOR = re.compile(r"(RGB|RGBA|RGBX|LA);16([LBN])")
@@ -22,14 +22,6 @@ _NETPBM_COMMENT = re.compile(rb"#[^\r\n]*")
 _ORIENTATION_TAG = 0x0112
 _BLOCK = 1 << 20  # numbers that are converted at a time: a picture may be large
 _DARK = 4  # a picture is called dark if its largest number is less than white divided by this
-
-
-class UnknownWhite(ImageError):
-    """A file does not say which of its numbers are black and white; ``fact`` has no way out."""
-
-    def __init__(self, fact: str):
-        super().__init__(f"{fact}; say so with range=(LOW, HIGH)")
-        self.fact = fact
 
 
 @dataclass
@@ -51,8 +43,8 @@ class Samples:
 # ---- numbers -----------------------------------------------------------------------------------
 
 
-def read_samples(picture: Image.Image, path: str | Path) -> Samples:
-    """The numbers of a picture that is not loaded yet."""
+def read_samples(picture: Image.Image, path: str | Path, notes: list[ImageWarning]) -> Samples:
+    """The numbers of a picture that is not loaded yet, upright; ``notes`` gets its other frames."""
     white = _netpbm_white(picture)
     raw = _raw_mode(picture)
     if white is not None:
@@ -68,10 +60,13 @@ def read_samples(picture: Image.Image, path: str | Path) -> Samples:
             f"{quoted(path)} is transparent everywhere, so that nothing would be seen of it; save "
             "it without its alpha channel"
         )
+    samples.color = _upright(samples.color, picture)
+    samples.alpha = None if samples.alpha is None else _upright(samples.alpha, picture)
+    notes += frames_left_out(picture, path)
     return samples
 
 
-def upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
+def _upright(array: np.ndarray, picture: Image.Image) -> np.ndarray:
     """``array`` (height, width, ...) turned as the EXIF block of a loaded ``picture`` says."""
     try:
         turn = picture.getexif().get(_ORIENTATION_TAG)
@@ -229,8 +224,14 @@ def to_shades(
     return shades
 
 
+def luma(pixels: np.ndarray) -> np.ndarray:
+    """The luma (height, width) of RGB (height, width, 3), of the same type, as Pillow has it."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("L"))
+    return pixels @ np.float32([0.299, 0.587, 0.114])
+
+
 def _refuse_not_finite(color: np.ndarray, name: str) -> None:
-    """Raise ImageError for NaN and infinity."""
     count = int((~np.isfinite(color)).sum())
     if count:
         raise ImageError(
@@ -240,26 +241,20 @@ def _refuse_not_finite(color: np.ndarray, name: str) -> None:
 
 
 def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
-    """The number that is white without a range. Raises UnknownWhite."""
+    """The number that is white without a range. Raises ImageError."""
     low, high, white = samples.color.min().item(), samples.color.max().item(), samples.white
     if white is None and low >= 0:
         white = 1 if high <= 1 else 255 if 128 <= high <= 255 else None
     if white is None:
-        raise UnknownWhite(
-            f"{name} has floating-point values from {_figure(low)} to {_figure(high)}, and the "
-            "file does not say which are black and white"
+        raise ImageError(
+            f"{name} has floating-point values from {low:.7g} to {high:.7g}, and the "
+            "file does not say which are black and white; say so with range=(LOW, HIGH)"
         )
     if 0 < high < white / _DARK and white > 255:
         likely = 2 ** max(8, high.bit_length()) - 1
         fact = f"the largest value of {name} is {high} of {white}"
-        notes.append(ImageWarning(fact, f"if {likely} is white", str(likely)))
+        notes.append(ImageWarning(f"{fact}: if {likely} is white, give range=(0, {likely})"))
     return white
-
-
-def _figure(value: float) -> str:
-    """A number as a user would write it."""
-    whole = abs(value) < 1e15 and value == int(value)
-    return str(int(value)) if whole else f"{value:.7g}"
 
 
 def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], notes: list) -> None:
@@ -271,6 +266,6 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
     share = 100 * outside.mean()
     if share > 0:
         share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-        limits = f"below LOW ({_figure(low)}) or above HIGH ({_figure(high)})"
+        limits = f"below LOW ({low:.7g}) or above HIGH ({high:.7g})"
         fact = f"{share} % of the pixels of {name} are {limits}, and are clipped"
         notes.append(ImageWarning(fact))

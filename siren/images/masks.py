@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from siren.images import decoding, resize
-from siren.images.opening import ImageError, ImageWarning, frames_left_out, open_picture, quoted
+from siren.images import decoding, fit_mask, resize
+from siren.images.opening import ImageError, ImageWarning, open_picture, quoted
 
 #: A pixel of a scaled mask is True if more than this share of it is.
 SHARE = 0.1
@@ -36,22 +36,23 @@ def read_mask(path: str | Path) -> np.ndarray:
     """
     name = quoted(path)
     with open_picture(path) as (picture, notes):
-        samples = decoding.read_samples(picture, path)
-        values = decoding.upright(samples.color, picture).astype(np.float32)
-        alpha = samples.alpha
-        visible = np.True_ if alpha is None else decoding.upright(alpha > 0.5, picture)
-        notes += frames_left_out(picture, path)
+        samples = decoding.read_samples(picture, path, notes)
+        values = samples.color.astype(np.float32)
+        visible = np.True_ if samples.alpha is None else samples.alpha > 0.5
     for note in notes:
         warnings.warn(note, stacklevel=2)
     white = samples.white
     if white is None:  # as for a picture, but any other number is taken for one of 255 here
         white = 1 if values.max() <= 1 else 255
+    shades = values * np.float32(255 / white)
     if not visible.all():
-        mask = _visible(name, values / white, visible)
+        mask = _visible(name, shades[visible], visible)
     elif values.shape[2] == 1:
         mask = _of_gray(name, values[..., 0], white)
+    elif _is_gray(shades):
+        mask = _of_gray(name, np.rint(decoding.luma(shades)), 255)
     else:
-        mask = _of_colors(name, values * (255 / white))
+        mask = _of_colors(name, shades)
     if mask.all() or not mask.any():
         raise ImageError(
             f"{name} is {'white' if mask.all() else 'black'} everywhere (its values go from "
@@ -72,17 +73,12 @@ def _warn(sentence: str) -> None:
     warnings.warn(sentence, ImageWarning, stacklevel=3)
 
 
-def _visible(name: str, values: np.ndarray, visible: np.ndarray) -> np.ndarray:
-    """The mask of a picture that is transparent in places; ``values`` are in 0..1."""
+def _visible(name: str, seen: np.ndarray, visible: np.ndarray) -> np.ndarray:
+    """The mask of a picture that is transparent in places; ``seen`` (n, 1 or 3) is the rest."""
     if not visible.any():
         raise _unclear(f"{name} is transparent everywhere")
-    seen = values[visible]
-    light = seen.max(1) > 0.5
-    if not light.all():
-        what = "black shapes" if not light.any() else "light, dark and transparent places"
-        raise _unclear(f"{name} has {what} on a transparent ground")
-    if not (_is_gray(255 * seen) or _has_one_hue(255 * seen)):
-        raise _unclear(f"{name} has several colors on a transparent ground")
+    if seen.max(1).min() <= 127.5 or not (_is_gray(seen) or _has_one_hue(seen)):
+        raise _unclear(f"{name} has black shapes or several colors on a transparent ground")
     return visible
 
 
@@ -115,30 +111,21 @@ def _of_gray(name: str, values: np.ndarray, white: float) -> np.ndarray:
 
 def _of_colors(name: str, values: np.ndarray) -> np.ndarray:
     """The mask of an opaque picture in color, whose ``values`` are in 0..255."""
-    pixels = values.reshape(-1, 3)
-    if _is_gray(pixels):
-        return _of_gray(name, np.rint(pixels @ np.array([0.299, 0.587, 0.114])), 255.0).reshape(
-            values.shape[:2]
-        )
-    brightness = pixels.max(1)
+    brightness = values.max(-1)
     light = brightness > brightness.max() / 2
-    if brightness.min() > 32 or not _has_one_hue(pixels[light]):
+    if brightness.min() > 32 or not _has_one_hue(values[light]):
         raise _unclear(f"{name} has several colors, or none of its pixels is black")
-    return light.reshape(values.shape[:2])
-
-
-def _chroma(pixels: np.ndarray) -> np.ndarray:
-    return pixels.max(1) - pixels.min(1)
+    return light
 
 
 def _is_gray(pixels: np.ndarray) -> bool:
-    """Whether pixels (n, 1 or 3) in 0..255 are gray, but for the noise of JPEG."""
-    return bool((_chroma(pixels) < _COLORED).all())
+    """Whether pixels (..., 1 or 3) in 0..255 are gray, but for the noise of JPEG."""
+    return bool((np.ptp(pixels, -1) < _COLORED).all())
 
 
 def _has_one_hue(pixels: np.ndarray) -> bool:
     """Whether pixels (n, 3) in 0..255 all have about the same color, and none is white or gray."""
-    if pixels.shape[1] == 1 or not len(pixels) or (_chroma(pixels) < _COLORED).any():
+    if (np.ptp(pixels, -1) < _COLORED).any():
         return False
     # Hue is the angle of a pixel around the gray axis.
     red, green, blue = pixels.T
@@ -146,12 +133,6 @@ def _has_one_hue(pixels: np.ndarray) -> bool:
     around /= abs(around)
     away = np.angle(around / around.mean(), deg=True)
     return bool(abs(around.mean()) > 0.5 and (abs(away) < _ONE_HUE).all())
-
-
-def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``mask`` on the pixels of a picture of another size, each taking the nearest of its own."""
-    places = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, mask.shape)]
-    return mask[np.ix_(*places)]
 
 
 def scale_mask(mask: np.ndarray, size: tuple[int, int], name: str = "the mask") -> np.ndarray:

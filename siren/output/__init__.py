@@ -1,29 +1,30 @@
 """The output folder: is a file as this program wrote it? It replaces and removes no others.
 
 In the folder of a run, a list of SHA-256 says so: a training has it in metrics.json, a rendering in
-rendering.json, and what a run writes before its end is in the lock file of the folder. A file of
-several runs (a page, a summary, a comparison) has a mark in itself instead.
+rendering.json. A mark in the file itself says so of those of several runs (a page, a summary, a
+comparison), and of the preview of a run that has no metrics.json yet.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.files import Change, ForeignFile, Lock, file_digest
+from siren.files import Change, ForeignFile, file_digest, open_regular
 from siren.output.report import METRICS, read_json, read_metrics
 from siren.tasks import TASKS
 from siren.training.checkpoint import NAME as STATE
 
 RENDERING = "rendering.json"
+PREVIEW = "preview.png"
+PREVIEW_MARK = b"siren-jittor preview"  # behind the end of the PNG, where no reader looks
 _TRAINING = {"network.npz", "output.png", "reference.png", "panel.png", METRICS}
 _TRAINING |= {"history.csv", "history.png"}
-_PREVIEWS = {"preview.png", "training.gif"}
-_NAMES = _TRAINING.union(_PREVIEWS, *(task.files for task in TASKS.values()))
+_PREVIEWS = {PREVIEW, "training.gif"}
+_NAMES = _TRAINING.union(_PREVIEWS, *(task.files for task in TASKS.values())) - {METRICS}
 
 
 def training_files(task: str, previewed: bool) -> set[str]:
@@ -41,21 +42,19 @@ def rendering_files(derivatives: bool) -> set[str]:
 class Record:
     """What earlier runs wrote into ``folder``.
 
-    kind     "training", "rendering", or "" without either
-    digests  recorded digests by file name; killed runs can leave several for one name
+    report   the file that has the digests, ``METRICS`` of a training or ``RENDERING``; "" for none
+    digests  recorded digests by file name
     """
 
     folder: Path
-    kind: str
-    digests: dict[str, set[str]]
+    report: str
+    digests: dict[str, str]
 
     def owns(self, name: str) -> bool:
         """Whether this program wrote the file called ``name``, and nobody has changed it since."""
-        if name == STATE:
-            return True  # whose ever it is, it is renamed and not replaced
-        if name in (METRICS, RENDERING):
-            return (name == METRICS) == (self.kind == "training") and self.kind != ""
-        return name in self.digests and file_digest(self.folder / name) in self.digests[name]
+        if name in (STATE, self.report):
+            return True  # a state, whose ever it is, is renamed and not replaced
+        return name in self.digests and file_digest(self.folder / name) == self.digests[name]
 
     def check(self, names: Iterable[str]) -> None:
         """Raise ForeignFile if writing ``names`` would replace a file that is not our own."""
@@ -67,44 +66,44 @@ class Record:
                 raise ForeignFile(path)
 
 
-def read_record(folder: Path, lock: Lock | None = None) -> Record:
-    """The record of ``folder``, with the files of killed runs that ``lock`` lists."""
-    digests: dict[str, set[str]] = defaultdict(set)
-    for name, digest in lock.recorded() if lock else ():
-        _add(digests, {name: digest})
-    metrics, rendering = read_metrics(folder), read_json(folder / RENDERING)
-    if metrics is not None:
-        _add(digests, metrics.get("files"))
-        return Record(folder, "training", digests)
-    if rendering is not None and isinstance(rendering.get("files"), dict):
-        _add(digests, rendering["files"])
-        return Record(folder, "rendering", digests)
-    return Record(folder, "", digests)
+def read_record(folder: Path) -> Record:
+    """The record of ``folder``, with the preview of a killed run."""
+    content, report = read_metrics(folder), METRICS
+    if content is None:
+        content, report = read_json(folder / RENDERING) or {}, RENDERING
+    files, digests = content.get("files"), {}
+    if isinstance(files, dict):
+        digests = {n: d for n, d in files.items() if n in _NAMES and isinstance(d, str)}
+    elif report == RENDERING:
+        report = ""
+    if _is_early(folder / PREVIEW):
+        digests[PREVIEW] = file_digest(folder / PREVIEW)
+    return Record(folder, report, digests)
 
 
-def remove_leftovers(change: Change, lock: Lock) -> None:
+def remove_leftovers(change: Change) -> None:
     """Let ``change``, which is otherwise complete, remove the other files of earlier runs."""
-    record = read_record(change.folder, lock)
+    record = read_record(change.folder)
     for name in sorted(record.digests.keys() - change.digests.keys()):
         if record.owns(name):
             change.remove(name)
 
 
-def remove_uncommitted(folder: Path, lock: Lock) -> None:
-    """Remove the files, such as previews, that a run without results has written."""
-    committed, written = read_record(folder), read_record(folder, lock)
-    for name, _ in lock.recorded():
-        if not committed.owns(name) and written.owns(name):
-            with contextlib.suppress(OSError):
-                (folder / name).unlink()
-    lock.forget()
+def remove_early_preview(folder: Path) -> None:
+    """Remove the preview of a run that has ended without results."""
+    with contextlib.suppress(OSError):
+        if _is_early(folder / PREVIEW):
+            (folder / PREVIEW).unlink()
 
 
-def _add(digests: dict[str, set[str]], files) -> None:
-    """Add the valid names and digests of ``files``, from a JSON file that may hold anything."""
-    for name, digest in files.items() if isinstance(files, dict) else ():
-        if isinstance(digest, str) and name in _NAMES:
-            digests[name].add(digest)
+def _is_early(path: Path) -> bool:
+    """Whether a file is a preview that was written during a training."""
+    try:
+        with open_regular(path) as file:
+            file.seek(-len(PREVIEW_MARK), os.SEEK_END)
+            return file.read() == PREVIEW_MARK
+    except OSError:
+        return False
 
 
 def replaced_input(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -> tuple | None:
@@ -112,13 +111,10 @@ def replaced_input(folder: Path, names: Iterable[str], inputs: Iterable[Path]) -
 
     Files are compared by device and inode: a link to an input is that input.
     """
-    identities = {_identity(path): path for path in inputs}
-    identities.pop(None, None)
-    for name in sorted(names):
-        identity = _identity(folder / name)
-        if identity in identities:
-            return identities[identity], name
-    return None
+    written = {_identity(folder / name): name for name in sorted(names, reverse=True)}
+    written.pop(None, None)
+    found = ((path, written.get(_identity(path))) for path in inputs)
+    return next(((path, name) for path, name in found if name), None)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

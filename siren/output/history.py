@@ -1,17 +1,28 @@
-"""history.png: loss and PSNR over the epochs, drawn with Pillow."""
+"""A training to see: its pictures in preview.png and training.gif, its numbers in history.png."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = (960, 480)
+from siren.files import write_bytes
+from siren.images import encode_png, to_uint8
+from siren.output import PREVIEW, PREVIEW_MARK
+
+MAX_FRAMES = 60  # of the animation
+MAX_SIDE = 256  # pixels
+FRAME_TIME = 80  # milliseconds
+LAST_FRAME_TIME = 2000  # milliseconds
+
+SIZE = (960, 480)  # of history.png
 SHARP = 2  # drawn so many times as large, and reduced, which smooths the lines
 LEFT, RIGHT, TOP, BOTTOM = 64, 24, 40, 48  # margins of a chart
 INK, GRID = "#333", "#ddd"
@@ -23,6 +34,54 @@ COLORS = {
 _LARGEST = 1e100  # values beyond it are not drawn
 
 Points = list[tuple[float, float]]  # (epoch, value); a value may be any float
+
+
+@dataclass
+class Preview:
+    """Refreshes preview.png in ``folder`` and keeps frames for training.gif.
+
+    ``every`` is the number of epochs between two pictures.
+    """
+
+    folder: Path
+    every: int
+    frames: list[Image.Image] = field(default_factory=list)
+    stride: int = 1
+    count: int = 0
+
+    def update(self, picture: np.ndarray) -> None:
+        """Write preview.png of ``picture`` (height, width, channels) in [-1, 1]. Raises OSError."""
+        write_bytes(self.folder / PREVIEW, encode_png(picture) + PREVIEW_MARK)
+        if self.count % self.stride == 0:
+            self.frames.append(_frame(picture))
+        if len(self.frames) > MAX_FRAMES:  # drop every second one
+            self.frames = self.frames[::2]
+            self.stride *= 2
+        self.count += 1
+
+    def animation(self, picture: np.ndarray) -> bytes:
+        """The content of training.gif, which ends with ``picture``."""
+        frames = [*self.frames, _frame(picture)]
+        content = io.BytesIO()
+        frames[0].save(
+            content,
+            "GIF",
+            save_all=True,
+            append_images=frames[1:],
+            duration=[FRAME_TIME] * (len(frames) - 1) + [LAST_FRAME_TIME],
+            loop=0,
+        )
+        return content.getvalue()
+
+
+def _frame(picture: np.ndarray) -> Image.Image:
+    pixels = to_uint8(picture)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    return image
+
+
+# ---- history.png ------------------------------------------------------------------------------
 
 
 def draw_history(history) -> bytes:
@@ -59,8 +118,9 @@ def _draw_chart(draw, start: int, width: int, curves: dict[str, Points], log: bo
     for position, value in values.ticks():
         chart.line([(0, 1 - position), (1, 1 - position)], GRID, 1)
         chart.write((0, 1 - position), (-8, 0), f"{value:.6g}", "rm")
-    for position, value in epochs.whole_ticks():
-        chart.write((position, 1), (0, 8), f"{value:.6g}", "mt")
+    for position, value in epochs.ticks():
+        if value == int(value) >= 0:
+            chart.write((position, 1), (0, 8), f"{value:.6g}", "mt")
     chart.write((1, 1), (0, 28), "epoch", "rt")
     right = 0
     for name, points in curves.items():
@@ -141,10 +201,6 @@ class Axis:
     def ticks(self) -> list[tuple[float, float]]:
         """(position, value) of a few round values."""
         return [(self.position(value), value) for value in self._round_values()]
-
-    def whole_ticks(self) -> list[tuple[float, float]]:
-        """Those whose value is a whole number from 0 on, such as an epoch's."""
-        return [tick for tick in self.ticks() if tick[1] == int(tick[1]) >= 0]
 
     def _round_values(self) -> list[float]:
         if not self.log:

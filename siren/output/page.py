@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import time
-from itertools import count
 from pathlib import Path
 from string import Template
 
@@ -69,13 +68,8 @@ def write_page(folder: Path) -> Path:
 
 def draw_page(folder: Path, runs: list[Run]) -> bytes:
     """The content of the page of ``folder``; ``runs`` are the newest first."""
-    numbers, total, older = count(1), len(runs), max(0, len(runs) - MAX_CARDS)
-    groups = [
-        [(run, f"run-{next(numbers)}") for run in group] for group in _group(runs[:MAX_CARDS])
-    ]
-    section = (
-        '<section><h2>$task<small> $image</small></h2><div class="cards">$cards</div></section>'
-    )
+    total, older = len(runs), max(0, len(runs) - MAX_CARDS)
+    groups = _group(runs[:MAX_CARDS])
     page = fill(
         _PAGE,
         generator=Markup(GENERATOR),
@@ -87,12 +81,8 @@ def draw_page(folder: Path, runs: list[Run]) -> bytes:
         count="no runs yet" if not runs else "1 run" if total == 1 else f"{total} runs",
         newest=f", the newest of {_date(runs[0])}" if runs else "",
         hidden="" if runs else " hidden",
-        rows=[_row(*each) for group in groups for each in group],
-        sections=[
-            fill(section, task=run.task, image=run.image, cards=[_card(*each) for each in group])
-            for group in groups
-            for run, _ in group[:1]
-        ],
+        rows=[_row(run) for group in groups for run in group],
+        sections=list(map(_section, groups)),
         older=f"{older} older runs are not shown. " if older else "",
     )
     return page.encode()
@@ -106,17 +96,22 @@ def _group(runs: list[Run]) -> list[list[Run]]:
     return [sorted(group, key=lambda run: run.option("recipe")) for group in groups.values()]
 
 
-def _row(run: Run, identifier: str) -> Markup:
-    """The line of ``run`` in the table of all."""
-    thumbnail = None
-    if "output.png" in run.sizes:
-        thumbnail = _image(run.url("output.png"), "", (THUMBNAIL, THUMBNAIL), THUMBNAIL)
+def _section(group: list[Run]) -> Markup:
+    return fill(
+        '<section><h2>$task<small> $image</small></h2><div class="cards">$cards</div></section>',
+        task=group[0].task,
+        image=group[0].image,
+        cards=list(map(_card, group)),
+    )
+
+
+def _row(run: Run) -> Markup:
     return fill(
         '<tr><td class="wide thumbnail">$thumbnail</td><th scope="row">'
         '<a href="#$identifier">$image</a>$badge<small class="narrow">$task $recipe</small></th>'
         '<td class="wide">$task</td><td class="wide">$recipe</td>$numbers</tr>',
-        thumbnail=thumbnail,
-        identifier=identifier,
+        thumbnail=_picture(run, "output.png", "", THUMBNAIL, (THUMBNAIL, THUMBNAIL)),
+        identifier=link("run", *run.parts),
         image=run.image,
         badge=_badge(run),
         task=run.task,
@@ -128,12 +123,11 @@ def _row(run: Run, identifier: str) -> Markup:
 # ---- cards -------------------------------------------------------------------------------------
 
 
-def _card(run: Run, identifier: str) -> Markup:
-    """The card of ``run``, an article with this id."""
+def _card(run: Run) -> Markup:
     folder, scored = "/".join(run.parts), run.metrics.get("scored")
     return fill(
         _CARD,
-        identifier=identifier,
+        identifier=link("run", *run.parts),
         title=run.option("recipe") or run.task,
         badge=_badge(run),
         folder=fill("<code>$folder</code> · ", folder=folder) if folder else None,
@@ -173,7 +167,6 @@ def _scores(run: Run) -> list[Markup]:
 
 
 def _facts(facts: dict) -> list[Markup]:
-    """Names and values for a list of definitions."""
     cell = "<div><dt>$name</dt><dd>$value</dd></div>"
     return [fill(cell, name=name, value=value) for name, value in facts.items()]
 
@@ -293,17 +286,18 @@ def _details(run: Run) -> list[Markup]:
 # ---- pictures, numbers and times ---------------------------------------------------------------
 
 
-def _picture(run: Run, name: str, alt: str, side: int) -> Markup:
-    """One of ``run.sizes``, as ``_image``."""
-    return _image(run.url(name), alt, run.sizes[name], side)
+def _picture(run: Run, name: str, alt: str, side: int, size=None) -> Markup | None:
+    """One of ``run.sizes``, whose longer side becomes ``side`` CSS pixels; None if it is missing.
 
-
-def _image(url: str, alt: str, size: tuple[int, int], side: int) -> Markup:
-    """A picture of ``size`` (height, width) whose longer side becomes ``side`` CSS pixels."""
+    ``size`` (height, width) gives it another shape.
+    """
+    if name not in run.sizes:
+        return None
+    size = size or run.sizes[name]
     height, width = (max(1, round(length * side / max(size))) for length in size)
     return fill(
         '<img src="$url" alt="$alt" height="$height" width="$width" loading="lazy" class="$kind">',
-        url=url,
+        url=run.url(name),
         alt=alt,
         height=height,
         width=width,
@@ -337,12 +331,10 @@ def _setting(value) -> str:
 
 
 def _date(run: Run) -> str:
-    """When the run ended, in local time."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(run.modified))
 
 
 def _file_size(count: int) -> str:
-    """A number of bytes in decimal units."""
     return f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
 
 

@@ -36,12 +36,7 @@ def render(network, engine, shape, crop=FULL_VIEW, bits: int = 8) -> np.ndarray:
     ``crop`` is (row_0, column_0, row_1, column_1) in [-1, 1]. Returns (height, width, channels),
     uint8 or, for 16 ``bits``, uint16. Apart from the result, memory does not grow with the size.
     """
-
-    def draw(values):
-        return (to_integers(values, bits),)
-
-    (picture,) = _draw_strips(network, engine, shape, crop, 0, draw)
-    return picture
+    return _draw_strips(network, engine, shape, crop, 0, lambda u: [to_integers(u, bits)])[0]
 
 
 def render_derivatives(network, engine, shape, crop=FULL_VIEW) -> tuple[np.ndarray, np.ndarray]:

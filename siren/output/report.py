@@ -15,7 +15,7 @@ from siren.text import SCORE_NAMES, align, score_cells
 METRICS = "metrics.json"
 HISTORY = "history.csv"
 SUMMARY = "summary.csv"
-MAX_BYTES = 1 << 24  # of a text file; there are no longer ones of this program
+MAX_BYTES = 1 << 24  # of a JSON file; there are no longer ones of this program
 
 
 def encode_json(content: dict) -> bytes:
@@ -26,7 +26,8 @@ def encode_json(content: dict) -> bytes:
 def read_json(path: Path) -> dict | None:
     """The JSON object in a regular file; None if there is none or it cannot be read."""
     try:
-        content = json.loads(_read_text(path))
+        with open_regular(path) as file:
+            content = json.loads(file.read(MAX_BYTES))
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
@@ -70,15 +71,6 @@ def encode_history(history) -> bytes:
         loss, seconds = f"{state.loss:.9g}", f"{state.seconds:.3f}"
         writer.writerow([state.epoch, loss, validation, quality, seconds])
     return text.getvalue().encode()
-
-
-def _read_text(path: Path) -> str:
-    """The content of a regular file. Raises OSError, and ValueError if it is no moderate text."""
-    with open_regular(path) as file:
-        content = file.read(MAX_BYTES + 1)
-    if len(content) > MAX_BYTES:
-        raise ValueError(f"{path} is too long")
-    return content.decode("utf8")
 
 
 def _json_safe(value):

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 
 from siren import runtime
-from siren.files import Change, Lock
+from siren.files import Change
 from siren.images import encode_png
 from siren.metrics import psnr, ssim
 from siren.npz import NETWORK, encode_network
-from siren.output import remove_leftovers
-from siren.output.history import draw_history
+from siren.output import PREVIEW, remove_leftovers
+from siren.output.history import Preview, draw_history
 from siren.output.panel import draw_result
-from siren.output.preview import Preview
 from siren.output.report import HISTORY, METRICS, encode_history, encode_json
 from siren.pictures import Picture
 from siren.solvers import Degenerate
@@ -72,34 +71,26 @@ class Saved:
 class Results:
     """What the files of a training are made of.
 
-    facts     "options" and "inputs" of metrics.json
-    runtime   as ``runtime.describe`` has it
+    metrics   metrics.json, but for scores, notes and files
     bits      8 or 16, the depth of pictures
     network   the content of network.npz
-    points    the number of training points
     output    function: the network's picture, restored
-    pictures  function: what makes the task's own pictures, whose names are ``names``
-    preview   a ``siren.output.preview.Preview`` or None
+    pictures  function: what makes the task's own pictures, by name
+    preview   a ``siren.output.history.Preview`` or None
 
     The others are those of a ``training.progress.Training`` and of a ``tasks.task.Task``.
     """
 
-    facts: dict
-    runtime: dict
+    metrics: dict
     bits: int
     network: bytes
-    ended: str
-    best: Epoch
     history: list[Epoch]
-    points: int
     reference: np.ndarray
     scored: np.ndarray | None
-    scored_as: str
     panel_pictures: list[Picture]
     output: Callable[[], np.ndarray]
     baselines: Callable[[], list]
-    pictures: Callable[[], list]
-    names: tuple[str, ...]
+    pictures: Callable[[], dict[str, Callable]]
     preview: Preview | None
 
     @property
@@ -116,20 +107,19 @@ class Results:
             self,
             output=partial(np.asarray, self.output()),
             baselines=partial(list, self.baselines()),
-            pictures=partial(list, self.pictures()),
-            preview=self.preview and dataclasses.replace(self.preview, lock=None),
+            pictures=partial(dict, self.pictures()),
         )
 
-    def write_unscored(self, change: Change, lock: Lock) -> None:
+    def write_unscored(self, change: Change) -> None:
         """Write into ``change`` what there is before the result is scored and drawn.
 
         If scoring ends the process, this is what there is: a run that counts as interrupted. Raises
         OSError if a file cannot be written.
         """
         self._write_network(change)
-        self._write_metrics(change, lock, Saved(), "interrupted")
+        _write_metrics(change, {**self.metrics, "ended": "interrupted"})
 
-    def write(self, change: Change, lock: Lock) -> Saved:
+    def write(self, change: Change) -> Saved:
         """Score the network's picture and write all files into ``change``.
 
         The network comes first; a picture that cannot be made is left out. Raises OSError if a file
@@ -137,123 +127,105 @@ class Results:
         """
         self._write_network(change)
         saved = self._write_pictures(change)
-        self._write_metrics(change, lock, saved, self.ended)
+        scores = {name: dataclasses.asdict(score) for name, score in saved.baselines.items()}
+        notes = {"baselines": scores, "notes": saved.notes}
+        _write_metrics(change, {**self.metrics, **dataclasses.asdict(saved.score), **notes})
         return saved
 
     def _write_network(self, change: Change) -> None:
         change.write(NETWORK, self.network)
         change.write(HISTORY, encode_history(self.history))
 
-    def _write_metrics(self, change: Change, lock: Lock, saved: Saved, ended: str) -> None:
-        """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
-        history, best = self.history, self.best
-        height, width = self.reference.shape[:2]
-        metrics = {
-            **self.facts,
-            "height": height,
-            "width": width,
-            "points": self.points,
-            "ended": ended,
-            "epochs": history[-1].epoch,
-            "best_epoch": best.epoch,
-            "best_by": "loss" if best.validation is None else "validation loss",
-            "validation": best.validation,
-            "loss": best.loss,
-            **dataclasses.asdict(saved.score),
-            "baselines": {
-                name: dataclasses.asdict(score) for name, score in saved.baselines.items()
-            },
-            "notes": saved.notes,
-            "scored": self.scored_as,
-            "seconds": history[-1].seconds,
-            "seconds_first_epoch": history[0].seconds,
-            "runtime": self.runtime,
-            "files": dict(change.digests),
-        }
-        change.write(METRICS, encode_json(metrics))
-        remove_leftovers(change, lock)
-
     def _write_pictures(self, change: Change) -> Saved:
-        """Score, make the baselines, and draw."""
-        saved = Saved()
-        with _Files(change, saved, at_once=self.pixels <= SMALL) as files:
-            files.make("reference.png", encode_png, self.reference, self.bits)
-            output = saved.attempt(self.output)
-            if output is not None:
-                files.make("output.png", encode_png, output, self.bits)
-                saved.score = saved.attempt(_score, self, output) or Score()
-                baselines = saved.attempt(_make_baselines, self, saved)
-                if baselines is not None:
-                    files.make("panel.png", _panel, self, output, saved, baselines)
-                del baselines  # before the derivatives, which take memory too
-                if self.preview is not None:
-                    files.make("training.gif", self.preview.animation, output)
-                    files.make("preview.png", encode_png, output)
-            pictures = saved.attempt(self.pictures) or []
-            for name, make in zip(self.names, pictures):
-                files.make(name, lambda make=make: encode_png(make(), self.bits))
-            files.make("history.png", draw_history, self.history)
+        """What fails is left out, and the result has the problem."""
+        saved, contents = Saved(), {}
+
+        def make(name: str, draw: Callable, *arguments: Any) -> None:
+            contents[name] = pool.submit(draw, *arguments)
+            if self.pixels > SMALL:  # one by one, which takes the least memory
+                write()
+
+        def write() -> None:
+            for name, content in contents.items():
+                content = saved.attempt(content.result)
+                if content is not None:
+                    change.write(name, content)
+            contents.clear()
+
+        with ThreadPoolExecutor() as pool:  # encoding is most of the time that results take
+            self._draw(make, saved)
+            write()
         return saved
+
+    def _draw(self, make: Callable, saved: Saved) -> None:
+        """Have ``make(name, draw, *arguments)`` draw each picture; the scores go to ``saved``."""
+        make("reference.png", encode_png, self.reference, self.bits)
+        output = saved.attempt(self.output)
+        if output is not None:
+            make("output.png", encode_png, output, self.bits)
+            saved.score = saved.attempt(_score, self, output) or Score()
+            baselines = saved.attempt(_make_baselines, self, saved)
+            if baselines is not None:
+                make("panel.png", _panel, self, output, saved, baselines)
+            del baselines  # before the derivatives, which take memory too
+            if self.preview is not None:
+                make("training.gif", self.preview.animation, output)
+                make(PREVIEW, encode_png, output)
+        for name, draw in (saved.attempt(self.pictures) or {}).items():
+            make(name, lambda draw=draw: encode_png(draw(), self.bits))
+        make("history.png", draw_history, self.history)
 
 
 def gather_results(facts: dict, bits: int, task, network, engine, result, preview) -> Results:
     """The results of a training, whose ``network`` has the parameters of the best epoch.
 
-    ``result`` is a ``Training``; ``facts``, ``bits`` and ``preview`` are as in ``Results``.
+    ``result`` is a ``Training``; ``facts`` are "options" and "inputs" of metrics.json; ``bits`` and
+    ``preview`` are as in ``Results``.
     """
     from siren.training.evaluation import predict_derivatives, predict_image  # imports Jittor
 
     shape = task.reference.shape[:2]
+    derivatives = partial(predict_derivatives, network, engine, shape)
+    best, history = result.best, result.history
+    metrics = {
+        **facts,
+        "height": shape[0],
+        "width": shape[1],
+        "points": len(task.points),
+        "ended": result.ended,
+        "epochs": history[-1].epoch,
+        "best_epoch": best.epoch,
+        "best_by": "loss" if best.validation is None else "validation loss",
+        "validation": best.validation,
+        "loss": best.loss,
+        "psnr": None,
+        "ssim": None,
+        "baselines": {},
+        "notes": [],
+        "scored": task.scored_as,
+        "seconds": history[-1].seconds,
+        "seconds_first_epoch": history[0].seconds,
+        "runtime": runtime.describe(),
+    }
     return Results(
-        facts=facts,
-        runtime=runtime.describe(),
+        metrics=metrics,
         bits=bits,
         network=encode_network(network, shape, bits),
-        ended=result.ended,
-        best=result.best,
-        history=result.history,
-        points=len(task.points),
+        history=history,
         reference=task.reference,
         scored=task.scored,
-        scored_as=task.scored_as,
         panel_pictures=task.panel_pictures,
         output=lambda: task.restore(predict_image(network, engine, shape)),
         baselines=task.baselines,
-        pictures=partial(task.pictures, partial(predict_derivatives, network, engine, shape)),
-        names=task.declared.files,
+        pictures=lambda: dict(zip(task.declared.files, task.pictures(derivatives))),
         preview=preview,
     )
 
 
-class _Files(ThreadPoolExecutor):
-    """Writes files into ``change`` whose contents threads make, all ``at_once`` or one by one.
-
-    Encoding is most of the time that results take; one by one takes the least memory. A content
-    that is None is left out, and so is one that fails: ``saved`` has the problem.
-    """
-
-    def __init__(self, change: Change, saved: Saved, at_once: bool):
-        super().__init__()
-        self.change, self.saved, self.at_once = change, saved, at_once
-        self.making = {}
-
-    def make(self, name: str, make: Callable, *arguments: Any) -> None:
-        """Have ``make(*arguments)`` make the content of the file called ``name``."""
-        self.making[name] = self.submit(make, *arguments)
-        if not self.at_once:
-            self._write()
-
-    def _write(self) -> None:
-        for name, content in self.making.items():
-            content = self.saved.attempt(content.result)
-            if content is not None:
-                self.change.write(name, content)
-        self.making = {}
-
-    def __exit__(self, kind, *rest):
-        if kind is None:
-            self._write()
-        return super().__exit__(kind, *rest)
+def _write_metrics(change: Change, metrics: dict) -> None:
+    """Write metrics.json, which lists the other files of ``change``, and remove leftovers."""
+    change.write(METRICS, encode_json({**metrics, "files": dict(change.digests)}))
+    remove_leftovers(change)
 
 
 def _score(results: Results, image: np.ndarray) -> Score:

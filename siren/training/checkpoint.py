@@ -129,8 +129,8 @@ class Checkpoint:
         Raises StateError if it cannot be read, is damaged, or belongs to another run.
         """
         try:
-            with npz.unpacked(npz.read_file(self.path)) as file:
-                arrays = dict(file)
+            with open_regular(self.path) as file, npz.unpacked(file) as content:
+                arrays = dict(content)
                 record = json.loads(str(arrays.pop("record")))
                 identity = dict(record["identity"])
                 state = State(

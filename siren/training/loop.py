@@ -49,7 +49,7 @@ def train(
                 a state, training continues from it, and ends with the same network, bit for bit, as
                 without the interruption.
     stop        called after every step; true ends the loop early
-    preview     a ``siren.output.preview.Preview``, updated every ``preview.every`` epochs
+    preview     a ``siren.output.history.Preview``, updated every ``preview.every`` epochs
     batches     a ``siren.samples.Batches``, which cuts each pass into steps; None: a pass is one
                 step on all points
 
