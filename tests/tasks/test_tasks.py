@@ -341,11 +341,8 @@ class Wave:
         ones = coordinates[:, :1] * 0 + 1
         return [coordinates[:, :1], 0 * ones, self.slope * 39 / 2 * scale[1] * ones]
 
-    def variation(self, network, points, field, smallest, weight, scale, plus):
-        coordinates = points.coordinates()
-        streams = self.streams(network, jt.array(coordinates), 1, scale)
-        tensors = reference.tensors_at(coordinates, field)
-        return reference.variation_of_streams(streams, tensors, smallest, weight)
+    def variation(self, *arguments):
+        return reference.variation(*arguments, self.streams)
 
 
 def test_structure_variation_before_and_across_and_along_an_edge():
