@@ -177,8 +177,9 @@ class Overlap:
     def __enter__(self):
         _, status = os.waitpid(self.process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), self.process.stderr.read()
-        wait_for((self.folder / "child").exists)
-        self.child = int((self.folder / "child").read_text())
+        child = self.folder / "child"
+        wait_for(lambda: child.exists() and child.read_text())
+        self.child = int(child.read_text())
         return self
 
     def __exit__(self, *_):
