@@ -132,19 +132,10 @@ class Best:
         self.parameters.update(chosen)
         self.lowest.update(jt.ternary(better, criterion, self.lowest))
 
-    def restore(self, parameters: np.ndarray, lowest: np.ndarray) -> None:
-        """Continue from the values of an earlier run."""
-        self.parameters.update(jt.array(parameters))
-        self.lowest.update(jt.array(lowest))
-
     def load_into_network(self) -> None:
         """Copy the best parameters into the network."""
         self.network.flat.update(jt.array(self.parameters.numpy()))
         self.network.flat.sync()
-
-    def vars(self) -> list:
-        """The Vars that ``update`` changes."""
-        return [self.parameters, self.lowest]
 
 
 def make_validation(task, engine, batches):

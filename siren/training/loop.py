@@ -62,22 +62,22 @@ def train(
     steps = steps_per_pass(len(task.points), batches)
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
-    guidance = Guidance(network, task, engine, epochs)
-    run = _Run(network, task, optimizer, guidance)
+    run = _Run(network, task, engine, optimizer, epochs)
     first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
     # Jittor cannot compile a fresh one-element array into a later operation.
-    jt.sync([network.flat, *run.best.vars(), *optimizer.vars()])
+    jt.sync(list(run.vars.values()))
     with Progress(run.training, epochs, first / steps, run.start) as progress:
         try:
             for step in range(first, last + 1):
                 if step % steps == 0:
-                    guidance(step // steps)
+                    run.guidance(step // steps)
                 loss, gradient = compute_gradient(step)
                 if step % steps == 0:
                     progress.add(*record(step // steps, loss))
                 jt.sync([gradient])
-                if _is_time_to_fetch(run, step, progress):
+                # Several processes read losses after the same steps, so that they stop together.
+                if run.agreement.due(step) and (distributed.world_size() > 1 or progress.due()):
                     progress.fetch()
                 if run.training.ended == "diverged" or step == last:
                     break
@@ -95,23 +95,28 @@ def train(
 class _Run:
     """Everything that changes during a training; converts from and to a ``State``."""
 
-    def __init__(self, network, task, optimizer, guidance):
+    def __init__(self, network, task, engine, optimizer, epochs: int):
         self.network, self.task, self.optimizer = network, task, optimizer
-        self.guidance = guidance
+        self.guidance = Guidance(network, task, engine, epochs)
         self.best = Best(network)
+        self.vars = {  # of a state, by name
+            "flat": network.flat,
+            "best": self.best.parameters,
+            "lowest": self.best.lowest,
+            **{f"optimizer_{index}": var for index, var in enumerate(optimizer.vars())},
+        }
         self.training = Training()
         self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
 
     def restore(self, state: State) -> int:
         """Continue from ``state``; returns the next step."""
-        arrays = state.arrays
-        self.guidance.restore(arrays["guide"])
-        self.network.flat.update(jt.array(arrays["flat"]))
-        self.best.restore(arrays["best"], arrays["lowest"])
+        if state.arrays["guide"].size:
+            self.network.flat.update(jt.array(state.arrays["guide"]))
+            self.guidance.update()
+        for name, var in self.vars.items():
+            var.update(jt.array(state.arrays[name]))
         self.optimizer.n_step = state.step
-        for index, var in enumerate(self.optimizer.vars()):
-            var.update(jt.array(arrays[f"optimizer_{index}"]))
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
@@ -122,15 +127,9 @@ class _Run:
 
     def make_state(self, step: int) -> State:
         """The state from which ``restore`` continues with ``step``."""
+        arrays = {name: var.numpy() for name, var in self.vars.items()}
+        arrays["guide"] = self.guidance.parameters
         random = self.task.random
-        arrays = {
-            "flat": self.network.flat.numpy(),
-            "best": self.best.parameters.numpy(),
-            "lowest": self.best.lowest.numpy(),
-            "guide": self.guidance.parameters,
-        }
-        for index, var in enumerate(self.optimizer.vars()):
-            arrays[f"optimizer_{index}"] = var.numpy()
         return State(
             step,
             arrays,
@@ -165,15 +164,12 @@ class Guidance:
     def __call__(self, epoch: int) -> None:
         """At the start of ``epoch``: update the prior if it is time."""
         if self.prior and epoch > 0 and epoch % self.every == 0:
-            self.parameters = self.network.flat.numpy()
-            self.prior.update(predict_image(self.network, self.engine, self.shape))
+            self.update()
 
-    def restore(self, parameters: np.ndarray) -> None:
-        """Continue with a prior that follows the picture of ``parameters``; changes the network."""
-        if self.prior and parameters.size:
-            self.parameters = parameters
-            self.network.flat.update(jt.array(parameters))
-            self.prior.update(predict_image(self.network, self.engine, self.shape))
+    def update(self) -> None:
+        """Have the prior follow the network's present picture."""
+        self.parameters = self.network.flat.numpy()
+        self.prior.update(predict_image(self.network, self.engine, self.shape))
 
 
 class _Record:
@@ -202,13 +198,11 @@ class _Record:
         ``loss`` is this process's part of it.
         """
         losses = [distributed.all_reduce(loss.stop_grad())]
-        changed = []
         if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation(self.network))
         if not self.validation or len(losses) == 2:
             self.best.update(losses[-1])
-            changed = self.best.vars()
-        jt.sync([*losses, *changed])
+        jt.sync([*losses, self.best.parameters, self.best.lowest])
         return epoch, losses, self._psnr(epoch)
 
     def _due(self, epoch: int) -> bool:
@@ -226,11 +220,6 @@ class _Record:
         if self._due(epoch):
             return sampled_score(self.task, self.network, self.engine, self.pixels)
         return None
-
-
-def _is_time_to_fetch(run: _Run, step: int, progress: Progress) -> bool:
-    """Whether to read losses now; the same steps in all processes, so that they stop together."""
-    return run.agreement.due(step) if distributed.world_size() > 1 else progress.due()
 
 
 def _save_or_stop(run: _Run, step: int, checkpoint, stop, progress: Progress) -> bool:
