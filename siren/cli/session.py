@@ -151,14 +151,12 @@ class Session(contextlib.ExitStack):
 
         return task.scatter(make_task(settings, pictures) if self.is_rank_0 else None)
 
-    def open_checkpoint(self, task, network, optimizer, batches) -> None:
+    def open_checkpoint(self, task) -> None:
         """Load the state of an interrupted run with ``--resume``; else begin a new run.
 
         From now on the first signal lets the current step end, and the results are saved.
         """
-        self.checkpoint = resuming.open_checkpoint(
-            self.settings, self.device, task, batches, network, optimizer
-        )
+        self.checkpoint = resuming.open_checkpoint(self.settings, self.device, task)
         if self.is_rank_0 and self.settings.preview_every:
             self.preview = Preview(self.settings.output_dir, self.settings.preview_every, self.lock)
         height, width = task.reference.shape[:2]

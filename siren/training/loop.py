@@ -13,7 +13,7 @@ import numpy as np
 
 from siren import distributed
 from siren.samples import steps_per_pass
-from siren.training.checkpoint import Checkpoint, State
+from siren.training.checkpoint import Checkpoint, State, StateError
 from siren.training.evaluation import (
     Best,
     make_validation,
@@ -47,7 +47,7 @@ def train(
     schedule    one of those in ``siren.training.optimizer``, of the share of steps done
     checkpoint  where the state is saved, from time to time and when the loop is stopped. If it has
                 a state, training continues from it, and ends with the same network, bit for bit, as
-                without the interruption.
+                without the interruption. Raises StateError if it does not fit.
     stop        called after every step; true ends the loop early
     preview     a ``siren.output.preview.Preview``, updated every ``preview.every`` epochs
     batches     a ``siren.samples.Batches``, which cuts each pass into steps; None: a pass is one
@@ -63,7 +63,7 @@ def train(
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
     run = _Run(network, task, engine, optimizer, epochs)
-    first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
+    first = run.restore(checkpoint, last, steps) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
     # Jittor cannot compile a fresh one-element array into a later operation.
     jt.sync(list(run.vars.values()))
@@ -109,8 +109,22 @@ class _Run:
         self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
 
-    def restore(self, state: State) -> int:
-        """Continue from ``state``; returns the next step."""
+    def restore(self, checkpoint: Checkpoint, last: int, steps: int) -> int:
+        """Continue from a state, of a training up to step ``last`` in passes of ``steps`` each.
+
+        Returns the next step. Raises StateError if the state does not fit.
+        """
+        state = checkpoint.state
+        shapes = {name: array.shape for name, array in state.arrays.items()}
+        expected = {name: tuple(var.shape) for name, var in self.vars.items()}
+        if not (
+            state.step <= last + 1
+            and state.epoch == -(-state.step // steps)
+            and shapes.pop("guide", None) in ((0,), expected["flat"])
+            and shapes == expected
+            and bool(state.random) == (self.task.random is not None)
+        ):
+            raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
         if state.arrays["guide"].size:
             self.network.flat.update(jt.array(state.arrays["guide"]))
             self.guidance.update()
