@@ -7,16 +7,9 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from siren import output
 from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
-from siren.output import (
-    Record,
-    read_record,
-    remove_uncommitted,
-    rendering_files,
-    replaced_input,
-    training_files,
-)
 from siren.output.report import check_summary
 from siren.runtime.messages import failure
 from siren.tasks import TASKS
@@ -30,32 +23,32 @@ def output_folder(options: argparse.Namespace, inputs: Iterable[Path]):
     Raises Problem.
     """
     with _locked_folder(options) as lock:
-        check_folder(options, inputs, read_record(options.output_dir, lock))
+        check_folder(options, inputs, output.read_record(options.output_dir, lock))
         try:
             yield lock
         finally:
-            remove_uncommitted(options.output_dir, lock)
+            output.remove_uncommitted(options.output_dir, lock)
 
 
 def check_folder(
-    options: argparse.Namespace, inputs: Iterable[Path], record: Record | None = None
+    options: argparse.Namespace, inputs: Iterable[Path], record: output.Record | None = None
 ) -> None:
     """Raise Problem if the run would overwrite its inputs or files that are not its own.
 
     ``record`` defaults to that of the output folder.
     """
     folder = options.output_dir
-    record = record or read_record(folder)
+    record = record or output.read_record(folder)
     render = options.task not in TASKS
     if record.kind == ("training" if render else "rendering"):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {folder} holds {what}; name another folder")
     names = (
-        rendering_files(options.derivatives)
+        output.rendering_files(options.derivatives)
         if render
-        else training_files(options.task, bool(options.preview_every))
+        else output.training_files(options.task, bool(options.preview_every))
     )
-    replaced = replaced_input(folder, names | {LOCK} | set(record.digests), inputs)
+    replaced = output.replaced_input(folder, names | {LOCK} | set(record.digests), inputs)
     if replaced:
         path, name = replaced
         raise Problem(

@@ -15,7 +15,6 @@ from siren import distributed
 from siren.samples import steps_per_pass
 from siren.training.checkpoint import Checkpoint, State, StateError
 from siren.training.evaluation import (
-    Best,
     make_validation,
     predict_image,
     sample_pixels,
@@ -98,11 +97,10 @@ class _Run:
     def __init__(self, network, task, engine, optimizer, epochs: int):
         self.network, self.task, self.optimizer = network, task, optimizer
         self.guidance = Guidance(network, task, engine, epochs)
-        self.best = Best(network)
         self.vars = {  # of a state, by name
             "flat": network.flat,
-            "best": self.best.parameters,
-            "lowest": self.best.lowest,
+            "best": jt.array(network.flat.numpy()),
+            "lowest": jt.array(np.float32([np.inf])),
             **{f"optimizer_{index}": var for index, var in enumerate(optimizer.vars())},
         }
         self.training = Training()
@@ -152,10 +150,21 @@ class _Run:
             time.perf_counter() - self.start,
         )
 
+    def update_best(self, criterion) -> None:
+        """Keep the present parameters as the best if ``criterion``, a Var (1,), is the lowest.
+
+        Comparing and copying happen on the device, so that the host never waits for a loss.
+        """
+        best, lowest = self.vars["best"], self.vars["lowest"]
+        better = criterion < lowest
+        best.update(jt.ternary(better.broadcast(best), self.network.flat, best))
+        lowest.update(jt.ternary(better, criterion, lowest))
+
     def finish(self, last: int) -> Training:
         """Load the best parameters into the network; returns the ``Training``."""
         if self.training.best is not None:
-            self.best.load_into_network()
+            self.network.flat.update(jt.array(self.vars["best"].numpy()))
+            self.network.flat.sync()
         if self.training.ended == "finished":
             self.training.state = lambda: self.make_state(last + 1)
         return self.training
@@ -194,7 +203,7 @@ class _Record:
     """
 
     def __init__(self, run: _Run, engine, epochs: int, preview, batches):
-        self.network, self.task, self.best = run.network, run.task, run.best
+        self.run, self.network, self.task = run, run.network, run.task
         self.engine, self.epochs, self.preview = engine, epochs, preview
         self.root = distributed.rank() == 0
         self.every = max(n for n in (1, 2, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
@@ -215,8 +224,8 @@ class _Record:
         if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation(self.network))
         if not self.validation or len(losses) == 2:
-            self.best.update(losses[-1])
-        jt.sync([*losses, self.best.parameters, self.best.lowest])
+            self.run.update_best(losses[-1])
+        jt.sync([*losses, self.run.vars["best"], self.run.vars["lowest"]])
         return epoch, losses, self._psnr(epoch)
 
     def _due(self, epoch: int) -> bool:
