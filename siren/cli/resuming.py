@@ -74,12 +74,11 @@ def open_checkpoint(options, device: str, task) -> Checkpoint:
     from siren import distributed  # imports Jittor
 
     root = distributed.rank() == 0
-    identity = {}
+    identity = {}  # which rank 0 alone needs
     if root:
         held_out = [] if task.held_out is None else task.held_out.arrays()
         data = fingerprint(task.reference, *task.points.arrays(), *held_out)
         identity = {**identity_options(options), "device": device, "data": data}
-    identity = distributed.broadcast_object(identity)
     threads = f"{distributed.world_size()} x {runtime.describe()['threads']}"
     checkpoint = Checkpoint(options.output_dir, identity, threads=threads)
     if options.resume:
