@@ -35,7 +35,7 @@ def train_picture(session):
     network = make_network(settings)
     optimizer, schedule = make_optimizer(settings, network, session.engine)
     batches = make_batches(settings)
-    session.open_checkpoint(task, network, optimizer, batches)
+    session.open_checkpoint(task)
     result = siren.train(
         network,
         task,

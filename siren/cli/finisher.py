@@ -8,14 +8,20 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import traceback
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.pool import ExceptionWithTraceback
+from typing import TYPE_CHECKING, Any
 
+from siren.cli.errors import notify
 from siren.files import recover
+from siren.runtime.messages import describe_error
 from siren.runtime.processes import python_command
+
+if TYPE_CHECKING:
+    from siren.cli.finishing import Saved, Saving
 
 _NO_GPU = {"nvcc_path": ""}
 # Seconds between two looks at whether a signal has come: another thread of this process receives
@@ -28,6 +34,8 @@ class Finisher:
     """Has a child write one set of results at a time; the child lives as long as the context.
 
     It never imports Jittor, ends with this process, and receives no signals from a terminal.
+
+    pending  function that completes the run whose results the child writes; ``wait`` calls it
     """
 
     def __init__(self):
@@ -35,8 +43,6 @@ class Finisher:
         self.pending: Callable[[], Any] = lambda: None
 
     def __enter__(self):
-        with contextlib.suppress(OSError):  # ``begin`` tries again
-            self._start()  # its imports take as long as those of this process
         return self
 
     def __exit__(self, *_):
@@ -45,8 +51,8 @@ class Finisher:
         finally:
             self.end()
 
-    def _start(self) -> None:
-        """Start the child, if there is none."""
+    def start(self) -> None:
+        """Start the child, if there is none. Raises OSError."""
         if self.process is not None:
             return
         self.pipe, end = Pipe()
@@ -59,49 +65,43 @@ class Finisher:
         )
         end.close()
 
-    def begin(self, saving) -> Callable[[], Any]:
-        """Have the child call ``saving``, a ``finishing.Saving``, after ``wait``.
+    def begin(self, saving: Saving) -> Callable[[], Saved]:
+        """Have the child call ``saving`` while this process goes on.
 
         Returns a function that waits for the answer: what ``saving`` returns or raises. Should the
-        child die, that is called here. Raises an exception if ``saving`` cannot be sent.
+        child die, that is called here. If a task has what cannot be sent, say, that is ``saving``.
         """
-        detached = saving.detached()
-        self._start()
         try:
-            self.pipe.send(detached)
-        except OSError:
-            pass  # it has died, which ``_answer`` finds out
-        except BaseException:
+            detached = saving.detached()
+            self.start()
+            with contextlib.suppress(OSError):  # it has died, which ``_answer`` finds out
+                self.pipe.send(detached)
+        except BaseException as error:
             self.end()
-            raise
-        self.pending = lambda: self._answer(detached)
+            if not isinstance(error, Exception):
+                raise
+            notify(f"no other process can write the results ({describe_error(error)})")
+            return saving
+        self.pending = partial(self._answer, detached)
         return self.pending
 
-    def _answer(self, saving):
+    def _answer(self, saving: Saving) -> Saved:
         try:
             while not self.pipe.poll(_POLL):
                 pass
-            answer, places = self.pipe.recv()
-        except Exception:  # it has died, or its answer cannot be read
+            answer = self.pipe.recv()
+        except BaseException as error:
             self.end()
             recover(saving.folder)
-            return saving()
-        except BaseException:
-            self.end()
-            recover(saving.folder)
+            if isinstance(error, Exception):  # it has died, or its answer cannot be read
+                return saving()
             raise
-        for error, place in zip(_errors(answer), places):
-            error.__cause__ = _InTheChild(place)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def keep(self, pending: Callable[[], Any]) -> None:
-        """``wait`` calls ``pending``, which calls what ``begin`` returned."""
-        self.pending = pending
-
     def wait(self) -> None:
-        """Wait until the child has nothing to do."""
+        """Call ``pending``, which waits until the child has nothing to do."""
         pending, self.pending = self.pending, lambda: None
         pending()
 
@@ -114,15 +114,6 @@ class Finisher:
             self.process = None
 
 
-class _InTheChild(Exception):
-    """Where in the child an error was raised: its traceback, which does not come with it."""
-
-
-def _errors(answer) -> list[Exception]:
-    """The errors in an answer: itself, or those of pictures that could not be made."""
-    return [answer] if isinstance(answer, Exception) else answer.problems
-
-
 def work(descriptor: int) -> None:
     """What the child does: call what comes through the pipe, and send back how that ended."""
     from siren.cli import finishing  # noqa: F401  while the first picture is trained
@@ -133,11 +124,13 @@ def work(descriptor: int) -> None:
             saving = pipe.recv()
             try:
                 answer = saving()
+                answer.problems = [_with_traceback(problem) for problem in answer.problems]
             except Exception as error:
-                answer = error
+                answer = _with_traceback(error)
             del saving  # before the next one comes
-            places = [
-                "".join(traceback.format_exception(type(error), error, error.__traceback__))
-                for error in _errors(answer)
-            ]
-            pipe.send((answer, places))
+            pipe.send(answer)
+
+
+def _with_traceback(error: Exception) -> ExceptionWithTraceback:
+    """What becomes ``error`` again in the other process, where its cause is the traceback."""
+    return ExceptionWithTraceback(error, error.__traceback__)

@@ -17,7 +17,6 @@ from siren.cli.resuming import interruption
 from siren.files import Change, write_bytes
 from siren.npz import NETWORK
 from siren.output.results import SMALL, Results, Saved, gather_results, scored_pixels_note
-from siren.runtime.messages import describe_error
 from siren.training.checkpoint import Checkpoint
 from siren.training.progress import Training
 
@@ -82,7 +81,7 @@ class Ending:
 
         Raises Problem, and the first error met while pictures were made.
         """
-        with self._rescuing():
+        with self.rescuing():
             saved = self.write()
         subject = f"{subject}: " if subject else ""
         self._print_scores(saved, subject)
@@ -91,21 +90,8 @@ class Ending:
         score, seconds = saved.score, self.result.history[-1].seconds
         return Outcome(self._status(subject), self.result.ended, score.psnr, score.ssim, seconds)
 
-    def begin(self, finisher) -> bool:
-        """Have ``finisher`` write the files; returns false if that is impossible.
-
-        If a task has what cannot be sent, say, this process writes them itself.
-        """
-        with self._rescuing():
-            try:
-                self.write = finisher.begin(self.saving)
-                return True
-            except Exception as error:
-                notify(f"no other process can write the results ({describe_error(error)})")
-        return False
-
     @contextlib.contextmanager
-    def _rescuing(self):
+    def rescuing(self):
         """Within its context an error keeps the network, and the user learns where."""
         try:
             yield
@@ -171,8 +157,13 @@ def finish(session, task, network, result: Training) -> Outcome | Ending:
     options, finisher = session.settings, session.finisher
     if finisher is not None:
         finisher.wait()  # for the picture before
+    if result.best is None and result.ended == "interrupted":
+        raise interruption(session.checkpoint)
     if result.best is None:
-        raise _no_result_error(options, result, session.checkpoint)
+        raise Problem(
+            "the loss is not finite from the start; try a smaller --omega_0"
+            + " or --prior_weight" * (options.prior != "none")
+        )
     facts = {"options": json_options(options), "inputs": session.fingerprint}
     results = gather_results(
         facts, session.bits, task, network, session.engine, result, session.preview
@@ -181,16 +172,7 @@ def finish(session, task, network, result: Training) -> Outcome | Ending:
     ending = Ending(options, result, saving, write=saving)
     seconds = result.history[-1].seconds - result.history[0].seconds  # without compilation
     is_quick = results.pixels <= SMALL and seconds < LONG
-    if finisher is not None and is_quick and not session.stop() and ending.begin(finisher):
-        return ending
-    return ending()
-
-
-def _no_result_error(options: argparse.Namespace, result, checkpoint: Checkpoint) -> Problem:
-    """What to raise after a training without a single finite loss."""
-    if result.ended == "interrupted":
-        return interruption(checkpoint)
-    return Problem(
-        "the loss is not finite from the start; try a smaller --omega_0"
-        + (" or --prior_weight" if getattr(options, "prior", "none") != "none" else "")
-    )
+    if finisher is not None and is_quick and not session.stop():
+        with ending.rescuing():
+            ending.write = finisher.begin(saving)
+    return ending() if ending.write is saving else ending

@@ -7,16 +7,9 @@ import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from siren import output
 from siren.cli.errors import Problem, about
 from siren.files import LOCK, FolderInUse, ForeignFile, open_folder
-from siren.output import (
-    RENDERING,
-    read_record,
-    remove_early_preview,
-    rendering_files,
-    replaced_input,
-    training_files,
-)
 from siren.output.report import METRICS, check_summary
 from siren.runtime.messages import failure
 from siren.tasks import TASKS
@@ -33,23 +26,23 @@ def output_folder(options: argparse.Namespace, inputs: Iterable[Path]):
         try:
             yield
         finally:
-            remove_early_preview(options.output_dir)
+            output.remove_early_preview(options.output_dir)
 
 
 def check_folder(options: argparse.Namespace, inputs: Iterable[Path]) -> None:
     """Raise Problem if the run would overwrite its inputs or files that are not its own."""
     folder = options.output_dir
-    record = read_record(folder)
+    record = output.read_record(folder)
     render = options.task not in TASKS
-    if record.report == (METRICS if render else RENDERING):
+    if record.report == (METRICS if render else output.RENDERING):
         what = "results of a training" if render else "pictures that render has drawn"
         raise Problem(f"--output_dir {folder} holds {what}; name another folder")
     names = (
-        rendering_files(options.derivatives)
+        output.rendering_files(options.derivatives)
         if render
-        else training_files(options.task, bool(options.preview_every))
+        else output.training_files(options.task, bool(options.preview_every))
     )
-    replaced = replaced_input(folder, names | {LOCK} | set(record.digests), inputs)
+    replaced = output.replaced_input(folder, names | {LOCK} | set(record.digests), inputs)
     if replaced:
         path, name = replaced
         raise Problem(

@@ -71,22 +71,16 @@ def read_inputs(options: argparse.Namespace) -> Inputs:
         decoded = _decode(options, "ot_image_path")
         other, mask = _resize_with_mask(options, decoded, size)
         bits = max(bits, decoded.bits)
-        _check_offset(options, mask)
+        if mask is not None and not translate(mask, options.offset, False).any():
+            rows, columns = options.offset
+            raise Problem(
+                f"--offset {rows} {columns} moves all of the region of --mask_path beyond the "
+                f"picture of {size[0]} x {size[1]} pixels; give a smaller one"
+            )
     else:
         other = None
         image, mask = _resize_with_mask(options, decoded, size)
     return Inputs(image, other, mask, bits)
-
-
-def _check_offset(options: argparse.Namespace, region: np.ndarray | None) -> None:
-    """Raise Problem if ``--offset`` moves all of the region to clone out of the picture."""
-    if region is not None and not translate(region, options.offset, False).any():
-        rows, columns = options.offset
-        height, width = region.shape
-        raise Problem(
-            f"--offset {rows} {columns} moves all of the region of --mask_path beyond the picture "
-            f"of {height} x {width} pixels; give a smaller one"
-        )
 
 
 def _resize_with_mask(options, decoded, size) -> tuple[np.ndarray, np.ndarray | None]:

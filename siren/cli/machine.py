@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,19 +123,18 @@ def load_engine(name: str, workload: Workload, device: str):
     On the first use on a machine a child process tries it: the child compiles the kernels, can be
     interrupted at any moment, and may crash.
     """
+
+    def try_in_child(workload: Workload) -> str | None:
+        facts = trial_facts(workload, device)
+        return try_once("trial", facts, lambda: _why_it_fails(workload, device))
+
     if name == "fused" and not under_mpirun():
-        return get_engine(name, workload.precision, workload, partial(_try_once, device=device))
+        return get_engine(name, workload.precision, workload, try_in_child)
     with signals.shield_children():
         return get_engine(name, workload.precision, workload)
 
 
-def _try_once(workload: Workload, device: str) -> str | None:
-    """Why the fused engine fails a trial in a child; None if it works, or has before."""
-    facts = trial_facts(workload, device)
-    return try_once("trial", facts, lambda: _try_in_child(workload, device))
-
-
-def _try_in_child(workload: Workload, device: str) -> str | None:
+def _why_it_fails(workload: Workload, device: str) -> str | None:
     announcement = "Compiling kernels for this network, once on this machine ..."
     with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", workload.to_json(device)]

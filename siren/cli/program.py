@@ -42,26 +42,25 @@ def run(arguments: list[str], train_picture: Callable) -> int:
 def train(options, train_picture: Callable) -> int:
     """Train on one or several pictures, in one or all experiments; returns the exit status."""
     from siren.cli import session
-    from siren.cli.experiments import Experiments
     from siren.cli.finisher import Finisher
-    from siren.cli.several import Pictures, update_page
+    from siren.cli.several import Experiments, Pictures, update_page
     from siren.cli.workers import train_on_workers
 
     stop = signals.Stop()
     call = Experiments(options, stop) if options.task == "all" else Pictures(options)
-    with contextlib.ExitStack() as stack:
-        finisher = None
-        for runs in call.runs_to_train():
+    with Finisher() as finisher:
+        for runs in call.runs_to_train(finisher.wait):
             if runtime.world_size() > 1 and call.several:
                 train_on_workers(runs, train_picture, stop)
                 continue
-            if finisher is None and call.several and runs:
-                finisher = stack.enter_context(Finisher())
+            if call.several and runs:
+                with contextlib.suppress(OSError):  # ``begin`` tries again
+                    finisher.start()  # its imports take as long as those of this process
             for each in runs:
                 if stop():
                     break
                 if each.heading:
                     print(each.heading, flush=True)
-                each.ending = session.run(train_picture, each.options, each.subject, stop, finisher)
+                session.run(train_picture, each, stop, finisher if call.several else None)
     update_page(options.output_dir, call.several)
     return call.outcome.status

@@ -16,7 +16,7 @@ from siren.cli.options import BY_NAME, display_path, identity_options
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import Checkpoint, StateError, fingerprint
+from siren.training.checkpoint import NAME, Checkpoint, StateError, fingerprint
 
 
 def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
@@ -66,7 +66,7 @@ def finished_outcome(options: argparse.Namespace, pictures: Inputs) -> Outcome |
     return Outcome(status, metrics["ended"], *scores)
 
 
-def open_checkpoint(options, device: str, task, batches, network, optimizer):
+def open_checkpoint(options, device: str, task) -> Checkpoint:
     """The ``Checkpoint`` of this run; with ``--resume`` it has the state to continue from, if any.
 
     Without ``--resume``, the state of an interrupted run is renamed. Raises Problem and OSError.
@@ -74,19 +74,22 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     from siren import distributed  # imports Jittor
 
     root = distributed.rank() == 0
-    identity = {}
+    identity = {}  # which rank 0 alone needs
     if root:
         held_out = [] if task.held_out is None else task.held_out.arrays()
         data = fingerprint(task.reference, *task.points.arrays(), *held_out)
         identity = {**identity_options(options), "device": device, "data": data}
-    identity = distributed.broadcast_object(identity)
     threads = f"{distributed.world_size()} x {runtime.describe()['threads']}"
     checkpoint = Checkpoint(options.output_dir, identity, threads=threads)
     if options.resume:
         if distributed.any_true(root and checkpoint.exists()):
-            _load(checkpoint, options, task, batches, network, optimizer)
+            _load(checkpoint)
         elif root:  # as in the first run of a batch system, which always passes --resume
-            print(f"--resume begins a new run: {printable(checkpoint.absence())}", flush=True)
+            folder = checkpoint.folder
+            renamed = sorted(folder.glob("state-*.npz"))
+            hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
+            why = printable(f"there is no interrupted run in {folder}{hint}")
+            print(f"--resume begins a new run: {why}", flush=True)
     elif root:
         renamed = checkpoint.set_aside()
         if renamed is not None:
@@ -97,22 +100,12 @@ def open_checkpoint(options, device: str, task, batches, network, optimizer):
     return checkpoint
 
 
-def _load(checkpoint: Checkpoint, options, task, batches, network, optimizer) -> None:
-    """Load the state of ``checkpoint``, check it, and say where the run continues."""
+def _load(checkpoint: Checkpoint) -> None:
+    """Load the state of ``checkpoint``, and say where the run continues."""
     from siren import distributed
-    from siren.samples import steps_per_pass
 
     with _about_resume():
         state = distributed.broadcast_object(checkpoint.load() if distributed.rank() == 0 else None)
-        fits = state.fits(
-            options.epochs,
-            steps_per_pass(len(task.points), batches),
-            network.flat.shape[0],
-            [var.shape for var in optimizer.vars()],
-            task.random is not None,
-        )
-        if not fits:
-            raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
     checkpoint.state, checkpoint.written = state, state.epoch
     print(f"resumed at epoch {state.epoch}", flush=True)
     if state.threads != checkpoint.threads:
@@ -149,7 +142,7 @@ def handle_interruption(checkpoint: Checkpoint, stop: Stop):
     Raises Problem for KeyboardInterrupt.
     """
     try:
-        with stop:
+        with stop, _about_resume():
             yield
     except KeyboardInterrupt:
         raise interruption(checkpoint) from None

@@ -10,7 +10,8 @@ import contextlib
 import copy
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from siren import runtime, signals
 from siren.cli import inputs, machine, resuming
@@ -22,6 +23,7 @@ from siren.output.history import Preview
 if TYPE_CHECKING:
     from siren.cli.finisher import Finisher
     from siren.cli.finishing import Ending
+    from siren.cli.several import Run
 
 
 class NothingLeft(Exception):
@@ -32,61 +34,42 @@ class NothingLeft(Exception):
 
 
 def run(
-    train_picture: Callable,
-    options: argparse.Namespace,
-    subject: str,
-    stop: signals.Stop,
-    finisher: Finisher | None = None,
-) -> Outcome | Callable[[], Outcome]:
-    """What ``train_picture`` returns for a ``Session`` on the picture that ``options`` name.
+    train_picture: Callable, run: Run, stop: signals.Stop, finisher: Finisher | None = None
+) -> Outcome | None:
+    """Set and return the outcome of ``run``: what ``train_picture`` returns for its ``Session``.
 
-    With a ``subject``, which names the run among others, an error is reported, and is no reason to
+    If the run has a subject, which names it among others, an error is reported, and is no reason to
     stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
-    writes. With a ``finisher``, which then has to write the results, the outcome may be a function
-    that waits for it.
+    writes. With a ``finisher``, the outcome may still be None: ``finisher.wait`` sets it.
     """
-
-    def report(step: Callable[[], Any]) -> Any:
-        try:
-            return step()
-        except NothingLeft as end:
-            return end.outcome
-        except (Exception, KeyboardInterrupt) as error:
-            if not subject:
-                raise
-            outcome = report_error(error, subject, options.verbose)
-            stop.requested |= outcome == INTERRUPTION
-            return outcome
-
-    def train() -> Any:
-        with Session(options, stop, inspect.getfile(train_picture), finisher) as session:
-            outcome = train_picture(session)
-            if isinstance(outcome, Outcome):
-                return outcome
+    program = inspect.getfile(train_picture)
+    with _reporting(run, stop), Session(run.options, stop, program, finisher) as session:
+        outcome = train_picture(session)
+        if isinstance(outcome, Outcome):
+            run.outcome = outcome
+        else:
             folder = session.folder.pop_all()  # locked until all is written
-            late = _Late(lambda: report(lambda: complete(folder, outcome)))
-            finisher.keep(late)
-            return late
-
-    def complete(folder: contextlib.ExitStack, ending: Callable[[str], Outcome]) -> Outcome:
-        with folder, stop:
-            return ending(subject)
-
-    return report(train)
+            finisher.pending = partial(_complete, run, outcome, folder, stop)
+    return run.outcome
 
 
-class _Late:
-    """A function: the outcome that ``wait()`` returns, which is called once."""
+def _complete(run: Run, ending: Ending, folder: contextlib.ExitStack, stop: signals.Stop) -> None:
+    with _reporting(run, stop), folder, stop:
+        run.outcome = ending(run.subject)
 
-    def __init__(self, wait: Callable[[], Outcome]):
-        self.wait: Callable[[], Outcome] | None = wait
-        self.outcome = INTERRUPTION
 
-    def __call__(self) -> Outcome:
-        if self.wait is not None:
-            wait, self.wait = self.wait, None  # and what it holds
-            self.outcome = wait()
-        return self.outcome
+@contextlib.contextmanager
+def _reporting(run: Run, stop: signals.Stop):
+    """Within its context, what ends the training early becomes the outcome of ``run``."""
+    try:
+        yield
+    except NothingLeft as end:
+        run.outcome = end.outcome
+    except (Exception, KeyboardInterrupt) as error:
+        if not run.subject:
+            raise
+        run.outcome = report_error(error, run.subject, run.options.verbose)
+        stop.requested |= run.outcome == INTERRUPTION
 
 
 class Session(contextlib.ExitStack):
@@ -168,14 +151,12 @@ class Session(contextlib.ExitStack):
 
         return task.scatter(make_task(settings, pictures) if self.is_rank_0 else None)
 
-    def open_checkpoint(self, task, network, optimizer, batches) -> None:
+    def open_checkpoint(self, task) -> None:
         """Load the state of an interrupted run with ``--resume``; else begin a new run.
 
         From now on the first signal lets the current step end, and the results are saved.
         """
-        self.checkpoint = resuming.open_checkpoint(
-            self.settings, self.device, task, batches, network, optimizer
-        )
+        self.checkpoint = resuming.open_checkpoint(self.settings, self.device, task)
         if self.is_rank_0 and self.settings.preview_every:
             self.preview = Preview(self.settings.output_dir, self.settings.preview_every)
         height, width = task.reference.shape[:2]

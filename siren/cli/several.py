@@ -1,4 +1,4 @@
-"""One run for each of several pictures; a failure does not stop the others."""
+"""Several runs in one call, of pictures or of experiments; a failure does not stop the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 from siren import runtime
 from siren.cli import inputs, recipes
-from siren.cli.errors import INTERRUPTED, Outcome, Problem, about, notify, overall_status
+from siren.cli.errors import (
+    INTERRUPTED,
+    Outcome,
+    Problem,
+    about,
+    notify,
+    overall_status,
+    report_error,
+)
 from siren.cli.folder import check_folder, output_folder, parent_folder, save_failure
 from siren.cli.options import OUTPUTS, display_path
 from siren.cli.resuming import finished_outcome, keep_choices
@@ -19,8 +27,8 @@ from siren.images import ImageError
 from siren.output import report
 from siren.output.page import PAGE, write_page
 from siren.runtime.processes import local_size
-from siren.signals import deferred
-from siren.text import printable
+from siren.signals import Stop, deferred
+from siren.text import SCORE_NAMES, align, printable, score_cells
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 NOT_BEGUN = Outcome(INTERRUPTED, "not begun")
@@ -33,20 +41,15 @@ class Run:
     options  as ``parse`` gives them, for this picture
     subject  what messages about it begin with; "" if it is alone, and then it raises its errors
     heading  a line to print when it begins, or ""
-    ending   its outcome, or a function that waits for it; None before
+    outcome  how it ended; None before, and while its results are still being written
     pixels   of the picture, to which the time of a training is proportional; 0 before ``check``
     """
 
     options: argparse.Namespace
     subject: str = ""
     heading: str = ""
-    ending: Outcome | Callable[[], Outcome] | None = None
+    outcome: Outcome | None = None
     pixels: int = 0
-
-    @property
-    def outcome(self) -> Outcome | None:
-        """How it ended; None before. Waits for results that are still being written."""
-        return self.ending() if callable(self.ending) else self.ending
 
 
 class Pictures:
@@ -81,9 +84,9 @@ class Pictures:
     @property
     def outcome(self) -> Outcome:
         """How all ended together."""
-        if not self.several:
-            return self.runs[0].outcome or NOT_BEGUN
         outcomes = [run.outcome or NOT_BEGUN for run in self.runs]
+        if not self.several or set(outcomes) == {NOT_BEGUN}:
+            return outcomes[0]
         return Outcome(overall_status(outcomes), f"{len(self.runs)} pictures")
 
     def check(self, files: list[Path]) -> None:
@@ -99,12 +102,13 @@ class Pictures:
                     pass
             else:
                 check_folder(run.options, files)
-            run.ending = finished_outcome(settings, pictures)
+            run.outcome = finished_outcome(settings, pictures)
             run.pixels = pictures.image.shape[0] * pictures.image.shape[1]
 
-    def runs_to_train(self) -> Iterator[list[Run]]:
+    def runs_to_train(self, wait: Callable[[], None]) -> Iterator[list[Run]]:
         """Yield the runs that the caller has to train, before the next step; then write a summary.
 
+        After ``wait()`` all results are written, and the runs have their outcomes.
         Under mpirun, all processes share the points of a single picture. Several pictures are
         trained by rank 0 alone, in child processes. Bad input is found before the first training.
         """
@@ -124,6 +128,7 @@ class Pictures:
             return
         with parent_folder(self.options):
             yield to_train
+            wait()
             self._write_summary()
         not_begun = sum(run.outcome is None for run in self.runs)
         if not_begun:
@@ -143,6 +148,64 @@ class Pictures:
                 report.write_summary(self.options.output_dir, rows)
         except OSError as error:
             raise save_failure(self.options, error) from error
+
+
+class Experiments:
+    """The runs of all four experiments, one after the other. Raises Problem for bad input.
+
+    stop  asked before each experiment
+    """
+
+    several = True
+
+    def __init__(self, options: argparse.Namespace, stop: Stop):
+        if runtime.world_size() > 1:
+            raise Problem("--task all runs in one process; under mpirun give one task at a time")
+        self.folder, self.stop = options.output_dir, stop
+        self.groups = [Pictures(each, alone=False) for each in options.experiments]
+        files = [path for group in self.groups for path in group.files]
+        for group in self.groups:
+            group.check(files)
+        self.errors: dict[Pictures, Outcome] = {}  # what has ended a group, and not just a run
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """How each experiment ended."""
+        return [self.errors.get(group) or group.outcome for group in self.groups]
+
+    @property
+    def outcome(self) -> Outcome:
+        """How all ended together."""
+        return Outcome(overall_status(self.outcomes), f"{len(self.groups)} experiments")
+
+    def runs_to_train(self, wait: Callable[[], None]) -> Iterator[list[Run]]:
+        """Yield the runs that the caller has to train, as ``Pictures`` does; then print a table."""
+        names = ", ".join(group.options.task for group in self.groups)
+        print(f"Four experiments, one after the other: {names}; in {display_path(self.folder)}")
+        if self.groups[0].options.recipe == "report":
+            print("./run.sh tuned takes far less time and makes better pictures.")
+        for number, group in enumerate(self.groups):
+            if self.stop():
+                break
+            options = group.options
+            print(f"== {options.task}, {number + 1} of {len(self.groups)}", flush=True)
+            try:
+                yield from group.runs_to_train(wait)
+            except (Exception, KeyboardInterrupt) as error:
+                self.stop.requested |= isinstance(error, KeyboardInterrupt)
+                self.errors[group] = report_error(error, options.task, options.verbose)
+        wait()
+        print(self._table(), flush=True)
+
+    def _table(self) -> str:
+        """The scores of all experiments, and what to look at."""
+        rows = [("task", *SCORE_NAMES, "look at", "")]
+        for group, outcome in zip(self.groups, self.outcomes):
+            folder = display_path(group.options.output_dir)
+            look_at = f"{folder}/panel.png" if outcome.psnr is not None else folder
+            ended = "" if outcome.ended == "finished" else printable(outcome.ended)
+            rows.append((group.options.task, *score_cells(outcome), look_at, ended))
+        return align(rows, right=(1, 2, 3))
 
 
 def find_pictures(paths: list[Path]) -> list[Path]:

@@ -38,32 +38,40 @@ def train_on_workers(runs: list[Run], train_picture: Callable, stop: Stop) -> No
         return
     queue = deque(sorted(runs, key=lambda run: -run.pixels))
     workers = [Worker(*each) for each in enumerate(leave_mpirun(runs[0].options.device))]
-    busy: dict[Worker, Run] = {}
-
-    def give(worker: Worker) -> None:
-        """Have a worker train the next run, or end if there is none."""
-        if stop() or not queue:
-            worker.close()
-            return
-        run = busy[worker] = queue.popleft()
-        place = f"{len(runs) - len(queue)} of {len(runs)}"
-        print(f"== {place}: {run.subject} (process {worker.rank})", flush=True)
-        worker.begin(partial(session.run, train_picture, run.options, run.subject), run.subject)
-
     signals.end_with_parent()
-    with stop, _ended(workers):
-        for worker in workers:
-            give(worker)
-        while busy:
-            for worker in wait(busy, _POLL):
-                run = busy.pop(worker)
-                run.ending = worker.outcome()
-                _report(run, worker)
-                stop.requested |= run.outcome.status == INTERRUPTED
-                give(worker)
-            if stop():
-                for worker in busy:
-                    worker.interrupt()
+    try:
+        with stop:
+            _train_all(queue, workers, train_picture, stop)
+    finally:
+        children = [worker for worker in workers if worker.process is not None]
+        for child in children:
+            child.pipe.close()  # which ends it
+        deadline = time.monotonic() + _TIME_TO_END
+        for child in children:
+            child.process.join(max(0, deadline - time.monotonic()))
+            if child.process.exitcode is None:
+                child.process.kill()
+
+
+def _train_all(queue: deque[Run], workers: list[Worker], train_picture: Callable, stop: Stop):
+    count, idle, busy = len(queue), list(workers), []
+    while True:
+        while idle and queue and not stop():
+            worker, run = idle.pop(0), queue.popleft()
+            place = f"{count - len(queue)} of {count}"
+            print(f"== {place}: {run.subject} (process {worker.rank})", flush=True)
+            worker.begin(train_picture, run)
+            busy.append(worker)
+        if not busy:
+            return
+        for worker in wait(busy, _POLL):
+            worker.finish()
+            stop.requested |= worker.run.outcome.status == INTERRUPTED
+            busy.remove(worker)
+            idle.append(worker)
+        if stop():
+            for worker in busy:
+                worker.interrupt()
 
 
 class Worker:
@@ -78,17 +86,17 @@ class Worker:
         self.variables = variables
         self.process = None
 
-    def begin(self, training: Callable[[Stop], Outcome], subject: str) -> None:
-        """Start a training, which is called in the child; ``subject`` names it."""
+    def begin(self, train_picture: Callable, run: Run) -> None:
+        """Start a training in the child."""
         if self.process is None:
             context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
             self.pipe, end = context.Pipe()
             self.process = context.Process(target=_work, args=(end, self.variables))
             self.process.start()
             end.close()
-        self.subject, self.interrupted = subject, False
-        with contextlib.suppress(OSError):  # the child has died, which ``outcome`` finds
-            self.pipe.send(training)
+        self.run, self.interrupted = run, False
+        with contextlib.suppress(OSError):  # the child has died, which ``finish`` finds
+            self.pipe.send(partial(session.run, train_picture, run))
 
     def fileno(self) -> int:
         """What ``multiprocessing.connection.wait`` looks at: the run has ended, or the child."""
@@ -100,10 +108,19 @@ class Worker:
             self.interrupted = True
             self.process.terminate()
 
-    def outcome(self) -> Outcome:
-        """How the run ended; waits for it."""
-        with contextlib.suppress(EOFError, OSError):
-            return self.pipe.recv()
+    def finish(self) -> None:
+        """Wait for the end of the run, give it its outcome, and say how it has ended."""
+        try:
+            self.run.outcome = self.pipe.recv()
+        except (EOFError, OSError):
+            self.run.outcome = self._outcome_of_the_dead()
+        psnr, _, seconds = score_cells(self.run.outcome)
+        score = f", PSNR {psnr}" if psnr else ""
+        duration = f", {seconds} s" if seconds else ""
+        how = f"{self.run.outcome.ended}{score}{duration}"
+        print(f"{self.run.subject}: {how} (process {self.rank})", flush=True)
+
+    def _outcome_of_the_dead(self) -> Outcome:
         self.process.join()
         status, self.process = self.process.exitcode, None
         self.pipe.close()
@@ -111,28 +128,8 @@ class Worker:
             return INTERRUPTION
         how = f"signal {-status}" if status < 0 else f"status {status}"
         sentence = f"its process ended ({how})"
-        notify(f"error: {self.subject}: {sentence}; --resume continues it")
+        notify(f"error: {self.run.subject}: {sentence}; --resume continues it")
         return Outcome(FAILED, f"failed: {sentence}")
-
-    def close(self) -> None:
-        """Have the child end, soon."""
-        if self.process is not None:
-            self.pipe.close()
-
-
-@contextlib.contextmanager
-def _ended(workers: list[Worker]):
-    """After its context, the children of ``workers`` have ended."""
-    try:
-        yield
-    finally:
-        for worker in workers:
-            worker.close()
-        deadline = time.monotonic() + _TIME_TO_END
-        for process in [worker.process for worker in workers if worker.process is not None]:
-            process.join(max(0, deadline - time.monotonic()))
-            if process.exitcode is None:
-                process.kill()
 
 
 class _Stop(Stop):
@@ -156,13 +153,3 @@ def _work(pipe: Connection, variables: dict[str, str]) -> None:
         except (EOFError, OSError, KeyboardInterrupt):
             signals.ignore()  # nothing but the interpreter's shutdown is left
     signals.ignore()
-
-
-def _report(run: Run, worker: Worker) -> None:
-    """Say how a run has ended."""
-    psnr, _, seconds = score_cells(run.outcome)
-    score = f", PSNR {psnr}" if psnr else ""
-    duration = f", {seconds} s" if seconds else ""
-    print(
-        f"{run.subject}: {run.outcome.ended}{score}{duration} (process {worker.rank})", flush=True
-    )

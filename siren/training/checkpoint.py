@@ -57,25 +57,6 @@ class State:
         """The number of epochs whose loss is known."""
         return len(self.history)
 
-    def fits(
-        self, epochs: int, steps: int, parameters: int, optimizer: list[tuple], random: bool
-    ) -> bool:
-        """Whether this can be a state of a training of ``epochs`` of ``steps`` each.
-
-        Its network has a number of ``parameters``, its ``optimizer`` arrays of these shapes, and
-        its loss draws ``random`` numbers or does not.
-        """
-        shapes = {name: array.shape for name, array in self.arrays.items()}
-        expected = {"flat": (parameters,), "best": (parameters,), "lowest": (1,)}
-        expected.update((f"optimizer_{i}", tuple(shape)) for i, shape in enumerate(optimizer))
-        return (
-            self.step <= epochs * steps + 1
-            and self.epoch == -(-self.step // steps)
-            and shapes.pop("guide", None) in ((0,), (parameters,))
-            and shapes == expected
-            and random == bool(self.random)
-        )
-
 
 @dataclass
 class Checkpoint:
@@ -117,12 +98,6 @@ class Checkpoint:
         """Whether there is a state file, of this run or another."""
         return os.path.lexists(self.path)
 
-    def absence(self) -> str:
-        """What to say if there is no state file: that, and which renamed one could be continued."""
-        renamed = sorted(self.folder.glob("state-*.npz"))
-        hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
-        return f"there is no interrupted run in {self.folder}{hint}"
-
     def load(self) -> State:
         """The state in the file.
 
@@ -141,8 +116,6 @@ class Checkpoint:
                     float(record["seconds"]),
                     str(record["threads"]),
                 )
-        except FileNotFoundError:
-            raise StateError(self.absence()) from None
         except (OSError, npz.FormatError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StateError(f"{self.path} cannot be read ({reason})") from error

@@ -1,4 +1,4 @@
-"""How good the network is: its values, derivatives and scores, its validation loss, and its best.
+"""How good the network is: its values, derivatives and scores, and the loss that chooses its best.
 
 The best parameters of a training are those of the lowest loss, or of the lowest validation loss.
 That is the loss of a fixed sample of the held-out points. Without held-out points, it is that of a
@@ -108,43 +108,6 @@ def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
     points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
     (values,) = evaluate(network, engine, points, order=0)
     return psnr(task.restore(values, pixels), select(task.reference, pixels))
-
-
-# ---- the best parameters -----------------------------------------------------------------------
-
-
-class Best:
-    """The parameters with the lowest criterion so far.
-
-    Comparing and copying happen on the device, so that the host never waits for a loss.
-    ``parameters`` has the shape of ``network.flat``, ``lowest`` is (1,).
-    """
-
-    def __init__(self, network):
-        self.network = network
-        self.parameters = jt.array(network.flat.numpy())
-        self.lowest = jt.array(np.float32([np.inf]))
-
-    def update(self, criterion) -> None:
-        """Keep the present parameters if ``criterion``, a Var (1,), is below the lowest."""
-        better = criterion < self.lowest
-        chosen = jt.ternary(better.broadcast(self.parameters), self.network.flat, self.parameters)
-        self.parameters.update(chosen)
-        self.lowest.update(jt.ternary(better, criterion, self.lowest))
-
-    def restore(self, parameters: np.ndarray, lowest: np.ndarray) -> None:
-        """Continue from the values of an earlier run."""
-        self.parameters.update(jt.array(parameters))
-        self.lowest.update(jt.array(lowest))
-
-    def load_into_network(self) -> None:
-        """Copy the best parameters into the network."""
-        self.network.flat.update(jt.array(self.parameters.numpy()))
-        self.network.flat.sync()
-
-    def vars(self) -> list:
-        """The Vars that ``update`` changes."""
-        return [self.parameters, self.lowest]
 
 
 def make_validation(task, engine, batches):

@@ -13,9 +13,8 @@ import numpy as np
 
 from siren import distributed
 from siren.samples import steps_per_pass
-from siren.training.checkpoint import Checkpoint, State
+from siren.training.checkpoint import Checkpoint, State, StateError
 from siren.training.evaluation import (
-    Best,
     make_validation,
     predict_image,
     sample_pixels,
@@ -47,7 +46,7 @@ def train(
     schedule    one of those in ``siren.training.optimizer``, of the share of steps done
     checkpoint  where the state is saved, from time to time and when the loop is stopped. If it has
                 a state, training continues from it, and ends with the same network, bit for bit, as
-                without the interruption.
+                without the interruption. Raises StateError if it does not fit.
     stop        called after every step; true ends the loop early
     preview     a ``siren.output.history.Preview``, updated every ``preview.every`` epochs
     batches     a ``siren.samples.Batches``, which cuts each pass into steps; None: a pass is one
@@ -62,22 +61,22 @@ def train(
     steps = steps_per_pass(len(task.points), batches)
     last = epochs * steps
     compute_gradient = Gradient(network, task, engine, batches)
-    guidance = Guidance(network, task, engine, epochs)
-    run = _Run(network, task, optimizer, guidance)
-    first = run.restore(checkpoint.state) if checkpoint and checkpoint.state else 0
+    run = _Run(network, task, engine, optimizer, epochs)
+    first = run.restore(checkpoint, last, steps) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
     # Jittor cannot compile a fresh one-element array into a later operation.
-    jt.sync([network.flat, *run.best.vars(), *optimizer.vars()])
+    jt.sync(list(run.vars.values()))
     with Progress(run.training, epochs, first / steps, run.start) as progress:
         try:
             for step in range(first, last + 1):
                 if step % steps == 0:
-                    guidance(step // steps)
+                    run.guidance(step // steps)
                 loss, gradient = compute_gradient(step)
                 if step % steps == 0:
                     progress.add(*record(step // steps, loss))
                 jt.sync([gradient])
-                if _is_time_to_fetch(run, step, progress):
+                # Several processes read losses after the same steps, so that they stop together.
+                if run.agreement.due(step) and (distributed.world_size() > 1 or progress.due()):
                     progress.fetch()
                 if run.training.ended == "diverged" or step == last:
                     break
@@ -95,23 +94,41 @@ def train(
 class _Run:
     """Everything that changes during a training; converts from and to a ``State``."""
 
-    def __init__(self, network, task, optimizer, guidance):
+    def __init__(self, network, task, engine, optimizer, epochs: int):
         self.network, self.task, self.optimizer = network, task, optimizer
-        self.guidance = guidance
-        self.best = Best(network)
+        self.guidance = Guidance(network, task, engine, epochs)
+        self.vars = {  # of a state, by name
+            "flat": network.flat,
+            "best": jt.array(network.flat.numpy()),
+            "lowest": jt.array(np.float32([np.inf])),
+            **{f"optimizer_{index}": var for index, var in enumerate(optimizer.vars())},
+        }
         self.training = Training()
         self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
 
-    def restore(self, state: State) -> int:
-        """Continue from ``state``; returns the next step."""
-        arrays = state.arrays
-        self.guidance.restore(arrays["guide"])
-        self.network.flat.update(jt.array(arrays["flat"]))
-        self.best.restore(arrays["best"], arrays["lowest"])
+    def restore(self, checkpoint: Checkpoint, last: int, steps: int) -> int:
+        """Continue from a state, of a training up to step ``last`` in passes of ``steps`` each.
+
+        Returns the next step. Raises StateError if the state does not fit.
+        """
+        state = checkpoint.state
+        shapes = {name: array.shape for name, array in state.arrays.items()}
+        expected = {name: tuple(var.shape) for name, var in self.vars.items()}
+        if not (
+            state.step <= last + 1
+            and state.epoch == -(-state.step // steps)
+            and shapes.pop("guide", None) in ((0,), expected["flat"])
+            and shapes == expected
+            and bool(state.random) == (self.task.random is not None)
+        ):
+            raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
+        if state.arrays["guide"].size:
+            self.network.flat.update(jt.array(state.arrays["guide"]))
+            self.guidance.update()
+        for name, var in self.vars.items():
+            var.update(jt.array(state.arrays[name]))
         self.optimizer.n_step = state.step
-        for index, var in enumerate(self.optimizer.vars()):
-            var.update(jt.array(arrays[f"optimizer_{index}"]))
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
         for entry in state.history:
@@ -122,15 +139,9 @@ class _Run:
 
     def make_state(self, step: int) -> State:
         """The state from which ``restore`` continues with ``step``."""
+        arrays = {name: var.numpy() for name, var in self.vars.items()}
+        arrays["guide"] = self.guidance.parameters
         random = self.task.random
-        arrays = {
-            "flat": self.network.flat.numpy(),
-            "best": self.best.parameters.numpy(),
-            "lowest": self.best.lowest.numpy(),
-            "guide": self.guidance.parameters,
-        }
-        for index, var in enumerate(self.optimizer.vars()):
-            arrays[f"optimizer_{index}"] = var.numpy()
         return State(
             step,
             arrays,
@@ -139,10 +150,21 @@ class _Run:
             time.perf_counter() - self.start,
         )
 
+    def update_best(self, criterion) -> None:
+        """Keep the present parameters as the best if ``criterion``, a Var (1,), is the lowest.
+
+        Comparing and copying happen on the device, so that the host never waits for a loss.
+        """
+        best, lowest = self.vars["best"], self.vars["lowest"]
+        better = criterion < lowest
+        best.update(jt.ternary(better.broadcast(best), self.network.flat, best))
+        lowest.update(jt.ternary(better, criterion, lowest))
+
     def finish(self, last: int) -> Training:
         """Load the best parameters into the network; returns the ``Training``."""
         if self.training.best is not None:
-            self.best.load_into_network()
+            self.network.flat.update(jt.array(self.vars["best"].numpy()))
+            self.network.flat.sync()
         if self.training.ended == "finished":
             self.training.state = lambda: self.make_state(last + 1)
         return self.training
@@ -165,15 +187,12 @@ class Guidance:
     def __call__(self, epoch: int) -> None:
         """At the start of ``epoch``: update the prior if it is time."""
         if self.prior and epoch > 0 and epoch % self.every == 0:
-            self.parameters = self.network.flat.numpy()
-            self.prior.update(predict_image(self.network, self.engine, self.shape))
+            self.update()
 
-    def restore(self, parameters: np.ndarray) -> None:
-        """Continue with a prior that follows the picture of ``parameters``; changes the network."""
-        if self.prior and parameters.size:
-            self.parameters = parameters
-            self.network.flat.update(jt.array(parameters))
-            self.prior.update(predict_image(self.network, self.engine, self.shape))
+    def update(self) -> None:
+        """Have the prior follow the network's present picture."""
+        self.parameters = self.network.flat.numpy()
+        self.prior.update(predict_image(self.network, self.engine, self.shape))
 
 
 class _Record:
@@ -184,7 +203,7 @@ class _Record:
     """
 
     def __init__(self, run: _Run, engine, epochs: int, preview, batches):
-        self.network, self.task, self.best = run.network, run.task, run.best
+        self.run, self.network, self.task = run, run.network, run.task
         self.engine, self.epochs, self.preview = engine, epochs, preview
         self.root = distributed.rank() == 0
         self.every = max(n for n in (1, 2, 5, 10, 20, 50, LINE_EVERY) if n <= max(1, epochs // 10))
@@ -202,13 +221,11 @@ class _Record:
         ``loss`` is this process's part of it.
         """
         losses = [distributed.all_reduce(loss.stop_grad())]
-        changed = []
         if self.validation and (self.validates_all or self._due(epoch)):
             losses.append(self.validation(self.network))
         if not self.validation or len(losses) == 2:
-            self.best.update(losses[-1])
-            changed = self.best.vars()
-        jt.sync([*losses, *changed])
+            self.run.update_best(losses[-1])
+        jt.sync([*losses, self.run.vars["best"], self.run.vars["lowest"]])
         return epoch, losses, self._psnr(epoch)
 
     def _due(self, epoch: int) -> bool:
@@ -226,11 +243,6 @@ class _Record:
         if self._due(epoch):
             return sampled_score(self.task, self.network, self.engine, self.pixels)
         return None
-
-
-def _is_time_to_fetch(run: _Run, step: int, progress: Progress) -> bool:
-    """Whether to read losses now; the same steps in all processes, so that they stop together."""
-    return run.agreement.due(step) if distributed.world_size() > 1 else progress.due()
 
 
 def _save_or_stop(run: _Run, step: int, checkpoint, stop, progress: Progress) -> bool:

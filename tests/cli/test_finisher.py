@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from program import PAUSING, ROOT, call, draw, network, state, statuses, wait_for
 
-from siren.cli import finisher
+from siren.cli import finisher, finishing
 
 SMALL = ["--task", "inpaint", "--points", 100, "--sidelength", 24, "--hidden_features", 32]
 SMALL += ["--device", "cpu", "--epochs", 3]
@@ -135,12 +135,21 @@ results.encode_json = fail
 def test_a_picture_that_the_child_cannot_make(photos, tmp_path, monkeypatch):
     change = "def fail(*_):\n    raise MemoryError\nresults.draw_result = fail"
     monkeypatch.setattr(finisher, "_PROGRAM", CHILD.format(change))
-    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o", "--verbose")
     assert result.returncode == 1
     assert result.stderr.count("not enough memory") == 2
+    assert result.stderr.count("in fail\n") == 2  # where that was in the child
     for name in "ab":
         assert (tmp_path / "o" / name / "output.png").exists()
         assert not (tmp_path / "o" / name / "panel.png").exists()
+
+
+def test_what_cannot_be_sent_is_written_by_this_process(photos, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(finishing.Saving, "detached", lambda self: lambda: None)
+    result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("no other process can write the results") == 2
+    check_same(tmp_path / "o", alone)
 
 
 # ---- interruptions ----------------------------------------------------------------------------
@@ -177,8 +186,9 @@ class Overlap:
     def __enter__(self):
         _, status = os.waitpid(self.process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status), self.process.stderr.read()
-        wait_for((self.folder / "child").exists)
-        self.child = int((self.folder / "child").read_text())
+        child = self.folder / "child"
+        wait_for(lambda: child.exists() and child.read_text())
+        self.child = int(child.read_text())
         return self
 
     def __exit__(self, *_):
