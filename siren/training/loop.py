@@ -123,7 +123,7 @@ class _Run:
             and bool(state.random) == (self.task.random is not None)
         ):
             raise StateError(f"{checkpoint.path} is damaged (it does not fit this training)")
-        if state.arrays["guide"].size:
+        if self.guidance.prior and state.arrays["guide"].size:
             self.network.flat.update(jt.array(state.arrays["guide"]))
             self.guidance.update()
         for name, var in self.vars.items():
