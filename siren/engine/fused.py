@@ -198,6 +198,7 @@ class _StoredBatch:
         return [points.values, points.axes, levels, pixels]
 
     @staticmethod
+    @functools.cache
     def arguments(first: int) -> str:
         """What a kernel gets, if those Vars are its inputs from number ``first`` on."""
         pointers = ", ".join(f"in{i}_p" for i in range(first, first + 4))
@@ -239,10 +240,15 @@ def _differentiate(network, given, call, numbers, precision):
 
 def check_widths(widths) -> int:
     """The parameters of a network of these widths; ValueError if the kernels cannot take it."""
+    return _parameters(tuple(widths), bool(jt.flags.use_cuda))
+
+
+@functools.lru_cache(maxsize=8)
+def _parameters(widths: tuple[int, ...], on_gpu: bool) -> int:
     width, layers = widths[1], len(widths) - 3
     count = sum(n * (m + 1) for m, n in zip(widths, widths[1:]))
     fits = widths[0] == 2 and layers > 0 and count < 2**31
-    if not fits or (jt.flags.use_cuda and max(width + 255, width * layers) > LARGEST_GRID):
+    if not fits or (on_gpu and max(width + 255, width * layers) > LARGEST_GRID):
         raise ValueError(
             "the fused engine takes networks of 2 inputs, at least one hidden layer after the "
             f"first, fewer than 2^31 parameters and, on a GPU, up to {LARGEST_GRID} hidden units "
