@@ -126,4 +126,6 @@ def _with_far_points(image, pixels) -> Points:
     if not far.any():
         return _points(image, pixels)
     filled = edge_enhancing_diffusion(image, given)
+    # As a picture of 8 bits has them, so that these points are stored, and computed, as others are.
+    filled[far] = np.rint(127.5 * filled[far] + 127.5) / np.float32(127.5) - 1
     return _points(filled, np.concatenate([pixels, np.flatnonzero(far)]))
