@@ -189,6 +189,7 @@ def _without_workers(jittor_utils):
 
 @contextlib.contextmanager
 def _as_problem():
+    """Turn any error of importing Jittor into a Problem."""
     try:
         yield
     except Problem:
@@ -227,24 +228,30 @@ def remove_damaged(cache_path: str) -> None:
     """Remove compiled files that end too early, as after a full disk or a power failure.
 
     Jittor uses whatever has a record (``.key``, and ``.md5`` for one file). A library that ends too
-    early crashes it or makes it hang, and an object file cannot be linked. Without its record a
-    file is compiled again: an operator when it is needed, all else by a child process, as at the
-    first start.
+    early crashes it or makes it hang, an object file cannot be linked, and a record that ends too
+    early makes it rebuild a library that it has loaded. Without its record a file is compiled
+    again: an operator when it is needed, all else by a child process, as at the first start.
 
     While a process is compiling, its files grow, and nothing is removed.
     """
     with contextlib.suppress(OSError), locked() as alone:
-        # At every start: Path.rglob takes twice as long.
-        for folder, _, names in os.walk(cache_path) if alone else ():
-            for name in (name for name in names if name.endswith((".so", ".o"))):
-                compiled = os.path.join(folder, name)
-                record = os.path.join(folder, "data.md5" if name == "data.o" else f"{name}.key")
-                with contextlib.suppress(OSError):
-                    if os.path.exists(record) and not _is_complete(compiled):
-                        os.unlink(record)
-                        os.unlink(compiled)
-                        if "jit" not in Path(folder).relative_to(cache_path).parts:  # an operator
-                            _remove_stamps(Path(cache_path))
+        for compiled, record in _recorded(cache_path) if alone else ():
+            with contextlib.suppress(OSError):
+                if not (_is_complete(compiled) and _is_complete_record(record)):
+                    os.unlink(record)
+                    os.unlink(compiled)
+                    if "jit" not in Path(compiled).relative_to(cache_path).parts:  # an operator
+                        _remove_stamps(Path(cache_path))
+
+
+def _recorded(cache_path: str):
+    """Compiled files, each with its record."""
+    for folder, _, names in os.walk(cache_path):  # at every start: Path.rglob takes twice as long
+        present = set(names)
+        for name in names:
+            record = "data.md5" if name == "data.o" else f"{name}.key"
+            if name.endswith((".so", ".o")) and record in present:
+                yield os.path.join(folder, name), os.path.join(folder, record)
 
 
 def _is_complete(compiled: str) -> bool:
@@ -255,3 +262,9 @@ def _is_complete(compiled: str) -> bool:
         return False
     start, size, count = struct.unpack_from("<Q10xHH", header, 40)
     return os.path.getsize(compiled) >= start + size * count
+
+
+def _is_complete_record(record: str) -> bool:
+    """Whether a record is whole: lines, which are a command and the hashes of files, or one MD5."""
+    content = Path(record).read_bytes()
+    return content.endswith(b"\n") if record.endswith(".key") else len(content) == 32

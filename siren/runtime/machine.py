@@ -80,6 +80,7 @@ def _check_compiler() -> None:
 
 
 def _check_cache() -> None:
+    """Raise Problem if Jittor cannot write its cache."""
     user = environment.user_environment()
     name = "JITTOR_HOME" if "JITTOR_HOME" in user else "HOME"
     folder = user.get("JITTOR_HOME", environment.home())

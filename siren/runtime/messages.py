@@ -83,11 +83,13 @@ class Compilation:
         self.last = time.monotonic()
 
     def __enter__(self) -> Compilation:
+        """Announce the compilation, unless it is over soon."""
         if self.shown:
             self.announce.start()
         return self
 
     def __exit__(self, *_) -> None:
+        """Remove the bar."""
         self.announce.cancel()
         if self.bar is not None:
             self.bar.close()

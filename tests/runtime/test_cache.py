@@ -66,12 +66,15 @@ def test_what_is_whole_stays(cache):
     assert (cache / f"{STAMP}abc").exists()
 
 
-@pytest.mark.parametrize("part", [0, 10, 64, 300, -1])
+@pytest.mark.parametrize(
+    "of_record, part",
+    [*[(False, part) for part in (0, 10, 64, 300, -1)], (True, 0), (True, 5), (True, -1)],
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_ends_too_early_goes_with_its_record(cache, name, part):
+def test_what_ends_too_early_goes_with_its_record(cache, name, of_record, part):
     compiled = cache / name
     before = content(cache)
-    cut(compiled, part)
+    cut(record_of(compiled) if of_record else compiled, part)
     remove_damaged(str(cache))
     for path in (compiled, record_of(compiled)):
         assert not path.exists()
