@@ -3,8 +3,8 @@
 Copies of some of its C++ files are corrected, for NumPy 2, g++ 16, CUDA 13 and quiet logs. They lie
 in a private folder, which stands before Jittor's own folders on the include path of everything that
 it compiles; a source file is compiled in place of Jittor's. The copies are made from the installed
-files: one in which a text to be replaced does not occur, as in a later Jittor that needs no
-correction, is left out.
+files: one in which a text to be replaced does not occur exactly once, as in a later Jittor that
+needs no correction, is left out.
 
 Some of its Python modules are changed when they are imported:
 
@@ -43,6 +43,8 @@ _NUMPY_HEADER = [
     ("size *= arr->descr->elsize;", "size *= item_size(arr->descr);"),
     ("void numpy_init();", f"void numpy_init();\n\n{_AFTER_INIT.rstrip()}"),
 ]
+_TYPES_HEADER = [("#include <vector>", "#include <cstdint>\n#include <vector>")]
+_STACK_VECTOR_HEADER = [("self->at(index)", "self->a[index]")]
 # The compiler of operators writes its progress to the standard error stream, log or no log. A
 # parent process that reads it says so by a variable (processes.py).
 _PARALLEL_COMPILER = [
@@ -56,31 +58,37 @@ bool change_line = false;
     ("if (diff > 2e9) {", "if (shown && diff > 2e9) {"),
 ]
 _FIRST_FUNCTION = "inline int gpuDeviceInit("
-_HELPER_HEADER = [  # CUDA 13 has removed properties of a device
-    ("cudaDeviceProp deviceProp;", "SirenDeviceProp deviceProp;"),
-    ("cudaGetDeviceProperties(&", "sirenDeviceProperties(&"),
-    (_FIRST_FUNCTION, f"{_BEFORE_DEVICE_INIT}\n{_FIRST_FUNCTION}"),
-]
-CUDA_FOLDER = "extern/cuda/inc"
-_SOURCE = "parallel_compiler.cc"
-_FILES = [  # (folder of Jittor, name in it, replacements)
-    ("src", "pyjt/numpy.h", _NUMPY_HEADER),
-    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
-    ("src", "types.h", [("#include <vector>", "#include <cstdint>\n#include <vector>")]),
-    # and for members in the code of templates that are not used.
-    ("src", "misc/stack_vector.h", [("self->at(index)", "self->a[index]")]),
-    ("src", _SOURCE, _PARALLEL_COMPILER),
-    (CUDA_FOLDER, "helper_cuda.h", _HELPER_HEADER),
-]
+_HELPER_HEADER = [(_FIRST_FUNCTION, f"{_BEFORE_DEVICE_INIT}\n{_FIRST_FUNCTION}")]
 
 
-def corrected(text: str, replacements: list[tuple[str, str]]) -> str:
+def replaced_once(text: str, replacements: list[tuple[str, str]]) -> str:
     """``text`` after all ``replacements`` (before, after); unchanged if one does not fit."""
-    if any(before not in text for before, _ in replacements):
+    if any(text.count(before) != 1 for before, _ in replacements):
         return text
     for before, after in replacements:
         text = text.replace(before, after)
     return text
+
+
+def corrected_helper_header(text: str) -> str:
+    """Jittor's ``helper_cuda.h`` with the properties of a device that CUDA 13 has removed."""
+    corrected = text.replace("cudaDeviceProp deviceProp;", "SirenDeviceProp deviceProp;")
+    corrected = corrected.replace("cudaGetDeviceProperties(&", "sirenDeviceProperties(&")
+    needed = corrected != text and text.count(_FIRST_FUNCTION) == 1
+    return replaced_once(corrected, _HELPER_HEADER) if needed else text
+
+
+CUDA_FOLDER = "extern/cuda/inc"
+_SOURCE = "parallel_compiler.cc"
+_FILES = [  # (folder of Jittor, name in it, correction)
+    ("src", "pyjt/numpy.h", partial(replaced_once, replacements=_NUMPY_HEADER)),
+    # g++ 16 looks for uint64_t, which no other header of its library declares in passing any more,
+    ("src", "types.h", partial(replaced_once, replacements=_TYPES_HEADER)),
+    # and for members in the code of templates that are not used.
+    ("src", "misc/stack_vector.h", partial(replaced_once, replacements=_STACK_VECTOR_HEADER)),
+    ("src", _SOURCE, partial(replaced_once, replacements=_PARALLEL_COMPILER)),
+    (CUDA_FOLDER, "helper_cuda.h", corrected_helper_header),
+]
 
 
 def jittor_folder() -> Path:
@@ -94,10 +102,10 @@ def jittor_folder() -> Path:
 def write_headers() -> Path:
     """Write the corrected files; returns their folder, whose name is a digest of them."""
     copies = {}
-    for folder, name, replacements in _FILES:
+    for folder, name, correct in _FILES:
         with contextlib.suppress(FileNotFoundError):
             original = (jittor_folder() / folder / name).read_text(encoding="utf8")
-            copy = corrected(original, replacements)
+            copy = correct(original)
             if copy != original:
                 copies[name] = copy
     target = private_folder() / f"include-{digest(''.join(copies.values()))}"

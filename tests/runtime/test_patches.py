@@ -44,7 +44,7 @@ def test_all_headers_of_this_jittor_are_corrected():
 def test_a_header_that_is_not_as_expected_is_left_alone(monkeypatch, tmp_path):
     changes = {
         "pyjt/numpy.h": lambda text: text.replace("arr->descr->elsize", "size_of(arr)"),
-        "types.h": lambda text: text.replace("#include <vector>", "#include <list>"),
+        "types.h": lambda text: text + "#include <vector>\n",
         "misc/stack_vector.h": lambda text: None,  # there is no such file
     }
     keep = lambda text: text  # noqa: E731
@@ -61,14 +61,14 @@ def test_the_folder_is_another_for_other_headers(monkeypatch, tmp_path):
 
 def test_the_corrected_header_asks_the_right_device_for_what_cuda_13_has_removed():
     header = (JITTORS / patches.CUDA_FOLDER / "helper_cuda.h").read_text()
-    corrected = patches.corrected(header, patches._HELPER_HEADER)
+    corrected = patches.corrected_helper_header(header)
     assert corrected.count("SirenDeviceProp deviceProp;") == 5
     assert "cudaDeviceProp deviceProp;" not in corrected
     asked = re.findall(r"(\w+)\(&deviceProp, (\w+)\)", corrected)
     before = re.findall(r"cudaGetDeviceProperties\(&deviceProp, (\w+)\)", header)
     assert asked == [("sirenDeviceProperties", device) for device in before] and len(asked) == 6
     assert corrected.index("struct SirenDeviceProp") < corrected.index("SirenDeviceProp deviceProp")
-    assert patches.corrected(corrected, patches._HELPER_HEADER) == corrected
+    assert patches.corrected_helper_header(corrected) == corrected
 
 
 def numpys_table():
