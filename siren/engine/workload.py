@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -59,6 +60,7 @@ def trial_facts(workload: Workload, device: str) -> list:
     return facts
 
 
+@functools.cache
 def _sources(folder: Path) -> str:
     """A digest of the engine's sources in ``folder``, and of where they are."""
     digest = hashlib.sha256(os.fsencode(folder))

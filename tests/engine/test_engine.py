@@ -844,8 +844,10 @@ def test_a_trial_is_of_the_kernels_sources_wherever_they_lie(monkeypatch, tmp_pa
     header.write_text("one")
     monkeypatch.setattr(workload_module, "__file__", str(tmp_path / "engine" / "workload.py"))
     facts = trial_facts(Workload(), "cpu")
+    workload_module._sources.cache_clear()
     header.write_text("two")
     assert trial_facts(Workload(), "cpu") != facts
+    workload_module._sources.cache_clear()
     header.write_text("one")
     assert trial_facts(Workload(), "cpu") == facts
     (tmp_path / "engine").rename(tmp_path / "moved")  # Jittor compiles kernels anew there
