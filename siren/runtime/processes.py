@@ -27,13 +27,18 @@ from siren.runtime.messages import Problem, failure
 
 _PREFIX = "OMPI_COMM_WORLD_"  # of the variables that Open MPI sets
 
-# By what others that start several processes tell each of them how many there are. (In a job of
-# Slurm, the shell of salloc and the script of sbatch have SLURM_NTASKS, but not this one of srun.)
-_OF_OTHERS = {
-    "SLURM_STEP_NUM_TASKS": "srun",
-    "MV2_COMM_WORLD_SIZE": "the mpirun of MVAPICH",
-    "PMI_SIZE": "the mpirun of MPICH or Intel MPI",
-}
+# What others that start several processes set in each, and the greatest value in a process that is
+# alone. In a job of Slurm, the shell of salloc and the script of sbatch have SLURM_NTASKS, but not
+# SLURM_STEP_NUM_TASKS, and their SLURM_PROCID is 0 or not set.
+_OF_OTHERS = [
+    ("srun", "SLURM_STEP_NUM_TASKS", 1),
+    ("srun", "SLURM_PROCID", 0),
+    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_SIZE", 1),
+    ("the mpirun of MVAPICH", "MV2_COMM_WORLD_RANK", 0),
+    ("the mpirun of MPICH or Intel MPI", "PMI_SIZE", 1),
+    ("the mpirun of MPICH or Intel MPI", "PMI_RANK", 0),
+    ("a program that uses PMIx", "PMIX_RANK", 0),
+]
 
 
 def under_mpirun() -> bool:
@@ -81,20 +86,20 @@ def check_launcher() -> None:
     if under_mpirun():
         return
     user = environment.user_environment()
+    signs = [
+        (who, name)
+        for who, name, alone in _OF_OTHERS
+        if re.fullmatch(r"[0-9]{1,6}", user.get(name, "")) and int(user[name]) > alone
+    ]
     if "SLURM_PTY_PORT" in user and user.get("SLURM_PROCID") == "0":
         # The first process of srun --pty: a shell, most likely, and the others have no terminal.
-        user.pop("SLURM_STEP_NUM_TASKS", None)
-    names = [
-        name
-        for name in _OF_OTHERS
-        if re.fullmatch(r"[0-9]{1,6}", user.get(name, "")) and int(user[name]) > 1
-    ]
-    if names:
-        values = " and ".join(f"{name} is {user[name]}" for name in names)
+        signs = [(who, name) for who, name in signs if who != "srun"]
+    if signs:
+        values = " and ".join(f"{name} is {user[name]}" for _, name in signs)
         raise Problem(
-            f"This is one of several processes of {_OF_OTHERS[names[0]]} ({values}), and only "
-            "those that Open MPI's mpirun has started can train together; use that one (mpirun "
-            f"-np 2 python main.py ...), or unset {' and '.join(names)} to train alone."
+            f"This is one of several processes of {signs[0][0]} ({values}), and only those that "
+            "Open MPI's mpirun has started can train together; use that one (mpirun -np 2 python "
+            f"main.py ...), or unset {' and '.join(name for _, name in signs)} to train alone."
         )
 
 
@@ -170,11 +175,11 @@ def leave_mpirun(device: str) -> list[dict[str, str]]:
     """
     cuda = find_cuda() if device != "cpu" else Cuda()
     user = environment.user_environment()
+    others = {name for _, name, _ in _OF_OTHERS}  # mpirun may have used srun on other machines
     alone = {
         name: value
         for name, value in user.items()
-        if not name.startswith(_PREFIX)
-        and name not in _OF_OTHERS  # mpirun may have used srun on other machines
+        if not name.startswith(_PREFIX) and name not in others
     }
     children: list[dict[str, str]] = [{} for _ in range(world_size())]
     if cuda.gpus > 1 and "device_id" not in user:

@@ -904,11 +904,13 @@ LAUNCHED = [  # (variables, who has started several; None if nobody, or Open MPI
     ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}, "srun"),
     ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_PTY_PORT": "9"}, "srun"),
     ({"SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "2", "PMI_RANK": "0"}, "srun"),  # --mpi=pmi2
+    ({"SLURM_NTASKS": "2", "SLURM_PROCID": "1"}, "srun"),
     ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "MPICH"),
     ({"PMI_SIZE": "2", "PMI_RANK": "1", "MPI_LOCALNRANKS": "2"}, "MPICH"),
     ({"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
     ({"MV2_COMM_WORLD_SIZE": "8", "MV2_COMM_WORLD_RANK": "0", "PMI_SIZE": "8"}, "MVAPICH"),
-    ({"PMIX_RANK": "1"}, None),  # of how many, it does not say
+    ({"PMIX_RANK": "1"}, "PMIx"),
+    ({"PMIX_RANK": "0"}, None),  # of how many, it does not say
     ({"PMI_SIZE": "two", "SLURM_STEP_NUM_TASKS": "", "SLURM_PROCID": "-1"}, None),
     ({"OMPI_COMM_WORLD_SIZE": "1", "PMIX_RANK": "0"}, None),
     (
