@@ -32,7 +32,7 @@ _POLYNOMIALS = (  # a std::vector<Polynomial>
 
 @dataclass(frozen=True)
 class Fused:
-    """The engine, with the functions of ``reference`` but ``orthogonalize``, a part of ``muon``.
+    """The engine, with the functions of ``reference``.
 
     precision  of the numbers that enter matrix products, one of ``PRECISIONS``. On a GPU: fp32 (22
                bits), fp16 (11 bits, as TF32 has), bf16 (8 bits). On a CPU: bf16x2 (16 bits, two
@@ -127,6 +127,21 @@ class Fused:
         """As ``reference.gather``; on a GPU without a list of the points."""
         make = _StoredBatch if jt.flags.use_cuda else reference.gather
         return make(points, selection, weight)
+
+    def orthogonalize(self, matrices):
+        """As ``reference.orthogonalize``."""
+        if jt.flags.use_cuda:
+            return reference.orthogonalize(matrices)
+        reference.check_array("matrices", matrices, (None, *2 * [matrices.shape[-1]]))
+        (result,) = _code(
+            [matrices.shape],
+            [matrices],
+            "siren::orthogonalize(in0_p, int(in0_shape0), int(in0_shape1), "
+            f"{_POLYNOMIALS}, out0_p);",
+            {},
+            amx=self.precision == "bf16x2",
+        )
+        return result
 
     def adam(self, parameters, gradient, mean, square, numbers):
         """As ``reference.adam``."""

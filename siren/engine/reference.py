@@ -9,8 +9,7 @@ c = cos(omega z):
     h_i  = omega c z_i                                        i in {row, column}
     h_lap = omega c z_lap - omega^2 s (z_row^2 + z_column^2)
 
-Every engine offers the public functions of this module with the same meaning, but for
-``orthogonalize``, which ``muon`` uses.
+Every engine offers the public functions of this module with the same meaning.
 """
 
 from __future__ import annotations

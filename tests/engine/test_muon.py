@@ -10,9 +10,7 @@ import pytest
 from program import python
 
 from siren.engine import reference
-from siren.engine.reference import AdamNumbers, MuonNumbers
 from siren.engine.trial import orthogonalized
-from siren.network import Siren
 from siren.runtime.machine import allow_amx
 
 LOW, LEAST, LARGEST = 0.01, 0.71, 1.28  # singular values from LOW to 1 end between the others
@@ -73,21 +71,6 @@ def singular_values(matrices):
     return np.linalg.svd(matrices.astype(np.float64), compute_uv=False)
 
 
-def orthogonalized_by(engine, matrices):
-    """By what a step of Muon moves hidden matrices of zeros that have these gradients."""
-    count, n, _ = matrices.shape
-    network = Siren(hidden_features=n, hidden_layers=count)
-    gradient = np.zeros(network.flat.shape, np.float32)
-    for layer, matrix in zip(network.split(gradient)[1:-1], matrices):
-        layer.weight[:] = matrix
-    network.flat = jt.zeros(network.flat.shape)
-    others = [(network.flat.shape[0] - count * n * n,)] * 2
-    moments = [jt.zeros(shape) for shape in [(count, n, n), *others]]
-    numbers = AdamNumbers(0.5, 0.8, 0.9, 0.99, 1e-3), MuonNumbers(1.0, 0.0)
-    flat, *_ = engine.muon(network, jt.array(gradient), *moments, *numbers)
-    return np.stack([-layer.weight for layer in network.split(flat.numpy())[1:-1]])
-
-
 @pytest.mark.parametrize("n", [1, 5, 37, 100, 256, 300])
 def test_singular_vectors_stay_and_singular_values_end_near_one(engine, n):
     """For one value and for evenly spread logarithms down to ``LOW``; for random matrices."""
@@ -96,7 +79,7 @@ def test_singular_vectors_stay_and_singular_values_end_near_one(engine, n):
     matrices = with_singular_values(rng, np.geomspace([1, 1], [1, 2 * LOW], n, axis=1), n)
     matrices = np.concatenate([matrices, rng.normal(size=(1, n, n)).astype(np.float32)])
     expected = exact(matrices)
-    ours = orthogonalized_by(engine, matrices)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
     assert np.abs(ours - expected).max() < 2e-3
     singular = singular_values(ours)
     np.testing.assert_allclose(singular, singular_values(expected), atol=2e-3)
@@ -115,21 +98,21 @@ def test_random_matrices_come_nearer_to_orthogonal_ones_than_with_constant_coeff
     for _ in range(len(reference.POLYNOMIALS)):
         gram = x @ x.transpose(0, 2, 1)
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    assert distance(orthogonalized_by(engine, matrices)) < distance(x)
+    assert distance(engine.orthogonalize(jt.array(matrices)).numpy()) < distance(x)
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e-20, 1e20, 1e34])
 def test_the_scale_of_a_matrix_does_not_matter(engine, scale):
     matrices = np.random.default_rng(1).normal(size=(2, 64, 64)).astype(np.float32)
     matrices[1] *= np.float32(scale)
-    ours = orthogonalized_by(engine, matrices)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
     assert np.abs(ours - exact(matrices)).max() < 1e-3
 
 
 def test_zeros_stay_zeros_and_spare_the_others(engine):
     matrices = np.random.default_rng(2).normal(size=(3, 40, 40)).astype(np.float32)
     matrices[1] = 0
-    ours = orthogonalized_by(engine, matrices)
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()
     assert (ours[1] == 0).all()
     assert np.abs(ours[::2] - exact(matrices[::2])).max() < 1e-3
 
@@ -138,7 +121,7 @@ def test_rank_one(engine):
     rng = np.random.default_rng(3)
     u, v = rng.normal(size=(2, 50))
     matrices = np.outer(u, v)[None].astype(np.float32)
-    ours = orthogonalized_by(engine, matrices)[0]
+    ours = engine.orthogonalize(jt.array(matrices)).numpy()[0]
     direction = np.outer(u, v) / np.linalg.norm(u) / np.linalg.norm(v)
     factor = composition(reference.POLYNOMIALS, 1.0)
     assert np.abs(ours - factor * direction).max() < 1e-4
