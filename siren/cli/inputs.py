@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from siren import images
 from siren.cli.errors import Problem, about
 from siren.images import masks
+from siren.images.decoding import UnknownWhite
 from siren.pictures import translate
 from siren.tasks import TASKS
 from siren.text import printable
@@ -118,22 +118,21 @@ def _decode(options, option: str) -> images.DecodedImage:
 def _blaming(option: str):
     """Errors of pictures become Problems that name the ``option``; warnings are printed.
 
-    Each warning is printed once, although several pictures are read twice.
+    Each warning is printed once, although several pictures are read twice. Masks have no --range.
     """
+    is_mask = option == "mask_path"
     with about(option, images.ImageError), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
         warnings.simplefilter("always", images.ImageWarning)
         try:
             yield
-        except images.ImageError as error:
-            raise images.ImageError(_name_option(error)) from error
+        except UnknownWhite as error:
+            raise images.ImageError(f"{error.fact}; say so with --range LOW HIGH") from error
     for warning in caught:
-        sentence = f"--{option}: {_name_option(warning.message)}"
+        note = warning.message
+        sentence = f"--{option}: {note.fact}"
+        if note.guess and not is_mask:
+            sentence += f": {note.guess}, add --range 0 {note.white}"
         if sentence not in _told:
             _told.add(sentence)
             print(printable(sentence), flush=True)
-
-
-def _name_option(message: Exception) -> str:
-    """``message``, in which an argument of ``read_image`` becomes the option: --range LOW HIGH."""
-    return re.sub(r"\brange=\((\w+), (\w+)\)", r"--range \1 \2", str(message))

@@ -116,7 +116,7 @@ def read_image(
 
     Raises:
         ImageError: the file is missing, empty, damaged, too large, transparent everywhere, not
-            finite, cannot be read exactly or needs a `range`.
+            finite or cannot be read exactly; UnknownWhite: it needs a `range`.
 
     """
     decoded = decode_image(path, channels, range)

@@ -24,6 +24,14 @@ _BLOCK = 1 << 20  # numbers that are converted at a time: a picture may be large
 _DARK = 4  # a picture is called dark if its largest number is less than white divided by this
 
 
+class UnknownWhite(ImageError):
+    """A file does not say which of its numbers are black and white; ``fact`` has no way out."""
+
+    def __init__(self, fact: str):
+        super().__init__(f"{fact}; say so with range=(LOW, HIGH)")
+        self.fact = fact
+
+
 @dataclass
 class Samples:
     """A picture in the numbers of its file.
@@ -241,20 +249,26 @@ def _refuse_not_finite(color: np.ndarray, name: str) -> None:
 
 
 def _own_white(samples: Samples, name: str, notes: list[ImageWarning]) -> float:
-    """The number that is white without a range. Raises ImageError."""
+    """The number that is white without a range. Raises UnknownWhite."""
     low, high, white = samples.color.min().item(), samples.color.max().item(), samples.white
     if white is None and low >= 0:
         white = 1 if high <= 1 else 255 if 128 <= high <= 255 else None
     if white is None:
-        raise ImageError(
-            f"{name} has floating-point values from {low:.7g} to {high:.7g}, and the "
-            "file does not say which are black and white; say so with range=(LOW, HIGH)"
+        raise UnknownWhite(
+            f"{name} has floating-point values from {_figure(low)} to {_figure(high)}, and the "
+            "file does not say which are black and white"
         )
     if 0 < high < white / _DARK and white > 255:
         likely = 2 ** max(8, high.bit_length()) - 1
         fact = f"the largest value of {name} is {high} of {white}"
-        notes.append(ImageWarning(f"{fact}: if {likely} is white, give range=(0, {likely})"))
+        notes.append(ImageWarning(fact, f"if {likely} is white", str(likely)))
     return white
+
+
+def _figure(value: float) -> str:
+    """A number as a user would write it."""
+    whole = abs(value) < 1e15 and value == int(value)
+    return str(int(value)) if whole else f"{value:.7g}"
 
 
 def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], notes: list) -> None:
@@ -266,6 +280,6 @@ def _tell_clipped(samples: Samples, name: str, limits: tuple[float, float], note
     share = 100 * outside.mean()
     if share > 0:
         share = f"{share:.3g}" if share >= 0.01 else "less than 0.01"
-        limits = f"below LOW ({low:.7g}) or above HIGH ({high:.7g})"
+        limits = f"below LOW ({_figure(low)}) or above HIGH ({_figure(high)})"
         fact = f"{share} % of the pixels of {name} are {limits}, and are clipped"
         notes.append(ImageWarning(fact))

@@ -47,7 +47,15 @@ class ImageError(ValueError):
 
 
 class ImageWarning(UserWarning):
-    """What of a file is not used, or may not be meant as it is read; one sentence."""
+    """What of a file is not used, or may not be meant as it is read; one sentence.
+
+    fact   what is so
+    guess  what else may be meant, if the range from 0 to ``white`` is; "" for nothing
+    """
+
+    def __init__(self, fact: str, guess: str = "", white: str = ""):
+        super().__init__(f"{fact}: {guess}, give range=(0, {white})" if guess else fact)
+        self.fact, self.guess, self.white = fact, guess, white
 
 
 def quoted(path: str | Path) -> str:

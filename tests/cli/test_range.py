@@ -48,7 +48,7 @@ def test_what_is_lost_is_said_once(options, tmp_path, capsys):
         inputs.read_inputs(options("--input_path a.tif"))
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("--input_path: the largest value of ")
-    assert line.endswith("is 4095 of 65535: if 4095 is white, give --range 0 4095")
+    assert line.endswith("is 4095 of 65535: if 4095 is white, add --range 0 4095")
     inputs.read_inputs(options("--input_path a.tif --range 0 2047.5"))
     (line,) = capsys.readouterr().out.splitlines()
     assert "50 % of the pixels of " in line and "or above HIGH (2047.5)," in line
