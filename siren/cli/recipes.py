@@ -38,13 +38,13 @@ class Sizing:
     omega_first  frequency of the first layer for 256 x 256 pixels and 256 units
     batches      the least number of batches in a pass
     muon_lr      Muon's rate of 256 units in at most ``STEPS_AT_FULL_RATE`` steps
-    passes       of 256 units
+    epochs       passes of 256 units
     """
 
     omega_first: float
     batches: int
     muon_lr: float
-    passes: int
+    epochs: int
 
 
 _REPORT = Recipe(), None
@@ -61,20 +61,20 @@ _TUNED = Recipe(
 )
 PASSES = 50  # tuned, of 256 units, where the recipe chooses the width
 _TUNED_FOR = {  # "" for every other task
-    "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3, passes=PASSES)),
+    "": (_TUNED, Sizing(omega_first=100, batches=4, muon_lr=5e-3, epochs=PASSES)),
     # Lower frequencies and a prior fill gaps smoothly instead of fitting every given pixel.
     "inpaint": (
         replace(_TUNED, hidden_features=256, prior="structure", omega_0=10.0),
-        Sizing(omega_first=10, batches=1, muon_lr=8e-3, passes=200),
+        Sizing(omega_first=10, batches=1, muon_lr=8e-3, epochs=200),
     ),
     # Exact derivatives weigh high frequencies more, and a pass is a single step.
     "exact edit": (
         replace(_TUNED, hidden_features=256, omega_0=15.0),
-        Sizing(omega_first=45, batches=1, muon_lr=6e-3, passes=200),
+        Sizing(omega_first=45, batches=1, muon_lr=6e-3, epochs=200),
     ),
     "exact poisson": (
         replace(_TUNED, hidden_features=256, omega_0=8.0),
-        Sizing(omega_first=30, batches=1, muon_lr=1e-2, passes=200),
+        Sizing(omega_first=30, batches=1, muon_lr=1e-2, epochs=200),
     ),
 }
 
@@ -198,7 +198,7 @@ def resolve(options: Namespace, shape: tuple[int, int], given: int | None = None
     if chooses_width:
         _resolve_size(options, pixels)
     elif options.epochs is None:
-        options.epochs = round(sizing.passes / density ** (1 / 3))
+        options.epochs = round(sizing.epochs / density ** (1 / 3))
     widening = max(1, options.hidden_features / 256) if chooses_width else 1
     side = pixels**0.5
     if options.omega_first is None:
@@ -269,9 +269,7 @@ def default_in_words(name: str) -> str:
 def _tuned_value(name: str, recipe: Recipe, sizing: Sizing) -> str:
     if name == "batch_points":
         return "all" if sizing.batches == 1 else f"1 / {sizing.batches} of them"
-    if name == "epochs":
-        return in_words(sizing.passes)
-    value = getattr(sizing if name in ("omega_first", "muon_lr") else recipe, name)
+    value = getattr(sizing if name in ("omega_first", "muon_lr", "epochs") else recipe, name)
     return in_words(_OF_SMALL_PICTURES[name] if value is None else value)
 
 
