@@ -97,6 +97,13 @@ def check_mark(path: Path, has_mark: Callable[[BinaryIO], bool]) -> None:
         raise ForeignFile(path)
 
 
+def ends_with(file: BinaryIO, mark: bytes) -> bool:
+    """Whether ``mark`` is at the end of a file: behind that of a PNG, where no reader looks."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(mark)))
+    return file.read() == mark
+
+
 class Change(contextlib.AbstractContextManager):
     """A set of files in one folder that change together: either all of them or none.
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from siren.files import Change, ForeignFile, file_digest, open_regular
+from siren.files import Change, ForeignFile, ends_with, file_digest, open_regular
 from siren.output.report import METRICS, read_json, read_metrics
 from siren.tasks import TASKS
 from siren.training.checkpoint import NAME as STATE
@@ -100,8 +100,7 @@ def _is_early(path: Path) -> bool:
     """Whether a file is a preview that was written during a training."""
     try:
         with open_regular(path) as file:
-            file.seek(-len(PREVIEW_MARK), os.SEEK_END)
-            return file.read() == PREVIEW_MARK
+            return ends_with(file, PREVIEW_MARK)
     except OSError:
         return False
 

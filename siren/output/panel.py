@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from siren import notebook
-from siren.files import ForeignFile, check_mark, write_bytes
+from siren.files import ForeignFile, check_mark, ends_with, write_bytes
 from siren.images import ImageError, ImageWarning, encode_png, read_image, to_uint8
 from siren.output.report import read_metrics
 from siren.pictures import Picture, absolute_error, error_picture, refuse_masked
@@ -196,7 +196,7 @@ def write_comparison(runs: list[Path], folder: Path) -> Path:
     if len(shapes) > 1 or (reference != other).any():
         raise Problem(f"{runs[0]} and {runs[1]} are not of the same picture")
     path = folder / PANEL
-    check_mark(path, lambda file: file.read().endswith(_COMPARISON_MARK))
+    check_mark(path, lambda file: ends_with(file, _COMPARISON_MARK))
     panel = [Picture("reference", reference)]
     panel += [Picture(caption, output) for caption, output, _ in pictures]
     largest = max(absolute_error(output, reference)[1] for _, output, _ in pictures)
