@@ -77,8 +77,12 @@ def _visible(name: str, seen: np.ndarray, visible: np.ndarray) -> np.ndarray:
     """The mask of a picture that is transparent in places; ``seen`` (n, 1 or 3) is the rest."""
     if not visible.any():
         raise _unclear(f"{name} is transparent everywhere")
-    if seen.max(1).min() <= 127.5 or not (_is_gray(seen) or _has_one_hue(seen)):
-        raise _unclear(f"{name} has black shapes or several colors on a transparent ground")
+    light = seen.max(1) > 127.5
+    if not light.all():
+        what = "black shapes" if not light.any() else "light, dark and transparent places"
+        raise _unclear(f"{name} has {what} on a transparent ground")
+    if not (_is_gray(seen) or _has_one_hue(seen)):
+        raise _unclear(f"{name} has several colors on a transparent ground")
     return visible
 
 
