@@ -16,7 +16,7 @@ from siren.cli.options import BY_NAME, display_path, identity_options
 from siren.output.report import read_metrics
 from siren.signals import Stop
 from siren.text import printable
-from siren.training.checkpoint import NAME, Checkpoint, StateError, fingerprint
+from siren.training.checkpoint import Checkpoint, StateError, fingerprint
 
 
 def keep_choices(options: argparse.Namespace) -> argparse.Namespace:
@@ -85,11 +85,7 @@ def open_checkpoint(options, device: str, task) -> Checkpoint:
         if distributed.any_true(root and checkpoint.exists()):
             _load(checkpoint)
         elif root:  # as in the first run of a batch system, which always passes --resume
-            folder = checkpoint.folder
-            renamed = sorted(folder.glob("state-*.npz"))
-            hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
-            why = printable(f"there is no interrupted run in {folder}{hint}")
-            print(f"--resume begins a new run: {why}", flush=True)
+            print(f"--resume begins a new run: {printable(checkpoint.absence())}", flush=True)
     elif root:
         renamed = checkpoint.set_aside()
         if renamed is not None:

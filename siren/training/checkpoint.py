@@ -98,6 +98,12 @@ class Checkpoint:
         """Whether there is a state file, of this run or another."""
         return os.path.lexists(self.path)
 
+    def absence(self) -> str:
+        """What to say if there is no state file: that, and which renamed one could be continued."""
+        renamed = sorted(self.folder.glob("state-*.npz"))
+        hint = f" (to continue {renamed[-1].name}, rename it {NAME})" if renamed else ""
+        return f"there is no interrupted run in {self.folder}{hint}"
+
     def load(self) -> State:
         """The state in the file.
 
@@ -116,6 +122,8 @@ class Checkpoint:
                     float(record["seconds"]),
                     str(record["threads"]),
                 )
+        except FileNotFoundError:
+            raise StateError(self.absence()) from None
         except (OSError, npz.FormatError) as error:
             reason = getattr(error, "strerror", None) or error
             raise StateError(f"{self.path} cannot be read ({reason})") from error

@@ -182,7 +182,7 @@ def test_a_state_of_another_run_is_not_continued(tmp_path):
     ):
         with pytest.raises(StateError, match=reason):
             Checkpoint(tmp_path, identity).load()
-    with pytest.raises(StateError, match="cannot be read"):
+    with pytest.raises(StateError, match="no interrupted run"):
         Checkpoint(tmp_path / "elsewhere", {}).load()
 
 
