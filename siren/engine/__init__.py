@@ -25,16 +25,16 @@ def get_engine(
     All that ``workload`` names is tried on a few points, at that precision; None: what fitting an
     image with the default network takes. Where any of it cannot be compiled or is wrong, a sentence
     on stderr says so and the reference engine, plain Jittor operations, takes its place, or fp32
-    that of bf16x2. It also silently replaces it for networks without hidden layers after the first,
-    for which there are no kernels: they are so small that it will do. ``attempt``, if given, makes
-    the trial, and says what goes wrong. Raises ValueError for another name or precision.
+    that of bf16x2. It also silently replaces it for networks without kernels
+    (``Workload.has_kernels``). ``attempt``, if given, makes the trial, and says what goes wrong.
+    Raises ValueError for another name or precision.
     """
     from siren.engine import reference
 
     if name not in ENGINES:
         raise ValueError(f"there is no engine {name!r}; there are {' and '.join(ENGINES)}")
     workload = dataclasses.replace(workload or Workload(), precision=precision)
-    if name == "reference" or workload.layers == 0:
+    if name == "reference" or not workload.has_kernels:
         return reference
     from siren.engine.fused import Fused
 

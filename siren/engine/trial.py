@@ -53,6 +53,8 @@ def why_it_fails(workload: Workload) -> str | None:
 def main(arguments: list[str]) -> str | None:
     """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
     workload, device = Workload.from_json(*arguments)
+    if not workload.has_kernels:
+        return None
     start(device)
     return why_it_fails(workload)
 

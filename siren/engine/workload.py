@@ -31,6 +31,15 @@ class Workload:
     pictures: tuple[int, ...] = (0,)  # orders of ``streams`` without gradients
     muon: bool = False  # whether matrices are orthogonalized
 
+    @property
+    def has_kernels(self) -> bool:
+        """Whether the fused engine has kernels for such a network.
+
+        They are built around the matrices between hidden layers; one without any is so small that
+        the reference engine will do.
+        """
+        return self.layers > 0
+
     def to_json(self, device: str) -> str:
         """The argument of ``python -m siren.engine.trial``; ``device`` is "cpu" or "cuda"."""
         return json.dumps({**asdict(self), "device": device}, sort_keys=True)

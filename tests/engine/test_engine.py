@@ -793,6 +793,7 @@ def test_a_network_too_large_for_the_kernels_has_the_reference_engine(capsys):
 
 def test_a_network_without_hidden_layers_has_the_reference_engine_without_a_word(capsys):
     workload = Workload(layers=0)
+    assert not workload.has_kernels
     assert get_engine("fused", "fp32", workload) is reference
     assert capsys.readouterr() == ("", "")
     with pytest.raises(ValueError, match="at least one hidden layer"):
@@ -806,6 +807,7 @@ def test_the_trial_in_a_process_of_its_own():
         return child.returncode, why_it_failed(child.returncode, child.stdout + child.stderr)
 
     assert run(Workload(width=8, losses=()))[0] == 0
+    assert run(Workload(layers=0))[0] == 0
     status, reason = run(Workload(width=200_000))
     assert status == 1 and "2^31 parameters" in reason
 
