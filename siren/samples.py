@@ -91,6 +91,17 @@ class Points:
         all_pixels = grid(*self.shape)
         return all_pixels if self.pixels is None else all_pixels[self.pixels]
 
+    def gather(self, indices: np.ndarray) -> Batch:
+        """The points with these indices (n,), computed on the host."""
+        height, width = self.shape
+        pixels = indices if self.pixels is None else self.pixels[indices]
+        rows, columns = np.divmod(pixels, width)
+        axes = np.linspace(-1, 1, height)[rows], np.linspace(-1, 1, width)[columns]
+        coordinates = np.stack(axes, axis=1).astype(np.float32)
+        values = self.values[indices]
+        target = values if self.levels is None else self.levels[values]
+        return Batch(*(jt.array(array).stop_grad() for array in (coordinates, target)))
+
     def arrays(self) -> list[np.ndarray]:
         """The arrays that identify the points on their grid, to be hashed."""
         return [array for array in (self.values, self.levels, self.pixels) if array is not None]

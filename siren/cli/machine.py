@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from siren.cli.options import as_arguments
 from siren.engine import get_engine
 from siren.engine.workload import Workload, trial_facts
 from siren.images import write_png
-from siren.runtime.environment import try_once
+from siren.runtime.environment import try_each_once
 from siren.runtime.machine import allow_amx
 from siren.runtime.messages import Compilation, why_it_failed
 from siren.runtime.processes import run_interruptibly, under_mpirun
@@ -117,16 +121,21 @@ def workload(options: argparse.Namespace) -> Workload:
     )
 
 
-def load_engine(name: str, workload: Workload, device: str):
+def load_engine(name: str, workload: Workload, device: str, later: Sequence[Workload] = ()):
     """The engine called ``name`` if it passes a trial of the workload, else the reference one.
 
     On the first use on a machine a child process tries it: the child compiles the kernels, can be
-    interrupted at any moment, and may crash.
+    interrupted at any moment, and may crash. The workloads of ``later`` runs are tried with it,
+    because kernels compile at the same time.
     """
 
     def try_in_child(workload: Workload) -> str | None:
-        facts = trial_facts(workload, device)
-        return try_once("trial", facts, lambda: _why_it_fails(workload, device))
+        cases = [workload, *(replace(each, precision=workload.precision) for each in later)]
+        cases = [(trial_facts(each, device), each) for each in cases]
+        reason = try_each_once("trial", cases, partial(_why_it_fails, device))
+        if reason and later:  # perhaps not that of this run
+            reason = try_each_once("trial", cases[:1], partial(_why_it_fails, device))
+        return reason
 
     if name == "fused" and not under_mpirun():
         return get_engine(name, workload.precision, workload, try_in_child)
@@ -134,10 +143,10 @@ def load_engine(name: str, workload: Workload, device: str):
         return get_engine(name, workload.precision, workload)
 
 
-def _why_it_fails(workload: Workload, device: str) -> str | None:
+def _why_it_fails(device: str, workloads: list[Workload]) -> str | None:
     announcement = "Compiling kernels for this network, once on this machine ..."
     with Compilation(announcement, "kernels") as compilation:
-        arguments = ["-m", "siren.engine.trial", workload.to_json(device)]
+        arguments = ["-m", "siren.engine.trial", *(each.to_json(device) for each in workloads)]
         child = run_interruptibly(arguments, read=compilation.read)
     return why_it_failed(child.returncode, child.stdout) if child.returncode else None
 
@@ -145,31 +154,51 @@ def _why_it_fails(workload: Workload, device: str) -> str | None:
 # ---- rehearsal --------------------------------------------------------------------------------
 
 
-def rehearse(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
-    """Call ``program`` with the run of ``options`` in miniature, unless that has been done.
+def rehearse(program: str, runs: list[tuple[argparse.Namespace, int]], device: str) -> None:
+    """Call ``program`` with each run in miniature, unless that has been done.
 
     Jittor compiles an operation when it first meets it. In a child process, that can be interrupted
-    at any moment, and the parent shows how far it has come. ``bits`` are those of the pictures.
-    Whatever goes wrong in the rehearsal is for the run itself to report.
+    at any moment, and the parent shows how far it has come. ``runs`` are pairs (options, bits of
+    the pictures). Whatever goes wrong in the rehearsal is for the run itself to report.
     """
-    if under_mpirun() or options.epochs * options.sidelength**2 < WORTH:
+    if under_mpirun():
         return
-    decisive = [
-        value if isinstance(value := getattr(options, name), (str, type(None))) else bool(value)
-        for name in DECISIVE
-    ]
-    facts = [trial_facts(workload(options), device), bits, decisive]
-    try_once("rehearsal", facts, lambda: _rehearse(program, options, device, bits))
+    cases = []
+    for options, bits in runs:
+        if options.epochs * options.sidelength**2 >= WORTH:
+            values = (getattr(options, name) for name in DECISIVE)
+            decisive = [v if isinstance(v, (str, type(None))) else bool(v) for v in values]
+            facts = [trial_facts(workload(options), device), bits, decisive]
+            cases.append((facts, (options, bits)))
+    try_each_once("rehearsal", cases, partial(_rehearse, program, device))
 
 
-def _rehearse(program: str, options: argparse.Namespace, device: str, bits: int) -> None:
-    announcement = "Compiling what this run needs besides, once on this machine ..."
+# One process for all, because its start takes longer than a small run.
+_PROGRAM = """\
+import json, runpy, sys
+program, *runs = sys.argv[1:]
+for run in runs:
+    sys.argv[1:] = json.loads(run)
+    try:
+        runpy.run_path(program, run_name="__main__")
+    except SystemExit:
+        pass
+"""
+
+
+def _rehearse(program: str, device: str, runs: list[tuple[argparse.Namespace, int]]) -> None:
+    announcement = "Compiling what is needed besides, once on this machine ..."
     with (
         tempfile.TemporaryDirectory() as folder,
         Compilation(announcement, "operations") as compilation,
     ):
-        small = in_miniature(options, Path(folder), bits, SIDES[device])
-        run_interruptibly([program, *as_arguments(small)], read=compilation.read)
+        arguments = []
+        for number, (options, bits) in enumerate(runs):
+            own = Path(folder, str(number))
+            own.mkdir()
+            small = in_miniature(options, own, bits, SIDES[device])
+            arguments.append(json.dumps(as_arguments(small)))
+        run_interruptibly(["-c", _PROGRAM, program, *arguments], read=compilation.read)
 
 
 def in_miniature(

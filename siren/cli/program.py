@@ -48,6 +48,7 @@ def train(options, train_picture: Callable) -> int:
 
     stop = signals.Stop()
     call = Experiments(options, stop) if options.task == "all" else Pictures(options)
+    later = None  # what follows the first run
     with Finisher() as finisher:
         for runs in call.runs_to_train(finisher.wait):
             if runtime.world_size() > 1 and call.several:
@@ -61,6 +62,9 @@ def train(options, train_picture: Callable) -> int:
                     break
                 if each.heading:
                     print(each.heading, flush=True)
-                session.run(train_picture, each, stop, finisher if call.several else None)
+                if later is None:
+                    later = [run for run in call.runs if run.outcome is None and run is not each]
+                session.run(train_picture, each, stop, finisher if call.several else None, later)
+                later = []
     update_page(options.output_dir, call.several)
     return call.outcome.status

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,16 +34,21 @@ class NothingLeft(Exception):
 
 
 def run(
-    train_picture: Callable, run: Run, stop: signals.Stop, finisher: Finisher | None = None
+    train_picture: Callable,
+    run: Run,
+    stop: signals.Stop,
+    finisher: Finisher | None = None,
+    later: Sequence[Run] = (),
 ) -> Outcome | None:
     """Set and return the outcome of ``run``: what ``train_picture`` returns for its ``Session``.
 
     If the run has a subject, which names it among others, an error is reported, and is no reason to
     stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
-    writes. With a ``finisher``, the outcome may still be None: ``finisher.wait`` sets it.
+    writes. With a ``finisher``, the outcome may still be None: ``finisher.wait`` sets it. What the
+    runs that come ``later`` need is compiled together with what this one needs.
     """
     program = inspect.getfile(train_picture)
-    with _reporting(run, stop), Session(run.options, stop, program, finisher) as session:
+    with _reporting(run, stop), Session(run.options, stop, program, finisher, later) as session:
         outcome = train_picture(session)
         if isinstance(outcome, Outcome):
             run.outcome = outcome
@@ -83,6 +88,7 @@ class Session(contextlib.ExitStack):
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
     program  path of main.py, which is called once more for a rehearsal
+    later    runs that will follow, after their ``check``
     finisher  writes the results while the next picture is trained, or None
 
     After ``prepare`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after
@@ -95,10 +101,11 @@ class Session(contextlib.ExitStack):
         stop: signals.Stop,
         program: str,
         finisher: Finisher | None = None,
+        later: Sequence[Run] = (),
     ):
         super().__init__()
         self.options, self.stop, self.program = options, stop, program
-        self.finisher = finisher
+        self.finisher, self.later = finisher, later
         self.folder = self.enter_context(contextlib.ExitStack())  # whose lock can outlive the rest
         self.is_rank_0 = runtime.rank() == 0
         self.preview = None
@@ -137,10 +144,14 @@ class Session(contextlib.ExitStack):
             machine.require_memory(machine.memory_demand(settings, shape, self.device))
             self.fingerprint, self.bits = pictures.fingerprint(), pictures.bits
         workload = machine.workload(settings)
-        self.engine = machine.load_engine(settings.engine, workload, self.device)
+        later = [machine.workload(each.settings) for each in self.later]
+        self.engine = machine.load_engine(settings.engine, workload, self.device, later)
         settings.precision = getattr(self.engine, "precision", settings.precision)
         if self.is_rank_0:
-            machine.rehearse(self.program, settings, self.device, self.bits)
+            for each in self.later:
+                each.settings.precision = settings.precision
+            runs = [(each.settings, each.bits) for each in self.later]
+            machine.rehearse(self.program, [(settings, self.bits), *runs], self.device)
         self.enter_context(signals.shield_children())
         self.settings = settings
         return settings

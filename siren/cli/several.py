@@ -42,14 +42,21 @@ class Run:
     subject  what messages about it begin with; "" if it is alone, and then it raises its errors
     heading  a line to print when it begins, or ""
     outcome  how it ended; None before, and while its results are still being written
-    pixels   of the picture, to which the time of a training is proportional; 0 before ``check``
+
+    After ``check``:
+
+    settings  the options as ``recipes.resolve`` completes them for the picture
+    pixels   of the picture, to which the time of a training is proportional
+    bits     of each of its samples, 8 or 16
     """
 
     options: argparse.Namespace
     subject: str = ""
     heading: str = ""
     outcome: Outcome | None = None
+    settings: argparse.Namespace | None = None
     pixels: int = 0
+    bits: int = 8
 
 
 class Pictures:
@@ -96,14 +103,15 @@ class Pictures:
         """
         for run in self.runs:
             pictures = inputs.read_inputs(run.options)
-            settings = recipes.resolve(keep_choices(run.options), *pictures.extent)
+            run.settings = recipes.resolve(keep_choices(run.options), *pictures.extent)
             if os.path.isdir(run.options.output_dir):  # Path.is_dir may raise
                 with output_folder(run.options, files):  # which clears up after a killed run
                     pass
             else:
                 check_folder(run.options, files)
-            run.outcome = finished_outcome(settings, pictures)
+            run.outcome = finished_outcome(run.settings, pictures)
             run.pixels = pictures.image.shape[0] * pictures.image.shape[1]
+            run.bits = pictures.bits
 
     def runs_to_train(self, wait: Callable[[], None]) -> Iterator[list[Run]]:
         """Yield the runs that the caller has to train, before the next step; then write a summary.
@@ -167,6 +175,11 @@ class Experiments:
         for group in self.groups:
             group.check(files)
         self.errors: dict[Pictures, Outcome] = {}  # what has ended a group, and not just a run
+
+    @property
+    def runs(self) -> list[Run]:
+        """The runs of all experiments."""
+        return [run for group in self.groups for run in group.runs]
 
     @property
     def outcomes(self) -> list[Outcome]:

@@ -1,8 +1,8 @@
-"""A trial of an engine: all that a run will use, on a few points, against float64 NumPy.
+"""A trial of an engine: all that runs will use, on a few points, against float64 NumPy.
 
-``python -m siren.engine.trial JSON``, with what ``Workload.to_json`` gives, is the same trial in a
-process of its own, which a broken compiler or kernel may end. Status 0: it works; else a line says
-why not.
+``python -m siren.engine.trial JSON ...``, with what ``Workload.to_json`` gives, is the same trial
+in a process of its own, which a broken compiler or kernel may end. Status 0: it works; else a line
+says why not.
 """
 
 from __future__ import annotations
@@ -34,12 +34,13 @@ STEP = 1e-30  # of a complex derivative
 WIDEST, DEEPEST = 1024, 32  # larger networks meet the same kernels
 
 
-def why_it_fails(workload: Workload) -> str | None:
-    """What goes wrong when the fused engine does ``workload``, or None."""
+def why_it_fails(*workloads: Workload) -> str | None:
+    """What goes wrong when the fused engine does the ``workloads``, or None."""
     try:
-        # Before a network is drawn, because it may be too large for that.
-        check_widths([2, *[workload.width] * (workload.layers + 1), workload.channels])
-        checks = list(_Trial(workload).checks())
+        for each in workloads:  # before a network is drawn, because it may be too large for that
+            check_widths([2, *[each.width] * (each.layers + 1), each.channels])
+        trials = list(map(_Trial, workloads))
+        checks = [check for trial in trials for check in trial.checks()]
         # Together, because what runs at the same time is compiled at the same time.
         jt.sync([result for check in checks for result in check.results])
         for check in checks:
@@ -52,11 +53,12 @@ def why_it_fails(workload: Workload) -> str | None:
 
 def main(arguments: list[str]) -> str | None:
     """The trial in a process of its own; returns why it fails, for ``sys.exit``."""
-    workload, device = Workload.from_json(*arguments)
-    if not workload.has_kernels:
+    workloads, devices = zip(*map(Workload.from_json, arguments))
+    workloads = [workload for workload in workloads if workload.has_kernels]
+    if not workloads:
         return None
-    start(device)
-    return why_it_fails(workload)
+    start(devices[0])
+    return why_it_fails(*workloads)
 
 
 class _Check(NamedTuple):

@@ -174,17 +174,32 @@ def write_link(link: Path, target: str) -> None:
 def try_once(what: str, facts, attempt: Callable[[], str | None]) -> str | None:
     """What ``attempt()`` finds wrong; "" or None if nothing, now or before with the same ``facts``.
 
-    A success is remembered by a file of the private folder, which is named after ``what`` and the
-    ``facts`` (anything that JSON has).
+    ``facts`` are anything that JSON has.
     """
-    name = f"{what}-{digest(json.dumps(facts))}-works"
+    return try_each_once(what, [(facts, None)], lambda _: attempt())
+
+
+def try_each_once(what: str, cases: list[tuple], attempt: Callable[[list], str | None]):
+    """What ``attempt`` finds wrong with those of several cases that have not been right before.
+
+    A success is remembered by files of the private folder, named after ``what`` and the facts.
+
+    Args:
+        cases: pairs (facts, case).
+        attempt: called once, with a list of the cases that are left, if there are any.
+
+    Returns:
+        What ``attempt`` returns; "" or None if nothing is wrong.
+    """
+    left = {f"{what}-{digest(json.dumps(facts))}-works": case for facts, case in cases}
     with contextlib.suppress(OSError, Problem):
-        if (private_folder() / name).exists():
-            return None
-    problem = attempt()
+        folder = private_folder()
+        left = {name: case for name, case in left.items() if not (folder / name).exists()}
+    problem = attempt(list(left.values())) if left else None
     if not problem:
         with contextlib.suppress(OSError, Problem):
-            (private_folder() / name).touch()
+            for name in left:
+                (private_folder() / name).touch()
     return problem
 
 

@@ -13,7 +13,9 @@ is left out. The flags stay as they are, but for FLAGS.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import multiprocessing
 import os
 import platform
 import re
@@ -21,6 +23,8 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 _SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -35,6 +39,7 @@ _COLD = re.compile(
     r"/src/(opt|test|codegen|profiler|type)/|tuner|miniz|op_compiler|jit_compiler|mem_info"
     r"|memory_profiler|swap|pyjt_(?!var_holder|jit_op_maker|core|nano)"
 )
+_LIBRARY = re.compile(r'("[^"]+") ((?:"[^"]+\.cc" )+)(.*) -o ("[^"]*jit_utils_core[^"]*")')
 _COMMAND = re.compile(
     r'(?P<compiler>"[^"]+") (?P<source>"[^"]+")(?P<flags>.*) -c -o (?P<output>.*)'
 )
@@ -43,37 +48,110 @@ _COMMAND = re.compile(
 def accelerate_core(jittor_utils) -> None:
     """Replace the functions of ``jittor_utils`` that compile; Jittor is not imported yet."""
     global _cache_compile
-    run_cmd, run_cmds = jittor_utils.run_cmd, jittor_utils.run_cmds
     _cache_compile = jittor_utils.do_compile
-
-    def run_once(command: str, *arguments, **options) -> str:
-        """Run a command that Jittor does not run in parallel."""
-        if "jit_utils_core" in command:
-            command += " -O0"  # Jittor compiles this library a second time, for its record
-        elif "/data.cc" in command:
-            command += " -O1"
-        return run_cmd(command, *arguments, **options)
-
-    def run_all(commands: list[str], cache_path: str, *arguments, **options) -> None:
-        """Run ``commands`` in parallel: the longest first, so that it is not left at the end."""
-        folder = Path(cache_path, CORE_FOLDER)
-        shutil.rmtree(folder, ignore_errors=True)  # the remains of a compilation that was killed
-        if sum(map(is_missing, commands)) > 20:
-            precompile_for_core(commands, folder)
-        longest = max(commands, key=_size)
-        commands = [longest, *(command for command in commands if command != longest)]
-        try:
-            run_cmds(commands, cache_path, *arguments, **options)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
     if jittor_utils.cc_type == "g++":
-        jittor_utils.run_cmd, jittor_utils.run_cmds = run_once, run_all
+        compiler = CoreCompiler(jittor_utils)
+        jittor_utils.run_cmd, jittor_utils.run_cmds = compiler.run_once, compiler.run_all
         jittor_utils.do_compile = compile_file
     jittor_utils.DelayProgress = Counter
     # Jittor starts a compiler for every 3 GiB of memory, however few processors there are.
     memory = jittor_utils.get_total_mem()
     jittor_utils.get_total_mem = lambda: min(memory, len(os.sched_getaffinity(0)) * 3 * 2**30)
+
+
+class CoreCompiler:
+    """Runs the commands that compile the core, as many as possible at the same time."""
+
+    def __init__(self, jittor_utils):
+        self.jittor_utils = jittor_utils
+        self.run_cmd, self.run_cmds = jittor_utils.run_cmd, jittor_utils.run_cmds
+        self.meanwhile = Meanwhile()
+
+    def run_once(self, command: str, *arguments, **options) -> str:
+        """Run a command for which Jittor waits, or begin with it if nothing needs it yet."""
+        if match := _LIBRARY.fullmatch(command.strip()):
+            compile_in_parts(*match.groups(), self.run_cmd)
+            self._record_later()
+        elif match := re.search(r'"([^"]*/data\.cc)"', command):
+            copy = shutil.copy(match[1], f"{match[1]}-copy.cc")  # Jittor removes its own at once
+            command = command.replace(match[1], copy)
+            self.meanwhile.start(_compile_and_remove, self.run_cmd, f"{command} -O1", copy)
+        else:
+            return self.run_cmd(command, *arguments, **options)
+        return ""
+
+    def _record_later(self) -> None:
+        """Jittor compiles its first library twice, to have a record of it: not before all else."""
+        load = self.jittor_utils.try_import_jit_utils_core
+
+        def load_library(*arguments) -> None:
+            load(*arguments)
+            self.jittor_utils.try_import_jit_utils_core = load
+            library, check = self.jittor_utils.cc, self.jittor_utils.cc.cache_compile
+
+            def begin(*arguments) -> bool:
+                library.cache_compile = check
+                self.meanwhile.start(check, *arguments)
+                return True
+
+            library.cache_compile = begin
+
+        self.jittor_utils.try_import_jit_utils_core = load_library
+
+    def run_all(self, commands: list[str], cache_path: str, jittor_path: str, *arguments) -> None:
+        """Run ``commands`` in parallel: the longest first, so that none is left at the end."""
+        folder = Path(cache_path, CORE_FOLDER)
+        commands = sorted(commands, key=_size, reverse=True)
+        if sum(map(is_missing, commands)) > 20:
+            # With many processors all others are done before it; it does not wait for the header.
+            self.meanwhile.start(compile_file, [commands.pop(0), cache_path, jittor_path])
+            shutil.rmtree(folder, ignore_errors=True)  # the remains of one that was killed
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)  # a GPU's part needs it too
+            precompile_for_core(commands, folder)
+        self.run_cmds(commands, cache_path, jittor_path, *arguments)
+        self.meanwhile.wait()
+
+
+class Meanwhile:
+    """Processes whose results are needed later."""
+
+    def __init__(self):
+        self.processes = []
+
+    def start(self, target: Callable, *arguments) -> None:
+        """Call ``target`` with the arguments in another process."""
+        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+        process.start()
+        self.processes.append(process)
+
+    def wait(self) -> None:
+        """Wait for all of them; raises RuntimeError if one has failed, which has said why."""
+        while self.processes:
+            process = self.processes.pop()
+            process.join()
+            if process.exitcode:
+                raise RuntimeError("a file of Jittor's core does not compile")
+
+
+def compile_in_parts(
+    compiler: str, sources: str, flags: str, output: str, run_cmd: Callable
+) -> None:
+    """Compile a library of several files at the same time, of the parts of a command."""
+    meanwhile, objects = Meanwhile(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, source in enumerate(shlex.split(sources)):
+            objects.append(f'"{folder}/{number}.o"')
+            part = f'{compiler} "{source}" {flags} -O1 -c -o {objects[-1]}'
+            meanwhile.start(run_cmd, part)
+        meanwhile.wait()
+        run_cmd(f"{compiler} {' '.join(objects)} {flags} -o {output}")
+
+
+def _compile_and_remove(run_cmd: Callable, command: str, source: str) -> None:
+    try:
+        run_cmd(command)
+    finally:
+        os.unlink(source)
 
 
 class Counter:
@@ -165,27 +243,36 @@ FLAGS = ["-mno-recip"] if platform.machine() == "x86_64" else []
 FOLDER = "siren-jit"  # in Jittor's cache; the precompiled header takes 66 MB
 
 
-def accelerate_operators(jittor) -> None:
-    """Let ``jittor`` compile operators with ``jit.sh``, and precompile their headers.
+def accelerate_operators(compiler) -> None:
+    """Let Jittor compile operators with ``jit.sh``, and precompile their headers meanwhile.
 
     Other compilers than g++ have no such headers. Without them Jittor compiles as ever.
+
+    compiler  the module ``jittor.compiler``
     """
-    if jittor.compiler.cc_type != "g++" or SCRIPT.name in jittor.flags.python_path:
+    flags = compiler.flags
+    if compiler.cc_type != "g++" or SCRIPT.name in flags.python_path:
         return
-    header = Path(jittor.flags.cache_path, FOLDER, HEADER.name)
+    header = Path(flags.cache_path, FOLDER, HEADER.name)
     with contextlib.suppress(OSError):
-        precompile(header, jittor.flags.cc_path, jittor.flags.cc_flags)
+        header.parent.mkdir(parents=True, exist_ok=True)
+        # While the rest of Jittor's import compiles its part for a GPU
+        arguments = header, flags.cc_path, flags.cc_flags
+        threading.Thread(target=precompile, args=arguments).start()
         script = header.with_name(SCRIPT.name)
         if not script.exists() or script.read_text() != SCRIPT.read_text():
             shutil.copy(SCRIPT, script)
-        jittor.flags.python_path = (
-            f'sh "{script}" --python="{jittor.flags.python_path}" --header="{header}" '
+        flags.python_path = (
+            f'sh "{script}" --python="{flags.python_path}" --header="{header}" '
             f'--flags="{" ".join(FLAGS)}"'
         )
 
 
 def precompile(header: Path, compiler: str, flags: str) -> None:
-    """Write ``header`` and its precompiled form, unless they are there, up to date and whole."""
+    """Write ``header`` and its precompiled form, unless they are there, up to date and whole.
+
+    If that fails, they are left out.
+    """
     compiled, size = header.with_name(header.name + ".gch"), header.with_name(header.name + ".size")
     options = [f for f in shlex.split(flags) if not f.startswith(("-l", "-L", "-Wl,", "-shared"))]
     # What Jittor adds for every operator
@@ -194,8 +281,10 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
     with contextlib.suppress(OSError):
         if header.read_text() == content and size.read_text() == str(compiled.stat().st_size):
             return
-    header.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=header.parent) as folder:
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(dir=header.parent) as folder,
+    ):
         source, output = Path(folder, header.name), Path(folder, compiled.name)
         source.write_text(content)
         command += ["-x", "c++-header", str(source), "-o", str(output)]

@@ -68,8 +68,11 @@ def load_jittor() -> None:
 
     Jittor resolves all links to its own sources. That would replace our shell-safe link to a folder
     by the folder's real path, which a shell would split; such links stay unresolved.
+
+    With a GPU it leaves ``cuda_arch`` in the environment, where a child process would take it for
+    the user's, and the core for one that is compiled for other settings.
     """
-    real = os.path.realpath
+    real, arch_is_given = os.path.realpath, "cuda_arch" in os.environ
 
     def realpath(path, **options):
         resolved = real(path, **options)
@@ -83,6 +86,8 @@ def load_jittor() -> None:
             if "jittor_core" in sys.modules:  # whose threads would abort the process at its end
                 sys.modules["jittor_core"].cleanup()
             raise
+        if not arch_is_given:
+            os.environ.pop("cuda_arch", None)
 
 
 # ---- signals ----------------------------------------------------------------------------------
@@ -143,6 +148,9 @@ def _prepare_compilation(cache_path: str) -> str:
             # Jittor loads any existing library; a truncated one would crash it every time.
             if not library.with_name(library.name + ".key").exists():
                 library.unlink()
+        for record in Path(cache_path).rglob("data.md5"):  # written before the file (jit.py)
+            if not record.with_name("data.o").exists():
+                record.unlink()
     return f"Jittor compiles its core once on this machine: {expected} ..."
 
 

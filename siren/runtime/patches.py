@@ -128,7 +128,7 @@ def with_corrected_source(command: str) -> str:
 
 # ---- Python ----
 
-_PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler", "jittor")
+_PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler")
 
 
 def compile_corrected(job: list[str]) -> bool:
@@ -179,8 +179,7 @@ class _Finder:
             execute = spec.loader.exec_module
 
             def execute_patched(module):
-                if name != "jittor":
-                    module.locals = lambda: sys.modules
+                module.locals = lambda: sys.modules
                 execute(module)
                 if name == "jittor_utils":
                     module.Pool = multiprocessing.get_context("fork").Pool
@@ -188,7 +187,7 @@ class _Finder:
                     module.do_compile = compile_corrected
                 elif name == "jittor.pyjt_compiler" and not _Finder.checks:
                     module.compile = partial(_bindings_if_missing, module.compile)
-                elif name == "jittor":
+                elif name == "jittor.compiler":
                     accelerate_operators(module)
 
             spec.loader.exec_module = execute_patched

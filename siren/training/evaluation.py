@@ -14,7 +14,7 @@ import jittor as jt
 import numpy as np
 
 from siren.metrics import psnr
-from siren.samples import FULL_VIEW, DevicePoints, evenly_spaced, spacing, strip
+from siren.samples import FULL_VIEW, evenly_spaced, spacing, strip
 from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -120,7 +120,7 @@ def make_validation(task, engine, batches):
         points = task.points
     if points is None:
         return None
-    batch = DevicePoints(points).gather(evenly_spaced(len(points), SAMPLE_OF_BATCHES))
+    batch = points.gather(evenly_spaced(len(points), SAMPLE_OF_BATCHES))
 
     def loss(network):
         with jt.no_grad():

@@ -64,8 +64,6 @@ def train(
     run = _Run(network, task, engine, optimizer, epochs)
     first = run.restore(checkpoint, last, steps) if checkpoint and checkpoint.state else 0
     record = _Record(run, engine, epochs, preview, batches)
-    # Jittor cannot compile a fresh one-element array into a later operation.
-    jt.sync(list(run.vars.values()))
     with Progress(run.training, epochs, first / steps, run.start) as progress:
         try:
             for step in range(first, last + 1):
@@ -103,6 +101,7 @@ class _Run:
             "lowest": jt.array(np.float32([np.inf])),
             **{f"optimizer_{index}": var for index, var in enumerate(optimizer.vars())},
         }
+        self.has_best = False
         self.training = Training()
         self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
@@ -128,6 +127,9 @@ class _Run:
             self.guidance.update()
         for name, var in self.vars.items():
             var.update(jt.array(state.arrays[name]))
+        # Jittor cannot compile a fresh one-element array into a later operation.
+        jt.sync(list(self.vars.values()))
+        self.has_best = True
         self.optimizer.n_step = state.step
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
@@ -156,6 +158,10 @@ class _Run:
         Comparing and copying happen on the device, so that the host never waits for a loss.
         """
         best, lowest = self.vars["best"], self.vars["lowest"]
+        if not self.has_best:  # these are the first parameters, and they are the best already
+            self.has_best = True
+            lowest.update(criterion)
+            return
         better = criterion < lowest
         best.update(jt.ternary(better.broadcast(best), self.network.flat, best))
         lowest.update(jt.ternary(better, criterion, lowest))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 
 import jittor as jt
+import numpy as np
 
 from siren.engine import reference
 from siren.engine.reference import AdamNumbers, MuonNumbers, hidden_matrices
@@ -29,8 +30,8 @@ class Adam:
         self.betas = betas
         self.engine = engine
         self.n_step = 0
-        self.mean = [jt.zeros_like(p).stop_grad() for p in self.params]
-        self.square = [jt.zeros_like(p).stop_grad() for p in self.params]
+        self.mean = [_zeros(p.shape) for p in self.params]
+        self.square = [_zeros(p.shape) for p in self.params]
 
     def vars(self) -> list:
         """The Vars that a step changes, except the parameters."""
@@ -64,8 +65,8 @@ class Muon:
         self.n_step = 0
         _, count, n = hidden_matrices(network)
         others = network.flat.shape[0] - count * n * n
-        self.average = jt.zeros((count, n, n)).stop_grad()
-        self.mean, self.square = (jt.zeros((others,)).stop_grad() for _ in range(2))
+        self.average = _zeros((count, n, n))
+        self.mean, self.square = _zeros((others,)), _zeros((others,))
 
     def vars(self) -> list:
         """The Vars that a step changes, except the parameters."""
@@ -92,6 +93,11 @@ def _adam_numbers(lr: float, n_step: int, eps: float = 1e-8, betas=(0.9, 0.999))
     beta_1, beta_2 = betas
     rate, correction = lr / (1 - beta_1**n_step), (1 - beta_2**n_step) ** 0.5
     return AdamNumbers(rate, correction, beta_1, beta_2, eps)
+
+
+def _zeros(shape):
+    """Copied from the host: Jittor would compile four operations to make them on the device."""
+    return jt.array(np.zeros(shape, np.float32)).stop_grad()
 
 
 def _update(variables, values) -> None:

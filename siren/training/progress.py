@@ -120,17 +120,12 @@ class Progress:
 
     def fetch(self) -> None:
         """Wait for the losses of all epochs so far; record and show them."""
-        import jittor as jt  # by now it has started
-
-        if self.pending:
-            variables = jt.concat([v for _, losses in self.pending for v in losses], dim=0)
-            values = iter(variables.numpy().tolist())
-            for epoch, losses in self.pending:
-                epoch.loss = next(values)
-                epoch.validation = next(values) if len(losses) == 2 else None
-                self.training.record(epoch)
-                self._show(epoch)
-            self.pending.clear()
+        for epoch, losses in self.pending:
+            epoch.loss, *validation = (loss.item() for loss in losses)
+            epoch.validation = validation[0] if validation else None
+            self.training.record(epoch)
+            self._show(epoch)
+        self.pending.clear()
         self.fetched = time.perf_counter()
 
     def _show(self, epoch: Epoch) -> None:

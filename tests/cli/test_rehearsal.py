@@ -1,6 +1,8 @@
 """The run in miniature that compiles what a run needs."""
 
 import json
+import types
+from pathlib import Path
 
 import pytest
 from program import ROOT, call
@@ -8,7 +10,9 @@ from program import ROOT, call
 from siren.cli import machine
 from siren.cli.options import parse
 from siren.cli.recipes import resolve
-from siren.runtime import environment
+from siren.engine.fused import Fused
+from siren.engine.workload import Workload
+from siren.runtime import environment, processes
 
 TUNED = ["--recipe", "tuned", "--hidden_features", "8", "--device", "cpu"]
 PROGRAM = str(ROOT / "main.py")
@@ -47,9 +51,10 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
         ("cuda", 16, "the stamp of a GPU"),
     ):
         monkeypatch.setattr(machine, "trial_facts", lambda *_, stamp=stamp: [stamp])
-        machine.rehearse(PROGRAM, options, device, bits)
-    assert {program for program, *_ in children} == {PROGRAM}
-    sides = [command[command.index("--sidelength") + 1] for command in children]
+        machine.rehearse(PROGRAM, [(options, bits)], device)
+    assert {program for _, _, program, _ in children} == {PROGRAM}
+    commands = [json.loads(command) for *_, command in children]
+    sides = [command[command.index("--sidelength") + 1] for command in commands]
     assert sides == ["16", "16", "16", "256"]
 
     monkeypatch.undo()
@@ -63,6 +68,53 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
         assert bool(getattr(small, name)) == bool(getattr(options, name)), name
 
 
+def test_several_runs_are_rehearsed_by_one_process(monkeypatch, tmp_path):
+    """Also after one that fails."""
+    outputs = []
+
+    def keep(arguments, read):
+        result = processes.run_interruptibly(arguments, read=read)
+        for command in map(json.loads, arguments[3:]):
+            folder = Path(command[command.index("--output_dir") + 1])
+            outputs.append(sorted(path.name for path in folder.glob("*.png")))
+        return result
+
+    monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "run_interruptibly", keep)
+    runs = []
+    for task in ("poisson", "edit", "fit"):
+        options = resolve(parse([*TUNED, "--task", task]), (256, 256))
+        options.input_path, options.precision = ROOT / "data" / "camera.png", "fp32"
+        runs.append((options, 8))
+    runs[0][0].schedule = "unknown"
+    machine.rehearse(PROGRAM, [*runs, *runs], "cpu")
+    assert len(outputs) == 3
+    assert outputs[0] == [] and "panel.png" in outputs[1] and "panel.png" in outputs[2]
+    machine.rehearse(PROGRAM, runs, "cpu")
+    assert len(outputs) == 3
+
+
+def test_kernels_of_later_runs_are_compiled_with_those_of_the_first(monkeypatch, tmp_path):
+    tried = []
+
+    def child(arguments, read):
+        tried.append(arguments[2:])
+        broken = any('"width": 9' in text for text in arguments)
+        return types.SimpleNamespace(returncode=int(broken), stdout="broken")
+
+    monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "run_interruptibly", child)
+    narrow, wide, broken = (Workload(width=width) for width in (8, 16, 9))
+    engine = machine.load_engine("fused", narrow, "cpu", [wide, narrow])
+    assert engine == machine.load_engine("fused", wide, "cpu") == Fused()
+    assert tried == [[narrow.to_json("cpu"), wide.to_json("cpu")]]
+    tried.clear()
+    # What is wrong with another run is no matter of this one.
+    third = Workload(width=32)
+    assert machine.load_engine("fused", third, "cpu", [wide, broken]) == Fused()
+    assert tried == [[third.to_json("cpu"), broken.to_json("cpu")], [third.to_json("cpu")]]
+
+
 def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -70,17 +122,17 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     options = resolve(parse([*TUNED, "--task", "fit"]), (256, 256))
     monkeypatch.setattr(machine, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        machine.rehearse(PROGRAM, options, "cpu", 8)
+        machine.rehearse(PROGRAM, [(options, 8)], "cpu")
     monkeypatch.setattr(
         machine, "run_interruptibly", lambda arguments, read: children.append(arguments)
     )
-    machine.rehearse(PROGRAM, options, "cpu", 8)
+    machine.rehearse(PROGRAM, [(options, 8)], "cpu")
     assert len(children) == 1
 
 
 def test_a_short_run_is_not_rehearsed(children):
     options = parse([*TUNED, "--sidelength", "24", "--epochs", "3"])
-    machine.rehearse(PROGRAM, options, "cpu", 8)
+    machine.rehearse(PROGRAM, [(options, 8)], "cpu")
     assert not children
 
 

@@ -779,6 +779,26 @@ def test_the_targets_of_a_trial_are_stored_as_a_runs(monkeypatch, compact):
     assert [points.values.dtype for points in made] == [np.uint8 if compact else np.float32]
 
 
+def test_workloads_are_tried_together(monkeypatch):
+    """All kernels are asked for at once; each workload is checked."""
+    synced = []
+    sync = jt.sync
+    monkeypatch.setattr(jt, "sync", lambda results: synced.append(len(results)) or sync(results))
+    orders = [Workload(losses=(order,), pictures=()) for order in range(3)]
+    checks = [list(trial._Trial(workload).checks()) for workload in orders]
+    synced.clear()
+    assert trial.why_it_fails(*orders) is None
+    assert synced[-1] == sum(len(check.results) for each in checks for check in each)
+    gradient = trial._Trial.right_gradient
+    calls = []
+    monkeypatch.setattr(
+        trial._Trial,
+        "right_gradient",
+        lambda *args, **named: len(calls.append(0) or calls) < 3 and gradient(*args, **named),
+    )
+    assert "squared error of order 2" in trial.why_it_fails(*orders)
+
+
 def test_what_is_not_used_is_not_tried(monkeypatch):
     for method in ("squared_error", "adam", "muon"):
         monkeypatch.setattr(Fused, method, failing(RuntimeError("unused")))
@@ -801,14 +821,15 @@ def test_a_network_without_hidden_layers_has_the_reference_engine_without_a_word
 
 
 def test_the_trial_in_a_process_of_its_own():
-    def run(workload):
-        command = [sys.executable, "-m", "siren.engine.trial", workload.to_json("cpu")]
+    def run(*workloads):
+        texts = [workload.to_json("cpu") for workload in workloads]
+        command = [sys.executable, "-m", "siren.engine.trial", *texts]
         child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         return child.returncode, why_it_failed(child.returncode, child.stdout + child.stderr)
 
     assert run(Workload(width=8, losses=()))[0] == 0
     assert run(Workload(layers=0))[0] == 0
-    status, reason = run(Workload(width=200_000))
+    status, reason = run(Workload(width=8, losses=()), Workload(width=200_000))
     assert status == 1 and "2^31 parameters" in reason
 
 

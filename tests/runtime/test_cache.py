@@ -97,6 +97,16 @@ def test_what_has_no_record_is_left_to_jittor(cache):
     assert (cache / "jit" / "an_op.so").exists()
 
 
+def test_a_record_whose_file_was_not_written_goes_before_the_compilation(cache):
+    """The record of data.o comes first, and the compilation may be killed in between."""
+    before = content(cache)
+    (cache / "data.o").unlink()
+    jittor_import._prepare_compilation(str(cache))
+    for name in ("data.o", "data.md5"):
+        del before[Path(name)]
+    assert content(cache) == before
+
+
 def test_nothing_is_removed_while_another_process_compiles(cache):
     cut(cache / "jit" / "an_op.so", 10)
     with open(lock.lock_path, "w") as file:

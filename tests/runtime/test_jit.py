@@ -1,5 +1,6 @@
 """How Jittor's core and operators are compiled here, and what Jittor remembers of it."""
 
+import ctypes
 import os
 import shlex
 import subprocess
@@ -119,7 +120,7 @@ def test_the_header_is_precompiled_and_fits_jittors_flags(tmp_path):
 
 
 def test_a_header_that_does_not_compile_leaves_nothing(tmp_path):
-    header = tmp_path / "folder" / "jit.h"
+    header = tmp_path / "jit.h"
     jit.precompile(header, jittor.flags.cc_path, "-I/nowhere")
     assert list(header.parent.iterdir()) == []
 
@@ -183,13 +184,14 @@ def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
     assert result.stdout.split() == ["True", "False", "False", "True"]
 
 
-def accelerated(compiler, run_cmd=None, run_cmds=None):
+def accelerated(compiler, run_cmd=None, run_cmds=None, load=None):
     """What there is of ``jittor_utils`` here, on a machine with much memory."""
     utilities = types.SimpleNamespace(
         cc_type=compiler,
         run_cmd=run_cmd,
         run_cmds=run_cmds,
         do_compile=None,
+        try_import_jit_utils_core=load,
         get_total_mem=lambda: 2**60,
     )
     jit.accelerate_core(utilities)
@@ -203,26 +205,67 @@ def test_there_are_as_many_compilers_as_processors():
     assert utilities.do_compile is None  # only g++ gets other options
 
 
-@pytest.mark.parametrize(
-    ("file", "options"), [("data.cc", " -O1"), ("jit_utils_core.so", " -O0"), ("other.cc", "")]
-)
-def test_what_jittor_compiles_one_by_one_gets_options_too(file, options):
-    commands = []
-    accelerated("g++", commands.append).run_cmd(f'"g++" "/cache/{file}"')
-    assert commands == [f'"g++" "/cache/{file}"{options}']
+def run(command):
+    subprocess.run(command, shell=True, check=True)
+    return "printed"
 
 
-def test_the_header_is_compiled_for_many_files_that_are_missing(monkeypatch, tmp_path):
-    precompiled = []
+def test_a_file_that_is_needed_late_is_compiled_meanwhile(tmp_path):
+    """Jittor removes its source at once, and then compiles all others."""
+    source, finished = tmp_path / "data.cc", []
+    source.write_text("int a() { return 1; }\n")
+    utilities = accelerated("g++", run, lambda *_: finished.append(True))
+    utilities.run_cmd(f'sleep 1; "g++" "{source}" -c -o "{tmp_path}/data.o"')
+    source.unlink()
+    assert not (tmp_path / "data.o").exists()
+    utilities.run_cmds([], str(tmp_path), "jittor")
+    assert finished and [path.name for path in tmp_path.iterdir()] == ["data.o"]
+    source.write_text("no code")
+    utilities.run_cmd(f'"g++" "{source}" -c -o "{tmp_path}/data.o" 2> /dev/null')
+    with pytest.raises(RuntimeError, match="does not compile"):
+        utilities.run_cmds([], str(tmp_path), "jittor")
+
+
+def test_the_first_library_is_compiled_in_parts_and_recorded_meanwhile(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.cc").write_text(f'extern "C" int {name}() {{ return 1; }}\n')
+    library = tmp_path / "jit_utils_core.so"
+    command = f'"g++" "{tmp_path}/a.cc" "{tmp_path}/b.cc"  -fPIC -shared -O2  -o "{library}"'
+    commands, record = [], tmp_path / "record"
+    loaded = types.SimpleNamespace(cache_compile=record.write_text)
+    utilities = accelerated(
+        "g++",
+        lambda text: commands.append(text) or run(text),
+        lambda *_: None,
+        lambda: setattr(utilities, "cc", loaded),
+    )
+    utilities.run_cmd(command)
+    assert len(commands) == 1 and ctypes.CDLL(str(library)).b() == 1  # linked here, the parts not
+    utilities.try_import_jit_utils_core()
+    assert utilities.cc.cache_compile(command)  # as Jittor does, which has no record else
+    utilities.run_cmds([], str(tmp_path), "jittor")
+    assert record.read_text() == command
+    assert utilities.run_cmd("true") == "printed"
+
+
+def test_for_many_files_that_are_missing_there_is_a_header_and_the_longest_begins(
+    monkeypatch, tmp_path
+):
+    precompiled, given = [], []
     monkeypatch.setattr(jit, "precompile_for_core", lambda *_: precompiled.append(True))
+    monkeypatch.setattr(jit, "compile_file", lambda job: (tmp_path / "first").write_text(job[0]))
     commands = [f'"g++" "{tmp_path}/{i}.cc" -c -o "{tmp_path}/{i}.o"' for i in range(30)]
-    utilities = accelerated("g++", run_cmds=lambda *_: None)
-    utilities.run_cmds(commands, str(tmp_path))
+    (tmp_path / "7.cc").write_text("the longest")
+    utilities = accelerated("g++", run_cmds=lambda commands, *_: given.append(commands))
+    utilities.run_cmds(commands, str(tmp_path), "jittor", "Compiling")
     assert precompiled == [True]
+    assert (tmp_path / "first").read_text() == commands[7]
+    assert sorted([commands[7], *given[0]]) == sorted(commands)
     for i in range(10):
         (tmp_path / f"{i}.o").touch()
-    utilities.run_cmds(commands, str(tmp_path))
+    utilities.run_cmds(commands, str(tmp_path), "jittor", "Compiling")
     assert precompiled == [True]
+    assert sorted(given[1]) == sorted(commands) and given[1][0] == commands[7]
 
 
 def test_the_header_is_compiled_for_all_files(tmp_path):

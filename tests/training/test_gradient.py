@@ -216,9 +216,9 @@ def test_loaded_points_are_the_points(images):
         Points(SHAPE, images[0].reshape(-1, 1, 3)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
-        x, target, _ = samples.DevicePoints(ours).gather(which)
-        assert (x.numpy() == ours.coordinates[which]).all()
-        assert (target.numpy() == ours.target[which]).all()
+        for x, target, _ in (samples.DevicePoints(ours).gather(which), ours.gather(which)):
+            assert (x.numpy() == ours.coordinates[which]).all()
+            assert (target.numpy() == ours.target[which]).all()
 
 
 @pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])
