@@ -159,7 +159,8 @@ def gpu():
         cases[seed] = make_network(layers, omega_0), scale, points
     given = [(case, small_network(*case[2:]), black_points(*case[1:])) for case in STARS_IN_HALF]
     stored = [(case, small_network(*case[2:]), black_points(*case[1:])) for case in {*STORED}]
-    met = []
+    trials = [trial._Trial(trial_workload(*case)) for case in TRIALS]
+    met = [result for each in trials for check in each.checks() for result in check.results]
     for seed in range(QUICK):
         network, scale, points = cases[seed]
         kernels, order = JittorKernels("fp32"), seed % 3
@@ -195,6 +196,10 @@ def small_network(width, channels):
 def black_points(order, _, channels):
     values = np.full((6, 2 if order == 1 else 1, channels), -1, np.float32)
     return DevicePoints(Points((2, 3), values))
+
+
+def trial_workload(precision, order, width, channels):
+    return Workload(precision, width, channels=channels, losses=(order,), muon=True)
 
 
 def muon_arguments(network, gradient):
@@ -676,7 +681,7 @@ def test_products_of_bf16_need_amx(monkeypatch):
 
 @pytest.mark.parametrize(("precision", "order", "width", "channels"), TRIALS)
 def test_it_is_chosen_on_a_gpu_too(on_gpu, precision, order, width, channels, capsys):
-    workload = Workload(width=width, channels=channels, losses=(order,), pictures=(0,), muon=True)
+    workload = trial_workload(precision, order, width, channels)
     assert get_engine("fused", precision, workload) == Fused(precision)
     assert capsys.readouterr() == ("", "")
 
