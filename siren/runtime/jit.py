@@ -26,6 +26,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 _SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
@@ -73,9 +74,9 @@ class CoreCompiler:
             compile_in_parts(*match.groups(), self.run_cmd)
             self._record_later()
         elif match := re.search(r'"([^"]*/data\.cc)"', command):
-            copy = shutil.copy(match[1], f"{match[1]}-copy.cc")  # Jittor removes its own at once
-            command = command.replace(match[1], copy)
-            self.meanwhile.start(_compile_and_remove, self.run_cmd, f"{command} -O1", copy)
+            source = open(match[1])  # noqa: SIM115, because Jittor removes it at once
+            command = command.replace(match[0], "-x c++ -")
+            self.meanwhile.start(_compile_open_file, source, self.run_cmd, f"{command} -O1")
         else:
             return self.run_cmd(command, *arguments, **options)
         return ""
@@ -147,11 +148,10 @@ def compile_in_parts(
         run_cmd(f"{compiler} {' '.join(objects)} {flags} -o {output}")
 
 
-def _compile_and_remove(run_cmd: Callable, command: str, source: str) -> None:
-    try:
-        run_cmd(command)
-    finally:
-        os.unlink(source)
+def _compile_open_file(source: IO, run_cmd: Callable, command: str) -> None:
+    """Run a ``command`` that reads the ``source`` from its standard input."""
+    os.dup2(source.fileno(), 0)
+    run_cmd(command)
 
 
 class Counter:
