@@ -280,6 +280,8 @@ def update_page(output_dir: Path, several: bool) -> None:
     if not (inside or several):
         return
     folder = OUTPUTS if inside else output_dir
+    if not os.path.isdir(folder):  # interrupted before anything was written
+        return
     try:
         with deferred():
             page = write_page(folder)

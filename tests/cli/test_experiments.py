@@ -114,6 +114,18 @@ def test_a_run_in_outputs_rewrites_the_page_of_all(outputs, tmp_path):
     assert (outputs / "index.html").read_text() == page
 
 
+def test_there_is_no_page_where_nothing_was_written(outputs, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("siren.cli.machine.start_jittor", interrupt)
+    for folder in (outputs, tmp_path / "elsewhere"):
+        result = call("--task", "all", *SMALL, "--output_dir", folder)
+        assert result.returncode == 130
+        assert "cannot be written" not in result.stderr and "to look at:" not in result.stdout
+        assert not folder.exists()
+
+
 def test_a_page_of_the_user_is_left_alone(outputs):
     outputs.mkdir()
     (outputs / "index.html").write_text("<title>mine</title>")
