@@ -38,6 +38,16 @@ def strip(height: int, width: int, first: int, last: int, crop=FULL_VIEW) -> np.
     return np.stack([rows.ravel(), columns.ravel()], axis=1).astype(np.float32)
 
 
+def pixel_coordinates(pixels: np.ndarray, shape) -> np.ndarray:
+    """The coordinates (n, 2) float32 of ``pixels`` (n,) of a grid, as ``grid`` has them.
+
+    Pixels are indices in row-major order; ``shape`` is (height, width).
+    """
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    rows, columns = np.divmod(pixels, shape[1])
+    return np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
+
+
 def spacing(height: int, width: int) -> tuple[float, float]:
     """Distance between neighboring pixels along (rows, columns), in coordinates.
 
@@ -93,14 +103,11 @@ class Points:
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The points with these indices (n,), computed on the host."""
-        height, width = self.shape
-        pixels = indices if self.pixels is None else self.pixels[indices]
-        rows, columns = np.divmod(pixels, width)
-        axes = np.linspace(-1, 1, height)[rows], np.linspace(-1, 1, width)[columns]
-        coordinates = np.stack(axes, axis=1).astype(np.float32)
-        values = self.values[indices]
-        target = values if self.levels is None else self.levels[values]
-        return Batch(*(jt.array(array).stop_grad() for array in (coordinates, target)))
+        local = indices - self.stored.start
+        pixels = indices if self.pixels is None else self.pixels[local]
+        target = self.values[local] if self.levels is None else self.levels[self.values[local]]
+        arrays = pixel_coordinates(pixels, self.shape), target
+        return Batch(*(jt.array(array).stop_grad() for array in arrays))
 
     def arrays(self) -> list[np.ndarray]:
         """The arrays that identify the points on their grid, to be hashed."""

@@ -133,7 +133,7 @@ def load_engine(name: str, workload: Workload, device: str, later: Sequence[Work
         cases = [workload, *(replace(each, precision=workload.precision) for each in later)]
         cases = [(trial_facts(each, device), each) for each in cases]
         reason = try_each_once("trial", cases, partial(_why_it_fails, device))
-        if reason and later:  # perhaps not that of this run
+        if reason and later:  # the fault may be in another run's kernels
             reason = try_each_once("trial", cases[:1], partial(_why_it_fails, device))
         return reason
 
@@ -144,7 +144,7 @@ def load_engine(name: str, workload: Workload, device: str, later: Sequence[Work
 
 
 def _why_it_fails(device: str, workloads: list[Workload]) -> str | None:
-    announcement = "Compiling kernels for this network, once on this machine ..."
+    announcement = "Compiling kernels, once on this machine ..."
     with Compilation(announcement, "kernels") as compilation:
         arguments = ["-m", "siren.engine.trial", *(each.to_json(device) for each in workloads)]
         child = run_interruptibly(arguments, read=compilation.read)
@@ -154,17 +154,21 @@ def _why_it_fails(device: str, workloads: list[Workload]) -> str | None:
 # ---- rehearsal --------------------------------------------------------------------------------
 
 
-def rehearse(program: str, runs: list[tuple[argparse.Namespace, int]], device: str) -> None:
+def rehearse(
+    program: str, runs: list[tuple[argparse.Namespace, int]], device: str, precision: str
+) -> None:
     """Call ``program`` with each run in miniature, unless that has been done.
 
     Jittor compiles an operation when it first meets it. In a child process, that can be interrupted
     at any moment, and the parent shows how far it has come. ``runs`` are pairs (options, bits of
-    the pictures). Whatever goes wrong in the rehearsal is for the run itself to report.
+    the pictures), of which all have that ``precision``. Whatever goes wrong in the rehearsal is for
+    the run itself to report.
     """
     if under_mpirun():
         return
     cases = []
     for options, bits in runs:
+        options = argparse.Namespace(**{**vars(options), "precision": precision})
         if options.epochs * options.sidelength**2 >= WORTH:
             values = (getattr(options, name) for name in DECISIVE)
             decisive = [v if isinstance(v, (str, type(None))) else bool(v) for v in values]
@@ -186,8 +190,8 @@ for run in runs:
 """
 
 
-def _rehearse(program: str, device: str, runs: list[tuple[argparse.Namespace, int]]) -> None:
-    announcement = "Compiling what is needed besides, once on this machine ..."
+def _rehearse(program: str, device: str, runs: list[tuple[argparse.Namespace, int]]) -> str | None:
+    announcement = "Compiling the remaining operations, once on this machine ..."
     with (
         tempfile.TemporaryDirectory() as folder,
         Compilation(announcement, "operations") as compilation,
@@ -198,7 +202,9 @@ def _rehearse(program: str, device: str, runs: list[tuple[argparse.Namespace, in
             own.mkdir()
             small = in_miniature(options, own, bits, SIDES[device])
             arguments.append(json.dumps(as_arguments(small)))
-        run_interruptibly(["-c", _PROGRAM, program, *arguments], read=compilation.read)
+        child = run_interruptibly(["-c", _PROGRAM, program, *arguments], read=compilation.read)
+    # After a crash, the runs that had not begun are still to be rehearsed.
+    return why_it_failed(child.returncode, child.stdout) if child.returncode < 0 else None
 
 
 def in_miniature(

@@ -48,7 +48,7 @@ def train(options, train_picture: Callable) -> int:
 
     stop = signals.Stop()
     call = Experiments(options, stop) if options.task == "all" else Pictures(options)
-    later = None  # what follows the first run
+    later = None  # the runs to come, until what they need is compiled
     with Finisher() as finisher:
         for runs in call.runs_to_train(finisher.wait):
             if runtime.world_size() > 1 and call.several:
@@ -57,14 +57,13 @@ def train(options, train_picture: Callable) -> int:
             if call.several and runs:
                 with contextlib.suppress(OSError):  # ``begin`` tries again
                     finisher.start()  # its imports take as long as those of this process
+            if later is None:
+                later = [run for run in call.runs if run.outcome is None and call.several]
             for each in runs:
                 if stop():
                     break
                 if each.heading:
                     print(each.heading, flush=True)
-                if later is None:
-                    later = [run for run in call.runs if run.outcome is None and run is not each]
                 session.run(train_picture, each, stop, finisher if call.several else None, later)
-                later = []
     update_page(options.output_dir, call.several)
     return call.outcome.status

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -38,14 +38,15 @@ def run(
     run: Run,
     stop: signals.Stop,
     finisher: Finisher | None = None,
-    later: Sequence[Run] = (),
+    later: list[Run] | None = None,
 ) -> Outcome | None:
     """Set and return the outcome of ``run``: what ``train_picture`` returns for its ``Session``.
 
     If the run has a subject, which names it among others, an error is reported, and is no reason to
     stop the others; Ctrl-C is. With several processes, each calls it, and rank 0 alone reads and
     writes. With a ``finisher``, the outcome may still be None: ``finisher.wait`` sets it. What the
-    runs that come ``later`` need is compiled together with what this one needs.
+    runs that come ``later`` need is compiled together with what this one needs, and the list
+    emptied.
     """
     program = inspect.getfile(train_picture)
     with _reporting(run, stop), Session(run.options, stop, program, finisher, later) as session:
@@ -88,7 +89,7 @@ class Session(contextlib.ExitStack):
     options  as ``parse`` gives them, for one picture
     stop     ``stop()``: whether Ctrl-C or SIGTERM has asked for an early end
     program  path of main.py, which is called once more for a rehearsal
-    later    runs that will follow, after their ``check``
+    later    list of the runs that follow, which have been checked; emptied when they are prepared
     finisher  writes the results while the next picture is trained, or None
 
     After ``prepare`` there are the ``device``, "cpu" or "cuda", and the ``engine``; after
@@ -101,11 +102,11 @@ class Session(contextlib.ExitStack):
         stop: signals.Stop,
         program: str,
         finisher: Finisher | None = None,
-        later: Sequence[Run] = (),
+        later: list[Run] | None = None,
     ):
         super().__init__()
         self.options, self.stop, self.program = options, stop, program
-        self.finisher, self.later = finisher, later
+        self.finisher, self.later = finisher, [] if later is None else later
         self.folder = self.enter_context(contextlib.ExitStack())  # whose lock can outlive the rest
         self.is_rank_0 = runtime.rank() == 0
         self.preview = None
@@ -115,7 +116,7 @@ class Session(contextlib.ExitStack):
         return inputs.read_inputs(self.options) if self.is_rank_0 else None
 
     def prepare(self, pictures: inputs.Inputs | None, resolve: Callable) -> argparse.Namespace:
-        """Lock the folder, start Jittor, check memory, choose an engine, rehearse the run.
+        """Lock the folder, start Jittor, check memory, choose an engine, rehearse the runs.
 
         Returns the settings of the run: the options as ``resolve`` completes them for the pictures,
         in all processes those of rank 0. Raises NothingLeft, Problem.
@@ -148,10 +149,9 @@ class Session(contextlib.ExitStack):
         self.engine = machine.load_engine(settings.engine, workload, self.device, later)
         settings.precision = getattr(self.engine, "precision", settings.precision)
         if self.is_rank_0:
-            for each in self.later:
-                each.settings.precision = settings.precision
-            runs = [(each.settings, each.bits) for each in self.later]
-            machine.rehearse(self.program, [(settings, self.bits), *runs], self.device)
+            runs = [(settings, self.bits), *((each.settings, each.bits) for each in self.later)]
+            machine.rehearse(self.program, runs, self.device, settings.precision)
+            self.later.clear()
         self.enter_context(signals.shield_children())
         self.settings = settings
         return settings

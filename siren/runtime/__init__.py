@@ -153,7 +153,7 @@ def start(device: str = "auto", verbose: bool = False) -> str:
 
     import jittor as jt
 
-    jit.accelerate_operators(jt.compiler)
+    jit.accelerate_operators(jt)
     if world_size() > 1:
         with all_processors():  # Jittor's compiling threads keep those that they are started with
             jt.code((1,), "float32", [], cpu_src="out0_p[0] = 0;").sync()

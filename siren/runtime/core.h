@@ -1,4 +1,4 @@
-// What most files of Jittor's core include, precompiled once for all of them (jit.py).
+// What most files of Jittor's core include, precompiled once for all of them (core.py).
 #include <Python.h>
 #include <algorithm>
 #include <chrono>

@@ -179,13 +179,16 @@ def try_once(what: str, facts, attempt: Callable[[], str | None]) -> str | None:
     return try_each_once(what, [(facts, None)], lambda _: attempt())
 
 
-def try_each_once(what: str, cases: list[tuple], attempt: Callable[[list], str | None]):
-    """What ``attempt`` finds wrong with those of several cases that have not been right before.
+def try_each_once(
+    what: str, cases: list[tuple], attempt: Callable[[list], str | None]
+) -> str | None:
+    """What ``attempt`` finds wrong with those of several cases that are not known to be right.
 
-    A success is remembered by files of the private folder, named after ``what`` and the facts.
+    They succeed or fail together. A success is remembered by files of the private folder, named
+    after ``what`` and the facts.
 
     Args:
-        cases: pairs (facts, case).
+        cases: pairs (facts, case); those with the same facts count once.
         attempt: called once, with a list of the cases that are left, if there are any.
 
     Returns:

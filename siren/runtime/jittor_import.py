@@ -11,12 +11,14 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import signal
 import struct
 import sys
 import warnings
 from pathlib import Path
 
+from siren.runtime import core, jit
 from siren.runtime.cuda import find_cuda
 from siren.runtime.environment import digest, is_shell_safe, setting
 from siren.runtime.install import missing_package
@@ -86,8 +88,9 @@ def load_jittor() -> None:
             if "jittor_core" in sys.modules:  # whose threads would abort the process at its end
                 sys.modules["jittor_core"].cleanup()
             raise
-        if not arch_is_given:
-            os.environ.pop("cuda_arch", None)
+        finally:
+            if not arch_is_given:
+                os.environ.pop("cuda_arch", None)
 
 
 # ---- signals ----------------------------------------------------------------------------------
@@ -137,7 +140,7 @@ def _remove_stamps(cache_path: Path) -> None:
 
 def _prepare_compilation(cache_path: str) -> str:
     """Remove the remains of an interrupted compilation; returns the announcement for the user."""
-    expected = "a few minutes" if setting("nvcc_path") else "a minute and a half"
+    expected = "a minute or two" if setting("nvcc_path") else "about a minute"
     with locked() as alone:
         if not alone:  # this process will wait for the other inside the import
             return (
@@ -148,9 +151,12 @@ def _prepare_compilation(cache_path: str) -> str:
             # Jittor loads any existing library; a truncated one would crash it every time.
             if not library.with_name(library.name + ".key").exists():
                 library.unlink()
-        for record in Path(cache_path).rglob("data.md5"):  # written before the file (jit.py)
+        for record in Path(cache_path).rglob("data.md5"):  # written before the file (core.py)
             if not record.with_name("data.o").exists():
                 record.unlink()
+        for header in (core.FOLDER, f"{jit.FOLDER}/tmp*"):  # half of them, perhaps
+            for folder in Path(cache_path).rglob(header):
+                shutil.rmtree(folder, ignore_errors=True)
     return f"Jittor compiles its core once on this machine: {expected} ..."
 
 
@@ -160,12 +166,12 @@ def _compile_in_child(stamp: Path, device: str, verbose: bool) -> None:
     Under mpirun each process has one, which does not use MPI; Jittor lets one compile at a time.
     """
     code = (
-        "from siren.runtime import jit, jittor_import, prepare, processes\n"
+        "from siren.runtime import core, jittor_import, prepare, processes\n"
         f"processes.under_mpirun() and processes.leave_mpirun('cpu')\n"
         f"prepare({device!r}, {verbose!r})\n"
         "import jittor_utils\n"
-        "jit.accelerate_core(jittor_utils)\n"
-        "jittor_import.load_jittor()\n"
+        "with core.accelerated(jittor_utils):\n"
+        "    jittor_import.load_jittor()\n"
         f"jittor_import.Path({str(stamp)!r}).touch()\n"
     )
     _remove_stamps(stamp.parent)  # those of other settings, whose libraries this replaces

@@ -11,7 +11,7 @@ Some of its Python modules are changed when they are imported:
 - Two functions ``exec`` an import and look for the module in ``locals()``, where it is no longer
   from Python 3.13 on (PEP 667). They find it in ``sys.modules`` instead.
 - Its compiling workers must be forks, which Python 3.14 does not start by default: they inherit a
-  lock from the process that starts them, and what ``jit.accelerate_core`` has replaced.
+  lock from the process that starts them, and what ``core.accelerated`` has replaced.
 - Where its core is known to be compiled, it does not generate its bindings and compare all sources
   with its records again, which takes most of its import.
 - Whoever imports it, its operators are compiled by ``jit.sh``, so that none of them switches
@@ -30,8 +30,9 @@ from functools import partial
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from siren.runtime.core import is_missing
 from siren.runtime.environment import create_folder, digest, private_folder, write_file
-from siren.runtime.jit import accelerate_operators, is_missing
+from siren.runtime.jit import accelerate_operators
 
 # ---- C++ ----
 
@@ -128,7 +129,7 @@ def with_corrected_source(command: str) -> str:
 
 # ---- Python ----
 
-_PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler")
+_PATCHED = ("jittor_utils", "jittor.pyjt_compiler", "jittor.compiler", "jittor")
 
 
 def compile_corrected(job: list[str]) -> bool:
@@ -179,7 +180,8 @@ class _Finder:
             execute = spec.loader.exec_module
 
             def execute_patched(module):
-                module.locals = lambda: sys.modules
+                if name != "jittor":
+                    module.locals = lambda: sys.modules
                 execute(module)
                 if name == "jittor_utils":
                     module.Pool = multiprocessing.get_context("fork").Pool
@@ -187,7 +189,7 @@ class _Finder:
                     module.do_compile = compile_corrected
                 elif name == "jittor.pyjt_compiler" and not _Finder.checks:
                     module.compile = partial(_bindings_if_missing, module.compile)
-                elif name == "jittor.compiler":
+                elif name == "jittor":
                     accelerate_operators(module)
 
             spec.loader.exec_module = execute_patched

@@ -14,7 +14,7 @@ import jittor as jt
 import numpy as np
 
 from siren.metrics import psnr
-from siren.samples import FULL_VIEW, evenly_spaced, spacing, strip
+from siren.samples import FULL_VIEW, evenly_spaced, pixel_coordinates, spacing, strip
 from siren.tasks.task import select
 
 POINTS_AT_ONCE = 1 << 16  # bounds the memory of an evaluation
@@ -103,9 +103,7 @@ def sample_pixels(task, by_batches: bool = False) -> np.ndarray:
 
 def sampled_score(task, network, engine, pixels: np.ndarray) -> float:
     """``score`` on some ``pixels`` (n,) only."""
-    axes = [np.linspace(-1, 1, n) for n in task.reference.shape[:2]]
-    rows, columns = np.divmod(pixels, len(axes[1]))
-    points = np.stack([axes[0][rows], axes[1][columns]], axis=1).astype(np.float32)
+    points = pixel_coordinates(pixels, task.reference.shape[:2])
     (values,) = evaluate(network, engine, points, order=0)
     return psnr(task.restore(values, pixels), select(task.reference, pixels))
 

@@ -120,8 +120,10 @@ class Progress:
 
     def fetch(self) -> None:
         """Wait for the losses of all epochs so far; record and show them."""
-        for epoch, losses in self.pending:
-            epoch.loss, *validation = (loss.item() for loss in losses)
+        # All before any is recorded: an interruption meanwhile records none, and none twice.
+        values = [[loss.item() for loss in losses] for _, losses in self.pending]
+        for (epoch, _), (loss, *validation) in zip(self.pending, values):
+            epoch.loss = loss
             epoch.validation = validation[0] if validation else None
             self.training.record(epoch)
             self._show(epoch)

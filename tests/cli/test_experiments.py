@@ -10,9 +10,10 @@ import time
 import pytest
 from program import ROOT, call, run
 
-from siren.cli import program
+from siren.cli import machine, program
 from siren.cli.errors import Outcome, Problem
 from siren.cli.options import parse
+from siren.engine import reference
 from siren.text import duration
 
 SMALL = ["--sidelength", "16", "--epochs", "2", "--hidden_features", "8"]
@@ -71,6 +72,28 @@ def test_a_failure_does_not_stop_the_others(tmp_path, capsys):
     assert [line.split()[0] for line in said.out.splitlines()[-5:-1]] == [
         *("inpaint", "fit", "edit", "poisson")
     ]
+
+
+def test_what_all_need_is_compiled_before_the_first(monkeypatch, tmp_path):
+    """Kernels and operations compile at the same time; the runs that follow find them."""
+    tried, rehearsed = [], []
+
+    def load_engine(name, workload, device, later):
+        tried.append([each.losses for each in later])
+        return reference
+
+    monkeypatch.setattr(machine, "load_engine", load_engine)
+    monkeypatch.setattr(
+        machine,
+        "rehearse",
+        lambda program, runs, device, precision: rehearsed.append([o.task for o, _ in runs]),
+    )
+    assert call("--task", "all", *SMALL, "--output_dir", tmp_path).returncode == 0
+    assert tried == [[(0,), (0,), (1,), (2,)], [], [], []]
+    order = ["inpaint", "fit", "edit", "poisson"]
+    assert rehearsed == [["inpaint", *order], ["fit"], ["edit"], ["poisson"]]
+    assert call(*SMALL, "--output_dir", tmp_path / "alone").returncode == 0
+    assert tried[-1] == [] and rehearsed[-1] == ["fit"]
 
 
 def test_ctrl_c_ends_all_of_them(tmp_path):

@@ -24,7 +24,9 @@ def children(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(
-        machine, "run_interruptibly", lambda arguments, read: given.append(arguments)
+        machine,
+        "run_interruptibly",
+        lambda arguments, read: given.append(arguments) or types.SimpleNamespace(returncode=0),
     )
     return given
 
@@ -51,7 +53,7 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
         ("cuda", 16, "the stamp of a GPU"),
     ):
         monkeypatch.setattr(machine, "trial_facts", lambda *_, stamp=stamp: [stamp])
-        machine.rehearse(PROGRAM, [(options, bits)], device)
+        machine.rehearse(PROGRAM, [(options, bits)], device, "fp32")
     assert {program for _, _, program, _ in children} == {PROGRAM}
     commands = [json.loads(command) for *_, command in children]
     sides = [command[command.index("--sidelength") + 1] for command in commands]
@@ -87,11 +89,26 @@ def test_several_runs_are_rehearsed_by_one_process(monkeypatch, tmp_path):
         options.input_path, options.precision = ROOT / "data" / "camera.png", "fp32"
         runs.append((options, 8))
     runs[0][0].schedule = "unknown"
-    machine.rehearse(PROGRAM, [*runs, *runs], "cpu")
+    machine.rehearse(PROGRAM, [*runs, *runs], "cpu", "fp32")
     assert len(outputs) == 3
     assert outputs[0] == [] and "panel.png" in outputs[1] and "panel.png" in outputs[2]
-    machine.rehearse(PROGRAM, runs, "cpu")
+    machine.rehearse(PROGRAM, runs, "cpu", "fp32")
     assert len(outputs) == 3
+
+
+def test_after_a_crash_all_runs_are_still_to_be_rehearsed(monkeypatch, tmp_path):
+    ends = []
+
+    def child(arguments, read):
+        ends.append(-11 if not ends else 0)
+        return types.SimpleNamespace(returncode=ends[-1], stdout="")
+
+    monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
+    monkeypatch.setattr(machine, "run_interruptibly", child)
+    runs = [(resolve(parse([*TUNED, "--task", task]), (256, 256)), 8) for task in ("fit", "edit")]
+    for count in (1, 2, 2):
+        machine.rehearse(PROGRAM, runs, "cpu", "fp32")
+        assert len(ends) == count
 
 
 def test_kernels_of_later_runs_are_compiled_with_those_of_the_first(monkeypatch, tmp_path):
@@ -122,17 +139,19 @@ def test_an_interrupted_rehearsal_is_not_done(children, monkeypatch):
     options = resolve(parse([*TUNED, "--task", "fit"]), (256, 256))
     monkeypatch.setattr(machine, "run_interruptibly", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        machine.rehearse(PROGRAM, [(options, 8)], "cpu")
+        machine.rehearse(PROGRAM, [(options, 8)], "cpu", "fp32")
     monkeypatch.setattr(
-        machine, "run_interruptibly", lambda arguments, read: children.append(arguments)
+        machine,
+        "run_interruptibly",
+        lambda arguments, read: children.append(arguments) or types.SimpleNamespace(returncode=0),
     )
-    machine.rehearse(PROGRAM, [(options, 8)], "cpu")
+    machine.rehearse(PROGRAM, [(options, 8)], "cpu", "fp32")
     assert len(children) == 1
 
 
 def test_a_short_run_is_not_rehearsed(children):
     options = parse([*TUNED, "--sidelength", "24", "--epochs", "3"])
-    machine.rehearse(PROGRAM, [(options, 8)], "cpu")
+    machine.rehearse(PROGRAM, [(options, 8)], "cpu", "fp32")
     assert not children
 
 

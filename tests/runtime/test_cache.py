@@ -97,10 +97,14 @@ def test_what_has_no_record_is_left_to_jittor(cache):
     assert (cache / "jit" / "an_op.so").exists()
 
 
-def test_a_record_whose_file_was_not_written_goes_before_the_compilation(cache):
+def test_remains_of_a_killed_compilation_go_before_the_next(cache):
     """The record of data.o comes first, and the compilation may be killed in between."""
     before = content(cache)
     (cache / "data.o").unlink()
+    # Headers of a compilation that was killed: of other sources by now, or half of one.
+    for folder in ("siren-core/-O1", "cu12/siren-core/-O0", "siren-jit/tmpabc"):
+        (cache / folder).mkdir(parents=True)
+        (cache / folder / "a.h.gch").touch()
     jittor_import._prepare_compilation(str(cache))
     for name in ("data.o", "data.md5"):
         del before[Path(name)]

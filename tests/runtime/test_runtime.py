@@ -29,7 +29,7 @@ from siren.runtime.environment import RECORD, user_environment
 from siren.runtime.messages import Compilation
 
 ROOT = Path(__file__).resolve().parents[2]
-ANNOUNCEMENT = "Jittor compiles its core once on this machine: a minute and a half ...\n"
+ANNOUNCEMENT = "Jittor compiles its core once on this machine: about a minute ...\n"
 OURS = ("use_mkl", "conv_opt", "nvcc_path", "log_silent", "cache_name")
 
 FORKS = """
@@ -503,8 +503,26 @@ def test_the_first_compilation_is_announced_with_its_length(tmp_path):
     result = run_python(code, HOME=str(tmp_path), nvcc_path="")
     exists, first, second = result.stdout.splitlines()
     assert exists == "False"
-    assert first.startswith("Jittor compiles its core once on this machine: a minute and a half")
-    assert "Another process" in second and "a minute and a half" in second
+    assert first.startswith("Jittor compiles its core once on this machine: about a minute")
+    assert "Another process" in second and "about a minute" in second
+
+
+@pytest.mark.parametrize("given", [None, "sm_80"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_jittor_leaves_in_the_environment_is_removed(monkeypatch, tmp_path, given, fails):
+    """With a GPU it leaves a variable that decides whether the core is compiled again."""
+    leaves = "import os\nos.environ.setdefault('cuda_arch', 'c u 1 3')\n"
+    leaves += "class compiler:\n    cc_type = 'clang'\n"
+    (tmp_path / "jittor.py").write_text(leaves + "raise ImportError\n" * fails)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "jittor")
+    monkeypatch.delitem(sys.modules, "jittor_core")
+    monkeypatch.delenv("cuda_arch", raising=False)
+    if given:
+        monkeypatch.setenv("cuda_arch", given)
+    with contextlib.suppress(ImportError):
+        jittor_import.load_jittor()
+    assert dict(os.environ).get("cuda_arch") == given
 
 
 @pytest.mark.parametrize("rank", [0, 1])

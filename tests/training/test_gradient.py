@@ -216,9 +216,16 @@ def test_loaded_points_are_the_points(images):
         Points(SHAPE, images[0].reshape(-1, 1, 3)[[5, 170, 7]], np.array([5, 170, 7])),
     ):
         which = rng.integers(0, len(ours), 20)
-        for x, target, _ in (samples.DevicePoints(ours).gather(which), ours.gather(which)):
-            assert (x.numpy() == ours.coordinates[which]).all()
-            assert (target.numpy() == ours.target[which]).all()
+        share = ours.without_values()
+        rest = slice(1, None)
+        pixels = None if ours.pixels is None else ours.pixels[rest]
+        share.set_share(range(1, len(ours)), ours.values[rest], pixels)
+        for points in (ours, share):
+            indices = which[which >= points.stored.start]
+            stored = samples.DevicePoints(points, points.stored)
+            for x, target, _ in (stored.gather(indices), points.gather(indices)):
+                assert (x.numpy() == ours.coordinates[indices]).all()
+                assert (target.numpy() == ours.target[indices]).all()
 
 
 @pytest.mark.parametrize("kind", ["fit", "inpaint", "poisson", "edit, fd"])

@@ -1,5 +1,6 @@
 import itertools
 import math
+import types
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from siren.tasks.inpaint import Inpaint
 from siren.tasks.poisson import Poisson
 from siren.training import evaluation, loop
 from siren.training.optimizer import Adam
+from siren.training.progress import Progress, Training
 
 
 def train(network, task, engine, epochs, learning_rate):
@@ -119,3 +121,21 @@ def test_a_laplacian_leaves_the_outputs_bias_alone(operator, norm):
     moved = network.flat.numpy() - start
     assert (moved[-3:] == 0).all()
     assert (moved[:-3] != 0).all()
+
+
+def test_an_interruption_of_the_reading_of_losses_records_each_once():
+    def loss(epoch):
+        return types.SimpleNamespace(item=lambda: float(epoch))
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    training = Training()
+    progress = Progress(training, 4, 0, 0.0)
+    progress.add(0, [loss(0)], None)
+    progress.add(1, [types.SimpleNamespace(item=interrupted)], None)
+    with pytest.raises(KeyboardInterrupt):
+        progress.fetch()
+    progress.pending[1] = progress.pending[1][0], [loss(1), loss(2)]
+    progress.fetch()
+    assert [(state.loss, state.validation) for state in training.history] == [(0, None), (1, 2)]
