@@ -9,7 +9,8 @@ step. The kernels themselves are none of these files.
 Before them Jittor compiles a library of five files, one by one, with which it then compiles and
 records the others, and a large file called data.cc. Here the five are compiled at the same time. So
 are files that are needed only when the core is linked: data.cc, and the longest of the 150, the
-bindings of operators, which takes as long as the headers and all others on many processors.
+bindings of operators, which takes as long as the headers and all others on many processors; and the
+header of operators, which would come last.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+from siren.runtime import jit
 
 HEADER = Path(__file__).with_name("core.h")
 FOLDER = "siren-core"  # in Jittor's cache, while the core is compiled; two headers take 160 MB
@@ -119,6 +123,10 @@ class _Compiler:
             job = [commands.pop(0), cache_path, jittor_path]
             self.meanwhile.start(_compile, job, " -O1")  # without waiting for the header
             precompile(commands, self.folder)
+            compiler = sys.modules["jittor.compiler"]  # which is being imported
+            flags = compiler.cc_flags + compiler.kernel_opt_flags
+            header = Path(cache_path, jit.FOLDER, jit.HEADER.name)  # of operators, for later
+            self.meanwhile.start(jit.precompile, header, compiler.cc_path, flags)
         self.run_cmds(commands, cache_path, jittor_path, *arguments)
         self.meanwhile.wait()
 

@@ -98,10 +98,9 @@ class _Run:
         self.vars = {  # of a state, by name
             "flat": network.flat,
             "best": jt.array(network.flat.numpy()),
-            "lowest": jt.array(np.float32([np.inf])),
+            "lowest": _infinity(),
             **{f"optimizer_{index}": var for index, var in enumerate(optimizer.vars())},
         }
-        self.has_best = False
         self.training = Training()
         self.agreement = distributed.Agreement(0)
         self.start = time.perf_counter()
@@ -129,7 +128,6 @@ class _Run:
             var.update(jt.array(state.arrays[name]))
         # Jittor cannot compile a fresh one-element array into a later operation.
         jt.sync(list(self.vars.values()))
-        self.has_best = True
         self.optimizer.n_step = state.step
         if self.task.random is not None:
             self.task.random.bit_generator.state = json.loads(state.random)
@@ -158,10 +156,6 @@ class _Run:
         Comparing and copying happen on the device, so that the host never waits for a loss.
         """
         best, lowest = self.vars["best"], self.vars["lowest"]
-        if not self.has_best:  # these are the first parameters, and they are the best already
-            self.has_best = True
-            lowest.update(criterion)
-            return
         better = criterion < lowest
         best.update(jt.ternary(better.broadcast(best), self.network.flat, best))
         lowest.update(jt.ternary(better, criterion, lowest))
@@ -174,6 +168,13 @@ class _Run:
         if self.training.ended == "finished":
             self.training.state = lambda: self.make_state(last + 1)
         return self.training
+
+
+def _infinity():
+    """A Var (1,) of infinity. For an array of one number Jittor would compile an operation."""
+    var = jt.empty((1,)).stop_grad()
+    var.data = np.float32([np.inf])
+    return var
 
 
 class Guidance:

@@ -14,7 +14,7 @@ from pathlib import Path
 import jittor_utils
 import pytest
 
-from siren.runtime import core
+from siren.runtime import core, jit
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = '"g++" "{0}/a.cc"  -fPIC -O2   -c -o "{0}/a.cc.o"'
@@ -197,12 +197,14 @@ def test_for_many_files_that_are_missing_there_is_a_header_and_the_longest_begin
         precompiled.append(folder)
 
     monkeypatch.setattr(core, "precompile", precompile)
+    monkeypatch.setattr(jit, "precompile", lambda path, *_: (tmp_path / path.name).touch())
     monkeypatch.setattr(core, "_compile", lambda job, options: first.write_text(job[0] + options))
     commands = [f'"g++" "{tmp_path}/{i}.cc" -c -o "{tmp_path}/{i}.o"' for i in range(30)]
     (tmp_path / "7.cc").write_text("the longest")
     utilities = accelerate("g++", run_cmds=lambda commands, *_: given.append(commands))
     utilities.run_cmds(commands, str(tmp_path), "jittor", "Compiling")
     assert first.read_text() == f"{commands[7]} -O1"
+    assert (tmp_path / jit.HEADER.name).exists()
     assert sorted([commands[7], *given[0]]) == sorted(commands)
     for i in range(10):
         (tmp_path / f"{i}.o").touch()
@@ -214,6 +216,7 @@ def test_for_many_files_that_are_missing_there_is_a_header_and_the_longest_begin
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_headers_are_gone_afterwards(monkeypatch, tmp_path, fails):
     monkeypatch.setattr(core, "precompile", lambda _, folder: folder.mkdir())
+    monkeypatch.setattr(jit, "precompile", lambda *_: None)
     monkeypatch.setattr(core, "_compile", lambda *_: True)
     utilities = types.SimpleNamespace(cc_type="g++", run_cmd=None, do_compile=None)
     utilities.run_cmds, utilities.get_total_mem = lambda *_: None, lambda: 2**60
