@@ -258,7 +258,7 @@ def _thin_plate(positions, values, places) -> np.ndarray:
     from scipy.spatial import KDTree
 
     count = min(_NEIGHBORS, len(positions))
-    _, neighbors = KDTree(positions).query(places, count)
+    _, neighbors = KDTree(positions).query(places, count, workers=-1)
     neighbors = neighbors.reshape(len(places), count)
     rows, columns = np.moveaxis(positions[neighbors], 2, 0)
     a, b, c = rows.var(1), columns.var(1), (rows * columns).mean(1) - rows.mean(1) * columns.mean(1)

@@ -116,7 +116,10 @@ class Finisher:
 
 def work(descriptor: int) -> None:
     """What the child does: call what comes through the pipe, and send back how that ended."""
-    from siren.cli import finishing  # noqa: F401  while the first picture is trained
+    # What the results of any task need, while the first picture is trained
+    from scipy import interpolate, ndimage, spatial  # noqa: F401
+
+    from siren.cli import finishing  # noqa: F401
 
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, OSError):
