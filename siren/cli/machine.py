@@ -204,7 +204,7 @@ def _rehearse(program: str, device: str, runs: list[tuple[argparse.Namespace, in
             arguments.append(json.dumps(as_arguments(small)))
         child = run_interruptibly(["-c", _PROGRAM, program, *arguments], read=compilation.read)
     # After a crash, the runs that had not begun are still to be rehearsed.
-    return why_it_failed(child.returncode, child.stdout) if child.returncode < 0 else None
+    return why_it_failed(child.returncode, child.stdout) if child.returncode else None
 
 
 def in_miniature(

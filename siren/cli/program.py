@@ -58,10 +58,12 @@ def train(options, train_picture: Callable) -> int:
                 with contextlib.suppress(OSError):  # ``begin`` tries again
                     finisher.start()  # its imports take as long as those of this process
             if later is None:
-                later = [run for run in call.runs if run.outcome is None and call.several]
+                later = [run for run in call.runs if run.outcome is None] if call.several else []
             for each in runs:
                 if stop():
                     break
+                if each in later:
+                    later.remove(each)
                 if each.heading:
                     print(each.heading, flush=True)
                 session.run(train_picture, each, stop, finisher if call.several else None, later)

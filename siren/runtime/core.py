@@ -16,11 +16,13 @@ header of operators, which would come last.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,10 +31,13 @@ from pathlib import Path
 from typing import IO
 
 from siren.runtime import jit
+from siren.runtime.environment import read_text
 
 HEADER = Path(__file__).with_name("core.h")
 FOLDER = "siren-core"  # in Jittor's cache, while the core is compiled; two headers take 160 MB
-ROOM = 4 << 30  # bytes of memory; with less, no more compilers run at a time than Jittor starts
+# With fewer bytes of memory for this process, no more compilers run at a time than Jittor starts;
+# with fewer on the disk, the header of operators comes last, when there may be no room for it.
+MEMORY, DISK = 4 << 30, 400 << 20
 
 # Files that do next to nothing in a training step; the others get -O1.
 _COLD = re.compile(
@@ -44,18 +49,19 @@ _COMMAND = re.compile(
 )
 _LIBRARY = re.compile(r'("[^"]+") ((?:"[^"]+\.cc" )+)(.*) -o "([^"]*jit_utils_core[^"]*)"')
 _DATA = re.compile(r'"([^"]*/data\.cc)"')
+_cache_compile: Callable[[list[str]], bool]  # Jittor's own ``do_compile``
 
 
 @contextlib.contextmanager
 def accelerated(jittor_utils) -> Iterator[None]:
     """A context in which ``import jittor`` compiles the core as above, if it has to.
 
-    Other compilers than g++ have no such headers, and do it as ever.
+    Other compilers than g++ have no such headers, and get the same commands as ever.
     """
     global _cache_compile
     _cache_compile = jittor_utils.do_compile
     memory = jittor_utils.get_total_mem()
-    compiler = _Compiler(jittor_utils, Meanwhile(memory >= ROOM))
+    compiler = _Compiler(jittor_utils, Meanwhile(min(memory, _memory()) >= MEMORY))
     if jittor_utils.cc_type == "g++":
         jittor_utils.run_cmd, jittor_utils.run_cmds = compiler.run_once, compiler.run_all
         jittor_utils.do_compile = compile_file
@@ -85,14 +91,16 @@ class _Compiler:
         if match := _LIBRARY.fullmatch(command.strip()):
             _compile_in_parts(*match.groups(), self.run_cmd, self.meanwhile)
             self._record_without_compiling(match[1])
-        elif match := _DATA.search(command):
+            return ""
+        match = _DATA.search(command)
+        command += " -O1" if match else ""
+        if match and self.meanwhile.room:
             Path(match[1]).with_suffix(".o").unlink(missing_ok=True)  # or an older one could stay
             source = open(match[1])  # noqa: SIM115, because Jittor removes it at once
             command = command.replace(match[0], "-x c++ -")
-            self.meanwhile.start(_compile_open_file, source, self.run_cmd, f"{command} -O1")
-        else:
-            return self.run_cmd(command, *arguments, **options)
-        return ""
+            self.meanwhile.start(_compile_open_file, source, self.run_cmd, command)
+            return ""
+        return self.run_cmd(command, *arguments, **options)
 
     def _record_without_compiling(self, compiler: str) -> None:
         """Jittor compiles its library a second time, to have a record of it: just record it."""
@@ -123,37 +131,46 @@ class _Compiler:
             job = [commands.pop(0), cache_path, jittor_path]
             self.meanwhile.start(_compile, job, " -O1")  # without waiting for the header
             precompile(commands, self.folder)
-            compiler = sys.modules["jittor.compiler"]  # which is being imported
-            flags = compiler.cc_flags + compiler.kernel_opt_flags
-            header = Path(cache_path, jit.FOLDER, jit.HEADER.name)  # of operators, for later
-            self.meanwhile.start(jit.precompile, header, compiler.cc_path, flags)
+            if shutil.disk_usage(cache_path).free >= DISK:
+                header = Path(cache_path, jit.FOLDER, jit.HEADER.name)
+                self.meanwhile.start(_precompile_for_operators, header)
         self.run_cmds(commands, cache_path, jittor_path, *arguments)
         self.meanwhile.wait()
 
 
 class Meanwhile:
-    """Processes whose results are needed later; without ``room`` for them, none."""
+    """Processes whose results are needed later; without ``room`` for them, none.
+
+    What fails in one of them, as for lack of memory, is tried again alone.
+    """
 
     def __init__(self, room: bool):
         self.room = room
-        self.processes = []
+        self.jobs = []
 
     def start(self, target: Callable, *arguments) -> None:
         """Call ``target`` with the arguments in another process, or here."""
         if not self.room:
             target(*arguments)
             return
-        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+        job = target, *arguments
+        process = multiprocessing.get_context("fork").Process(target=_as_child, args=job)
         process.start()
-        self.processes.append(process)
+        self.jobs.append((process, job))
 
     def wait(self) -> None:
-        """Wait for all of them; raises RuntimeError if one has failed: it has printed why."""
-        for process in self.processes:
+        """Wait for all of them; raises what the second attempt of one that has failed raises."""
+        for process, _ in self.jobs:
             process.join()
-        if any(process.exitcode for process in self.processes):
-            raise RuntimeError("a file of Jittor's core does not compile")
-        self.processes.clear()
+        failed = [job for process, job in self.jobs if process.exitcode]
+        self.jobs.clear()
+        for target, *arguments in failed:
+            target(*arguments)
+
+
+def _as_child(target: Callable, *arguments) -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
+    target(*arguments)
 
 
 class Counter:
@@ -180,8 +197,27 @@ def _compile_in_parts(compiler, sources, flags, output, run_cmd, meanwhile) -> N
 
 def _compile_open_file(source: IO, run_cmd: Callable, command: str) -> None:
     """Run a ``command`` that reads the ``source`` from its standard input."""
+    source.seek(0)
     os.dup2(source.fileno(), 0)
     run_cmd(command)
+
+
+def _precompile_for_operators(header: Path) -> None:
+    """What ``jit.accelerate_operators`` would do after all else."""
+    compiler = sys.modules["jittor.compiler"]  # which is being imported
+    flags = compiler.cc_flags + compiler.kernel_opt_flags
+    with contextlib.suppress(OSError):
+        jit.precompile(header, compiler.cc_path, flags)
+
+
+def _memory() -> float:
+    """Bytes of memory that this process may have, as far as the system says."""
+    free = re.search(r"MemAvailable: *(\d+) kB", read_text("/proc/meminfo"))
+    limit = read_text("/sys/fs/cgroup/memory.max").strip()
+    return min(
+        int(free[1]) << 10 if free else float("inf"),
+        int(limit) if limit.isdecimal() else float("inf"),
+    )
 
 
 def compile_file(job: list[str]) -> bool:

@@ -61,10 +61,8 @@ def precompile(header: Path, compiler: str, flags: str) -> None:
         source, output = Path(folder, header.name), Path(folder, compiled.name)
         source.write_text(content)
         command += ["-x", "c++-header", str(source), "-o", str(output)]
-        if (
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
-            == 0
-        ):
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if done.returncode == 0:
             os.replace(source, header)
             os.replace(output, compiled)
             size.write_text(str(compiled.stat().st_size))

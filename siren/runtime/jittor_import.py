@@ -154,8 +154,9 @@ def _prepare_compilation(cache_path: str) -> str:
         for record in Path(cache_path).rglob("data.md5"):  # written before the file (core.py)
             if not record.with_name("data.o").exists():
                 record.unlink()
-        for header in (core.FOLDER, f"{jit.FOLDER}/tmp*"):  # half of them, perhaps
-            for folder in Path(cache_path).rglob(header):
+        # Of other sources by now, half of a header, or what has left no room for the core
+        for name in (core.FOLDER, jit.FOLDER):
+            for folder in Path(cache_path).rglob(name):
                 shutil.rmtree(folder, ignore_errors=True)
     return f"Jittor compiles its core once on this machine: {expected} ..."
 

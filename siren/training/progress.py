@@ -120,14 +120,16 @@ class Progress:
 
     def fetch(self) -> None:
         """Wait for the losses of all epochs so far; record and show them."""
-        # All before any is recorded: an interruption meanwhile records none, and none twice.
+        # An interruption while they are read, or shown, leaves no epoch recorded twice.
         values = [[loss.item() for loss in losses] for _, losses in self.pending]
-        for (epoch, _), (loss, *validation) in zip(self.pending, values):
+        epochs = [epoch for epoch, _ in self.pending]
+        self.pending.clear()
+        for epoch, (loss, *validation) in zip(epochs, values):
             epoch.loss = loss
             epoch.validation = validation[0] if validation else None
             self.training.record(epoch)
+        for epoch in epochs:
             self._show(epoch)
-        self.pending.clear()
         self.fetched = time.perf_counter()
 
     def _show(self, epoch: Epoch) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,9 +73,10 @@ def test_a_run_is_rehearsed_once_on_noise(children, arguments, tmp_path, monkeyp
 
 def test_several_runs_are_rehearsed_by_one_process(monkeypatch, tmp_path):
     """Also after one that fails."""
-    outputs = []
+    outputs, children = [], []
 
     def keep(arguments, read):
+        children.append(arguments)
         result = processes.run_interruptibly(arguments, read=read)
         for command in map(json.loads, arguments[3:]):
             folder = Path(command[command.index("--output_dir") + 1])
@@ -90,17 +92,18 @@ def test_several_runs_are_rehearsed_by_one_process(monkeypatch, tmp_path):
         runs.append((options, 8))
     runs[0][0].schedule = "unknown"
     machine.rehearse(PROGRAM, [*runs, *runs], "cpu", "fp32")
-    assert len(outputs) == 3
+    assert len(outputs) == 3 and len(children) == 1
     assert outputs[0] == [] and "panel.png" in outputs[1] and "panel.png" in outputs[2]
     machine.rehearse(PROGRAM, runs, "cpu", "fp32")
     assert len(outputs) == 3
 
 
-def test_after_a_crash_all_runs_are_still_to_be_rehearsed(monkeypatch, tmp_path):
+@pytest.mark.parametrize("status", [-11, 1])
+def test_after_a_crash_all_runs_are_still_to_be_rehearsed(monkeypatch, tmp_path, status):
     ends = []
 
     def child(arguments, read):
-        ends.append(-11 if not ends else 0)
+        ends.append(0 if ends else status)
         return types.SimpleNamespace(returncode=ends[-1], stdout="")
 
     monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
@@ -122,7 +125,9 @@ def test_kernels_of_later_runs_are_compiled_with_those_of_the_first(monkeypatch,
     monkeypatch.setattr(environment, "private_folder", lambda: tmp_path)
     monkeypatch.setattr(machine, "run_interruptibly", child)
     narrow, wide, broken = (Workload(width=width) for width in (8, 16, 9))
-    engine = machine.load_engine("fused", narrow, "cpu", [wide, narrow])
+    # The others' precision is that of this run, which the device has decided.
+    others = [replace(wide, precision="fp16"), narrow]
+    engine = machine.load_engine("fused", narrow, "cpu", others)
     assert engine == machine.load_engine("fused", wide, "cpu") == Fused()
     assert tried == [[narrow.to_json("cpu"), wide.to_json("cpu")]]
     tried.clear()

@@ -102,8 +102,8 @@ def test_remains_of_a_killed_compilation_go_before_the_next(cache):
     before = content(cache)
     (cache / "data.o").unlink()
     # Headers of a compilation that was killed: of other sources by now, or half of one.
-    for folder in ("siren-core/-O1", "cu12/siren-core/-O0", "siren-jit/tmpabc"):
-        (cache / folder).mkdir(parents=True)
+    for folder in ("siren-core/-O1", "cu12/siren-core/-O0", "siren-jit", "siren-jit/tmpabc"):
+        (cache / folder).mkdir(parents=True, exist_ok=True)
         (cache / folder / "a.h.gch").touch()
     jittor_import._prepare_compilation(str(cache))
     for name in ("data.o", "data.md5"):

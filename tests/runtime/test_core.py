@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import math
 import os
 import subprocess
 import sys
@@ -67,8 +68,9 @@ def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
 
 
 @pytest.fixture
-def accelerate():
+def accelerate(monkeypatch):
     """What there is of ``jittor_utils`` here, in the context of ``core.accelerated``."""
+    monkeypatch.setattr(core, "_memory", lambda: 2.0**60)
     with contextlib.ExitStack() as stack:
 
         def enter(compiler, run_cmd=None, run_cmds=None, load=None, memory=2**60):
@@ -104,6 +106,7 @@ def test_there_are_as_many_compilers_as_processors(accelerate):
     utilities = accelerate("clang")
     assert utilities.get_total_mem() == len(os.sched_getaffinity(0)) * 3 * 2**30
     assert utilities.do_compile is None  # only g++ gets other options
+    assert utilities.DelayProgress is core.Counter
 
 
 def test_a_file_that_is_needed_late_is_compiled_meanwhile(accelerate, tmp_path):
@@ -126,8 +129,59 @@ def test_a_file_that_is_needed_late_is_compiled_meanwhile(accelerate, tmp_path):
     assert log.read_text() == f'"g++" -fPIC -x c++ - -c -o "{tmp_path}/data.o" -O1'
     source.write_text("no code")
     utilities.run_cmd(f'"g++" "{source}" -c -o "{tmp_path}/data.o" 2> /dev/null')
-    with pytest.raises(RuntimeError, match="does not compile"):
+    with pytest.raises(subprocess.CalledProcessError):
         utilities.run_cmds([], str(tmp_path), "jittor")
+
+
+def test_what_fails_beside_others_is_tried_again_alone(accelerate, tmp_path):
+    source, killed = tmp_path / "data.cc", tmp_path / "killed"
+
+    def run_or_die(command):
+        if not killed.exists():
+            killed.touch()
+            os._exit(1)  # as a compiler for which there is no memory
+        run(command)
+
+    source.write_text("int a() { return 1; }\n")
+    utilities = accelerate("g++", run_or_die, lambda *_: None)
+    utilities.run_cmd(f'"g++" "{source}" -c -o "{tmp_path}/data.o"')
+    source.unlink()
+    wait_for(killed)
+    stdin = os.dup(0)
+    try:
+        utilities.run_cmds([], str(tmp_path), "jittor")
+    finally:
+        os.dup2(stdin, 0)
+    assert (tmp_path / "data.o").read_bytes()[:4] == b"\x7fELF"
+
+
+def test_processes_end_with_their_parent(tmp_path):
+    code = f"""
+        import os, time
+        from siren.runtime.core import Meanwhile
+        meanwhile = Meanwhile(True)
+        meanwhile.start(time.sleep, 100)
+        open({str(tmp_path / "pid")!r}, "w").write(str(meanwhile.jobs[0][0].pid))
+        time.sleep(1)
+        os._exit(0)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, check=True)
+    process = Path("/proc", (tmp_path / "pid").read_text())
+    deadline = time.monotonic() + 30
+    while process.exists() and "State:\tZ" not in (process / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("free", "limit", "expected"),
+    [("", "", math.inf), ("8388608 kB", "max\n", 2**33), ("8388608 kB", "1073741824\n", 2**30)],
+)
+def test_memory_is_what_this_process_may_have(monkeypatch, free, limit, expected):
+    files = {"/proc/meminfo": f"MemFree: 1 kB\nMemAvailable:  {free}\n"}
+    files["/sys/fs/cgroup/memory.max"] = limit
+    monkeypatch.setattr(core, "read_text", files.get)
+    assert core._memory() == expected
 
 
 @pytest.fixture
@@ -211,6 +265,22 @@ def test_for_many_files_that_are_missing_there_is_a_header_and_the_longest_begin
     utilities.run_cmds(commands, str(tmp_path), "jittor", "Compiling")
     assert sorted(given[1]) == sorted(commands) and given[1][0] == commands[7]
     assert precompiled == [tmp_path / core.FOLDER]
+
+
+@pytest.mark.parametrize("free", [0, 2**60])
+def test_the_header_of_operators_may_fail_and_needs_a_disk(accelerate, monkeypatch, tmp_path, free):
+    def precompile(*_):
+        (tmp_path / "tried").touch()
+        raise OSError
+
+    monkeypatch.setattr(core, "precompile", lambda *_: None)
+    monkeypatch.setattr(core, "_compile", lambda *_: True)
+    monkeypatch.setattr(jit, "precompile", precompile)
+    usage = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(core.shutil, "disk_usage", lambda _: usage)
+    commands = [f'"g++" "{tmp_path}/{i}.cc" -c -o "{tmp_path}/{i}.o"' for i in range(30)]
+    accelerate("g++", run_cmds=lambda *_: None).run_cmds(commands, str(tmp_path), "jittor", "")
+    assert (tmp_path / "tried").exists() == bool(free)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -137,5 +137,8 @@ def test_an_interruption_of_the_reading_of_losses_records_each_once():
     with pytest.raises(KeyboardInterrupt):
         progress.fetch()
     progress.pending[1] = progress.pending[1][0], [loss(1), loss(2)]
+    progress._show = lambda _: interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        progress.fetch()
     progress.fetch()
     assert [(state.loss, state.validation) for state in training.history] == [(0, None), (1, 2)]

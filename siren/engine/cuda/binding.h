@@ -8,7 +8,7 @@
 
 namespace siren {
 
-// A template, because of one only the functions that are called, and so only their kernels, are compiled.
+// A template: of a template's functions only those that are called are compiled, and so only their kernels.
 template <class = void>
 struct AnyCall : Numbers {
     using Numbers::Numbers;
