@@ -128,10 +128,11 @@ class _Compiler:
         commands = sorted(commands, key=_size, reverse=True)
         if sum(map(is_missing, commands)) > 20:
             self.folder = Path(cache_path, FOLDER)
-            job = [commands.pop(0), cache_path, jittor_path]
-            self.meanwhile.start(_compile, job, " -O1")  # without waiting for the header
+            if self.meanwhile.room:
+                job = [commands.pop(0), cache_path, jittor_path]
+                self.meanwhile.start(_compile, job, " -O1")  # without waiting for the header
             precompile(commands, self.folder)
-            if shutil.disk_usage(cache_path).free >= DISK:
+            if self.meanwhile.room and shutil.disk_usage(cache_path).free >= DISK:
                 header = Path(cache_path, jit.FOLDER, jit.HEADER.name)
                 self.meanwhile.start(_precompile_for_operators, header)
         self.run_cmds(commands, cache_path, jittor_path, *arguments)

@@ -225,7 +225,9 @@ def test_the_first_library_is_compiled_at_once_and_recorded_without_compiling(
     assert utilities.run_cmd("true") == "printed"
 
 
-def test_with_little_memory_one_compiler_runs_after_the_other(accelerate, tmp_path, library):
+def test_with_little_memory_one_compiler_runs_after_the_other(
+    accelerate, monkeypatch, tmp_path, library
+):
     running = tmp_path / "running"
 
     def run_alone(command):
@@ -233,10 +235,17 @@ def test_with_little_memory_one_compiler_runs_after_the_other(accelerate, tmp_pa
         run(command)
         running.unlink()
 
-    utilities = accelerate("g++", run_alone, lambda *_: None, lambda: None, memory=2**31)
+    given = []
+    utilities = accelerate(
+        "g++", run_alone, lambda commands, *_: given.extend(commands), lambda: None, memory=2**31
+    )
     utilities.run_cmd(library)
     (tmp_path / "data.cc").write_text("int a() { return 1; }\n")
     utilities.run_cmd(f'"g++" "{tmp_path}/data.cc" -c -o "{tmp_path}/data.o"')
+    commands = [f'"g++" "{tmp_path}/{i}.cc" -c -o "{tmp_path}/{i}.o"' for i in range(30)]
+    monkeypatch.setattr(core, "precompile", lambda *_: None)
+    utilities.run_cmds(commands, str(tmp_path), "jittor", "")
+    assert given == commands
     assert (tmp_path / "data.o").exists() and (tmp_path / "jit_utils_core.so").exists()
 
 
