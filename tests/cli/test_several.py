@@ -8,12 +8,14 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from program import call, draw, go_on, network, paused, run, statuses
 
-from siren.cli.several import find_pictures, folder_names
-from siren.images import ImageError
+from siren.cli.options import parse
+from siren.cli.several import Pictures, find_pictures, folder_names
+from siren.images import ImageError, write_png
 from siren.output.report import SummaryRow, format_table
 
 SMALL = ["--sidelength", "24", "--hidden_features", "32", "--device", "cpu", "--epochs", "3"]
@@ -214,3 +216,15 @@ def test_names_that_are_no_text(photos, tmp_path):
     result = call(*SMALL, "--input_path", photos, "--output_dir", tmp_path / "o")
     assert result.returncode == 0, result.stderr
     assert len(statuses(tmp_path / "o")) == 3
+
+
+def test_the_check_tells_what_a_rehearsal_needs(tmp_path):
+    noise = np.random.default_rng(0).uniform(-1, 1, (8, 8, 1)).astype(np.float32)
+    for name, bits in (("a.png", 16), ("b.png", 8)):
+        write_png(tmp_path / name, noise, bits)
+    arguments = ["--input_path", str(tmp_path), "--sidelength", "8", "--output_dir"]
+    pictures = Pictures(parse([*arguments, str(tmp_path / "out"), "--recipe", "tuned"]))
+    pictures.check([])
+    assert [run.bits for run in pictures.runs] == [16, 8]
+    assert all(run.settings.epochs is not None for run in pictures.runs)
+    assert not (tmp_path / "out").exists()
