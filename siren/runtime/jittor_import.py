@@ -154,10 +154,12 @@ def _prepare_compilation(cache_path: str) -> str:
         for record in Path(cache_path).rglob("data.md5"):  # written before the file (core.py)
             if not record.with_name("data.o").exists():
                 record.unlink()
-        # Of other sources by now, half of a header, or what has left no room for the core
-        for name in (core.FOLDER, jit.FOLDER):
-            for folder in Path(cache_path).rglob(name):
-                shutil.rmtree(folder, ignore_errors=True)
+        # Headers of other sources by now, half of one, or what has left no room for the core. (The
+        # script beside them may be in use.)
+        header = f"{jit.FOLDER}/{jit.HEADER.name}.gch"
+        for pattern in (core.FOLDER, f"{jit.FOLDER}/tmp*", header):
+            for path in Path(cache_path).rglob(pattern):
+                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
     return f"Jittor compiles its core once on this machine: {expected} ..."
 
 

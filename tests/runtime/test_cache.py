@@ -104,7 +104,9 @@ def test_remains_of_a_killed_compilation_go_before_the_next(cache):
     # Headers of a compilation that was killed: of other sources by now, or half of one.
     for folder in ("siren-core/-O1", "cu12/siren-core/-O0", "siren-jit", "siren-jit/tmpabc"):
         (cache / folder).mkdir(parents=True, exist_ok=True)
-        (cache / folder / "a.h.gch").touch()
+        (cache / folder / "jit.h.gch").touch()
+    before[Path("siren-jit/jit.sh")] = b"in use"
+    (cache / "siren-jit" / "jit.sh").write_bytes(b"in use")
     jittor_import._prepare_compilation(str(cache))
     for name in ("data.o", "data.md5"):
         del before[Path(name)]
