@@ -98,8 +98,9 @@ class Points:
     @property
     def coordinates(self) -> np.ndarray:
         """The coordinates (N, 2) float32, computed as by ``grid``."""
-        all_pixels = grid(*self.shape)
-        return all_pixels if self.pixels is None else all_pixels[self.pixels]
+        if self.pixels is None:
+            return grid(*self.shape)
+        return pixel_coordinates(self.pixels, self.shape)
 
     def gather(self, indices: np.ndarray) -> Batch:
         """The points with these indices (n,), computed on the host."""

@@ -116,7 +116,7 @@ class Finisher:
 
 def work(descriptor: int) -> None:
     """What the child does: call what comes through the pipe, and send back how that ended."""
-    # What the results of any task need, while the first picture is trained
+    # Loaded while the first picture is trained; interpolation is for inpaint's results
     from scipy import interpolate, ndimage, spatial  # noqa: F401
 
     from siren.cli import finishing  # noqa: F401

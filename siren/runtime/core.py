@@ -30,8 +30,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from siren import memory
 from siren.runtime import jit
-from siren.runtime.environment import read_text
 
 HEADER = Path(__file__).with_name("core.h")
 FOLDER = "siren-core"  # in Jittor's cache, while the core is compiled; two headers take 160 MB
@@ -60,14 +60,14 @@ def accelerated(jittor_utils) -> Iterator[None]:
     """
     global _cache_compile
     _cache_compile = jittor_utils.do_compile
-    memory = jittor_utils.get_total_mem()
-    compiler = _Compiler(jittor_utils, Meanwhile(min(memory, _memory()) >= MEMORY))
+    total = jittor_utils.get_total_mem()
+    compiler = _Compiler(jittor_utils, Meanwhile(memory.available() >= MEMORY))
     if jittor_utils.cc_type == "g++":
         jittor_utils.run_cmd, jittor_utils.run_cmds = compiler.run_once, compiler.run_all
         jittor_utils.do_compile = compile_file
     jittor_utils.DelayProgress = Counter
     # Jittor starts a compiler for every 3 GiB of memory, however few processors there are.
-    jittor_utils.get_total_mem = lambda: min(memory, len(os.sched_getaffinity(0)) * 3 * 2**30)
+    jittor_utils.get_total_mem = lambda: min(total, len(os.sched_getaffinity(0)) * 3 * 2**30)
     try:
         yield
     finally:
@@ -90,7 +90,7 @@ class _Compiler:
         """Run a command for which Jittor waits, or begin with it if nothing needs it yet."""
         if match := _LIBRARY.fullmatch(command.strip()):
             _compile_in_parts(*match.groups(), self.run_cmd, self.meanwhile)
-            self._record_without_compiling(match[1])
+            self._record_without_compiling(match[1], match[4])
             return ""
         match = _DATA.search(command)
         command += " -O1" if match else ""
@@ -102,7 +102,7 @@ class _Compiler:
             return ""
         return self.run_cmd(command, *arguments, **options)
 
-    def _record_without_compiling(self, compiler: str) -> None:
+    def _record_without_compiling(self, compiler: str, output: str) -> None:
         """Jittor compiles its library a second time, to have a record of it: just record it."""
         load = self.jittor_utils.try_import_jit_utils_core
 
@@ -115,7 +115,7 @@ class _Compiler:
                 def record(command: str, *paths: str) -> bool:
                     library.cache_compile = check
                     recorded = check(command.replace(compiler, '"true"', 1), *paths)
-                    key = Path(f"{_LIBRARY.fullmatch(command.strip())[4]}.key")
+                    key = Path(f"{output}.key")
                     _edit_record(key, lambda line: line.replace('"true"', compiler, 1))
                     return recorded
 
@@ -209,16 +209,6 @@ def _precompile_for_operators(header: Path) -> None:
     flags = compiler.cc_flags + compiler.kernel_opt_flags
     with contextlib.suppress(OSError):
         jit.precompile(header, compiler.cc_path, flags)
-
-
-def _memory() -> float:
-    """Bytes of memory that this process may have, as far as the system says."""
-    free = re.search(r"MemAvailable: *(\d+) kB", read_text("/proc/meminfo"))
-    limit = read_text("/sys/fs/cgroup/memory.max").strip()
-    return min(
-        int(free[1]) << 10 if free else float("inf"),
-        int(limit) if limit.isdecimal() else float("inf"),
-    )
 
 
 def compile_file(job: list[str]) -> bool:

@@ -159,7 +159,10 @@ def _prepare_compilation(cache_path: str) -> str:
         header = f"{jit.FOLDER}/{jit.HEADER.name}.gch"
         for pattern in (core.FOLDER, f"{jit.FOLDER}/tmp*", header):
             for path in Path(cache_path).rglob(pattern):
-                path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+                if path.is_file():
+                    path.unlink()
+                else:
+                    shutil.rmtree(path, ignore_errors=True)
     return f"Jittor compiles its core once on this machine: {expected} ..."
 
 

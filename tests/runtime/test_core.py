@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import math
 import os
 import subprocess
 import sys
@@ -70,17 +69,17 @@ def test_jittor_itself_does_not_compile_the_file_again(tmp_path):
 @pytest.fixture
 def accelerate(monkeypatch):
     """What there is of ``jittor_utils`` here, in the context of ``core.accelerated``."""
-    monkeypatch.setattr(core, "_memory", lambda: 2.0**60)
     with contextlib.ExitStack() as stack:
 
         def enter(compiler, run_cmd=None, run_cmds=None, load=None, memory=2**60):
+            monkeypatch.setattr(core.memory, "available", lambda: memory)
             utilities = types.SimpleNamespace(
                 cc_type=compiler,
                 run_cmd=run_cmd,
                 run_cmds=run_cmds,
                 do_compile=None,
                 try_import_jit_utils_core=load,
-                get_total_mem=lambda: memory,
+                get_total_mem=lambda: 2**60,
             )
             stack.enter_context(core.accelerated(utilities))
             return utilities
@@ -171,17 +170,6 @@ def test_processes_end_with_their_parent(tmp_path):
     while process.exists() and "State:\tZ" not in (process / "status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-@pytest.mark.parametrize(
-    ("free", "limit", "expected"),
-    [("", "", math.inf), ("8388608 kB", "max\n", 2**33), ("8388608 kB", "1073741824\n", 2**30)],
-)
-def test_memory_is_what_this_process_may_have(monkeypatch, free, limit, expected):
-    files = {"/proc/meminfo": f"MemFree: 1 kB\nMemAvailable:  {free}\n"}
-    files["/sys/fs/cgroup/memory.max"] = limit
-    monkeypatch.setattr(core, "read_text", files.get)
-    assert core._memory() == expected
 
 
 @pytest.fixture
