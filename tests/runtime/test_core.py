@@ -237,6 +237,13 @@ def test_with_little_memory_one_compiler_runs_after_the_other(
     assert (tmp_path / "data.o").exists() and (tmp_path / "jit_utils_core.so").exists()
 
 
+@pytest.mark.parametrize(("file", "options"), [("data.cc", " -O1"), ("other.cc", "")])
+def test_what_jittor_compiles_one_by_one_gets_options_too(accelerate, file, options):
+    commands = []
+    accelerate("g++", commands.append, memory=2**31).run_cmd(f'"g++" "/cache/{file}"')
+    assert commands == [f'"g++" "/cache/{file}"{options}']
+
+
 def test_for_many_files_that_are_missing_there_is_a_header_and_the_longest_begins(
     accelerate, monkeypatch, tmp_path
 ):
